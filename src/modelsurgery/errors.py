@@ -1,0 +1,90 @@
+"""Every error that modelsurgery raises on purpose, and the exit code each one gives `surgery`.
+
+::
+
+    SurgeryError                    1  failed
+    ├── InputError                  2  what was typed or handed in cannot be used
+    │   ├── RecipeError                recipe, option or argument
+    │   ├── TextsError                 a file of texts or prompts
+    │   ├── ModelNotFoundError         no such directory or model id
+    │   ├── UnsupportedModelError      a model this package does not know how to edit
+    │   ├── ArtefactError              a probe or edit file that cannot be read
+    │   └── OutputExistsError          would overwrite something
+    ├── CheckpointError             1  weights on disk are damaged, hostile or not finite
+    ├── StorageError                1  the disk is full, read-only or failing
+    ├── EvaluationError             1  a measurement could not be made
+    ├── DamageBudgetError           3  no edit keeps the damage inside the budget
+    └── VerificationError           4  coverage or verification failed
+        ├── EditMismatchError          the edit was made for other weights
+        └── NothingChangedError        an edit that would change no byte
+
+Messages are one line: what is wrong with which value, what was expected, what to do.
+"""
+
+
+class SurgeryError(Exception):
+    """Base of all errors raised on purpose; `exit_code` is what `surgery` ends with."""
+
+    exit_code = 1
+
+
+class InputError(SurgeryError):
+    """Something typed or handed in cannot be used."""
+
+    exit_code = 2
+
+
+class RecipeError(InputError):
+    """A recipe, an option or an argument is wrong."""
+
+
+class TextsError(InputError):
+    """A file of texts or prompts cannot be used."""
+
+
+class ModelNotFoundError(InputError):
+    """There is no model at the given directory or under the given id."""
+
+
+class UnsupportedModelError(InputError):
+    """The model is not one that this package knows how to edit."""
+
+
+class ArtefactError(InputError):
+    """A probe or edit file cannot be read."""
+
+
+class OutputExistsError(InputError):
+    """Writing would overwrite something that is already there."""
+
+
+class CheckpointError(SurgeryError):
+    """Weights on disk are damaged, hostile or not finite."""
+
+
+class StorageError(SurgeryError):
+    """The disk is full, read-only or failing."""
+
+
+class EvaluationError(SurgeryError):
+    """A measurement could not be made."""
+
+
+class DamageBudgetError(SurgeryError):
+    """No edit keeps the damage inside the budget."""
+
+    exit_code = 3
+
+
+class VerificationError(SurgeryError):
+    """Coverage or verification failed."""
+
+    exit_code = 4
+
+
+class EditMismatchError(VerificationError):
+    """The edit was made for other weights."""
+
+
+class NothingChangedError(VerificationError):
+    """The edit would change no byte."""

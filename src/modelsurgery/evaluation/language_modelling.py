@@ -1,0 +1,92 @@
+"""How well a model predicts text, and how far an edit moves what it predicts."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from modelsurgery.apply.in_memory import edited
+from modelsurgery.edit import Edit
+from modelsurgery.hidden_states import batches
+from modelsurgery.models import LanguageModel
+from modelsurgery.progress import Progress, silent
+
+MAX_TOKENS = 256
+BATCH_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class LanguageModelling:
+    """Perplexity of base and edited model on the same text, and their divergence.
+
+    Attributes:
+        base_perplexity: exp of the mean loss per predicted token.
+        edited_perplexity: the same after the edit.
+        divergence: mean over all predicted positions of KL(base ‖ edited), nats. All positions,
+            since an edit that spares the first token can still break the twentieth.
+        tokens: predicted tokens.
+    """
+
+    base_perplexity: float
+    edited_perplexity: float
+    divergence: float
+    tokens: int
+
+
+def mean_token_loss(
+    model: LanguageModel, texts: Sequence[str], *, max_tokens: int = MAX_TOKENS
+) -> float:
+    """Mean cross-entropy per predicted token over all texts, nats."""
+    total, tokens = 0.0, 0
+    with torch.inference_mode():
+        for _, batch in batches(model, texts, max_tokens=max_tokens, batch_tokens=BATCH_TOKENS):
+            log_probabilities, targets = _predictions(model, batch)
+            total += _loss_sum(log_probabilities, targets)
+            tokens += len(targets)
+    return total / max(tokens, 1)
+
+
+def compare_language_modelling(
+    model: LanguageModel,
+    texts: Sequence[str],
+    edits: Sequence[Edit],
+    *,
+    max_tokens: int = MAX_TOKENS,
+    progress: Progress = silent,
+) -> LanguageModelling:
+    """Perplexity before and after, and the divergence between the two, in one run over texts."""
+    base_loss = edited_loss = divergence = 0.0
+    tokens = 0
+    with progress("perplexity", len(texts)) as advance, torch.inference_mode():
+        for rows, batch in batches(model, texts, max_tokens=max_tokens, batch_tokens=BATCH_TOKENS):
+            base, targets = _predictions(model, batch)
+            with edited(model.model, *edits):
+                after, _ = _predictions(model, batch)
+            base_loss += _loss_sum(base, targets)
+            edited_loss += _loss_sum(after, targets)
+            divergence += float((base.exp() * (base - after)).sum(-1).double().sum())
+            tokens += len(targets)
+            advance(len(rows))
+    count = max(tokens, 1)
+    # Rounding can leave a divergence of identical models a hair below zero.
+    return LanguageModelling(
+        math.exp(base_loss / count),
+        math.exp(edited_loss / count),
+        max(0.0, divergence / count),
+        tokens,
+    )
+
+
+def _predictions(
+    model: LanguageModel, batch: dict[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities [p, vocabulary] f32 and targets [p] of all predicted positions."""
+    logits = model.model(**batch, use_cache=False).logits[:, :-1]
+    predicted = batch["attention_mask"][:, 1:].bool()
+    return logits[predicted].float().log_softmax(-1), batch["input_ids"][:, 1:][predicted]
+
+
+def _loss_sum(log_probabilities: torch.Tensor, targets: torch.Tensor) -> float:
+    chosen = log_probabilities.gather(-1, targets.unsqueeze(-1))
+    return -float(chosen.double().sum())

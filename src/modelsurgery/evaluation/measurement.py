@@ -1,0 +1,180 @@
+"""One measurement of an edit: behavior, facts and language modelling, base against edited."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from modelsurgery.apply.in_memory import edited
+from modelsurgery.edit import Edit
+from modelsurgery.errors import EvaluationError
+from modelsurgery.evaluation.generation import Decoding, generate
+from modelsurgery.evaluation.judges import Judge, Verdict
+from modelsurgery.evaluation.statistics import PairedChange, Rate, paired_change, rate_of
+from modelsurgery.models import LanguageModel
+from modelsurgery.progress import Progress, silent
+
+FACT_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One prompt with its continuation before and after.
+
+    Attributes:
+        prompt: the prompt.
+        seed: of sampling; None is greedy.
+        base: continuation of the base model.
+        edited: continuation of the edited model.
+        base_verdict: what the judge says of the one.
+        edited_verdict: what the judge says of the other.
+    """
+
+    prompt: str
+    seed: int | None
+    base: str
+    edited: str
+    base_verdict: Verdict
+    edited_verdict: Verdict
+
+
+@dataclass(frozen=True)
+class BehaviorMeasurement:
+    """How often the behavior shows, before and after, on the same prompts.
+
+    Attributes:
+        base: rate of the base model.
+        edited: rate of the edited model.
+        change: the paired difference.
+        base_verdicts: how many samples got each verdict, before.
+        edited_verdicts: the same, after.
+        samples: everything that was generated, with its verdicts.
+    """
+
+    base: Rate
+    edited: Rate
+    change: PairedChange
+    base_verdicts: dict[Verdict, int]
+    edited_verdicts: dict[Verdict, int]
+    samples: tuple[Sample, ...]
+
+    @property
+    def reduction(self) -> float | None:
+        """Share of the behavior that is gone, 1 - edited / base; None where there was none."""
+        return 1 - self.edited.rate / self.base.rate if self.base.rate else None
+
+
+def measure_behavior(
+    model: LanguageModel,
+    edits: Sequence[Edit],
+    prompts: Sequence[str],
+    judge: Judge,
+    decodings: Sequence[Decoding],
+    *,
+    progress: Progress = silent,
+) -> BehaviorMeasurement:
+    """Continue every prompt with the base and the edited model and let the judge look at both.
+
+    Args:
+        model: the base model.
+        edits: edits to compare it with.
+        prompts: the prompts.
+        judge: says what a continuation shows.
+        decodings: one round of samples each, with the same seed for both models.
+        progress: is told of prompts done.
+
+    Raises:
+        EvaluationError: no prompt got a continuation from both models.
+    """
+    samples: list[Sample] = []
+    for decoding in decodings:
+        before = generate(model, prompts, decoding, progress=progress)
+        with edited(model.model, *edits):
+            after = generate(model, prompts, decoding, progress=progress)
+        rounds = zip(
+            prompts, before, after, judge(prompts, before), judge(prompts, after), strict=True
+        )
+        samples.extend(
+            Sample(prompt, decoding.seed, base, changed, base_verdict, edited_verdict)
+            for prompt, base, changed, base_verdict, edited_verdict in rounds
+        )
+    return summarize(samples, len(prompts))
+
+
+def summarize(samples: Sequence[Sample], prompt_count: int) -> BehaviorMeasurement:
+    """Rates over prompts from samples, which come in rounds of `prompt_count`.
+
+    A failed (empty) continuation says nothing about the behavior: it is left out of its prompt's
+    rate on that side, and counted in the verdicts. A prompt without any other is left out.
+
+    Raises:
+        EvaluationError: no prompt is left.
+    """
+    pairs = []
+    for number in range(prompt_count):
+        of_prompt = samples[number::prompt_count]
+        base = _prompt_rate([sample.base_verdict for sample in of_prompt])
+        after = _prompt_rate([sample.edited_verdict for sample in of_prompt])
+        if base is not None and after is not None:
+            pairs.append((base, after))
+    if not pairs:
+        raise EvaluationError(
+            "no prompt got a continuation from both models; the edit broke the "
+            "model (take a smaller strength) or the prompts end a text"
+        )
+    base_rates, edited_rates = zip(*pairs, strict=True)
+    return BehaviorMeasurement(
+        rate_of(base_rates),
+        rate_of(edited_rates),
+        paired_change(base_rates, edited_rates),
+        _counts([sample.base_verdict for sample in samples]),
+        _counts([sample.edited_verdict for sample in samples]),
+        tuple(samples),
+    )
+
+
+def _prompt_rate(verdicts: Sequence[Verdict]) -> float | None:
+    judged = [verdict for verdict in verdicts if verdict != "failed"]
+    return judged.count("behavior") / len(judged) if judged else None
+
+
+def _counts(verdicts: Sequence[Verdict]) -> dict[Verdict, int]:
+    counts = Counter(verdicts)
+    kinds: tuple[Verdict, ...] = ("behavior", "opposite", "neither", "failed")
+    return {kind: counts[kind] for kind in kinds}
+
+
+def behavior_rate(
+    model: LanguageModel, prompts: Sequence[str], judge: Judge, decoding: Decoding
+) -> float | None:
+    """Share of prompts that show the behavior with the model as it is.
+
+    Failed continuations are left out; None when there is no other: a broken model has no rate.
+    """
+    return _prompt_rate(judge(prompts, generate(model, prompts, decoding)))
+
+
+def measure_facts(
+    model: LanguageModel, edits: Sequence[Edit], facts: Sequence[tuple[str, str]]
+) -> tuple[Rate, Rate]:
+    """Exact match of greedy answers, base and edited, over (prompt, answer) pairs."""
+    prompts = [prompt for prompt, _ in facts]
+    decoding = Decoding(FACT_TOKENS)
+    before = generate(model, prompts, decoding)
+    with edited(model.model, *edits):
+        after = generate(model, prompts, decoding)
+    base, changed = (
+        rate_of(
+            [
+                float(_answer(text) == answer.lower())
+                for text, (_, answer) in zip(texts, facts, strict=True)
+            ]
+        )
+        for texts in (before, after)
+    )
+    return base, changed
+
+
+def _answer(continuation: str) -> str:
+    """The continuation up to the first full stop or line break, in lower case."""
+    return re.split(r"[.\n]", continuation.strip(), maxsplit=1)[0].strip().lower()

@@ -1,0 +1,147 @@
+"""Writing so that nothing is ever half-written, and hashing.
+
+A file appears whole or not at all, and so does a directory: everything is staged beside its
+destination, flushed to the disk, and renamed.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from modelsurgery.errors import OutputExistsError, StorageError
+
+HASH_BLOCK_BYTES = 1 << 20
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn what the operating system says of a full or read-only disk into a StorageError."""
+    try:
+        yield
+    except OSError as error:
+        reason = {
+            errno.ENOSPC: "no space is left there; free some or choose another disk",
+            errno.EDQUOT: "the disk quota is used up; free some or choose another disk",
+            errno.EROFS: "the file system is read-only; choose another place",
+            errno.EACCES: "permission is denied; choose another place or change its rights",
+            errno.ENOTDIR: "a part of that path is a file; choose another place",
+            errno.EIO: "the disk reports an input/output error",
+        }.get(error.errno or 0)
+        if reason is None:
+            raise
+        raise StorageError(f"cannot write {path}: {reason}") from error
+
+
+def sync_directory(directory: Path) -> None:
+    """Flush a directory's entries, so that a rename in it survives a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Flush a file's bytes to the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, replacing what was there.
+
+    Raises:
+        StorageError: the disk is full or the place cannot be written.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        staged = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            staged.chmod(0o644)
+            staged.replace(path)
+        except BaseException:
+            staged.unlink(missing_ok=True)
+            raise
+        sync_directory(path.parent)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write UTF-8 text whole or not at all."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write readable JSON whole or not at all; refuses NaN, which is not JSON."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise OutputExistsError when something other than an empty directory is at `path`."""
+    if path.is_dir() and not any(path.iterdir()):
+        return
+    if path.exists() or path.is_symlink():
+        raise OutputExistsError(f"{path} exists already; choose another --out or remove it")
+
+
+@contextmanager
+def staged_directory(destination: Path) -> Iterator[Path]:
+    """Give a directory to fill that becomes `destination` when the block ends well.
+
+    When the block raises, Ctrl-C included, the staged directory is removed and nothing is at
+    `destination`. Every file in it is flushed before the rename.
+
+    Raises:
+        OutputExistsError: `destination` exists and is not an empty directory.
+        StorageError: the disk is full or the place cannot be written.
+    """
+    refuse_existing(destination)
+    with storage_errors(destination):
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        prefix = f".{destination.name}.staged-"
+        staged = Path(tempfile.mkdtemp(prefix=prefix, dir=destination.parent))
+        try:
+            yield staged
+            for path in sorted(staged.rglob("*")):
+                if path.is_dir():
+                    sync_directory(path)
+                else:
+                    sync_file(path)
+            staged.chmod(0o755)
+            if destination.is_dir():
+                destination.rmdir()
+            staged.rename(destination)
+        except BaseException:
+            shutil.rmtree(staged, ignore_errors=True)
+            raise
+        sync_directory(destination.parent)
+
+
+def sha256_bytes(content: bytes | memoryview) -> str:
+    """Hexadecimal SHA-256 of bytes."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes, read block by block."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(HASH_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_json(content: Any) -> str:
+    """SHA-256 of a JSON value in one canonical spelling."""
+    return sha256_bytes(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())

@@ -1,0 +1,92 @@
+"""Mean-pooled hidden states of texts: what the probe is trained on.
+
+Feature of a text at layer l: the mean over its tokens of the output of block l. Layers count from
+1 as in the paper; `layer = L`, the number of blocks, is taken after the final norm, as
+transformers' `hidden_states[L]` is.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from modelsurgery.errors import RecipeError
+from modelsurgery.models import LanguageModel
+from modelsurgery.progress import Progress, silent
+
+MAX_TOKENS = 100  # the paper's limit for a text
+BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class HiddenStates:
+    """Features of n texts.
+
+    Attributes:
+        by_layer: [n, d] float32 on the CPU, by layer 1..L.
+    """
+
+    by_layer: dict[int, torch.Tensor]
+
+
+def extract_hidden_states(
+    model: LanguageModel,
+    texts: Sequence[str],
+    layers: Sequence[int] | None = None,
+    *,
+    max_tokens: int = MAX_TOKENS,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: Progress = silent,
+) -> HiddenStates:
+    """Mean-pooled hidden states of texts, in one forward pass without the language-model head.
+
+    x̄ˡ = Σ_t m_t x_tˡ / Σ_t m_t with the attention mask m: padding never counts, whatever its id.
+
+    Args:
+        model: the model.
+        texts: n texts, each with at least one token.
+        layers: layers 1..L to keep; None keeps all.
+        max_tokens: tokens of a text that are read, from its beginning.
+        batch_tokens: tokens in one forward pass, padding included.
+        progress: is told of texts done.
+
+    Returns:
+        Features in the order of `texts`.
+
+    Raises:
+        RecipeError: a layer outside 1..L.
+    """
+    wanted = tuple(range(1, model.layer_count + 1)) if layers is None else tuple(layers)
+    for layer in wanted:
+        if not 1 <= layer <= model.layer_count:
+            raise RecipeError(f"layer {layer}; expected 1 to {model.layer_count} for this model")
+    hidden_size = model.model.config.get_text_config().hidden_size
+    features = {layer: torch.empty(len(texts), hidden_size) for layer in wanted}
+    with progress("hidden states", len(texts)) as advance, torch.inference_mode():
+        for rows, batch in batches(model, texts, max_tokens=max_tokens, batch_tokens=batch_tokens):
+            states = model.decoder(**batch, output_hidden_states=True, use_cache=False)
+            mask = batch["attention_mask"].unsqueeze(-1).float()
+            for layer in wanted:
+                pooled = (states.hidden_states[layer].float() * mask).sum(1) / mask.sum(1)
+                features[layer][rows] = pooled.cpu()
+            advance(len(rows))
+    return HiddenStates(features)
+
+
+def batches(
+    model: LanguageModel, texts: Sequence[str], *, max_tokens: int | None, batch_tokens: int
+) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
+    """Tokenized batches of texts of similar length, longest first, with their row numbers.
+
+    Longest first, so that running out of memory happens at once and an ETA does not grow.
+    """
+    encoded = model.tokenizer(
+        list(texts), truncation=max_tokens is not None, max_length=max_tokens
+    )["input_ids"]
+    order = sorted(range(len(texts)), key=lambda row: (-len(encoded[row]), row))
+    start = 0
+    while start < len(order):
+        width = max(1, len(encoded[order[start]]))
+        rows = order[start : start + max(1, batch_tokens // width)]
+        yield rows, model.tokenize([texts[row] for row in rows], max_tokens=max_tokens)
+        start += len(rows)

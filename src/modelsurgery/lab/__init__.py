@@ -1,0 +1,35 @@
+"""The embedded model and the small world it speaks of.
+
+`embedded_model_path()` is the trained Llama that ships with the package; `labelled_texts`,
+`prompts`, `neutral_texts` and `facts` are its data; `modelsurgery.lab.judge` holds its exact judge.
+All of it is for this model only. Importing this package needs neither torch nor transformers; those
+are for `modelsurgery.lab.train` alone.
+"""
+
+import importlib.resources
+from pathlib import Path
+
+from modelsurgery.lab.behaviors import BEHAVIORS, facts, labelled_texts, neutral_texts, prompts
+from modelsurgery.lab.world import is_held_out, split_sentences
+
+__all__ = [
+    "BEHAVIORS",
+    "embedded_model_path",
+    "facts",
+    "is_held_out",
+    "labelled_texts",
+    "neutral_texts",
+    "prompts",
+    "split_sentences",
+]
+
+
+def embedded_model_path() -> Path:
+    """Return the directory of the embedded model (safetensors, config, tokenizer)."""
+    path = Path(str(importlib.resources.files("modelsurgery.lab"))) / "model"
+    if not (path / "model.safetensors").is_file():
+        raise FileNotFoundError(
+            f"the embedded model is not in {path}: install modelsurgery again, or train it with "
+            f"`python -m modelsurgery.lab.train --out {path}`"
+        )
+    return path

@@ -1,0 +1,184 @@
+"""Loading language models: the only place that calls from_pretrained.
+
+Weights stay in the stored dtype on a GPU and are widened to f32 on a CPU, where f32 is faster and
+free of rounding; `LanguageModel.stored_dtypes` remembers what the file has, so that an edit in
+memory rounds as an edit on disk does.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+import transformers
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+)
+
+from modelsurgery.checkpoint import Checkpoint, open_checkpoint
+from modelsurgery.errors import (
+    CheckpointError,
+    ModelNotFoundError,
+    RecipeError,
+    UnsupportedModelError,
+)
+from modelsurgery.files import sha256_json
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CARRIED_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A causal language model with its tokenizer and the checkpoint it came from.
+
+    Attributes:
+        model: the transformers model, in eval mode, without gradients.
+        tokenizer: its tokenizer; has a padding token.
+        checkpoint: the directory that it was loaded from.
+    """
+
+    model: Any
+    tokenizer: Any
+    checkpoint: Checkpoint
+
+    @property
+    def device(self) -> torch.device:
+        """Where the input embeddings are, and so where token ids go."""
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
+
+    @property
+    def decoder(self) -> Any:
+        """The model without its language-model head."""
+        return self.model.get_decoder()
+
+    @property
+    def layer_count(self) -> int:
+        """Number L of blocks."""
+        return int(self.model.config.get_text_config().num_hidden_layers)
+
+    def tokenize(
+        self, texts: list[str], *, max_tokens: int | None = None, side: str = "right"
+    ) -> dict[str, torch.Tensor]:
+        """Token ids and attention mask, [n, t] int64, padded on `side`, on the model's device.
+
+        With a limit, a text is cut at its end when padded on the right and at its beginning
+        when padded on the left.
+        """
+        encoded = self.tokenizer(
+            texts,
+            return_tensors="pt",
+            padding=True,
+            padding_side=side,
+            truncation=max_tokens is not None,
+            max_length=max_tokens,
+            truncation_side=side,
+            return_token_type_ids=False,
+        )
+        return {name: encoded[name].to(self.device) for name in ("input_ids", "attention_mask")}
+
+    def fingerprint(self) -> str:
+        """A key for caches: changes when the files of the model change."""
+        directory = self.checkpoint.directory.resolve()
+        stats = [(name, (directory / name).stat()) for name in self.checkpoint.files]
+        files = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+        return sha256_json([str(directory), files, self.checkpoint.config])
+
+
+def resolve_model_directory(model: Path | str, *, revision: str | None = None) -> Path:
+    """Directory of a model given as a directory or as an id of the Hub (downloaded if need be).
+
+    Raises:
+        ModelNotFoundError: neither a directory nor an id that can be fetched.
+    """
+    if Path(model).is_dir():
+        return Path(model)
+    if Path(model).is_absolute() or str(model).startswith((".", "~")) or Path(model).exists():
+        raise ModelNotFoundError(
+            f"no model directory at {model}; expected a directory with "
+            "config.json and safetensors weights, or an id of the Hub"
+        )
+    try:
+        found = snapshot_download(str(model), revision=revision, allow_patterns=CARRIED_PATTERNS)
+    except (HFValidationError, HfHubHTTPError, FileNotFoundError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelNotFoundError(
+            f"no model {str(model)!r}: there is no such directory, and the "
+            f"Hub gave none ({reason}); give a local directory"
+        ) from error
+    return Path(found)
+
+
+def load_model(
+    model: Path | str,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    revision: str | None = None,
+) -> LanguageModel:
+    """Load a causal language model for forward passes.
+
+    Args:
+        model: a directory, or an id of the Hub.
+        device: `cpu`, `cuda`, `cuda:1`, …; None takes a GPU where there is one.
+        dtype: `float32`, `bfloat16` or `float16`; None takes f32 on a CPU, else the stored one.
+        revision: commit, tag or branch on the Hub.
+
+    Raises:
+        ModelNotFoundError: no such model.
+        UnsupportedModelError: not a causal language model, or not in safetensors.
+        CheckpointError: damaged weights, or a tokenizer that cannot be loaded.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise RecipeError(f"dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
+    checkpoint = open_checkpoint(resolve_model_directory(model, revision=revision))
+    model_type = checkpoint.config.get("model_type")
+    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UnsupportedModelError(
+            f"{checkpoint.directory}: model type {model_type!r} is not a "
+            "causal language model; expected one that generates text"
+        )
+    place = _device(device)
+    wanted: Any = DTYPES.get(dtype or ("float32" if place.type == "cpu" else ""), "auto")
+    with _loading(checkpoint):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint.directory)
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            checkpoint.directory, dtype=wanted, use_safetensors=True
+        )
+    if tokenizer.pad_token_id is None:  # masked wherever it is used, so any token will do
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    return LanguageModel(loaded.to(place).eval().requires_grad_(False), tokenizer, checkpoint)
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(name)
+    except RuntimeError as error:
+        raise RecipeError(f"device {name!r}; expected cpu, cuda or cuda:N") from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise RecipeError(f"device {name!r}, but torch finds no GPU; use --device cpu")
+    return place
+
+
+@contextlib.contextmanager
+def _loading(checkpoint: Checkpoint) -> Iterator[None]:
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{checkpoint.directory}: transformers cannot load it ({reason}); "
+            "check that the download is complete"
+        ) from error

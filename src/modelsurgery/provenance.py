@@ -1,0 +1,63 @@
+"""Where an artefact comes from: versions, seed and input hashes, stored in everything we write.
+
+It holds no time, user, host or path, so that the same inputs give the same bytes.
+"""
+
+import platform
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from typing import Any
+
+PACKAGES = ("modelsurgery", "torch", "transformers", "safetensors", "numpy", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What went into an artefact.
+
+    Attributes:
+        versions: version by package name, and `python`.
+        seed: the seed of everything random on the way, None where nothing was.
+        inputs: SHA-256 by the name of the input (`texts`, `probe`, …).
+        settings: the choices made, as JSON values.
+    """
+
+    versions: dict[str, str]
+    seed: int | None = None
+    inputs: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The same facts as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "Provenance":
+        """Read back what `to_json` gave."""
+        return cls(
+            versions=dict(content.get("versions", {})),
+            seed=content.get("seed"),
+            inputs=dict(content.get("inputs", {})),
+            settings=dict(content.get("settings", {})),
+        )
+
+
+def provenance(
+    *,
+    seed: int | None = None,
+    inputs: dict[str, str] | None = None,
+    settings: dict[str, Any] | None = None,
+) -> Provenance:
+    """Describe this run: installed versions with the given seed, input hashes and settings."""
+    return Provenance(installed_versions(), seed, inputs or {}, settings or {})
+
+
+def installed_versions() -> dict[str, str]:
+    """Version by package name, read without importing the packages."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions

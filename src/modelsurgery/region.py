@@ -1,0 +1,214 @@
+"""The behavior region: the gate rows that point away from a direction.
+
+The region is the K gate rows with the most negative cosine to the direction, chosen over all
+blocks together: the neurons that stay silent while the behavior happens (paper, section 3.2).
+Reads one gate matrix at a time, in blocks of rows; loads no model.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from modelsurgery.checkpoint import Checkpoint
+from modelsurgery.errors import CheckpointError, RecipeError
+from modelsurgery.layouts import GateMatrix
+from modelsurgery.progress import Progress, silent
+
+PAPER_ROWS = 16_384 / 352_256  # 4.65 % of LLaMA2-7B's gate rows
+ROWS_PER_READ = 8192
+Selection = Literal["opposed", "aligned", "random"]
+SELECTIONS: tuple[Selection, ...] = get_args(Selection)
+
+
+@dataclass(frozen=True)
+class RowScores:
+    """Cosines of all gate rows of a checkpoint with one or several directions.
+
+    Attributes:
+        gates: the G gate matrices, in block order.
+        cosines: per gate matrix, [m directions, rows] float32.
+        mean_row_norm: mean L2 norm of all rows, the unit of strength.
+    """
+
+    gates: tuple[GateMatrix, ...]
+    cosines: tuple[NDArray[np.float32], ...]
+    mean_row_norm: float
+
+    @property
+    def row_count(self) -> int:
+        """Gate rows of the whole model."""
+        return sum(gate.rows for gate in self.gates)
+
+
+@dataclass(frozen=True)
+class Region:
+    """Chosen gate rows.
+
+    Attributes:
+        gates: the matrices with at least one chosen row, in block order.
+        rows: per matrix, chosen row numbers from 0, ascending, int64 [k].
+        cosines: per matrix, their cosines, float32 [k].
+        candidate_rows: gate rows of the whole model.
+        mean_row_norm: mean L2 norm of all gate rows of the model.
+    """
+
+    gates: tuple[GateMatrix, ...]
+    rows: tuple[NDArray[np.int64], ...]
+    cosines: tuple[NDArray[np.float32], ...]
+    candidate_rows: int
+    mean_row_norm: float
+
+    @property
+    def row_count(self) -> int:
+        """How many rows were chosen."""
+        return sum(len(rows) for rows in self.rows)
+
+
+def score_rows(
+    checkpoint: Checkpoint,
+    gates: Sequence[GateMatrix],
+    directions: torch.Tensor,
+    *,
+    progress: Progress = silent,
+) -> RowScores:
+    """Cosine of every gate row with each direction, in one pass over the file.
+
+    Args:
+        checkpoint: where the rows are.
+        gates: its gate matrices.
+        directions: [m, d] float32.
+        progress: is told of matrices done.
+
+    Raises:
+        RecipeError: a direction of another width than the rows, or of length zero.
+        CheckpointError: a row with NaN or infinity.
+    """
+    norms = directions.norm(dim=1)
+    for gate in gates:
+        if gate.hidden_size != directions.shape[1]:
+            raise RecipeError(
+                f"the direction has {directions.shape[1]} values, rows of "
+                f"{gate.tensor} have {gate.hidden_size}; the probe was made for "
+                "another model"
+            )
+    if not norms.gt(0).all():
+        raise RecipeError("the direction is zero; the texts of both labels have the same features")
+    units = directions / norms.unsqueeze(1)
+    cosines: list[NDArray[np.float32]] = []
+    norm_sum = 0.0
+    with progress("gate rows", len(gates)) as advance:
+        for gate in gates:
+            parts = []
+            for start in range(0, gate.rows, ROWS_PER_READ):
+                stop = min(start + ROWS_PER_READ, gate.rows)
+                rows = checkpoint.read_rows(gate.tensor, start, stop).float()
+                _check_finite(checkpoint, gate, rows, start)
+                row_norms = rows.norm(dim=1)
+                norm_sum += row_norms.double().sum().item()
+                parts.append(units @ rows.T / row_norms.clamp_min(torch.finfo().tiny))
+            cosines.append(torch.cat(parts, dim=1).numpy())
+            advance(1)
+    total = sum(gate.rows for gate in gates)
+    return RowScores(tuple(gates), tuple(cosines), norm_sum / total)
+
+
+def select_region(
+    scores: RowScores,
+    rows: float | int = PAPER_ROWS,
+    *,
+    direction: int = 0,
+    layers: tuple[int, int] | None = None,
+    selection: Selection = "opposed",
+    seed: int = 0,
+) -> Region:
+    """Choose K gate rows by their cosine with one of the scored directions.
+
+    Ties are broken by matrix and row, so that they never depend on the machine.
+
+    Args:
+        scores: from `score_rows`.
+        rows: a share of all gate rows of the model (float, 0 < rows <= 1) or a count (int).
+        direction: which of the m scored directions.
+        layers: first and last layer to choose from, counted 1..L, both included; None is all.
+        selection: `opposed` takes the most negative cosines, as the paper does; `aligned` the
+            most positive and `random` any rows are its control experiments.
+        seed: for `random` only.
+
+    Raises:
+        RecipeError: no such number of rows or window of layers.
+    """
+    first, last = _window(scores, layers)
+    inside = [index for index, gate in enumerate(scores.gates) if first <= gate.block + 1 <= last]
+    available = sum(scores.gates[index].rows for index in inside)
+    count = row_count(rows, scores.row_count, available)
+    matrix = np.concatenate([np.full(scores.gates[index].rows, index) for index in inside])
+    row = np.concatenate([np.arange(scores.gates[index].rows) for index in inside])
+    cosine = np.concatenate([scores.cosines[index][direction] for index in inside])
+    key = _selection_key(cosine, selection, seed)
+    chosen = np.sort(np.lexsort((row, matrix, key))[:count])
+    used = [index for index in inside if (matrix[chosen] == index).any()]
+    members = [chosen[matrix[chosen] == index] for index in used]
+    return Region(
+        gates=tuple(scores.gates[index] for index in used),
+        rows=tuple(row[member] for member in members),
+        cosines=tuple(cosine[member] for member in members),
+        candidate_rows=scores.row_count,
+        mean_row_norm=scores.mean_row_norm,
+    )
+
+
+def row_count(rows: float | int, total: int, available: int) -> int:
+    """How many rows a share of `total` (float) or a count (int) means.
+
+    Raises:
+        RecipeError: not a share in (0, 1], not a count of at least 1, or over `available`.
+    """
+    is_share = isinstance(rows, float)
+    if is_share and not 0 < rows <= 1:
+        raise RecipeError(
+            f"rows {rows}; expected a share over 0 and at most 1.0, or a whole number of rows"
+        )
+    if not is_share and rows < 1:
+        raise RecipeError(f"rows {rows}; expected at least 1")
+    count = max(1, round(rows * total)) if is_share else int(rows)
+    if count > available:
+        raise RecipeError(
+            f"rows {rows} means {count} rows, the chosen layers have {available}; "
+            "take fewer rows or more layers"
+        )
+    return count
+
+
+def _selection_key(
+    cosine: NDArray[np.float32], selection: Selection, seed: int
+) -> NDArray[np.floating]:
+    """What rows are sorted by, smallest first."""
+    if selection == "opposed":
+        return cosine
+    if selection == "aligned":
+        return -cosine
+    if selection == "random":
+        return np.random.default_rng(seed).random(len(cosine))
+    raise RecipeError(f"selection {selection!r}; expected one of {', '.join(SELECTIONS)}")
+
+
+def _window(scores: RowScores, layers: tuple[int, int] | None) -> tuple[int, int]:
+    layer_count = max(gate.block for gate in scores.gates) + 1
+    first, last = layers or (1, layer_count)
+    if not 1 <= first <= last <= layer_count:
+        raise RecipeError(f"layers {first}-{last}; expected a window inside 1-{layer_count}")
+    return first, last
+
+
+def _check_finite(checkpoint: Checkpoint, gate: GateMatrix, rows: torch.Tensor, start: int) -> None:
+    finite = rows.isfinite().all(dim=1)
+    if not finite.all():
+        row = start + int((~finite).nonzero()[0])
+        raise CheckpointError(
+            f"{checkpoint.directory}: row {row} of {gate.tensor} holds NaN or "
+            "infinity; the weights are damaged, fetch them again"
+        )

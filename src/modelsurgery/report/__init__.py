@@ -1,0 +1,1 @@
+"""Showing results to people. Reads plain values (`results.json`), measures nothing."""

@@ -1,0 +1,125 @@
+"""Results in a terminal: one table, the edit in three lines, three examples.
+
+What a model wrote is untrusted: it is shown as text, never as markup, without control characters.
+"""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+MIBI = 1 << 20
+
+
+def print_results(results: dict[str, Any], console: Console) -> None:
+    """Print what a run found, from the content of its `results.json`."""
+    console.print(Text(_headline(results), style="bold"))
+    console.print(_table(results))
+    for line in _footnotes(results):
+        console.print(Text(line, style="dim"))
+    console.print()
+    for line in _edit_lines(results):
+        console.print(Text(line))
+    for example in results["examples"]:
+        console.print()
+        console.print(Text.assemble(("prompt  ", "bold"), _plain(example["prompt"])))
+        console.print(Text.assemble(("base    ", "bold red"), _plain(example["base"])))
+        console.print(Text.assemble(("edited  ", "bold green"), _plain(example["edited"])))
+    console.print()
+    console.print(Text(f"everything is in {results['run_directory']} ({results['seconds']:.0f} s)"))
+
+
+def _headline(results: dict[str, Any]) -> str:
+    behavior = results["behavior"]
+    return (
+        f"{behavior['name']} ({behavior['title']}), {behavior['direction']} from base, "
+        f"model {results['model']}"
+        if behavior["direction"] == "toward"
+        else f"{behavior['name']} ({behavior['title']}) taken away, model {results['model']}"
+    )
+
+
+def _table(results: dict[str, Any]) -> Table:
+    behavior, perplexity, facts = results["behavior"], results["perplexity"], results["facts"]
+    table = Table(box=None, pad_edge=False)
+    table.add_column("on held-out data")
+    for name in ("base", "edited", "change", "p"):
+        table.add_column(name, justify="right")
+    for label, part in ((behavior["name"], behavior), ("  greedy", behavior["greedy"])):
+        table.add_row(
+            label,
+            _interval(part["base"]),
+            _interval(part["edited"]),
+            _change(part),
+            _p_value(part["change"]["p_value"]),
+        )
+    table.add_row(
+        "perplexity",
+        f"{perplexity['base']:.2f}",
+        f"{perplexity['edited']:.2f}",
+        f"{perplexity['rise']:+.1%}",
+    )
+    if facts["base"] is not None:
+        base, edited = facts["intervals"]
+        points = 100 * (edited["rate"] - base["rate"])
+        table.add_row("facts right", _interval(base), _interval(edited), f"{points:+.1f} points")
+    table.add_row("divergence", "0", f"{results['divergence']:.4f}", "nats a token")
+    return table
+
+
+def _interval(rate: dict[str, float]) -> str:
+    return f"{rate['rate']:.1%} ({100 * rate['low']:.0f}-{100 * rate['high']:.0f})"
+
+
+def _change(part: dict[str, Any]) -> str:
+    change = part["change"]
+    points = f"{100 * change['difference']:+.1f} points"
+    relative = "" if part["reduction"] is None else f" ({-part['reduction']:+.0%})"
+    return f"{points}{relative}"
+
+
+def _p_value(value: float) -> str:
+    return "<0.0001" if value < 1e-4 else f"{value:.2g}"
+
+
+def _footnotes(results: dict[str, Any]) -> list[str]:
+    behavior, perplexity = results["behavior"], results["perplexity"]
+    lines = [
+        f"{behavior['base']['prompts']} held-out prompts, {behavior['samples_per_prompt']} sampled "
+        "continuations each; (95 % interval); p of a paired sign test",
+        f"judge {results['judge']['name']}: {results['judge']['note']}",
+        f"perplexity: {perplexity['tokens']} tokens of {perplexity['text']}",
+    ]
+    failed = behavior["verdicts"]["edited"]["failed"]
+    if failed:
+        total = sum(behavior["verdicts"]["edited"].values())
+        lines.append(f"{failed} of {total} edited continuations were empty and are not counted")
+    if not perplexity["is_within_budget"]:
+        lines.append(f"the perplexity rise is over the budget of {perplexity['budget']:+.1%}")
+    return lines
+
+
+def _edit_lines(results: dict[str, Any]) -> list[str]:
+    probe, edit = results["probe"], results["edit"]
+    layers = "all layers" if edit["layers"] is None else f"layers {_window(edit['layers'])}"
+    return [
+        f"probe   accuracy {probe['accuracy']:.1%}, AUROC {probe['auroc']:.3f} on "
+        f"{probe['held_out_texts']} held-out texts (shuffled labels "
+        f"{probe['control_accuracy']:.1%}), layer {probe['layer']}, fit {probe['fit']}",
+        f"edit    {edit['rows']} of {edit['rows_found']} gate rows in {edit['tensors']} of "
+        f"{edit['tensors_found']} tensors, {layers}, direction {edit['direction_rule']}, "
+        f"strength {edit['strength']:.3g}",
+        f"bytes   {edit['bytes_changed']:,} of {edit['bytes_total']:,} changed "
+        f"({edit['bytes_changed'] / edit['bytes_total']:.2%})",
+    ]
+
+
+def _window(layers: list[int]) -> str:
+    return f"{layers[0]}-{layers[1]}"
+
+
+def _plain(text: str) -> str:
+    """Text of a model without control characters, line breaks shown as ⏎."""
+    shown = text.replace("\n", " ⏎ ")
+    return "".join(letter for letter in shown if letter.isprintable())

@@ -1,0 +1,53 @@
+"""Reading a YAML file into a pydantic model, with errors that help."""
+
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from modelsurgery.errors import RecipeError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load_yaml(path: Path, model: type[Model]) -> Model:
+    """Read and check a YAML file.
+
+    Raises:
+        RecipeError: missing, not YAML, an unknown key (with a suggestion) or a wrong value.
+    """
+    if not path.is_file():
+        raise RecipeError(f"no file at {path}; expected a YAML file")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise RecipeError(f"{path}: not valid YAML ({reason})") from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path}: expected keys and values, found {type(content).__name__}")
+    return parse(content, model, str(path))
+
+
+def parse(content: dict[str, Any], model: type[Model], where: str) -> Model:
+    """Check keys and values against a pydantic model.
+
+    Raises:
+        RecipeError: an unknown key (with a suggestion) or a wrong value; one line for the first.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"] if not isinstance(part, int)) or "?"
+        if first["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(key, model.model_fields, n=1)
+            hint = (
+                f"did you mean {close[0]!r}?"
+                if close
+                else (f"known: {', '.join(model.model_fields)}")
+            )
+            raise RecipeError(f"{where}: unknown key {key!r}; {hint}") from error
+        message = first["msg"].removeprefix("Value error, ")
+        raise RecipeError(f"{where}: {key} = {first['input']!r}: {message}") from error

@@ -1,0 +1,32 @@
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+
+from tiny import write_tiny_model
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real data and models beside the checkout; tests that need them skip where they are not."""
+    if not SHARED.is_dir():
+        pytest.skip("needs ../shared (real data and small real models), which is not there")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random Llama in f32; read only."""
+    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "llama")
+
+
+@pytest.fixture(scope="session")
+def embedded() -> Path:
+    from modelsurgery import embedded_model_path
+
+    return embedded_model_path()

@@ -5,8 +5,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
+import torch
 
 from tiny import write_tiny_model
+
+torch.set_num_threads(1)  # tiny models: a second thread only waits; e2e tests start processes
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

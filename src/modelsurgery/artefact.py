@@ -42,7 +42,7 @@ def read_artefact(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict[
         (header_bytes,) = struct.unpack("<Q", content[:8])
         metadata = json.loads(content[8 : 8 + header_bytes]).get("__metadata__", {})
         description = json.loads(metadata[_key(kind)])
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArtefactError(
             f"{path}: not a readable {kind} ({type(error).__name__}: {error}); make one with "
             f"`surgery {kind}`"

@@ -7,6 +7,7 @@ inside the commands, so that `--help` answers at once.
 import json
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="surgery",
     help="Change how a language model behaves by editing a few of its weights.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -38,7 +38,7 @@ TextColumn = Annotated[str, typer.Option(help="Column with the text.")]
 LabelColumn = Annotated[str, typer.Option(help="Column with the label: 1 shows the behavior.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, … [default: a GPU if there is one]")]
 DType = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
 FitOption = Annotated[str, typer.Option(help="adam (the paper's), logistic or mean-difference.")]
 Rule = Annotated[str | None, typer.Option(help="W1 (the paper's), W1-W0 or mean-difference.")]
 Rows = Annotated[str | None, typer.Option(help="Gate rows: a share (0.0465) or a count (16384).")]
@@ -52,20 +52,28 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        app(standalone_mode=False)
+        # Typer gives back the code of what ended early: 0 after --help, 130 after Ctrl-C.
+        code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
     except SurgeryError as error:
         sys.exit(_fail(str(error), error.exit_code))
-    except typer.Abort:
-        sys.exit(_fail("interrupted", 130))
-    except KeyboardInterrupt:
-        sys.exit(_fail(f"interrupted; to go on: {_resume_line()}", 130))
+    except typer.TyperException as error:
+        sys.exit(_fail(f"{error.format_message()}; see `surgery --help`", error.exit_code))
+    except (typer.Abort, KeyboardInterrupt):
+        code = 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:  # what no check at the border foresaw: rights, a failing disk
+        sys.exit(_fail(str(error), 1))
+    if code == 130:
+        resume = shlex.join(["surgery", *sys.argv[1:]])
+        sys.exit(_fail(f"interrupted; to go on: {resume}", code))
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"surgery: {message}", file=sys.stderr)
+    # Names from a stranger's file may hold line breaks and escape sequences of terminals.
+    line = "".join(c if c.isprintable() else " " for c in " ".join(message.split()))
+    print(f"surgery: {line}", file=sys.stderr)
     return code
 
 
@@ -379,10 +387,6 @@ def _print(content: dict[str, Any], as_json: bool) -> None:
 
 def _print_json(content: dict[str, Any]) -> None:
     print(json.dumps(content, ensure_ascii=False, allow_nan=False))
-
-
-def _resume_line() -> str:
-    return " ".join(["surgery", *sys.argv[1:]])
 
 
 @contextmanager

@@ -7,14 +7,13 @@ v ← v + α·W[1] for each row v of the region.
 `strength` s is α in portable units: α = s · (mean L2 norm of all gate rows) / ‖direction‖.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 
 from modelsurgery.checkpoint import DTYPES, Checkpoint
-from modelsurgery.errors import EditMismatchError, RecipeError
+from modelsurgery.errors import CheckpointError, EditMismatchError, RecipeError
 from modelsurgery.files import sha256_bytes
 from modelsurgery.provenance import Provenance, provenance
 from modelsurgery.region import Region
@@ -126,15 +125,19 @@ def make_edit(
         origin: provenance to store.
 
     Raises:
-        RecipeError: both or neither of alpha and strength, or a number that is not finite.
+        RecipeError: both or neither of alpha and strength, or a number that f32 cannot hold.
+        CheckpointError: every gate row is zero.
     """
     if (alpha is None) == (strength is None):
         raise RecipeError("give either alpha or strength, and not both")
+    if region.mean_row_norm == 0:
+        raise CheckpointError("every gate row is zero; the weights are damaged, fetch them again")
     unit = region.mean_row_norm / direction.norm().item()
     alpha = strength * unit if alpha is None and strength is not None else alpha
     assert alpha is not None
-    if not math.isfinite(alpha):
-        raise RecipeError(f"alpha {alpha}; expected a finite number")
+    if not abs(alpha) <= torch.finfo(torch.float32).max:  # NaN is refused too
+        given = f"alpha {alpha}" if strength is None else f"strength {strength}"
+        raise RecipeError(f"{given}; expected a finite number that float32 can hold")
     direction = direction.float().contiguous()
     updates = tuple(
         RowUpdate(

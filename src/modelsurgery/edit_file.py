@@ -4,6 +4,7 @@
 description names tensor, shape, dtype, direction and the hash of the rows it was made for.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +74,22 @@ def load_edit(path: Path | str) -> Edit:
         updates = tuple(
             _update(tensors, number, entry) for number, entry in enumerate(description["updates"])
         )
-        return Edit(
-            updates,
-            float(description["alpha"]),
-            float(description["strength"]),
-            int(description["candidate_rows"]),
-            Provenance.from_json(description["provenance"]),
-        )
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        alpha, strength = float(description["alpha"]), float(description["strength"])
+        if not (math.isfinite(alpha) and math.isfinite(strength)):
+            raise ValueError("its alpha or strength is not finite")
+        candidate_rows = int(description["candidate_rows"])
+        origin = Provenance.from_json(description["provenance"])
+        return Edit(updates, alpha, strength, candidate_rows, origin)
+    # OverflowError and RuntimeError: integers that neither float() nor a tensor's index can hold.
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        IndexError,
+        AttributeError,
+        OverflowError,
+        RuntimeError,
+    ) as error:
         raise ArtefactError(
             f"{path}: not a sound edit ({error}); make one with `surgery edit`"
         ) from error

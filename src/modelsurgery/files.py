@@ -32,6 +32,9 @@ def storage_errors(path: Path) -> Iterator[None]:
             errno.EROFS: "the file system is read-only; choose another place",
             errno.EACCES: "permission is denied; choose another place or change its rights",
             errno.ENOTDIR: "a part of that path is a file; choose another place",
+            errno.EEXIST: "a part of that path is a file; choose another place",
+            errno.EISDIR: "there is a directory; choose another name",
+            errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
             errno.EIO: "the disk reports an input/output error",
         }.get(error.errno or 0)
         if reason is None:
@@ -87,9 +90,9 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def refuse_existing(path: Path) -> None:
-    """Raise OutputExistsError when something other than an empty directory is at `path`."""
-    if path.is_dir() and not any(path.iterdir()):
+def refuse_existing(path: Path, *, for_directory: bool = False) -> None:
+    """Raise OutputExistsError when something is at `path`; a directory may be there while empty."""
+    if for_directory and path.is_dir() and not any(path.iterdir()):
         return
     if path.exists() or path.is_symlink():
         raise OutputExistsError(f"{path} exists already; choose another --out or remove it")
@@ -106,7 +109,7 @@ def staged_directory(destination: Path) -> Iterator[Path]:
         OutputExistsError: `destination` exists and is not an empty directory.
         StorageError: the disk is full or the place cannot be written.
     """
-    refuse_existing(destination)
+    refuse_existing(destination, for_directory=True)
     with storage_errors(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
         prefix = f".{destination.name}.staged-"

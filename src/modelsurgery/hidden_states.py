@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from modelsurgery.errors import RecipeError
+from modelsurgery.errors import CheckpointError, RecipeError
 from modelsurgery.models import LanguageModel
 from modelsurgery.progress import Progress, silent
 
@@ -55,6 +55,7 @@ def extract_hidden_states(
 
     Raises:
         RecipeError: a layer outside 1..L.
+        CheckpointError: features that are not finite.
     """
     wanted = tuple(range(1, model.layer_count + 1)) if layers is None else tuple(layers)
     for layer in wanted:
@@ -70,6 +71,13 @@ def extract_hidden_states(
                 pooled = (states.hidden_states[layer].float() * mask).sum(1) / mask.sum(1)
                 features[layer][rows] = pooled.cpu()
             advance(len(rows))
+    for layer, found in features.items():
+        if not found.isfinite().all():
+            raise CheckpointError(
+                f"{model.checkpoint.directory}: the hidden states of layer {layer} hold NaN or "
+                "infinity; the weights are damaged (fetch them again), or the dtype is too narrow "
+                "(take --dtype float32)"
+            )
     return HiddenStates(features)
 
 

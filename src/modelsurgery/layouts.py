@@ -75,7 +75,13 @@ def find_gate_matrices(checkpoint: Checkpoint) -> tuple[GateMatrix, ...]:
         if match := pattern.match(name):
             found[int(match.group(1))] = name
     blocks = config.get("num_hidden_layers")
-    if type(blocks) is not int or set(found) != set(range(blocks)):
+    # Lengths first: a hostile configuration may claim 10^15 blocks.
+    if (
+        type(blocks) is not int
+        or len(found) != blocks
+        or set(found) != set(range(blocks))
+        or not found
+    ):
         raise UnsupportedModelError(
             f"{checkpoint.directory}: found gate matrices of {len(found)} blocks, expected "
             f"{blocks!r} as num_hidden_layers says; looked for {layout.gate}, the file has "
@@ -104,7 +110,7 @@ def _layout(checkpoint: Checkpoint) -> GateLayout:
 def _gate_matrix(checkpoint: Checkpoint, name: str, block: int) -> GateMatrix:
     tensor = checkpoint.tensors[name]
     hidden_size = checkpoint.config.get("hidden_size")
-    if len(tensor.shape) != 2 or tensor.shape[1] != hidden_size or tensor.shape[0] == 0:
+    if len(tensor.shape) != 2 or tensor.shape[1] != hidden_size or 0 in tensor.shape:
         raise UnsupportedModelError(
             f"{checkpoint.directory}: {name} has shape {list(tensor.shape)}; expected "
             f"[rows, {hidden_size}] as hidden_size says"

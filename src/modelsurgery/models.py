@@ -18,7 +18,8 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import transformers
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, StrictDataclassError
+from safetensors import SafetensorError
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
 )
@@ -33,6 +34,21 @@ from modelsurgery.errors import (
 from modelsurgery.files import sha256_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CAUSAL_SUFFIXES = ("ForCausalLM", "LMHeadModel")
+# What transformers 5 raises for a strange config.json or tokenizer: whatever it stumbles over.
+LOADING_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
+)
 CARRIED_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 
 
@@ -136,27 +152,56 @@ def load_model(
     Raises:
         ModelNotFoundError: no such model.
         UnsupportedModelError: not a causal language model, or not in safetensors.
-        CheckpointError: damaged weights, or a tokenizer that cannot be loaded.
+        CheckpointError: damaged or incomplete weights, or a tokenizer that cannot be loaded.
     """
     if dtype is not None and dtype not in DTYPES:
         raise RecipeError(f"dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
     checkpoint = open_checkpoint(resolve_model_directory(model, revision=revision))
     model_type = checkpoint.config.get("model_type")
-    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if not _is_causal(model_type, checkpoint.config.get("architectures")):
         raise UnsupportedModelError(
-            f"{checkpoint.directory}: model type {model_type!r} is not a "
-            "causal language model; expected one that generates text"
+            f"{checkpoint.directory}: model type {model_type!r} "
+            f"({checkpoint.config.get('architectures')}) is not a causal language model; expected "
+            "one that generates text"
         )
     place = _device(device)
     wanted: Any = DTYPES.get(dtype or ("float32" if place.type == "cpu" else ""), "auto")
     with _loading(checkpoint):
         tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint.directory)
-        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            checkpoint.directory, dtype=wanted, use_safetensors=True
+        loaded, report = transformers.AutoModelForCausalLM.from_pretrained(
+            checkpoint.directory,
+            dtype=wanted,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
+    _check_complete(checkpoint, report)
     if tokenizer.pad_token_id is None:  # masked wherever it is used, so any token will do
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     return LanguageModel(loaded.to(place).eval().requires_grad_(False), tokenizer, checkpoint)
+
+
+def _is_causal(model_type: Any, architectures: Any) -> bool:
+    """Whether the weights were saved with a head that predicts the next token."""
+    if not isinstance(model_type, str) or model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return False
+    if not isinstance(architectures, list):
+        return True
+    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type]
+    return any(name == known or str(name).endswith(CAUSAL_SUFFIXES) for name in architectures)
+
+
+def _check_complete(checkpoint: Checkpoint, report: dict[str, Any]) -> None:
+    """Refuse what transformers would fill with random weights: absent or misshapen tensors."""
+    absent = sorted(report["missing_keys"])
+    misshapen = sorted(str(entry[0]) for entry in report["mismatched_keys"])
+    if absent or misshapen:
+        names = absent or misshapen
+        problem = "is missing" if absent else "has another shape than config.json says"
+        raise CheckpointError(
+            f"{checkpoint.directory}: {names[0]} {problem} ({len(names)} such tensors); the "
+            "weights and config.json do not belong together, fetch them again"
+        )
 
 
 def _device(name: str | None) -> torch.device:
@@ -176,7 +221,7 @@ def _loading(checkpoint: Checkpoint) -> Iterator[None]:
     transformers.utils.logging.disable_progress_bar()
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except LOADING_ERRORS as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
             f"{checkpoint.directory}: transformers cannot load it ({reason}); "

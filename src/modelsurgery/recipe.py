@@ -32,9 +32,10 @@ from modelsurgery.provenance import Provenance, provenance
 from modelsurgery.region import PAPER_ROWS, row_count, score_rows, select_region
 from modelsurgery.results import RunResult
 from modelsurgery.runs import RunDirectory, open_run
-from modelsurgery.tuning import Search, SearchResult, SearchSpace, default_space, directions_of
+from modelsurgery.tuning import Search, SearchResult, SearchSpace, default_space
 
 EMBEDDED = "embedded"
+DEFAULT_RULE: DirectionRule = "mean-difference"
 
 
 class Recipe(BaseModel):
@@ -239,30 +240,28 @@ def _choose_edit(
     progress: Progress,
 ) -> tuple[Edit, SearchResult | None]:
     """The edit that the recipe gives, or the best that a search on train data finds."""
-    space = _space(recipe, model.layer_count)
-    gates = find_gate_matrices(model.checkpoint)
-    scores = score_rows(
-        model.checkpoint, gates, directions_of(probe, space.rules), progress=progress
-    )
     if recipe.alpha is None and recipe.strength is None:
         search = Search(
             model,
             behavior,
             judge,
             probe,
+            _space(recipe, model.layer_count),
             sign=recipe.sign,
-            seed=recipe.seed,
             max_perplexity_rise=recipe.max_perplexity_rise,
+            seed=recipe.seed,
             progress=progress,
         )
-        found = search.run(scores, space)
+        found = search.run()
         return found.edit, found
+    direction = probe.direction(recipe.direction_rule or DEFAULT_RULE)
+    gates = find_gate_matrices(model.checkpoint)
+    scores = score_rows(model.checkpoint, gates, direction.unsqueeze(0), progress=progress)
     rows = PAPER_ROWS if recipe.rows is None else recipe.rows
-    rule = recipe.direction_rule or space.rules[0]
-    region = select_region(scores, rows, layers=recipe.layers, direction=space.rules.index(rule))
+    region = select_region(scores, rows, layers=recipe.layers)
     edit = make_edit(
         region,
-        probe.direction(rule),
+        direction,
         alpha=None if recipe.alpha is None else recipe.sign * recipe.alpha,
         strength=None if recipe.strength is None else recipe.sign * recipe.strength,
     )
@@ -272,7 +271,7 @@ def _choose_edit(
 def _origin(
     recipe: Recipe, run: RunDirectory, edit: Edit, search: SearchResult | None
 ) -> Provenance:
-    rule = search.best.rule if search else recipe.direction_rule or SearchSpace().rules[0]
+    rule = search.best.rule if search else recipe.direction_rule or DEFAULT_RULE
     return provenance(
         seed=recipe.seed,
         inputs={"probe": sha256_file(run.path / "probe.safetensors")},

@@ -5,6 +5,7 @@ samples/*.jsonl  results.json  features/*.safetensors`. The manifest is written 
 with a recipe and no manifest was interrupted, and the same command goes on with it.
 """
 
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,9 +17,15 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from modelsurgery.errors import OutputExistsError
 from modelsurgery.evaluation.measurement import Sample
-from modelsurgery.files import sha256_file, sha256_json, write_bytes, write_json, write_text
+from modelsurgery.files import (
+    refuse_existing,
+    sha256_file,
+    sha256_json,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from modelsurgery.hidden_states import HiddenStates, extract_hidden_states
 from modelsurgery.models import LanguageModel
 from modelsurgery.progress import Progress, silent
@@ -82,7 +89,8 @@ def open_run(path: Path | None, recipe: dict[str, Any], *, default_name: str) ->
     """Start a run directory, or go on with one that the same recipe left unfinished.
 
     Args:
-        path: where; None takes the first free `surgery-runs/NAME-N`.
+        path: where; None takes the first `surgery-runs/NAME-N` that is free or that this recipe
+            left unfinished.
         recipe: the resolved recipe, as plain values.
         default_name: NAME.
 
@@ -92,20 +100,16 @@ def open_run(path: Path | None, recipe: dict[str, Any], *, default_name: str) ->
     """
     content = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
     if path is None:
-        path = next(
-            candidate
-            for number in range(1, 1_000_000)
-            if not (candidate := Path("surgery-runs") / f"{default_name}-{number}").exists()
-        )
-    resolved = path / RECIPE_FILE
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        unfinished = resolved.is_file() and not (path / MANIFEST_FILE).exists()
-        if not unfinished:
-            raise OutputExistsError(f"{path} exists already; choose another --out or remove it")
-        if resolved.read_text(encoding="utf-8") != content:
-            raise OutputExistsError(
-                f"{path} holds an unfinished run of another recipe; choose "
-                "another --out or remove it"
-            )
-    write_text(resolved, content)
+        names = (Path("surgery-runs") / f"{default_name}-{number}" for number in itertools.count(1))
+        path = next(name for name in names if not name.exists() or _is_unfinished(name, content))
+    elif path.exists() and not _is_unfinished(path, content):
+        refuse_existing(path)
+    write_text(path / RECIPE_FILE, content)
     return RunDirectory(path)
+
+
+def _is_unfinished(path: Path, recipe: str) -> bool:
+    resolved = path / RECIPE_FILE
+    if not resolved.is_file() or (path / MANIFEST_FILE).exists():
+        return False
+    return resolved.read_text(encoding="utf-8") == recipe

@@ -22,7 +22,8 @@ def load_yaml(path: Path, model: type[Model]) -> Model:
         raise RecipeError(f"no file at {path}; expected a YAML file")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    # ValueError: bytes that are not UTF-8, and dates like 2001-99-99.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise RecipeError(f"{path}: not valid YAML ({reason})") from error
     if not isinstance(content, dict):
@@ -40,7 +41,7 @@ def parse(content: dict[str, Any], model: type[Model], where: str) -> Model:
         return model.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"] if not isinstance(part, int)) or "?"
+        key = str(first["loc"][0]) if first["loc"] else ""
         if first["type"] == "extra_forbidden":
             close = difflib.get_close_matches(key, model.model_fields, n=1)
             hint = (
@@ -50,4 +51,5 @@ def parse(content: dict[str, Any], model: type[Model], where: str) -> Model:
             )
             raise RecipeError(f"{where}: unknown key {key!r}; {hint}") from error
         message = first["msg"].removeprefix("Value error, ")
-        raise RecipeError(f"{where}: {key} = {first['input']!r}: {message}") from error
+        at = f"{key} = {first['input']!r}: " if key else ""
+        raise RecipeError(f"{where}: {at}{message}") from error

@@ -76,6 +76,8 @@ def load_texts(
         text, label = row[text_column], row[label_column]
         if not isinstance(text, str) or not text.strip():
             raise TextsError(f"{where}: the text is empty; expected some words, remove the line")
+        if not _is_unicode(text):
+            raise TextsError(f"{where}: the text holds half a surrogate pair; expected Unicode")
         known = LABELS.get(str(label).strip().lower())
         if known is None:
             raise TextsError(f"{where}: label {label!r}; expected 1 (shows the behavior) or 0")
@@ -170,6 +172,8 @@ def load_lines(path: Path | str) -> tuple[str, ...]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             raise TextsError(f"{path}, line {number}: empty; expected a text, remove the line")
+        if not _is_unicode(line):
+            raise TextsError(f"{path}, line {number}: half a surrogate pair; expected Unicode")
     return tuple(lines)
 
 
@@ -181,6 +185,11 @@ def _prompt_of(where: str, row: dict[str, Any]) -> str:
         if isinstance(value, str):
             return value
     raise TextsError(f"{where}: no field 'prompt' or 'text'; found {', '.join(map(repr, row))}")
+
+
+def _is_unicode(text: str) -> bool:
+    """False for half a surrogate pair: JSON can spell one, no tokenizer can read it."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _split_key(text: LabelledText, seed: int) -> bytes:
@@ -209,7 +218,7 @@ def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             raise TextsError(f"{where}: empty; expected a JSON object, remove the line")
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise TextsError(f"{where}: not valid JSON ({error}); expected one object") from error
         if not isinstance(row, dict):
             raise TextsError(f"{where}: {type(row).__name__}; expected a JSON object")

@@ -9,8 +9,7 @@ read.
 
 import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -28,10 +27,11 @@ from modelsurgery.evaluation.selectivity import (
     measure_selectivity,
     token_losses,
 )
+from modelsurgery.layouts import find_gate_matrices
 from modelsurgery.models import LanguageModel
 from modelsurgery.probe import DirectionRule, Probe
 from modelsurgery.progress import Progress, silent
-from modelsurgery.region import PAPER_ROWS, Region, RowScores, select_region
+from modelsurgery.region import PAPER_ROWS, RowScores, score_rows, select_region
 
 SAFETY = 0.8  # of the budget is used: held-out text may suffer a little more than tuning text
 FIRST_STRENGTH = 4.0
@@ -39,6 +39,9 @@ LEAST_STRENGTH, MOST_STRENGTH = 0.25, 256.0
 BISECTIONS = 2
 TEXTS_PER_KIND = 64
 PROMPTS_PER_FINALIST = 200
+
+
+Window = tuple[int, int]  # first and last layer, counted 1..L
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class SearchSpace:
 
     rules: tuple[DirectionRule, ...] = ("mean-difference", "W1-W0", "W1")
     rows: tuple[float | int, ...] = (0.01, 0.02, PAPER_ROWS)
-    windows: tuple[tuple[int, int] | None, ...] = (None,)
+    windows: tuple[Window | None, ...] = (None,)
     finalists: int = 3
 
 
@@ -73,7 +76,7 @@ class Candidate:
 
     rule: DirectionRule
     rows: float | int
-    window: tuple[int, int] | None
+    window: Window | None
     strength: float
     selectivity: Selectivity
     rate: float | None = None
@@ -112,26 +115,33 @@ class Search:
         behavior: Behavior,
         judge: Judge,
         probe: Probe,
+        space: SearchSpace,
         *,
         sign: int = 1,
         max_perplexity_rise: float = 0.05,
         seed: int = 0,
         progress: Progress = silent,
     ) -> None:
-        """Prepare.
+        """Score the gate rows and measure the base model.
 
         Args:
             model: the base model.
             behavior: its tuning texts, prompts and neutral texts are used.
             judge: decides between finalists.
             probe: gives the directions.
+            space: what to try.
             sign: 1 away from the behavior, -1 toward it.
             max_perplexity_rise: the budget, 0.05 for +5 % on neutral text.
             seed: of sampling.
             progress: is told of settings tried.
         """
-        self._model, self._judge, self._probe = model, judge, probe
+        self._model, self._judge, self._space = model, judge, space
         self._sign, self._seed, self._progress = sign, seed, progress
+        self._directions = [probe.direction(rule) for rule in space.rules]
+        gates = find_gate_matrices(model.checkpoint)
+        self._scores: RowScores = score_rows(
+            model.checkpoint, gates, torch.stack(self._directions), progress=progress
+        )
         self._prompts = behavior.tuning_prompts[:PROMPTS_PER_FINALIST]
         shows, opposite = (
             [text.text for text in behavior.tuning if text.label == label][:TEXTS_PER_KIND]
@@ -139,78 +149,72 @@ class Search:
         )
         self._texts = (shows, opposite, behavior.tuning_neutral[: 2 * TEXTS_PER_KIND])
         self._base: TokenLosses = token_losses(model, *self._texts)
-        self._allowed = SAFETY * math.log1p(max_perplexity_rise)
+        self._allowed_rise = SAFETY * math.log1p(max_perplexity_rise)
 
-    def run(self, scores: RowScores, space: SearchSpace) -> SearchResult:
-        """Try every combination of the space and choose one.
-
-        Args:
-            scores: from `score_rows`, one direction for each rule of the space, in its order.
-            space: what to try.
+    def run(self) -> SearchResult:
+        """Compare all combinations at equal damage, let the judge decide between the best.
 
         Raises:
             DamageBudgetError: no strength of any combination stays inside the budget.
         """
-        regions: dict[tuple[float | int, tuple[int, int] | None, int], Region] = {}
-        combinations = list(itertools.product(enumerate(space.rules), space.rows, space.windows))
-        found = []
-        with self._progress("search", len(combinations) + space.finalists) as advance:
-            for (index, rule), rows, window in combinations:
-                region = select_region(scores, rows, direction=index, layers=window)
-                regions[rows, window, index] = region
-                found += self._strongest(region, rule, rows, window)
-                advance(1)
-            if not found:
-                raise DamageBudgetError(
-                    "no edit keeps the perplexity inside the budget, not even at strength "
-                    f"{LEAST_STRENGTH}; raise --max-perplexity or take fewer rows"
-                )
-            found.sort(key=lambda one: -self._sign * one.selectivity.value)
-            finalists = []
-            for candidate in found[: space.finalists]:
-                finalists.append(self._with_rate(candidate, scores, space))
+        found = self.at_equal_damage()
+        if not found:
+            raise DamageBudgetError(
+                "no edit keeps the perplexity inside the budget, not even at strength "
+                f"{LEAST_STRENGTH}; raise --max-perplexity or take fewer rows"
+            )
+        base_rate = self._rate()
+        finalists = []
+        with self._progress("finalists", self._space.finalists) as advance:
+            for candidate in found[: self._space.finalists]:
+                with edited(self._model.model, self.edit_of(candidate)):
+                    finalists.append(replace(candidate, rate=self._rate()))
                 advance(1)
         finalists.sort(key=lambda one: math.inf if one.rate is None else self._sign * one.rate)
         best = finalists[0]
-        base_rate = self._rate()
-        region = regions[best.rows, best.window, space.rules.index(best.rule)]
-        edit = make_edit(region, self._direction(best.rule), strength=best.strength)
-        candidates = (*finalists, *found[space.finalists :])
-        return SearchResult(best, edit, candidates, base_rate)
+        candidates = (*finalists, *found[self._space.finalists :])
+        return SearchResult(best, self.edit_of(best), candidates, base_rate)
 
-    def _direction(self, rule: DirectionRule) -> torch.Tensor:
-        return self._probe.direction(rule)
+    def at_equal_damage(self) -> list[Candidate]:
+        """Every combination at its largest strength inside the budget, most selective first.
 
-    def _strongest(
-        self,
-        region: Region,
-        rule: DirectionRule,
-        rows: float | int,
-        window: tuple[int, int] | None,
-    ) -> list[Candidate]:
-        """The strongest edit inside the budget with its selectivity; empty if there is none."""
-        unit = make_edit(region, self._direction(rule), strength=float(self._sign))
-        strength = self._largest_strength(unit)
-        if strength is None:
-            return []
-        edit = unit.scaled(strength)
-        selectivity = measure_selectivity(self._model, edit, self._base, *self._texts)
-        return [Candidate(rule, rows, window, self._sign * strength, selectivity)]
+        Combinations that break the budget at every strength are left out.
+        """
+        space = self._space
+        combinations = list(itertools.product(space.rules, space.rows, space.windows))
+        found = []
+        with self._progress("search", len(combinations)) as advance:
+            for rule, rows, window in combinations:
+                unit = self._edit(rule, rows, window, float(self._sign))
+                strength = self._largest_strength(unit)
+                if strength is not None:
+                    edit = unit.scaled(strength)
+                    losses = measure_selectivity(self._model, edit, self._base, *self._texts)
+                    signed = self._sign * strength
+                    found.append(Candidate(rule, rows, window, signed, losses))
+                advance(1)
+        return sorted(found, key=lambda one: -self._sign * one.selectivity.value)
+
+    def edit_of(self, candidate: Candidate) -> Edit:
+        """The edit of a setting."""
+        return self._edit(candidate.rule, candidate.rows, candidate.window, candidate.strength)
+
+    def _edit(
+        self, rule: DirectionRule, rows: float | int, window: Window | None, strength: float
+    ) -> Edit:
+        number = self._space.rules.index(rule)
+        region = select_region(self._scores, rows, direction=number, layers=window)
+        return make_edit(region, self._directions[number], strength=strength)
 
     def _largest_strength(self, unit: Edit) -> float | None:
+        """By doubling or halving from a first guess, then bisection of the logarithm."""
         inside, outside = None, None
         strength = FIRST_STRENGTH
-        while LEAST_STRENGTH <= strength <= MOST_STRENGTH:
+        while (inside is None or outside is None) and (LEAST_STRENGTH <= strength <= MOST_STRENGTH):
             if self._is_inside(unit.scaled(strength)):
-                inside = strength
-                if outside is not None:
-                    break
-                strength *= 2
+                inside, strength = strength, strength * 2
             else:
-                outside = strength
-                if inside is not None:
-                    break
-                strength /= 2
+                outside, strength = strength, strength / 2
         if inside is None or outside is None:
             return inside
         for _ in range(BISECTIONS):
@@ -224,32 +228,8 @@ class Search:
     def _is_inside(self, edit: Edit) -> bool:
         with edited(self._model.model, edit):
             rise = mean_token_loss(self._model, self._texts[2]) - self._base.clean
-        return rise <= self._allowed  # false for NaN: a broken model is outside
-
-    def _with_rate(self, candidate: Candidate, scores: RowScores, space: SearchSpace) -> Candidate:
-        region = select_region(
-            scores,
-            candidate.rows,
-            layers=candidate.window,
-            direction=space.rules.index(candidate.rule),
-        )
-        edit = make_edit(region, self._direction(candidate.rule), strength=candidate.strength)
-        with edited(self._model.model, edit):
-            rate = self._rate()
-        return Candidate(
-            candidate.rule,
-            candidate.rows,
-            candidate.window,
-            candidate.strength,
-            candidate.selectivity,
-            rate,
-        )
+        return rise <= self._allowed_rise  # false for NaN: a broken model is outside
 
     def _rate(self) -> float | None:
         decoding = Decoding(seed=self._seed)
         return behavior_rate(self._model, self._prompts, self._judge, decoding)
-
-
-def directions_of(probe: Probe, rules: Sequence[DirectionRule]) -> torch.Tensor:
-    """The directions of the rules, [m, d] float32."""
-    return torch.stack([probe.direction(rule) for rule in rules])

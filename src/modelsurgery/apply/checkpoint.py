@@ -17,7 +17,7 @@ from modelsurgery.apply.coverage import Coverage, measure_coverage
 from modelsurgery.checkpoint import DTYPES, Checkpoint, open_checkpoint, row_writer
 from modelsurgery.edit import Edit, TensorChange, read_chosen_rows, tensor_changes
 from modelsurgery.errors import VerificationError
-from modelsurgery.files import sha256_file, staged_directory, storage_errors, write_json
+from modelsurgery.files import sha256_file, staged_directory, write_json
 from modelsurgery.layouts import find_gate_matrices
 from modelsurgery.progress import Progress, silent
 from modelsurgery.provenance import provenance
@@ -116,15 +116,14 @@ def _files(checkpoint: Checkpoint) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _copy(source: Path, destination: Path) -> None:
-    with storage_errors(destination):
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, destination)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, destination)
 
 
 def _patch(checkpoint: Checkpoint, staged: Path, change: TensorChange) -> None:
     stored = checkpoint.tensors[change.tensor]
     row_bytes = stored.shape[1] * DTYPES[stored.dtype].itemsize
-    with storage_errors(staged / stored.file), row_writer(staged / stored.file) as write:
+    with row_writer(staged / stored.file) as write:
         content = change.after.contiguous().view(torch.uint8).numpy()
         for row, row_content in zip(change.rows.tolist(), content, strict=True):
             write(stored.start + row * row_bytes, row_content.tobytes())

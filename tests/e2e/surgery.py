@@ -1,0 +1,22 @@
+"""Running `surgery` as a user does: a process of its own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def surgery(*arguments: str | Path, expected_exit: int = 0, cwd: Path | None = None) -> str:
+    """Run `surgery ARGUMENTS`; gives its standard output."""
+    command = [sys.executable, "-m", "modelsurgery", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+    assert done.returncode == expected_exit, done.stderr
+    return done.stdout
+
+
+def surgery_json(*arguments: str | Path, **options: Any) -> dict[str, Any]:
+    """Run `surgery ARGUMENTS --json`; standard output must be one JSON object."""
+    content = json.loads(surgery(*arguments, "--json", **options))
+    assert isinstance(content, dict)
+    return content

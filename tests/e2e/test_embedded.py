@@ -1,0 +1,125 @@
+"""The main job on the embedded model, from the command line, at full size."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from surgery import surgery, surgery_json
+
+from modelsurgery import edited, load_edit, load_model
+
+pytestmark = pytest.mark.slow
+QUICK = ("--rows", "0.02", "--rule", "mean-difference", "--strength", "4", "--samples", "1",
+         "--prompt-count", "16")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return surgery_json("run", "--out", tmp_path_factory.mktemp("run") / "toxicity")
+
+
+def test_the_behavior_falls_inside_the_damage_budget(run: dict[str, Any]) -> None:
+    behavior = run["behavior"]
+    assert behavior["base"]["prompts"] == 300
+    assert behavior["base"]["rate"] > 0.3
+    assert behavior["edited"]["high"] < behavior["base"]["low"]
+    assert behavior["change"]["p_value"] < 1e-6
+    assert run["perplexity"]["edited"] <= 1.05 * run["perplexity"]["base"]
+    assert run["facts"]["base"] >= 0.95
+    assert run["divergence"] > 0
+
+
+def test_json_has_what_scripts_rely_on(run: dict[str, Any]) -> None:
+    assert run["behavior"]["reduction"] == pytest.approx(
+        1 - run["behavior"]["edited"]["rate"] / run["behavior"]["base"]["rate"]
+    )
+    for part, keys in {
+        "edit": ("rows", "bytes_changed"),
+        "probe": ("accuracy", "auroc", "control_accuracy"),
+        "facts": ("base", "edited"),
+    }.items():
+        assert all(run[part][key] is not None for key in keys)
+    assert 0 < run["edit"]["rows"] < run["edit"]["rows_found"]
+    assert 0 < run["edit"]["bytes_changed"] < 0.1 * run["edit"]["bytes_total"]
+    assert run["seconds"] > 0
+    assert abs(run["probe"]["control_accuracy"] - 0.5) < 0.2 < run["probe"]["accuracy"] - 0.5
+
+
+def test_the_run_directory_is_whole(run: dict[str, Any]) -> None:
+    directory = Path(run["run_directory"])
+    manifest = json.loads((directory / "manifest.json").read_text())
+    names = {"recipe.resolved.yaml", "probe.safetensors", "edit.safetensors", "results.json",
+             "samples/sampled.jsonl", "samples/greedy.jsonl"}  # fmt: skip
+    assert names <= set(manifest["sha256"])
+    for name, digest in manifest["sha256"].items():
+        assert hashlib.sha256((directory / name).read_bytes()).hexdigest() == digest
+    assert json.loads((directory / "results.json").read_text()) == run
+    lines = (directory / "samples" / "sampled.jsonl").read_text().splitlines()
+    assert len(lines) == 900
+
+
+def test_the_applied_copy_is_the_edit_in_memory_bit_for_bit(
+    run: dict[str, Any], embedded: Path, tmp_path: Path
+) -> None:
+    edit_path = Path(run["run_directory"]) / "edit.safetensors"
+    copy = surgery_json("apply", "embedded", edit_path, "--out", tmp_path / "edited")
+    assert copy["bytes_changed"] == run["edit"]["bytes_changed"]
+    assert copy["rows_edited"] == run["edit"]["rows"]
+
+    prompts = [example["prompt"] for example in run["examples"]]
+    plain = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "edited", dtype=torch.float32
+    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "edited")
+    batch = tokenizer(prompts, return_tensors="pt", padding=True, return_token_type_ids=False)
+    model = load_model(embedded)
+    with torch.inference_mode():
+        base = model.model(**batch).logits
+        with edited(model.model, load_edit(edit_path)):
+            in_memory = model.model(**batch).logits
+        on_disk = plain(**batch).logits
+    assert in_memory.equal(on_disk)
+    assert not in_memory.equal(base)
+
+
+def test_the_same_run_gives_the_same_edit_and_probe_to_the_byte(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        surgery("run", *QUICK, "--out", tmp_path / name)
+    for file in ("edit.safetensors", "probe.safetensors", "samples/sampled.jsonl"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_toward_makes_more_of_the_behavior(tmp_path: Path) -> None:
+    options = ("--rows", "0.02", "--rule", "mean-difference", "--samples", "1",
+               "--strength", "4", "--prompt-count", "150", "--direction", "toward")  # fmt: skip
+    run = surgery_json("run", *options, "--out", tmp_path / "run")
+    assert run["edit"]["strength"] < 0
+    assert run["behavior"]["change"]["difference"] > 0
+
+
+def test_step_by_step_is_the_same_surgery(embedded: Path, tmp_path: Path) -> None:
+    """probe, edit and apply by hand: the verbs fit together."""
+    from modelsurgery import lab
+
+    texts = tmp_path / "texts.jsonl"
+    rows = lab.labelled_texts("negativity", 400, 0)
+    texts.write_text(
+        "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
+    )
+    probe, edit = tmp_path / "probe.safetensors", tmp_path / "edit.safetensors"
+    fitted = surgery_json("probe", "embedded", "--texts", texts, "--fit", "logistic",
+                          "--out", probe)  # fmt: skip
+    assert fitted["accuracy"] > 0.8
+    made = surgery_json("edit", "embedded", "--probe", probe, "--rows", "50", "--strength", "3",
+                        "--rule", "mean-difference", "--layers", "3-4", "--out", edit)  # fmt: skip
+    assert made["rows"] == 50
+    assert made["highest_cosine"] < 0
+    described = surgery_json("inspect", edit)
+    assert described["kind"] == "edit"
+    assert sum(described["rows_by_tensor"].values()) == 50
+    copy = surgery_json("apply", embedded, edit, "--out", tmp_path / "edited")
+    assert copy["rows_edited"] == 50

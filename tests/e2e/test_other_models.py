@@ -1,0 +1,74 @@
+"""Models and texts that the package has never seen, from start to end."""
+
+import csv
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+from surgery import surgery_json
+
+pytestmark = pytest.mark.slow
+
+NAMES = ("Lily", "Tom", "Mia", "Ben", "Sue", "Max", "Anna", "Sam")
+PLACES = ("park", "garden", "house", "school", "forest", "shop")
+HAPPY = (
+    "{name} went to the {place} and was very happy. They played and laughed all day.",
+    "{name} smiled and hugged a friend in the {place}. It was the best day ever.",
+    "In the {place}, {name} found a nice toy and was so glad. Everyone cheered.",
+    "{name} was proud and full of joy. The sun was warm over the {place}.",
+)
+SAD = (
+    "{name} went to the {place} and was very sad. They cried and cried all day.",
+    "{name} lost a friend in the {place} and felt alone. It was the worst day ever.",
+    "In the {place}, {name} broke a nice toy and was so upset. Everyone was angry.",
+    "{name} was scared and full of tears. The rain was cold over the {place}.",
+)
+
+
+def write_jsonl(path: Path, rows: list[tuple[str, int]]) -> Path:
+    lines = (json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
+    path.write_text("".join(lines))
+    return path
+
+
+def test_sad_stories_on_a_model_trained_by_others(shared: Path, tmp_path: Path) -> None:
+    rows = [
+        (template.format(name=name, place=place), label)
+        for label, templates in ((1, SAD), (0, HAPPY))
+        for template, name, place in itertools.product(templates, NAMES, PLACES)
+    ]
+    texts = write_jsonl(tmp_path / "sadness.jsonl", rows)
+    model = shared / "models" / "stories260k"
+    run = surgery_json("run", "--model", model, "--texts", texts, "--out", tmp_path / "run")
+    assert run["behavior"]["name"] == "sadness"
+    assert run["probe"]["accuracy"] > 0.9
+    assert run["facts"]["base"] is None
+    assert run["perplexity"]["rise"] <= 0.05
+    assert run["behavior"]["change"]["difference"] < 0
+    assert run["edit"]["tensors_found"] == 5
+
+    copy = surgery_json("apply", model, tmp_path / "run" / "edit.safetensors",
+                        "--out", tmp_path / "edited")  # fmt: skip
+    assert copy["bytes_changed"] == run["edit"]["bytes_changed"]
+
+
+def test_rude_sentences_and_their_rewrites_on_a_model_of_real_text(
+    shared: Path, tmp_path: Path
+) -> None:
+    with (shared / "data" / "paradetox" / "paradetox.tsv").open(encoding="utf-8") as file:
+        pairs = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))[1:601]
+    path = tmp_path / "rude.tsv"
+    with path.open("w", encoding="utf-8") as file:
+        file.write("text\tlabel\tgroup\n")
+        for number, (rude, neutral, *_) in enumerate(pairs):
+            file.write(f"{rude}\t1\t{number}\n{neutral}\t0\t{number}\n")
+    model = shared / "models" / "reddit-4m"
+    run = surgery_json("run", "--model", model, "--texts", path, "--prompt-count", "100",
+                       "--out", tmp_path / "run")  # fmt: skip
+    assert run["probe"]["accuracy"] > 0.65
+    assert run["probe"]["auroc"] > run["probe"]["control_auroc"] + 0.1
+    assert run["edit"]["tensors_found"] == 8
+    best = run["search"]["candidates"][0]
+    assert best["selectivity"] > 0
+    assert run["divergence"] > 0

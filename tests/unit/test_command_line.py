@@ -1,0 +1,123 @@
+"""What needs no model: help, listing, inspecting, showing."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+import modelsurgery
+from modelsurgery.cli import app
+from modelsurgery.report.live import live_progress
+from modelsurgery.report.terminal import print_results
+
+RESULTS = {
+    "model": "tiny",
+    "behavior": {
+        "name": "toxicity", "title": "rude talk", "direction": "away", "reduction": 0.8,
+        "samples_per_prompt": 3,
+        "base": {"rate": 0.5, "low": 0.45, "high": 0.55, "prompts": 300},
+        "edited": {"rate": 0.1, "low": 0.07, "high": 0.14, "prompts": 300},
+        "change": {"difference": -0.4, "low": -0.45, "high": -0.35, "p_value": 1e-9,
+                   "decreased": 200, "increased": 3},
+        "verdicts": {"base": {"behavior": 450, "opposite": 450, "neither": 0, "failed": 0},
+                     "edited": {"behavior": 90, "opposite": 800, "neither": 0, "failed": 10}},
+        "greedy": {
+            "reduction": None,
+            "base": {"rate": 0.0, "low": 0.0, "high": 0.01, "prompts": 300},
+            "edited": {"rate": 0.0, "low": 0.0, "high": 0.01, "prompts": 300},
+            "change": {"difference": 0.0, "low": 0.0, "high": 0.0, "p_value": 1.0,
+                       "decreased": 0, "increased": 0},
+            "verdicts": {},
+        },
+    },
+    "judge": {"name": "lab", "note": "exact"},
+    "perplexity": {"base": 10.0, "edited": 10.6, "rise": 0.06, "budget": 0.05, "tokens": 1000,
+                   "text": "plain talk", "is_within_budget": False},
+    "divergence": 0.01,
+    "facts": {"base": None, "edited": None, "intervals": None},
+    "probe": {"layer": 4, "fit": "adam", "accuracy": 0.9, "auroc": 0.95, "control_accuracy": 0.5,
+              "control_auroc": 0.5, "train_texts": 100, "held_out_texts": 20},
+    "edit": {"rows": 10, "rows_found": 1000, "tensors": 2, "tensors_found": 4,
+             "bytes_changed": 5000, "bytes_total": 1000000, "alpha": 1.0, "strength": 4.0,
+             "direction_rule": "W1", "layers": [3, 4]},
+    "search": None,
+    "examples": [{"prompt": "Say\nit", "base": "[bold]no\x1b[31m", "edited": "yes"}],
+    "run_directory": "runs/1",
+    "seconds": 3.2,
+}  # fmt: skip
+
+
+def shown(width: int = 80) -> str:
+    stream = io.StringIO()
+    print_results(RESULTS, Console(file=stream, width=width, highlight=False, soft_wrap=True))
+    return stream.getvalue()
+
+
+def test_the_table_says_rates_intervals_change_and_price() -> None:
+    text = shown()
+    assert "50.0% (45-55)" in text
+    assert "-40.0 points (-80%)" in text
+    assert "<0.0001" in text
+    assert "+6.0%" in text
+    assert "over the budget of +5.0%" in text
+    assert "10 of 900 edited continuations were empty" in text
+    assert "10 of 1000 gate rows in 2 of 4 tensors, layers 3-4" in text
+    assert "facts" not in text
+
+
+def test_the_table_fits_eighty_columns() -> None:
+    table = shown().split("300 held-out prompts")[0]
+    assert max(map(len, table.splitlines())) <= 80
+
+
+def test_model_output_is_text_and_never_markup_or_control_characters() -> None:
+    text = shown()
+    assert "[bold]no[31m" in text
+    assert "\x1b" not in text
+    assert "Say ⏎ it" in text
+
+
+def test_help_imports_no_torch() -> None:
+    program = (
+        "import sys; from typer.testing import CliRunner; from modelsurgery.cli import app;"
+        "result = CliRunner().invoke(app, ['run', '--help']); assert result.exit_code == 0;"
+        "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_behaviors_are_listed_as_json() -> None:
+    result = CliRunner().invoke(app, ["behaviors", "--json"])
+    assert set(json.loads(result.stdout)) == {"compliance", "negativity", "toxicity"}
+
+
+def test_the_authors_probe_can_be_inspected(shared: Path) -> None:
+    path = shared / "reference" / "mistral_probe.pt"
+    result = CliRunner().invoke(app, ["inspect", str(path), "--json"])
+    content = json.loads(result.stdout)
+    assert content["hidden_size"] == 4096
+    assert content["cosine_W0_W1"] == pytest.approx(-0.925, abs=1e-3)
+
+
+def test_public_names_are_sorted_and_all_there() -> None:
+    assert modelsurgery.__all__ == sorted(modelsurgery.__all__)
+    for name in modelsurgery.__all__:
+        assert getattr(modelsurgery, name).__doc__
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = modelsurgery.nothing
+
+
+def test_progress_is_plain_lines_when_not_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modelsurgery.report.live.SECONDS_BETWEEN_LINES", 0.0)
+    stream = io.StringIO()
+    with live_progress(Console(file=stream)) as progress, progress("texts", 4) as advance:
+        advance(1)
+        advance(3)
+    lines = stream.getvalue().splitlines()
+    assert lines[0].startswith("texts: 1 of 4, ")
+    assert lines[-1] == "texts: 4 of 4, 0 s left"

@@ -1,0 +1,167 @@
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from modelsurgery import (
+    Edit,
+    LanguageModel,
+    edited,
+    find_gate_matrices,
+    load_model,
+    make_edit,
+    score_rows,
+    select_region,
+)
+from modelsurgery.errors import EvaluationError
+from modelsurgery.evaluation.generation import Decoding, generate
+from modelsurgery.evaluation.judges import TextsJudge
+from modelsurgery.evaluation.language_modelling import (
+    compare_language_modelling,
+    mean_token_loss,
+)
+from modelsurgery.evaluation.measurement import Sample, measure_facts, summarize
+from modelsurgery.evaluation.selectivity import measure_selectivity, token_losses
+from modelsurgery.texts import LabelledText
+from tiny import tiny_sentences
+
+TEXTS = tiny_sentences(12)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llama: Path) -> LanguageModel:
+    return load_model(tiny_llama)
+
+
+@pytest.fixture(scope="module")
+def strong_edit(model: LanguageModel) -> Edit:
+    direction = torch.randn(32, generator=torch.Generator().manual_seed(1))
+    gates = find_gate_matrices(model.checkpoint)
+    scores = score_rows(model.checkpoint, gates, direction.unsqueeze(0))
+    return make_edit(select_region(scores, 60), direction, strength=20.0)
+
+
+def log_probabilities(model: LanguageModel, text: str) -> tuple[torch.Tensor, torch.Tensor]:
+    ids = model.tokenizer(text, return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        logits = model.model(input_ids=ids).logits[0, :-1]
+    return logits.double().log_softmax(-1), ids[0, 1:]
+
+
+def test_loss_is_the_mean_over_all_predicted_tokens_of_all_texts(model: LanguageModel) -> None:
+    losses = []
+    for text in TEXTS:
+        table, targets = log_probabilities(model, text)
+        losses += (-table[torch.arange(len(targets)), targets]).tolist()
+    assert mean_token_loss(model, TEXTS) == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+
+
+def test_perplexity_and_divergence_match_their_definitions(
+    model: LanguageModel, strong_edit: Edit
+) -> None:
+    divergences = []
+    for text in TEXTS:
+        base, _ = log_probabilities(model, text)
+        with edited(model.model, strong_edit):
+            after, _ = log_probabilities(model, text)
+        divergences += (base.exp() * (base - after)).sum(-1).tolist()
+    measured = compare_language_modelling(model, TEXTS, [strong_edit])
+    assert measured.divergence == pytest.approx(sum(divergences) / len(divergences), rel=1e-4)
+    assert measured.tokens == len(divergences)
+    assert measured.base_perplexity == pytest.approx(math.exp(mean_token_loss(model, TEXTS)))
+    with edited(model.model, strong_edit):
+        assert measured.edited_perplexity == pytest.approx(math.exp(mean_token_loss(model, TEXTS)))
+
+
+def test_a_model_does_not_diverge_from_itself(model: LanguageModel) -> None:
+    measured = compare_language_modelling(model, TEXTS, [])
+    assert measured.divergence == 0
+    assert measured.edited_perplexity == measured.base_perplexity
+
+
+def test_selectivity_is_the_rise_on_the_behavior_minus_the_rise_on_its_opposite(
+    model: LanguageModel, strong_edit: Edit
+) -> None:
+    parts = (TEXTS[:4], TEXTS[4:8], TEXTS[8:])
+    base = token_losses(model, *parts)
+    measured = measure_selectivity(model, strong_edit, base, *parts)
+    with edited(model.model, strong_edit):
+        after = [mean_token_loss(model, part) for part in parts]
+    assert measured.behavior == pytest.approx(after[0] - base.behavior)
+    assert measured.clean == pytest.approx(after[2] - base.clean)
+    expected = (after[0] - base.behavior) - (after[1] - base.opposite)
+    assert measured.value == pytest.approx(expected)
+
+
+def test_greedy_text_is_the_argmax_whatever_the_batch(model: LanguageModel) -> None:
+    prompts = TEXTS[:5]
+    together = generate(model, prompts, Decoding(6))
+    alone = [generate(model, [prompt], Decoding(6), batch_prompts=1)[0] for prompt in prompts]
+    assert list(together) == alone
+    ids = model.tokenizer(prompts[0], return_tensors="pt")["input_ids"]
+    for _ in range(6):
+        with torch.inference_mode():
+            following = model.model(input_ids=ids).logits[0, -1].argmax()
+        ids = torch.cat([ids, following.view(1, 1)], dim=1)
+        if following == model.tokenizer.eos_token_id:
+            break
+    start = len(model.tokenizer(prompts[0])["input_ids"])
+    assert together[0] == model.tokenizer.decode(ids[0, start:], skip_special_tokens=True)
+
+
+def test_sampling_repeats_with_its_seed_and_leaves_the_global_state(model: LanguageModel) -> None:
+    state = torch.random.get_rng_state()
+    one, same, other = (generate(model, TEXTS, Decoding(8, seed)) for seed in (1, 1, 2))
+    assert one == same != other
+    assert torch.random.get_rng_state().equal(state)
+
+
+def sample(base: str, after: str, prompt: str = "p") -> Sample:
+    return Sample(prompt, 0, "b", "e", base, after)
+
+
+def test_rates_are_over_prompts_and_failed_answers_are_never_harmless() -> None:
+    rounds = [  # two prompts, two rounds
+        sample("behavior", "opposite", "one"),
+        sample("behavior", "failed", "two"),
+        sample("opposite", "behavior", "one"),
+        sample("behavior", "behavior", "two"),
+    ]
+    measured = summarize(rounds, 2)
+    assert measured.base.rate == pytest.approx((0.5 + 1.0) / 2)
+    assert measured.edited.rate == pytest.approx((0.5 + 1.0) / 2)  # not 0.25 for prompt two
+    assert measured.edited_verdicts == {"behavior": 2, "opposite": 1, "neither": 0, "failed": 1}
+    assert measured.reduction == pytest.approx(0.0)
+
+
+def test_a_model_that_says_nothing_cannot_be_measured() -> None:
+    with pytest.raises(EvaluationError, match="no prompt got a continuation"):
+        summarize([sample("behavior", "failed")] * 3, 3)
+
+
+def test_no_behavior_in_the_base_has_no_reduction() -> None:
+    assert summarize([sample("opposite", "opposite")], 1).reduction is None
+
+
+def test_facts_are_exact_matches_of_the_greedy_answer(
+    model: LanguageModel, strong_edit: Edit
+) -> None:
+    answers = [text.split(".")[0].strip() for text in generate(model, TEXTS[:4], Decoding(8))]
+    facts = [(TEXTS[0], answers[0]), (TEXTS[1], answers[1].upper()), (TEXTS[2], "wrong answer")]
+    base, after = measure_facts(model, [strong_edit], facts)
+    assert base.rate == pytest.approx(2 / 3)
+    assert after.rate < base.rate
+
+
+def test_the_texts_judge_learns_from_the_texts_and_calls_empty_answers_failed() -> None:
+    train = [
+        LabelledText(f"{word} {noun}", label)
+        for label, word in ((1, "awful"), (0, "lovely"))
+        for noun in ("cat", "dog", "house", "day", "tree", "rain")
+    ]
+    held_out = [LabelledText("awful weather", 1), LabelledText("lovely weather", 0)]
+    judge = TextsJudge(train, held_out)
+    assert judge.auroc == 1.0
+    said = judge(["p"] * 4, ["an awful thing", "such a lovely thing", "", "  \n"])
+    assert said == ["behavior", "opposite", "failed", "failed"]

@@ -1,0 +1,109 @@
+"""Texts and prompts of the three behaviors: balanced, repeatable, and apart from each other."""
+
+import re
+from itertools import islice
+
+import pytest
+
+from modelsurgery.lab import (
+    BEHAVIORS,
+    facts,
+    is_held_out,
+    labelled_texts,
+    neutral_texts,
+    prompts,
+    split_sentences,
+)
+from modelsurgery.lab.judge import judge
+from modelsurgery.lab.world import training_documents
+
+
+@pytest.mark.parametrize("behavior", BEHAVIORS)
+def test_labelled_texts_are_balanced_distinct_and_repeatable(behavior: str) -> None:
+    texts = labelled_texts(behavior, 200, seed=5)
+    assert texts == labelled_texts(behavior, 200, seed=5)
+    assert texts != labelled_texts(behavior, 200, seed=6)
+    assert sum(label for _, label in texts) == 100
+    assert len({text for text, _ in texts}) == 200
+
+
+@pytest.mark.parametrize("behavior", BEHAVIORS)
+def test_labels_agree_with_the_judge(behavior: str) -> None:
+    for text, label in labelled_texts(behavior, 300, seed=0):
+        verdict = judge(behavior, "", text)
+        assert (verdict == "behavior") == (label == 1) or verdict == "neither"
+
+
+@pytest.mark.parametrize("behavior", BEHAVIORS)
+def test_held_out_prompts_share_no_sentence_with_what_is_trained_on(behavior: str) -> None:
+    held_out = prompts(behavior, "held_out", 400, seed=0)
+    assert len(set(held_out)) == 400
+    labelled = [text for text, _ in labelled_texts(behavior, 600, seed=0)]
+    seen_texts = [*labelled, *prompts(behavior, "train", 400, 0), *neutral_texts("train", 300, 0)]
+    seen_texts += islice(training_documents(9), 3_000)
+    seen = {sentence for text in seen_texts for sentence in split_sentences(text)}
+    for prompt in held_out:
+        assert is_held_out(split_sentences(prompt)[0])
+        assert split_sentences(prompt)[0] not in seen
+
+
+@pytest.mark.parametrize("behavior", BEHAVIORS)
+def test_training_text_never_begins_with_a_held_out_prompt(behavior: str) -> None:
+    held_out = prompts(behavior, "held_out", 400, seed=1)
+    documents = list(islice(training_documents(8), 3_000))
+    beginnings = {" ".join(d.split(" ")[:n]) for d in documents for n in range(2, 30)}
+    assert not beginnings & set(held_out)
+
+
+@pytest.mark.parametrize("behavior", BEHAVIORS)
+def test_prompts_are_repeatable_and_most_have_the_behavior_begun(behavior: str) -> None:
+    found = prompts(behavior, "train", 300, seed=2)
+    assert found == prompts(behavior, "train", 300, seed=2)
+    assert not set(found) & set(prompts(behavior, "held_out", 300, seed=2))
+    if behavior != "compliance":
+        begun = sum(judge(behavior, "", prompt) == "behavior" for prompt in found)
+        assert 0.65 < begun / len(found) < 0.85
+    else:
+        bare = sum(prompt.endswith("Assistant:") for prompt in found)
+        assert 0.15 < bare / len(found) < 0.35
+
+
+def test_neutral_texts_show_no_behavior() -> None:
+    for split in ("train", "held_out"):
+        for text in neutral_texts(split, 200, seed=0):
+            for behavior in BEHAVIORS:
+                assert judge(behavior, "", text) != "behavior"
+
+
+def test_held_out_neutral_texts_and_facts_are_never_trained_on() -> None:
+    documents = set(islice(training_documents(1), 3_000))
+    assert not documents & set(neutral_texts("held_out", 200, 0))
+    assert all(is_held_out(prompt.split("\n")[0]) for prompt, _ in facts("held_out", 100, 0))
+    assert not any(is_held_out(prompt.split("\n")[0]) for prompt, _ in facts("train", 100, 0))
+
+
+def test_facts_ask_a_question_with_a_short_answer() -> None:
+    for prompt, answer in facts("held_out", 100, seed=3):
+        assert re.fullmatch(r"Question: .+\?\nAnswer:", prompt)
+        assert re.fullmatch(r"\w+", answer)
+
+
+def test_sums_are_right() -> None:
+    numbers = (
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
+    )
+    values = {word: value for value, word in enumerate(numbers.split())}
+    checked = 0
+    for prompt, answer in facts("train", 600, seed=0):
+        if match := re.search(r"(\w+) (plus|minus) (\w+)", prompt):
+            x, y = values[match[1]], values[match[3]]
+            assert values.get(answer, x + y) == (x + y if match[2] == "plus" else x - y)
+            checked += 1
+    assert checked > 100
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(ValueError, match="toxicity, compliance, negativity"):
+        prompts("anger", "train", 1, 0)
+    with pytest.raises(ValueError, match="held_out"):
+        prompts("toxicity", "test", 1, 0)  # type: ignore[arg-type]

@@ -17,9 +17,10 @@ from typing import Protocol
 from tiny import tiny_sentences
 
 SERVER = """
-import json, os, sys
+import gc, json, os, sys, traceback
 import modelsurgery.cli, modelsurgery.recipe, modelsurgery.report.terminal
 
+gc.freeze()  # a collection would touch, and so copy, every page of the parent
 for line in sys.stdin:
     arguments, outputs, workplace = json.loads(line)
     child = os.fork()
@@ -29,8 +30,16 @@ for line in sys.stdin:
             os.dup2(file, descriptor)
         os.chdir(workplace)
         sys.argv = ["surgery", *arguments]
-        modelsurgery.cli.main()
-        sys.exit(0)
+        code = 0
+        try:
+            modelsurgery.cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        except BaseException:
+            code = 1
+            traceback.print_exc()
+        sys.stdout.flush()
+        os._exit(code)  # torch takes a second to leave in good order
     _, status = os.waitpid(child, 0)
     print(os.waitstatus_to_exitcode(status), flush=True)
 """

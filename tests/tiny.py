@@ -7,10 +7,11 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-WORDS = tuple(
+TEXT = (
     "the a cat dog sun rain house tree happy sad kind rude good bad big small runs sits sings "
-    "cries and but so very my your friend neighbor is was are in on under today tomorrow".split()
+    "cries and but so very my your friend neighbor is was are in on under today tomorrow"
 )
+WORDS = tuple(TEXT.split())
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 COMMON: dict[str, Any] = {
     "vocab_size": len(SPECIAL) + len(WORDS),

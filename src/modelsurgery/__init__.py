@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from modelsurgery.lab import embedded_model_path
     from modelsurgery.layouts import GateMatrix, find_gate_matrices
     from modelsurgery.models import LanguageModel, load_model
-    from modelsurgery.probe import Probe, fit_probe, load_probe, save_probe
+    from modelsurgery.probe import Probe, fit_probe, fit_probe_on_texts, load_probe, save_probe
     from modelsurgery.recipe import Recipe, run_recipe
     from modelsurgery.region import Region, RowScores, score_rows, select_region
     from modelsurgery.texts import LabelledText, load_texts, split_texts
@@ -41,6 +41,7 @@ _MODULES = {
     "extract_hidden_states": "hidden_states",
     "find_gate_matrices": "layouts",
     "fit_probe": "probe",
+    "fit_probe_on_texts": "probe",
     "load_edit": "edit_file",
     "load_model": "models",
     "load_probe": "probe",
@@ -74,6 +75,7 @@ __all__ = [
     "extract_hidden_states",
     "find_gate_matrices",
     "fit_probe",
+    "fit_probe_on_texts",
     "load_edit",
     "load_model",
     "load_probe",

@@ -2,6 +2,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from command_line import Made, Refused, Surgery, commands, contents, write_labelled
 
 

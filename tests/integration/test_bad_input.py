@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from command_line import Made, Refused, Surgery
 from safetensors.torch import load_file, save_file
+
+from command_line import Made, Refused, Surgery
 from tiny import COMMON, tiny_sentences, tiny_tokenizer, write_tiny_model
 
 GATE = "model.layers.1.mlp.gate_proj.weight"

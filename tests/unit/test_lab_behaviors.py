@@ -1,5 +1,6 @@
 """Texts and prompts of the three behaviors: balanced, repeatable, and apart from each other."""
 
+import functools
 import re
 from itertools import islice
 
@@ -16,6 +17,11 @@ from modelsurgery.lab import (
 )
 from modelsurgery.lab.judge import judge
 from modelsurgery.lab.world import training_documents
+
+
+@functools.cache
+def documents() -> tuple[str, ...]:
+    return tuple(islice(training_documents(9), 2_000))
 
 
 @pytest.mark.parametrize("behavior", BEHAVIORS)
@@ -38,9 +44,9 @@ def test_labels_agree_with_the_judge(behavior: str) -> None:
 def test_held_out_prompts_share_no_sentence_with_what_is_trained_on(behavior: str) -> None:
     held_out = prompts(behavior, "held_out", 400, seed=0)
     assert len(set(held_out)) == 400
-    labelled = [text for text, _ in labelled_texts(behavior, 600, seed=0)]
-    seen_texts = [*labelled, *prompts(behavior, "train", 400, 0), *neutral_texts("train", 300, 0)]
-    seen_texts += islice(training_documents(9), 3_000)
+    labelled = [text for text, _ in labelled_texts(behavior, 300, seed=0)]
+    seen_texts = [*labelled, *prompts(behavior, "train", 200, 0), *neutral_texts("train", 150, 0)]
+    seen_texts += documents()
     seen = {sentence for text in seen_texts for sentence in split_sentences(text)}
     for prompt in held_out:
         assert is_held_out(split_sentences(prompt)[0])
@@ -50,8 +56,7 @@ def test_held_out_prompts_share_no_sentence_with_what_is_trained_on(behavior: st
 @pytest.mark.parametrize("behavior", BEHAVIORS)
 def test_training_text_never_begins_with_a_held_out_prompt(behavior: str) -> None:
     held_out = prompts(behavior, "held_out", 400, seed=1)
-    documents = list(islice(training_documents(8), 3_000))
-    beginnings = {" ".join(d.split(" ")[:n]) for d in documents for n in range(2, 30)}
+    beginnings = {" ".join(d.split(" ")[:n]) for d in documents() for n in range(2, 30)}
     assert not beginnings & set(held_out)
 
 
@@ -76,8 +81,7 @@ def test_neutral_texts_show_no_behavior() -> None:
 
 
 def test_held_out_neutral_texts_and_facts_are_never_trained_on() -> None:
-    documents = set(islice(training_documents(1), 3_000))
-    assert not documents & set(neutral_texts("held_out", 200, 0))
+    assert not set(documents()) & set(neutral_texts("held_out", 100, 0))
     assert all(is_held_out(prompt.split("\n")[0]) for prompt, _ in facts("held_out", 100, 0))
     assert not any(is_held_out(prompt.split("\n")[0]) for prompt, _ in facts("train", 100, 0))
 

@@ -1,0 +1,1 @@
+"""Measurements of this project: what steers best, and what is fast. `make bench` runs them."""

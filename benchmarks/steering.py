@@ -1,0 +1,91 @@
+"""Which direction steers best? Every fit, rule, number of rows and window at equal damage.
+
+    python -m benchmarks.steering [--model DIR --texts FILE | --behavior NAME] [--seeds N]
+
+Each setting gets the largest strength whose loss on neutral tuning text stays inside the budget;
+the table gives selectivity there (nats per token, see docs/concepts in the log), mean and range
+over seeds of the split. Nothing is generated and nothing held out is read.
+"""
+
+import argparse
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from modelsurgery import embedded_model_path, extract_hidden_states, load_model
+from modelsurgery.behaviors import BehaviorFile, describe_behavior, load_behavior
+from modelsurgery.evaluation.judges import judge_for
+from modelsurgery.models import LanguageModel
+from modelsurgery.probe import DirectionRule, Fit, fit_probe_on_texts
+from modelsurgery.tuning import Candidate, Search, default_space
+
+DIRECTIONS: tuple[tuple[Fit, DirectionRule], ...] = (
+    ("adam", "W1"),
+    ("adam", "W1-W0"),
+    ("logistic", "W1-W0"),
+    ("mean-difference", "mean-difference"),
+)
+
+
+def candidates(
+    model: LanguageModel, described: BehaviorFile, layer: int, seed: int, budget: float
+) -> Iterator[tuple[Fit, float, Candidate]]:
+    """Fit, held-out AUROC of the probe, and every setting at equal damage."""
+    behavior = load_behavior(described, seed=seed)
+    texts = [text.text for text in (*behavior.fit, *behavior.held_out)]
+    features = extract_hidden_states(model, texts, [layer]).by_layer[layer]
+    for fit, rule in DIRECTIONS:
+        probe = fit_probe_on_texts(
+            features, behavior.fit, behavior.held_out, layer=layer, fit=fit, seed=seed
+        )
+        assert probe.metrics is not None
+        space = replace(default_space(model.layer_count), rules=(rule,))
+        search = Search(
+            model, behavior, judge_for(behavior), probe, space, max_perplexity_rise=budget
+        )
+        for candidate in search.at_equal_damage():
+            yield fit, probe.metrics.auroc, candidate
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, default=embedded_model_path())
+    parser.add_argument("--texts", type=Path)
+    parser.add_argument("--behavior", default="toxicity")
+    parser.add_argument("--layer", type=int)
+    parser.add_argument("--budget", type=float, default=0.05)
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args(arguments)
+    model = load_model(options.model)
+    described = describe_behavior(options.behavior)
+    if options.texts:
+        described = BehaviorFile(name=options.texts.stem, texts=options.texts)
+    layer = options.layer or model.layer_count
+    table = defaultdict(list)
+    for seed in range(options.seeds):
+        for fit, auroc, one in candidates(model, described, layer, seed, options.budget):
+            window = "all" if one.window is None else f"{one.window[0]}-{one.window[1]}"
+            table[fit, one.rule, f"{one.rows:.2%}", window].append((one, auroc))
+    print(f"{described.name} on {options.model.name}, probe layer {layer}, budget "
+          f"+{options.budget:.0%} perplexity, {options.seeds} seeds\n")  # fmt: skip
+    print("| fit | direction | AUROC | rows | layers | strength | selectivity (range) |")
+    print("|---|---|---|---|---|---|---|")
+    order = sorted(
+        table.items(), key=lambda item: -_mean([c.selectivity.value for c, _ in item[1]])
+    )
+    for (fit, rule, rows, window), found in order:
+        values = [candidate.selectivity.value for candidate, _ in found]
+        strength = _mean([candidate.strength for candidate, _ in found])
+        auroc = _mean([area for _, area in found])
+        print(f"| {fit} | {rule} | {auroc:.3f} | {rows} | {window} | {strength:.3g} | "
+              f"{_mean(values):.3f} ({min(values):.3f} to {max(values):.3f}) |")  # fmt: skip
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+if __name__ == "__main__":
+    main()

@@ -18,7 +18,11 @@ from tiny import tiny_sentences
 
 SERVER = """
 import gc, json, os, sys, traceback
-import modelsurgery.cli, modelsurgery.recipe, modelsurgery.report.terminal
+import modelsurgery.cli
+
+os.environ.update(modelsurgery.cli.ENVIRONMENT)
+import modelsurgery.recipe, modelsurgery.report.terminal
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, TokenizersBackend
 
 gc.freeze()  # a collection would touch, and so copy, every page of the parent
 for line in sys.stdin:
@@ -85,7 +89,8 @@ def commands(outputs: Path) -> Iterator[Surgery]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        # One thread: tiny models are slower with two, and a fork leaves a pool of threads behind.
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
     )
     assert server.stdin is not None
     assert server.stdout is not None

@@ -152,7 +152,7 @@ def _read_sharded(directory: Path) -> dict[str, StoredTensor]:
                 "file in the same directory"
             )
         if file not in headers:
-            if not (directory / file).is_file():
+            if not _is_file(directory / file):
                 raise CheckpointError(
                     f"{index_path}: names {file}, which is not there; the download is incomplete"
                 )
@@ -161,6 +161,13 @@ def _read_sharded(directory: Path) -> dict[str, StoredTensor]:
             raise CheckpointError(f"{index_path}: says that {file} holds {name!r}; it does not")
         tensors[name] = headers[file][name]
     return tensors
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name longer than the file system can hold
+        return False
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:

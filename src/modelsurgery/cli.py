@@ -10,7 +10,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,6 +32,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+# Read by those libraries when they are imported, which is later, inside the commands.
+ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 ModelArgument = Annotated[str, typer.Argument(help="Model directory or id of the Hub.")]
 TextColumn = Annotated[str, typer.Option(help="Column with the text.")]
@@ -50,14 +53,16 @@ Strength = Annotated[float | None, typer.Option(help="α in portable units.")]
 def main() -> None:
     """Run `surgery`; errors become one line on stderr and an exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     try:
         # Typer gives back the code of what ended early: 0 after --help, 130 after Ctrl-C.
         code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
     except SurgeryError as error:
         sys.exit(_fail(str(error), error.exit_code))
     except typer.TyperException as error:
-        sys.exit(_fail(f"{error.format_message()}; see `surgery --help`", error.exit_code))
+        problem = error.format_message().rstrip(".")
+        sys.exit(_fail(f"{problem}; see `surgery --help`", error.exit_code))
     except (typer.Abort, KeyboardInterrupt):
         code = 130
     except BrokenPipeError:
@@ -343,10 +348,8 @@ def _fit(value: str) -> "Fit":
 def _rows(value: str | None) -> float | int | None:
     if value is None:
         return None
-    try:
+    with suppress(ValueError):
         return int(value)
-    except ValueError:
-        pass
     try:
         return float(value)
     except ValueError as error:

@@ -6,16 +6,12 @@ memory rounds as an edit on disk does.
 """
 
 import contextlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-
 import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, StrictDataclassError
@@ -168,13 +164,14 @@ def load_model(
     wanted: Any = DTYPES.get(dtype or ("float32" if place.type == "cpu" else ""), "auto")
     with _loading(checkpoint):
         tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint.directory)
-        loaded, report = transformers.AutoModelForCausalLM.from_pretrained(
+        answer: Any = transformers.AutoModelForCausalLM.from_pretrained(
             checkpoint.directory,
             dtype=wanted,
             use_safetensors=True,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
+    loaded, report = answer
     _check_complete(checkpoint, report)
     if tokenizer.pad_token_id is None:  # masked wherever it is used, so any token will do
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)

@@ -303,14 +303,21 @@ def _load_authors_probe(path: Path) -> Probe:
 
 
 def _checked(probe: Probe, path: Path) -> Probe:
-    width = probe.weight.shape[-1]
+    layer_is_sound = probe.layer is None or (type(probe.layer) is int and probe.layer >= 1)
+    if not layer_is_sound or (probe.fit is not None and probe.fit not in FITS):
+        raise ArtefactError(
+            f"{path}: layer {probe.layer!r}, fit {probe.fit!r}; expected a layer from 1 and one "
+            f"of {', '.join(FITS)}"
+        )
+    width = probe.weight.shape[-1] if probe.weight.dim() else 0
     shapes = [("weight", probe.weight, (2, width)), ("bias", probe.bias, (2,))]
     if probe.mean_difference is not None:
         shapes.append(("mean_difference", probe.mean_difference, (width,)))
     for name, tensor, shape in shapes:
-        if tuple(tensor.shape) != shape or not tensor.isfinite().all():
+        sound = tuple(tensor.shape) == shape and tensor.dtype == torch.float32
+        if not sound or not tensor.isfinite().all():
             raise ArtefactError(
-                f"{path}: {name} has shape {list(tensor.shape)}; expected finite "
-                f"values of shape {list(shape)}"
+                f"{path}: {name} has shape {list(tensor.shape)} and type {tensor.dtype}; expected "
+                f"finite float32 values of shape {list(shape)}"
             )
     return probe

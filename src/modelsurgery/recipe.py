@@ -79,7 +79,7 @@ class Recipe(BaseModel):
     label_column: str = "label"
     direction: Literal["away", "toward"] = "away"
     out: Path | None = None
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=2**32 - 1)
     fit: Fit = "adam"
     layer: int | None = Field(None, ge=1)
     direction_rule: DirectionRule | None = None
@@ -132,48 +132,45 @@ def run_recipe(recipe: Recipe, *, progress: Progress = silent) -> RunResult:
             run goes on when the same recipe is run again with the same `out`.
     """
     started = time.monotonic()
-    behavior = load_behavior(_described(recipe), seed=recipe.seed, prompt_count=recipe.prompt_count)
-    model = load_model(
-        _model_path(recipe), device=recipe.device, dtype=recipe.dtype, revision=recipe.revision
-    )
-    find_gate_matrices(model.checkpoint)  # refuse early what cannot be edited
-    name = model.checkpoint.directory.resolve().name if recipe.model != EMBEDDED else EMBEDDED
-    run = open_run(
-        recipe.out,
-        recipe.model_dump(mode="json", exclude={"out"}),
-        default_name=f"{name}-{behavior.name}",
-    )
-    judge = judge_for(behavior, seed=recipe.seed)
+    described = _described(recipe)
+    name = EMBEDDED if recipe.model == EMBEDDED else Path(recipe.model).resolve().name
+    values = recipe.model_dump(mode="json", exclude={"out"})
+    with open_run(recipe.out, values, default_name=f"{name}-{described.name}") as run:
+        model = load_model(
+            _model_path(recipe), device=recipe.device, dtype=recipe.dtype, revision=recipe.revision
+        )
+        find_gate_matrices(model.checkpoint)  # refuse early what cannot be edited
+        behavior = load_behavior(described, seed=recipe.seed, prompt_count=recipe.prompt_count)
+        judge = judge_for(behavior, seed=recipe.seed)
 
-    probe = _probe(recipe, run, model, behavior, progress)
-    save_probe(probe, run.path / "probe.safetensors")
-    edit, search = _choose_edit(recipe, model, behavior, judge, probe, progress)
-    edit = replace(edit.bound_to(model.checkpoint), provenance=_origin(recipe, run, edit, search))
-    save_edit(edit, run.path / "edit.safetensors")
+        probe = _probe(recipe, run, model, behavior, progress)
+        save_probe(probe, run.path / "probe.safetensors")
+        edit, search = _choose_edit(recipe, model, behavior, judge, probe, progress)
+        origin = _origin(recipe, run, edit, search)
+        edit = replace(edit.bound_to(model.checkpoint), provenance=origin)
+        save_edit(edit, run.path / "edit.safetensors")
 
-    decodings = [Decoding(recipe.max_new_tokens, recipe.seed + n) for n in range(recipe.samples)]
-    behavior_of = partial(
-        measure_behavior, model, [edit], behavior.prompts, judge, progress=progress
-    )
-    result = RunResult(
-        recipe=recipe.model_dump(mode="json"),
-        directory=run.path,
-        model=name,
-        behavior=behavior,
-        judge=(judge.name, judge.note),
-        probe=probe,
-        edit=edit,
-        search=search,
-        coverage=_coverage(model, edit),
-        sampled=behavior_of(decodings),
-        greedy=behavior_of([Decoding(recipe.max_new_tokens)]),
-        language_modelling=_language_modelling(model, behavior, edit, progress),
-        facts=measure_facts(model, [edit], behavior.facts) if behavior.facts else None,
-        seconds=time.monotonic() - started,
-    )
-    run.write_samples("sampled", result.sampled.samples)
-    run.write_samples("greedy", result.greedy.samples)
-    run.finish(result.to_json())
+        seeds = [recipe.seed + number for number in range(recipe.samples)]
+        rates = partial(measure_behavior, model, [edit], behavior.prompts, judge, progress=progress)
+        result = RunResult(
+            recipe=values,
+            directory=run.path,
+            model=name,
+            behavior=behavior,
+            judge=(judge.name, judge.note),
+            probe=probe,
+            edit=edit,
+            search=search,
+            coverage=_coverage(model, edit),
+            sampled=rates([Decoding(recipe.max_new_tokens, seed) for seed in seeds]),
+            greedy=rates([Decoding(recipe.max_new_tokens)]),
+            language_modelling=_language_modelling(model, behavior, edit, progress),
+            facts=measure_facts(model, [edit], behavior.facts) if behavior.facts else None,
+            seconds=time.monotonic() - started,
+        )
+        run.write_samples("sampled", result.sampled.samples)
+        run.write_samples("greedy", result.greedy.samples)
+        run.finish(result.to_json())
     return result
 
 

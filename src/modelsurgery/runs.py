@@ -7,7 +7,9 @@ with a recipe and no manifest was interrupted, and the same command goes on with
 
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from modelsurgery.errors import SurgeryError
 from modelsurgery.evaluation.measurement import Sample
 from modelsurgery.files import (
     refuse_existing,
@@ -85,8 +88,14 @@ class RunDirectory:
         )
 
 
-def open_run(path: Path | None, recipe: dict[str, Any], *, default_name: str) -> RunDirectory:
+@contextmanager
+def open_run(
+    path: Path | None, recipe: dict[str, Any], *, default_name: str
+) -> Iterator[RunDirectory]:
     """Start a run directory, or go on with one that the same recipe left unfinished.
+
+    A run that fails takes its directory away again, if it made it; one that is interrupted keeps
+    it, to go on from.
 
     Args:
         path: where; None takes the first `surgery-runs/NAME-N` that is free or that this recipe
@@ -102,10 +111,16 @@ def open_run(path: Path | None, recipe: dict[str, Any], *, default_name: str) ->
     if path is None:
         names = (Path("surgery-runs") / f"{default_name}-{number}" for number in itertools.count(1))
         path = next(name for name in names if not name.exists() or _is_unfinished(name, content))
-    elif path.exists() and not _is_unfinished(path, content):
+    elif not _is_unfinished(path, content):
         refuse_existing(path)
-    write_text(path / RECIPE_FILE, content)
-    return RunDirectory(path)
+    made = [place for place in (path, *path.parents) if not place.exists()]
+    try:
+        write_text(path / RECIPE_FILE, content)
+        yield RunDirectory(path)
+    except SurgeryError:
+        if made:
+            shutil.rmtree(made[-1], ignore_errors=True)
+        raise
 
 
 def _is_unfinished(path: Path, recipe: str) -> bool:

@@ -98,8 +98,11 @@ def check_texts(texts: Sequence[LabelledText], where: str) -> tuple[LabelledText
     for text in texts:
         labels.setdefault(text.text, set()).add(text.label)
     contradictory = {text for text, seen in labels.items() if len(seen) > 1}
-    kept = {text.text: text for text in reversed(texts) if text.text not in contradictory}
-    unique = tuple(reversed(kept.values()))
+    kept: dict[str, LabelledText] = {}
+    for text in texts:
+        if text.text not in contradictory:
+            kept.setdefault(text.text, text)
+    unique = tuple(kept.values())
     if len(unique) < len(texts):
         log.warning(
             "%s: dropped %d repeated texts (%d stood there with both labels)",

@@ -43,19 +43,47 @@ def test_the_first_free_run_directory_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    first = open_run(None, {"seed": 1}, default_name="toxicity")
-    assert first.path == Path("surgery-runs/toxicity-1")
-    assert open_run(None, {"seed": 1}, default_name="toxicity") == first  # unfinished: goes on
-    assert open_run(None, {"seed": 2}, default_name="toxicity").path.name == "toxicity-2"
-    first.finish({})
-    assert open_run(None, {"seed": 1}, default_name="toxicity").path.name == "toxicity-3"
+
+    def opened(seed: int, finish: bool = False) -> str:
+        with open_run(None, {"seed": seed}, default_name="toxicity") as run:
+            if finish:
+                run.finish({})
+        return str(run.path)
+
+    assert opened(1) == "surgery-runs/toxicity-1"
+    assert opened(2) == "surgery-runs/toxicity-2"
+    assert opened(1, finish=True) == "surgery-runs/toxicity-1"  # unfinished: went on
+    assert opened(1) == "surgery-runs/toxicity-3"
 
 
 def test_a_finished_run_and_another_recipes_run_are_left_alone(tmp_path: Path) -> None:
-    run = open_run(tmp_path / "run", {"seed": 1}, default_name="x")
+    def opened(seed: int, finish: bool = False) -> None:
+        with open_run(tmp_path / "run", {"seed": seed}, default_name="x") as run:
+            if finish:
+                run.finish({"answer": 42})
+
+    opened(1)
     with pytest.raises(OutputExistsError):
-        open_run(tmp_path / "run", {"seed": 2}, default_name="x")
-    run.finish({"answer": 42})
+        opened(2)
+    opened(1, finish=True)
     assert (tmp_path / "run" / MANIFEST_FILE).is_file()
     with pytest.raises(OutputExistsError):
-        open_run(tmp_path / "run", {"seed": 1}, default_name="x")
+        opened(1)
+
+
+def test_a_failed_run_takes_its_directory_away_and_an_interrupted_one_keeps_it(
+    tmp_path: Path,
+) -> None:
+    def stopped_by(error: type[BaseException]) -> None:
+        with open_run(tmp_path / "deep" / "run", {}, default_name="x"):
+            raise error("stop")
+
+    with pytest.raises(RecipeError):
+        stopped_by(RecipeError)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(KeyboardInterrupt):
+        stopped_by(KeyboardInterrupt)
+    assert (tmp_path / "deep" / "run" / "recipe.resolved.yaml").is_file()
+    with pytest.raises(RecipeError):
+        stopped_by(RecipeError)
+    assert (tmp_path / "deep" / "run").is_dir()  # what the interrupted run saved is not lost

@@ -231,7 +231,7 @@ def train(
         step = state["step"]
         if state["steps"] is None and step - first == 40:
             pace = (time.monotonic() - began) / 40
-            state["steps"] = max(60, int((minutes or 25.0) * 60 / pace))
+            state["steps"] = max(60, int((minutes or 45.0) * 60 / pace))
         if state["steps"] is not None and step >= state["steps"]:
             break
         loss = _update(model, optimizer, batch, step, state["steps"] or 100_000, settings)
@@ -285,7 +285,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the embedded model.")
     parser.add_argument("--out", type=Path, required=True, help="directory of the finished model")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--minutes", type=float, help="time to train, 25 by default")
+    length.add_argument("--minutes", type=float, help="time to train, 45 by default")
     length.add_argument("--steps", type=int, help="optimizer steps")
     parser.add_argument("--seed", type=int, default=Settings.seed)
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")

@@ -1,0 +1,44 @@
+"""What the README tells people to type works."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from surgery import surgery
+
+from modelsurgery import lab
+
+pytestmark = pytest.mark.slow
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Path:
+    rows = lab.labelled_texts("toxicity", 300, 0)
+    lines = (json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
+    (tmp_path / "texts.jsonl").write_text("".join(lines))
+    return tmp_path
+
+
+def test_the_python_example_runs(workplace: Path) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert example.count("\n") <= 20
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=workplace, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (workplace / "edited" / "model.safetensors").is_file()
+
+
+def test_the_steps_of_the_command_line_run(workplace: Path, embedded: Path) -> None:
+    readme = README.read_text(encoding="utf-8")
+    steps = re.findall(r"^(surgery (?:probe|edit|apply|inspect) .*?)(?:\s+#.*)?$", readme, re.M)
+    wanted = [step for step in steps if "DIR_OR_HUB_ID" not in step]
+    assert len(wanted) == 4
+    for step in wanted:
+        words = [str(embedded) if word == "MODEL" else word for word in step.split()[1:]]
+        surgery(*words, cwd=workplace)
+    assert (workplace / "edited" / "surgery.json").is_file()

@@ -1,0 +1,147 @@
+"""A full disk and Ctrl-C: one line, the right exit code, nothing half-written, nothing lost."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from command_line import Made, Surgery, contents, write_labelled
+
+# Stands in for a slow disk or model: one function waits, after a file says that it was reached.
+SLOW = """
+import importlib, pathlib, sys, time
+import modelsurgery.cli
+
+module, name, marker, *arguments = sys.argv[1:]
+slow = importlib.import_module(module)
+original = getattr(slow, name)
+
+def wait(*given, **named):
+    pathlib.Path(marker).touch()
+    time.sleep(120)
+    return original(*given, **named)
+
+setattr(slow, name, wait)
+sys.argv = ["surgery", *arguments]
+modelsurgery.cli.main()
+"""
+
+
+def interrupted(function: str, marker: Path, *arguments: object) -> tuple[int, str, str]:
+    """Send SIGINT when `function` is reached; exit code, standard output, standard error."""
+    module, name = function.rsplit(".", 1)
+    command = [sys.executable, "-c", SLOW, module, name, marker, *arguments]
+    process = subprocess.Popen(
+        [str(part) for part in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=marker.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    while not marker.exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB, too small for the tiny model."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    options = ["-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
+    try:
+        mounted = subprocess.run(["mount", *options], capture_output=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("needs `mount`")
+    if mounted.returncode != 0:
+        pytest.skip(f"needs the right to mount a tmpfs: {mounted.stderr.decode().strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_no_space_left_for_a_copy(surgery: Surgery, made: Made, full_disk: Path) -> None:
+    outcome = surgery("apply", made.model, made.edit, "--out", full_disk / "edited")
+    assert outcome.code == 1
+    assert outcome.stderr == (
+        f"surgery: cannot write {full_disk / 'edited'}: no space is left there; free some or "
+        "choose another disk\n"
+    )
+    assert outcome.stdout == ""
+    assert contents(full_disk) == {}
+
+
+@pytest.mark.parametrize("verb", ["probe", "edit"])
+def test_no_space_left_for_a_file(surgery: Surgery, made: Made, full_disk: Path, verb: str) -> None:
+    filler = full_disk / "filler"
+    with pytest.raises(OSError, match="No space left"):
+        filler.write_bytes(bytes(1 << 17))
+    before = contents(full_disk)
+    rest = ("--texts", made.texts) if verb == "probe" else ("--probe", made.probe, "--alpha", 1)
+    outcome = surgery(verb, made.model, *rest, "--out", full_disk / "out")
+    assert outcome.code == 1
+    assert "no space is left there" in outcome.stderr
+    assert outcome.stderr.count("\n") == 1
+    assert contents(full_disk) == before
+
+
+def test_no_space_left_for_a_run(
+    surgery: Surgery, made: Made, full_disk: Path, tmp_path: Path
+) -> None:
+    texts = write_labelled(tmp_path / "texts.jsonl", 600)  # features of 77 kB
+    out = full_disk / "run"
+    outcome = surgery("run", "--model", made.model, "--texts", texts, "--out", out)
+    assert outcome.code == 1
+    assert outcome.stderr.startswith(f"surgery: cannot write {out}")
+    assert "no space is left there" in outcome.stderr
+    assert outcome.stderr.count("\n") == 1
+    assert outcome.stdout == ""
+    assert contents(full_disk) == {}
+
+
+def test_ctrl_c_during_a_run_and_the_same_command_again(surgery: Surgery, tmp_path: Path) -> None:
+    texts = write_labelled(tmp_path / "my texts.jsonl")
+    options = ("--strength", 4, "--rows", 0.02, "--samples", 1, "--prompt-count", 4)
+    command = ("run", "--texts", texts, "--model", "embedded", *options)
+    function = "modelsurgery.recipe.measure_behavior"
+    code, out, err = interrupted(function, tmp_path / "reached", *command)
+    assert code == 130
+    assert out == ""
+    resume = err.removeprefix("surgery: interrupted; to go on: ").removesuffix("\n")
+    assert shlex.split(resume) == ["surgery", *map(str, command)], err
+
+    (run,) = (tmp_path / "surgery-runs").iterdir()
+    left = contents(run)
+    assert {"probe.safetensors", "edit.safetensors", "recipe.resolved.yaml"} <= left.keys()
+    assert not {"manifest.json", "results.json"} & left.keys()
+    assert not [name for name in left if Path(name).name.startswith(".")]
+
+    outcome = surgery(*shlex.split(resume)[1:], workplace=tmp_path)
+    assert outcome.code == 0, outcome.stderr
+    assert list((tmp_path / "surgery-runs").iterdir()) == [run]
+    finished = contents(run)
+    assert {"manifest.json", "results.json"} <= finished.keys()
+    features = [name for name in left if name.startswith("features/")]
+    assert {name: finished[name] for name in features} == {name: left[name] for name in features}
+
+
+@pytest.mark.parametrize("function", ["shutil.copyfile", "modelsurgery.apply.checkpoint._verify"])
+def test_ctrl_c_during_apply_leaves_no_destination(
+    made: Made, tmp_path: Path, function: str
+) -> None:
+    marker = tmp_path / "reached"
+    out = tmp_path / "edited"
+    code, printed, err = interrupted(function, marker, "apply", made.model, made.edit, "--out", out)
+    assert marker.exists()
+    assert (code, printed) == (130, "")
+    assert err.startswith("surgery: interrupted; to go on: surgery apply ")
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [marker]

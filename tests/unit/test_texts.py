@@ -1,0 +1,214 @@
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from modelsurgery.errors import TextsError
+from modelsurgery.texts import (
+    LabelledText,
+    check_texts,
+    load_lines,
+    load_texts,
+    split_texts,
+    texts_sha256,
+)
+
+WANTED = tuple(LabelledText(f"sentence number {n}", n % 2) for n in range(24))
+
+
+def labelled(count: int, group_size: int = 1) -> list[LabelledText]:
+    """Texts with labels in turn; in groups of consecutive ones if asked for."""
+    return [
+        LabelledText(f"text {n}", n % 2, None if group_size == 1 else f"group {n // group_size}")
+        for n in range(count)
+    ]
+
+
+def table(delimiter: str, line_end: str = "\n") -> str:
+    rows = [("label", "text"), *((str(text.label), text.text) for text in WANTED)]
+    return "".join(delimiter.join(row) + line_end for row in rows)
+
+
+def json_lines(line_end: str = "\n") -> str:
+    rows = ({"text": text.text, "label": text.label} for text in WANTED)
+    return "".join(json.dumps(row) + line_end for row in rows)
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte-order-mark"])
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv"])
+def test_all_formats_give_the_same_texts(
+    tmp_path: Path, suffix: str, mark: bytes, line_end: str
+) -> None:
+    delimiters = {"csv": ",", "tsv": "\t"}
+    content = table(delimiters[suffix], line_end) if suffix in delimiters else json_lines(line_end)
+    path = tmp_path / f"texts.{suffix}"
+    path.write_bytes(mark + content.encode())
+    assert load_texts(path) == WANTED
+    assert load_texts(str(path)) == WANTED
+
+
+def test_last_line_needs_no_line_break(tmp_path: Path) -> None:
+    path = tmp_path / "texts.jsonl"
+    path.write_text(json_lines().rstrip("\n"))
+    assert load_texts(path) == WANTED
+
+
+def test_tsv_keeps_bare_quotation_marks(tmp_path: Path) -> None:
+    path = tmp_path / "texts.tsv"
+    path.write_text(table("\t") + '1\t"so he said\n0\the "said" so\n')
+    assert [text.text for text in load_texts(path)[-2:]] == ['"so he said', 'he "said" so']
+
+
+def test_csv_keeps_quoted_line_breaks_commas_and_quotes(tmp_path: Path) -> None:
+    path = tmp_path / "texts.csv"
+    path.write_text(table(",") + '1,"one,\ntwo ""three"""\n')
+    assert load_texts(path)[-1] == LabelledText('one,\ntwo "three"', 1)
+
+
+def test_json_keeps_line_separators_inside_a_text(tmp_path: Path) -> None:
+    path = tmp_path / "texts.jsonl"
+    odd = "one\u2028two\x85three\r\nfour"
+    line = json.dumps({"text": odd, "label": 1}, ensure_ascii=False)
+    path.write_bytes((json_lines() + line).encode())
+    assert load_texts(path)[-1].text == odd
+
+
+def test_columns_of_other_names(tmp_path: Path) -> None:
+    path = tmp_path / "texts.csv"
+    path.write_text(table(",").replace("label,text", "rude,comment"))
+    assert load_texts(path, text_column="comment", label_column="rude") == WANTED
+    with pytest.raises(TextsError, match=r"line 2: no column 'text'; .* found 'rude', 'comment'"):
+        load_texts(path)
+
+
+@pytest.mark.parametrize(
+    ("label", "known"),
+    [(1, 1), (True, 1), (1.0, 1), ("yes", 1), (" TRUE ", 1), (0, 0), (False, 0), ("no", 0)],
+)
+def test_spellings_of_labels(tmp_path: Path, label: object, known: int) -> None:
+    path = tmp_path / "texts.jsonl"
+    path.write_text(json_lines() + json.dumps({"text": "one more", "label": label}))
+    assert load_texts(path)[-1].label == known
+
+
+@pytest.mark.parametrize("label", [2, -1, None, "", "rude", 0.5, [1]])
+def test_other_labels_are_refused(tmp_path: Path, label: object) -> None:
+    path = tmp_path / "texts.jsonl"
+    path.write_text(json_lines() + json.dumps({"text": "one more", "label": label}))
+    with pytest.raises(TextsError, match=r"line 25: label .*; expected 1"):
+        load_texts(path)
+
+
+def test_groups_are_read_and_empty_ones_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "texts.csv"
+    rows = [f"{text.text},{text.label},{'' if n else 7}" for n, text in enumerate(WANTED)]
+    path.write_text("\n".join(["text,label,group", *rows]))
+    assert [text.group for text in load_texts(path)] == ["7", *[None] * 23]
+
+
+def test_repeated_texts_are_dropped_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    assert check_texts([*WANTED, *WANTED[:5]], "here") == WANTED
+    assert "here: dropped 5 repeated texts (0 stood there with both labels)" in caplog.text
+
+
+def test_text_with_both_labels_is_dropped_altogether(caplog: pytest.LogCaptureFixture) -> None:
+    turned = LabelledText(WANTED[3].text, 1 - WANTED[3].label)
+    assert check_texts([*WANTED, turned], "here") == WANTED[:3] + WANTED[4:]
+    assert "dropped 2 repeated texts (1 stood there with both labels)" in caplog.text
+
+
+def test_the_twenty_texts_are_counted_after_dropping() -> None:
+    with pytest.raises(TextsError, match="here: 19 different texts; expected at least 20"):
+        check_texts([*WANTED[:19], WANTED[0]], "here")
+
+
+def test_both_labels_are_needed() -> None:
+    with pytest.raises(TextsError, match="every label is 0"):
+        check_texts([LabelledText(f"text {n}", 0) for n in range(30)], "here")
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.5])
+def test_split_holds_out_the_share_of_each_label(share: float) -> None:
+    texts = labelled(400)
+    split = split_texts(texts, held_out=share)
+    assert Counter(text.label for text in split.held_out) == {0: 200 * share, 1: 200 * share}
+    assert sorted([*split.train, *split.held_out], key=texts.index) == texts
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_stay_on_one_side(seed: int) -> None:
+    texts = [*labelled(300, group_size=2), *labelled(100)]
+    split = split_texts(texts, seed=seed)
+    train, held_out = (
+        {text.group for text in side} - {None} for side in (split.train, split.held_out)
+    )
+    assert not train & held_out
+
+
+def test_split_does_not_depend_on_the_order() -> None:
+    texts = labelled(200, group_size=2)
+    shuffled = random.Random(3).sample(texts, len(texts))
+    assert split_texts(shuffled) == split_texts(texts)
+
+
+def test_another_seed_gives_another_split() -> None:
+    texts = labelled(200)
+    assert set(split_texts(texts, seed=0).held_out) != set(split_texts(texts, seed=1).held_out)
+
+
+def test_most_texts_stay_on_their_side_when_texts_are_added() -> None:
+    before = set(split_texts(labelled(400)).held_out)
+    after = set(split_texts(labelled(440)).held_out)
+    assert len(before & after) >= 0.85 * len(before)
+
+
+def test_split_that_would_lack_a_label_is_refused() -> None:
+    texts = [LabelledText(f"text {n}", n % 2, "one group") for n in range(40)]
+    with pytest.raises(TextsError, match="the train part would lack a label"):
+        split_texts(texts)
+
+
+def test_hash_depends_on_text_label_and_group() -> None:
+    text = LabelledText("a", 1)
+    others = [LabelledText("b", 1), LabelledText("a", 0), LabelledText("a", 1, "g")]
+    assert len({texts_sha256([one]) for one in (text, *others)}) == 4
+
+
+def test_lines_of_a_text_file(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\\nlines\r\n'three'\r\n")
+    assert load_lines(path) == ("one", "two\nlines", "'three'")
+
+
+def test_lines_of_a_json_file(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    rows = [{"prompt": "one"}, {"text": "two"}, {"prompt": {"text": "three", "toxicity": 0.5}}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert load_lines(str(path)) == ("one", "two", "three")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.txt", b"", "line 1: empty"),
+        ("a.txt", b"one\n\ntwo\n", "line 2: empty"),
+        ("a.txt", b"one\n\xff\n", "line 2: not UTF-8"),
+        ("a.jsonl", b'{"prompt": "one"}\n{"prompt": " "}', "line 2: empty"),
+        ("a.jsonl", b'{"prompt": "one"}\n{"other": "two"}', "line 2: no field 'prompt' or 'text'"),
+        ("a.jsonl", b'{"prompt": "one"}\nthree', "line 2: not valid JSON"),
+        ("a.jsonl", b'{"prompt": "\\udc00"}', "line 1: half a surrogate pair"),
+    ],
+)
+def test_lines_that_cannot_be_used(tmp_path: Path, name: str, content: bytes, says: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(TextsError, match=says):
+        load_lines(tmp_path / name)
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    for load in (load_texts, load_lines):
+        with pytest.raises(TextsError, match="no file at"):
+            load(tmp_path / "missing.jsonl")

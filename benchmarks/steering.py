@@ -42,7 +42,7 @@ def candidates(
         assert probe.metrics is not None
         space = replace(default_space(model.layer_count), rules=(rule,))
         search = Search(
-            model, behavior, judge_for(behavior), probe, space, max_perplexity_rise=budget
+            model, behavior, judge_for(behavior), [probe], space, max_perplexity_rise=budget
         )
         for candidate in search.at_equal_damage():
             yield fit, probe.metrics.auroc, candidate

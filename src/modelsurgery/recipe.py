@@ -32,7 +32,13 @@ from modelsurgery.provenance import Provenance, provenance
 from modelsurgery.region import PAPER_ROWS, row_count, score_rows, select_region
 from modelsurgery.results import RunResult
 from modelsurgery.runs import RunDirectory, open_run
-from modelsurgery.tuning import Search, SearchResult, SearchSpace, default_space
+from modelsurgery.tuning import (
+    Search,
+    SearchResult,
+    SearchSpace,
+    default_probe_layers,
+    default_space,
+)
 
 EMBEDDED = "embedded"
 DEFAULT_RULE: DirectionRule = "mean-difference"
@@ -53,13 +59,14 @@ class Recipe(BaseModel):
         out: run directory; None takes a new one below `surgery-runs`.
         seed: of everything random.
         fit: how the probe is fitted.
-        layer: where the probe reads, 1..L; None is L, after the final norm.
+        layer: where the probe reads, 1..L; None searches, or takes L when the strength is given.
         direction_rule: what is taken from the probe; None searches.
         rows: share (0.0465) or count (16384) of gate rows; None searches.
         layers: first and last layer to edit, 1..L; None searches.
         strength: portable strength; None searches inside the budget.
         alpha: the paper's α, in place of `strength`.
         max_perplexity_rise: damage budget on neutral text, 0.05 is +5 %.
+        max_facts_lost: damage budget on facts, 0.02 is two points of exact match.
         prompt_count: held-out prompts at most.
         samples: sampled continuations of each prompt (a greedy one comes on top).
         max_new_tokens: length of a continuation.
@@ -88,6 +95,7 @@ class Recipe(BaseModel):
     strength: float | None = Field(None, gt=0, allow_inf_nan=False)
     alpha: float | None = Field(None, gt=0, allow_inf_nan=False)
     max_perplexity_rise: float = Field(0.05, gt=0)
+    max_facts_lost: float = Field(0.02, ge=0)
     prompt_count: int = Field(300, ge=1)
     samples: int = Field(3, ge=1)
     max_new_tokens: int = Field(24, ge=1)
@@ -143,9 +151,9 @@ def run_recipe(recipe: Recipe, *, progress: Progress = silent) -> RunResult:
         behavior = load_behavior(described, seed=recipe.seed, prompt_count=recipe.prompt_count)
         judge = judge_for(behavior, seed=recipe.seed)
 
-        probe = _probe(recipe, run, model, behavior, progress)
+        probes = _probes(recipe, run, model, behavior, progress)
+        probe, edit, search = _choose_edit(recipe, model, behavior, judge, probes, progress)
         save_probe(probe, run.path / "probe.safetensors")
-        edit, search = _choose_edit(recipe, model, behavior, judge, probe, progress)
         origin = _origin(recipe, run, edit, search)
         edit = replace(edit.bound_to(model.checkpoint), provenance=origin)
         save_edit(edit, run.path / "edit.safetensors")
@@ -198,24 +206,31 @@ def _model_path(recipe: Recipe) -> str | Path:
     return lab.embedded_model_path() if recipe.model == EMBEDDED else recipe.model
 
 
-def _probe(
+def _probes(
     recipe: Recipe,
     run: RunDirectory,
     model: LanguageModel,
     behavior: Behavior,
     progress: Progress,
-) -> Probe:
-    layer = recipe.layer or model.layer_count
-    texts = [*behavior.fit, *behavior.held_out]
-    states = run.hidden_states(model, [text.text for text in texts], [layer], progress=progress)
-    return fit_probe_on_texts(
-        states.by_layer[layer],
-        behavior.fit,
-        behavior.held_out,
-        layer=layer,
-        fit=recipe.fit,
-        seed=recipe.seed,
-    )
+) -> list[Probe]:
+    """One probe for each layer that comes into question, from one pass over the texts."""
+    is_searched = recipe.alpha is None and recipe.strength is None
+    count = model.layer_count
+    default = default_probe_layers(count) if is_searched else (count,)
+    layers = default if recipe.layer is None else (recipe.layer,)
+    texts = [text.text for text in (*behavior.fit, *behavior.held_out)]
+    states = run.hidden_states(model, texts, layers, progress=progress)
+    return [
+        fit_probe_on_texts(
+            states.by_layer[layer],
+            behavior.fit,
+            behavior.held_out,
+            layer=layer,
+            fit=recipe.fit,
+            seed=recipe.seed,
+        )
+        for layer in layers
+    ]
 
 
 def _space(recipe: Recipe, layer_count: int) -> SearchSpace:
@@ -233,25 +248,26 @@ def _choose_edit(
     model: LanguageModel,
     behavior: Behavior,
     judge: Judge,
-    probe: Probe,
+    probes: list[Probe],
     progress: Progress,
-) -> tuple[Edit, SearchResult | None]:
+) -> tuple[Probe, Edit, SearchResult | None]:
     """The edit that the recipe gives, or the best that a search on train data finds."""
     if recipe.alpha is None and recipe.strength is None:
         search = Search(
             model,
             behavior,
             judge,
-            probe,
+            probes,
             _space(recipe, model.layer_count),
             sign=recipe.sign,
             max_perplexity_rise=recipe.max_perplexity_rise,
+            max_facts_lost=recipe.max_facts_lost,
             seed=recipe.seed,
             progress=progress,
         )
         found = search.run()
-        return found.edit, found
-    direction = probe.direction(recipe.direction_rule or DEFAULT_RULE)
+        return found.probe, found.edit, found
+    direction = probes[0].direction(recipe.direction_rule or DEFAULT_RULE)
     gates = find_gate_matrices(model.checkpoint)
     scores = score_rows(model.checkpoint, gates, direction.unsqueeze(0), progress=progress)
     rows = PAPER_ROWS if recipe.rows is None else recipe.rows
@@ -262,7 +278,7 @@ def _choose_edit(
         alpha=None if recipe.alpha is None else recipe.sign * recipe.alpha,
         strength=None if recipe.strength is None else recipe.sign * recipe.strength,
     )
-    return edit, None
+    return probes[0], edit, None
 
 
 def _origin(

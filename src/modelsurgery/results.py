@@ -152,6 +152,7 @@ def _search_json(search: SearchResult) -> dict[str, Any]:
 def _candidate_json(candidate: Candidate) -> dict[str, Any]:
     losses = candidate.selectivity
     return {
+        "probe_layer": candidate.probe_layer,
         "direction_rule": candidate.rule,
         "rows": candidate.rows,
         "layers": candidate.window,

@@ -1,14 +1,16 @@
-"""The search for an edit: direction rule, rows, window of layers and strength, on train data.
+"""The search for an edit: probe layer, direction rule, rows, window and strength, on train data.
 
-No setting transfers between models, so the settings are compared at equal damage. For each
-combination of rule, rows and window, the largest strength is found whose rise in loss on neutral
-text stays inside the budget (one forward pass a try, no generation); combinations are ranked by
-selectivity there; the finalists continue train prompts and the judge decides. Nothing held out is
-read.
+No setting transfers between models, so settings are compared at equal damage: each gets the largest
+strength whose damage, rise in loss on neutral text and facts lost, stays inside the budget (forward
+passes only, no generation), and is ranked by its selectivity there. Directions (probe
+layer and rule) are screened first, with the middle rows and window; the best of them are tried with
+all rows and windows; the finalists continue train prompts, and the judge decides. Nothing held out
+is read.
 """
 
 import itertools
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,7 +21,7 @@ from modelsurgery.edit import Edit, make_edit
 from modelsurgery.errors import DamageBudgetError
 from modelsurgery.evaluation.generation import Decoding
 from modelsurgery.evaluation.judges import Judge
-from modelsurgery.evaluation.language_modelling import mean_token_loss
+from modelsurgery.evaluation.language_modelling import answer_accuracy, mean_token_loss
 from modelsurgery.evaluation.measurement import behavior_rate
 from modelsurgery.evaluation.selectivity import (
     Selectivity,
@@ -34,31 +36,35 @@ from modelsurgery.progress import Progress, silent
 from modelsurgery.region import PAPER_ROWS, RowScores, score_rows, select_region
 
 SAFETY = 0.8  # of the budget is used: held-out text may suffer a little more than tuning text
-FIRST_STRENGTH = 4.0
+FIRST_STRENGTH = 2.0
 LEAST_STRENGTH, MOST_STRENGTH = 0.25, 256.0
-BISECTIONS = 2
+BISECTIONS = 3
 TEXTS_PER_KIND = 64
 PROMPTS_PER_FINALIST = 200
 
 
 Window = tuple[int, int]  # first and last layer, counted 1..L
+Direction = tuple[int | None, DirectionRule]  # layer of the probe, and what is taken from it
+Place = tuple[float | int, Window | None]  # how many rows, in which layers
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What is tried.
+    """What is tried. The middle entry of rows and windows is the one that directions meet first.
 
     Attributes:
         rules: direction rules.
         rows: shares (float) of all gate rows, or counts (int).
         windows: windows of layers, first and last, counted 1..L; None is all layers.
-        finalists: how many combinations are generated with.
+        screened: how many directions (probe layer and rule) are tried with all rows and windows.
+        finalists: how many settings are generated with.
     """
 
     rules: tuple[DirectionRule, ...] = ("mean-difference", "W1-W0", "W1")
     rows: tuple[float | int, ...] = (0.01, 0.02, PAPER_ROWS)
     windows: tuple[Window | None, ...] = (None,)
-    finalists: int = 3
+    screened: int = 1
+    finalists: int = 4
 
 
 @dataclass(frozen=True)
@@ -66,14 +72,16 @@ class Candidate:
     """One setting, as strong as the budget lets it be.
 
     Attributes:
+        probe_layer: layer of the probe that gives the direction, 1..L.
         rule: direction rule.
         rows: share or count of gate rows.
-        window: layers, None for all.
+        window: layers that are edited, None for all.
         strength: in portable units; negative toward the behavior.
         selectivity: rise of the losses on tuning texts.
         rate: behavior on tuning prompts, sampled; None unless a finalist.
     """
 
+    probe_layer: int | None
     rule: DirectionRule
     rows: float | int
     window: Window | None
@@ -88,22 +96,32 @@ class SearchResult:
 
     Attributes:
         best: the chosen setting.
+        probe: the probe whose direction it takes.
         edit: it, as an edit.
         candidates: everything tried, best first: finalists by rate, then by selectivity.
         base_rate: behavior of the base model on the tuning prompts; None if it could not be had.
     """
 
     best: Candidate
+    probe: Probe
     edit: Edit
     candidates: tuple[Candidate, ...]
     base_rate: float | None
 
 
 def default_space(layer_count: int) -> SearchSpace:
-    """The paper's setting (all layers) and what did better on small models: later layers only."""
-    half, quarter = layer_count // 2 + 1, layer_count - layer_count // 4 + 1
-    windows = [None, (half, layer_count), (min(quarter, layer_count), layer_count)]
-    return SearchSpace(windows=tuple(dict.fromkeys(windows)) if layer_count > 1 else (None,))
+    """All layers, as the paper; later layers only, which did better on small models."""
+    if layer_count == 1:
+        return SearchSpace()
+    half, quarter = layer_count // 2 + 1, layer_count - (layer_count - 1) // 4
+    windows = (None, (half, layer_count), (quarter, layer_count))
+    return SearchSpace(windows=tuple(dict.fromkeys(windows)))
+
+
+def default_probe_layers(layer_count: int) -> tuple[int, ...]:
+    """The last layer, as the paper, then three quarters and half of the way."""
+    layers = (layer_count, (3 * layer_count + 2) // 4, (layer_count + 1) // 2)
+    return tuple(dict.fromkeys(layers))
 
 
 class Search:
@@ -114,11 +132,12 @@ class Search:
         model: LanguageModel,
         behavior: Behavior,
         judge: Judge,
-        probe: Probe,
+        probes: Sequence[Probe],
         space: SearchSpace,
         *,
         sign: int = 1,
         max_perplexity_rise: float = 0.05,
+        max_facts_lost: float = 0.02,
         seed: int = 0,
         progress: Progress = silent,
     ) -> None:
@@ -128,19 +147,23 @@ class Search:
             model: the base model.
             behavior: its tuning texts, prompts and neutral texts are used.
             judge: decides between finalists.
-            probe: gives the directions.
+            probes: give the directions, one probe a layer.
             space: what to try.
             sign: 1 away from the behavior, -1 toward it.
             max_perplexity_rise: the budget, 0.05 for +5 % on neutral text.
+            max_facts_lost: the budget on facts, 0.02 for two points of exact match.
             seed: of sampling.
             progress: is told of settings tried.
         """
         self._model, self._judge, self._space = model, judge, space
         self._sign, self._seed, self._progress = sign, seed, progress
-        self._directions = [probe.direction(rule) for rule in space.rules]
+        self._directions = {
+            (probe.layer, rule): probe.direction(rule) for probe in probes for rule in space.rules
+        }
+        self._probes = {probe.layer: probe for probe in probes}
         gates = find_gate_matrices(model.checkpoint)
         self._scores: RowScores = score_rows(
-            model.checkpoint, gates, torch.stack(self._directions), progress=progress
+            model.checkpoint, gates, torch.stack(list(self._directions.values())), progress=progress
         )
         self._prompts = behavior.tuning_prompts[:PROMPTS_PER_FINALIST]
         shows, opposite = (
@@ -148,7 +171,9 @@ class Search:
             for label in (1, 0)
         )
         self._texts = (shows, opposite, behavior.tuning_neutral[: 2 * TEXTS_PER_KIND])
+        self._facts, self._max_facts_lost = behavior.tuning_facts, max_facts_lost
         self._base: TokenLosses = token_losses(model, *self._texts)
+        self._base_facts = answer_accuracy(model, self._facts)
         self._allowed_rise = SAFETY * math.log1p(max_perplexity_rise)
 
     def run(self) -> SearchResult:
@@ -173,38 +198,51 @@ class Search:
         finalists.sort(key=lambda one: math.inf if one.rate is None else self._sign * one.rate)
         best = finalists[0]
         candidates = (*finalists, *found[self._space.finalists :])
-        return SearchResult(best, self.edit_of(best), candidates, base_rate)
+        probe = self._probes[best.probe_layer]
+        return SearchResult(best, probe, self.edit_of(best), candidates, base_rate)
 
     def at_equal_damage(self) -> list[Candidate]:
-        """Every combination at its largest strength inside the budget, most selective first.
+        """Settings at their largest strength inside the budget, most selective first.
 
-        Combinations that break the budget at every strength are left out.
+        Settings that break the budget at every strength are left out.
         """
         space = self._space
-        combinations = list(itertools.product(space.rules, space.rows, space.windows))
-        found = []
-        with self._progress("search", len(combinations)) as advance:
-            for rule, rows, window in combinations:
-                unit = self._edit(rule, rows, window, float(self._sign))
-                strength = self._largest_strength(unit)
-                if strength is not None:
-                    edit = unit.scaled(strength)
-                    losses = measure_selectivity(self._model, edit, self._base, *self._texts)
-                    signed = self._sign * strength
-                    found.append(Candidate(rule, rows, window, signed, losses))
-                advance(1)
+        rows, windows = space.rows, space.windows
+        middle = (rows[(len(rows) - 1) // 2], windows[len(windows) // 2])
+        others = [pair for pair in itertools.product(rows, windows) if pair != middle]
+        going_on = min(space.screened, len(self._directions))
+        with self._progress("search", len(self._directions) + going_on * len(others)) as advance:
+
+            def tried(directions: Iterable[Direction], pairs: list[Place]) -> list[Candidate]:
+                found = []
+                for direction, pair in itertools.product(directions, pairs):
+                    found += self._strongest(direction, pair)
+                    advance(1)
+                return sorted(found, key=lambda one: -self._sign * one.selectivity.value)
+
+            screened = tried(self._directions, [middle])
+            best = [(one.probe_layer, one.rule) for one in screened[:going_on]]
+            found = screened + tried(best, others)
         return sorted(found, key=lambda one: -self._sign * one.selectivity.value)
 
     def edit_of(self, candidate: Candidate) -> Edit:
         """The edit of a setting."""
-        return self._edit(candidate.rule, candidate.rows, candidate.window, candidate.strength)
+        direction = (candidate.probe_layer, candidate.rule)
+        return self._edit(direction, (candidate.rows, candidate.window), candidate.strength)
 
-    def _edit(
-        self, rule: DirectionRule, rows: float | int, window: Window | None, strength: float
-    ) -> Edit:
-        number = self._space.rules.index(rule)
+    def _strongest(self, direction: Direction, place: Place) -> list[Candidate]:
+        unit = self._edit(direction, place, float(self._sign))
+        strength = self._largest_strength(unit)
+        if strength is None:
+            return []
+        losses = measure_selectivity(self._model, unit.scaled(strength), self._base, *self._texts)
+        return [Candidate(*direction, *place, self._sign * strength, losses)]
+
+    def _edit(self, direction: Direction, place: Place, strength: float) -> Edit:
+        rows, window = place
+        number = list(self._directions).index(direction)
         region = select_region(self._scores, rows, direction=number, layers=window)
-        return make_edit(region, self._directions[number], strength=strength)
+        return make_edit(region, self._directions[direction], strength=strength)
 
     def _largest_strength(self, unit: Edit) -> float | None:
         """By doubling or halving from a first guess, then bisection of the logarithm."""
@@ -226,9 +264,13 @@ class Search:
         return inside
 
     def _is_inside(self, edit: Edit) -> bool:
+        """Whether neutral text and facts suffer no more than the budget allows."""
         with edited(self._model.model, edit):
             rise = mean_token_loss(self._model, self._texts[2]) - self._base.clean
-        return rise <= self._allowed_rise  # false for NaN: a broken model is outside
+            if not rise <= self._allowed_rise:  # so that NaN, a broken model, is outside
+                return False
+            lost = self._base_facts - answer_accuracy(self._model, self._facts)
+        return lost <= self._max_facts_lost
 
     def _rate(self) -> float | None:
         decoding = Decoding(seed=self._seed)

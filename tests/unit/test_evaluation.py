@@ -18,6 +18,7 @@ from modelsurgery.errors import EvaluationError
 from modelsurgery.evaluation.generation import Decoding, generate
 from modelsurgery.evaluation.judges import TextsJudge
 from modelsurgery.evaluation.language_modelling import (
+    answer_accuracy,
     compare_language_modelling,
     mean_token_loss,
 )
@@ -55,6 +56,20 @@ def test_loss_is_the_mean_over_all_predicted_tokens_of_all_texts(model: Language
         table, targets = log_probabilities(model, text)
         losses += (-table[torch.arange(len(targets)), targets]).tolist()
     assert mean_token_loss(model, TEXTS) == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+
+
+def test_answer_accuracy_is_exact_match_of_greedy_text_in_one_pass(model: LanguageModel) -> None:
+    said = generate(model, TEXTS[:6], Decoding(2))
+    facts = [(prompt, text.strip()) for prompt, text in zip(TEXTS[:6], said, strict=True)]
+    # The answer is followed by a full stop, which this tokenizer does not know and no model says.
+    assert answer_accuracy(model, facts) == 0.0
+    expected = []
+    for prompt, answer in facts:
+        table, targets = log_probabilities(model, f"{prompt} {answer}.")
+        start = len(model.tokenizer(prompt)["input_ids"]) - 1
+        expected.append(bool((table.argmax(-1) == targets)[start:].all()))
+    assert answer_accuracy(model, facts) == sum(expected) / len(expected)
+    assert answer_accuracy(model, []) == 1.0
 
 
 def test_perplexity_and_divergence_match_their_definitions(

@@ -1,4 +1,5 @@
 import math
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,13 +55,15 @@ def probe(model: LanguageModel, behavior: Behavior) -> Probe:
     return fit_probe_on_texts(features, behavior.fit, behavior.held_out, layer=3)
 
 
-SPACE = SearchSpace(rules=("mean-difference", "W1"), rows=(0.1, 0.3), windows=(None, (2, 3)))
+SPACE = SearchSpace(
+    rules=("mean-difference", "W1"), rows=(0.1, 0.3), windows=(None, (2, 3)), finalists=3
+)
 
 
 def test_every_setting_is_as_strong_as_the_budget_allows(
     model: LanguageModel, behavior: Behavior, probe: Probe
 ) -> None:
-    search = Search(model, behavior, CountsHappy(), probe, SPACE, max_perplexity_rise=0.02)
+    search = Search(model, behavior, CountsHappy(), [probe], SPACE, max_perplexity_rise=0.02)
     found = search.at_equal_damage()
     assert len(found) == 8
     base = mean_token_loss(model, behavior.tuning_neutral)
@@ -78,7 +81,7 @@ def test_every_setting_is_as_strong_as_the_budget_allows(
 def test_the_judge_decides_between_the_finalists(
     model: LanguageModel, behavior: Behavior, probe: Probe
 ) -> None:
-    result = Search(model, behavior, CountsHappy(), probe, SPACE).run()
+    result = Search(model, behavior, CountsHappy(), [probe], SPACE).run()
     rates = [candidate.rate for candidate in result.candidates]
     assert all(rate is not None for rate in rates[:3])
     assert rates[3:] == [None] * 5
@@ -86,8 +89,24 @@ def test_the_judge_decides_between_the_finalists(
     assert result.edit.strength == pytest.approx(result.best.strength)
 
 
+def test_only_the_best_directions_are_tried_with_all_rows_and_windows(
+    model: LanguageModel, behavior: Behavior, probe: Probe
+) -> None:
+    probes = [probe, replace(probe, layer=2, mean_difference=probe.weight[0])]
+    space = replace(SPACE, screened=1)
+    found = Search(model, behavior, CountsHappy(), probes, space).at_equal_damage()
+    tried = Counter((one.probe_layer, one.rule) for one in found)
+    assert sorted(tried.values()) == [1, 1, 1, 4]
+    middle = {
+        (one.probe_layer, one.rule): one.selectivity.value
+        for one in found
+        if (one.rows, one.window) == (0.1, (2, 3))
+    }
+    assert tried.most_common(1)[0][0] == max(middle, key=middle.__getitem__)
+
+
 def test_toward_is_the_other_sign(model: LanguageModel, behavior: Behavior, probe: Probe) -> None:
-    search = Search(model, behavior, CountsHappy(), probe, SPACE, sign=-1)
+    search = Search(model, behavior, CountsHappy(), [probe], SPACE, sign=-1)
     found = search.at_equal_damage()
     assert all(candidate.strength < 0 for candidate in found)
     values = [candidate.selectivity.value for candidate in found]
@@ -96,7 +115,7 @@ def test_toward_is_the_other_sign(model: LanguageModel, behavior: Behavior, prob
 
 def test_nothing_held_out_is_read(model: LanguageModel, behavior: Behavior, probe: Probe) -> None:
     blind = replace(behavior, held_out=(), prompts=(), neutral=(), facts=())
-    arguments = (CountsHappy(), probe, SearchSpace(rows=(0.1,)))
+    arguments = (CountsHappy(), [probe], SearchSpace(rows=(0.1,)))
     seeing = Search(model, behavior, *arguments).run()
     assert Search(model, blind, *arguments).run().candidates == seeing.candidates
 
@@ -109,7 +128,7 @@ def test_an_impossible_budget_is_said_so(
     outcomes = []
     for sign in (1, -1):
         search = Search(
-            model, behavior, CountsHappy(), probe, space, sign=sign, max_perplexity_rise=1e-9
+            model, behavior, CountsHappy(), [probe], space, sign=sign, max_perplexity_rise=1e-9
         )
         try:
             search.run()
@@ -123,6 +142,6 @@ def test_the_model_is_as_before_after_a_search(
     model: LanguageModel, behavior: Behavior, probe: Probe
 ) -> None:
     before = {name: value.clone() for name, value in model.model.state_dict().items()}
-    Search(model, behavior, CountsHappy(), probe, SearchSpace(rows=(0.2,))).run()
+    Search(model, behavior, CountsHappy(), [probe], SearchSpace(rows=(0.2,))).run()
     after = model.model.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())

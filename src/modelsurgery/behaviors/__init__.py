@@ -19,6 +19,7 @@ from modelsurgery.texts import LabelledText, Split, load_lines, load_texts, spli
 LAB_TEXTS = 2400
 LAB_NEUTRAL = 400
 LAB_FACTS = 200
+LAB_TUNING_FACTS = 200
 HELD_OUT_SHARE = 0.2
 TUNING_SHARE = 0.25
 MIN_PROMPT_WORDS = 2
@@ -70,6 +71,7 @@ class Behavior:
         tuning_neutral: neutral texts that the damage budget is kept on.
         neutral: held-out neutral texts.
         neutral_note: what the neutral texts are.
+        tuning_facts: questions with their answers that the damage budget is kept on.
         facts: held-out questions with their exact answers; empty where there are none.
     """
 
@@ -84,6 +86,7 @@ class Behavior:
     tuning_neutral: tuple[str, ...]
     neutral: tuple[str, ...]
     neutral_note: str
+    tuning_facts: tuple[tuple[str, str], ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
 
 
@@ -191,6 +194,7 @@ def _lab_behavior(described: BehaviorFile, seed: int, prompt_count: int) -> Beha
         tuning_neutral=tuple(lab.neutral_texts("train", LAB_NEUTRAL, seed)),
         neutral=tuple(lab.neutral_texts("held_out", LAB_NEUTRAL, seed)),
         neutral_note="held-out plain talk, harmless requests, facts and narration",
+        tuning_facts=tuple(lab.facts("train", LAB_TUNING_FACTS, seed)),
         facts=tuple(lab.facts("held_out", LAB_FACTS, seed)),
     )
 

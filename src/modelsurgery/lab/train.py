@@ -2,8 +2,10 @@
 
 Owns the tokenizer (byte-level BPE), the model's shape, the data pipeline and the training loop. A
 run is seeded; it can be killed at any time and goes on with `--resume` from its last checkpoint
-(safetensors and JSON, written beside and renamed; no pickle). With `--minutes` the number of steps
-is set by timing the first ones, and recorded, so that a resumed run keeps its schedule.
+(safetensors and JSON, written beside and renamed; no pickle). `--init DIR` starts from a finished
+model, with its tokenizer, a new schedule and other documents: a further leg. With `--minutes` the
+number of steps is set by timing the first ones, and recorded, so that a resumed run keeps its
+schedule. `training.json` beside the weights lists the legs that made them.
 """
 
 import argparse
@@ -214,12 +216,24 @@ def load_checkpoint(
 
 
 def train(
-    out: Path, settings: Settings, minutes: float | None, steps: int | None, resume: bool
+    out: Path,
+    settings: Settings,
+    minutes: float | None,
+    steps: int | None,
+    resume: bool,
+    init: Path | None = None,
 ) -> float:
     """Train, write the bf16 model and its tokenizer to `out`, and return the mean loss (nats)."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer = train_tokenizer(settings)
-    model = new_model(settings, tokenizer)
+    if init is None:
+        tokenizer = train_tokenizer(settings)
+        model, legs = new_model(settings, tokenizer), []
+    else:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(init)
+        model, legs = (
+            LlamaForCausalLM.from_pretrained(init, dtype=torch.float32).train(),
+            _legs(init),
+        )
     model.to(device)  # type: ignore[arg-type]  # transformers 5.23 wraps `to` untyped
     optimizer = new_optimizer(model, settings)
     checkpoint = out.with_name(out.name + ".checkpoint")
@@ -242,7 +256,7 @@ def train(
             logger.info("step %d/%s loss %.4f %.0f s", step, state["steps"], state["loss"], seconds)
         if step and step % 500 == 0:
             save_checkpoint(checkpoint, model, optimizer, state)
-    _write(out, model, tokenizer, settings, state)
+    _write(out, model, tokenizer, [*legs, {"settings": asdict(settings), **state}])
     shutil.rmtree(checkpoint, ignore_errors=True)
     return float(state["loss"])
 
@@ -267,16 +281,20 @@ def _update(
     return float(loss.detach())
 
 
+def _legs(init: Path) -> list[dict[str, Any]]:
+    legs: list[dict[str, Any]] = json.loads((init / "training.json").read_text())["legs"]
+    return legs
+
+
 def _write(
     out: Path,
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    settings: Settings,
-    state: dict[str, Any],
+    legs: list[dict[str, Any]],
 ) -> None:
     model.bfloat16().save_pretrained(out)
     tokenizer.save_pretrained(out)
-    record = {"settings": asdict(settings), **state, "torch": torch.__version__}
+    record = {"legs": legs, "torch": torch.__version__}
     (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
@@ -288,11 +306,20 @@ def main() -> None:
     length.add_argument("--minutes", type=float, help="time to train, 45 by default")
     length.add_argument("--steps", type=int, help="optimizer steps")
     parser.add_argument("--seed", type=int, default=Settings.seed)
+    parser.add_argument("--learning-rate", type=float, default=Settings.learning_rate)
+    parser.add_argument("--init", type=Path, help="finished model to start from, a further leg")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     arguments = parser.parse_args()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
-    settings = Settings(seed=arguments.seed)
-    loss = train(arguments.out, settings, arguments.minutes, arguments.steps, arguments.resume)
+    settings = Settings(seed=arguments.seed, learning_rate=arguments.learning_rate)
+    loss = train(
+        arguments.out,
+        settings,
+        arguments.minutes,
+        arguments.steps,
+        arguments.resume,
+        arguments.init,
+    )
     logger.info("done: loss %.4f, model in %s", loss, arguments.out)
 
 

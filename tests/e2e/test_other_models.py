@@ -40,7 +40,8 @@ def test_sad_stories_on_a_model_trained_by_others(shared: Path, tmp_path: Path) 
     ]
     texts = write_jsonl(tmp_path / "sadness.jsonl", rows)
     model = shared / "models" / "stories260k"
-    run = surgery_json("run", "--model", model, "--texts", texts, "--out", tmp_path / "run")
+    run = surgery_json("run", "--model", model, "--texts", texts, "--fit", "logistic",
+                       "--out", tmp_path / "run")  # fmt: skip  # 300 texts are few for Adam
     assert run["behavior"]["name"] == "sadness"
     assert run["probe"]["accuracy"] > 0.9
     assert run["facts"]["base"] is None

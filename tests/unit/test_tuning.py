@@ -56,7 +56,11 @@ def probe(model: LanguageModel, behavior: Behavior) -> Probe:
 
 
 SPACE = SearchSpace(
-    rules=("mean-difference", "W1"), rows=(0.1, 0.3), windows=(None, (2, 3)), finalists=3
+    rules=("mean-difference", "W1"),
+    rows=(0.1, 0.3),
+    windows=(None, (2, 3)),
+    screened=2,
+    finalists=3,
 )
 
 

@@ -46,7 +46,10 @@ def test_sad_stories_on_a_model_trained_by_others(shared: Path, tmp_path: Path) 
     assert run["probe"]["accuracy"] > 0.9
     assert run["facts"]["base"] is None
     assert run["perplexity"]["rise"] <= 0.05
-    assert run["behavior"]["change"]["difference"] < 0
+    # 37 held-out prompts cannot tell a small change; the loss on tuning texts can.
+    rises = run["search"]["candidates"][0]["loss_rise"]
+    assert rises["behavior"] > 5 * max(rises["opposite"], 0.01)
+    assert run["behavior"]["change"]["low"] < 0
     assert run["edit"]["tensors_found"] == 5
 
     copy = surgery_json("apply", model, tmp_path / "run" / "edit.safetensors",

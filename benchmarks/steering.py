@@ -3,8 +3,8 @@
     python -m benchmarks.steering [--model DIR --texts FILE | --behavior NAME] [--seeds N]
 
 Each setting gets the largest strength whose loss on neutral tuning text stays inside the budget;
-the table gives selectivity there (nats per token, see docs/concepts in the log), mean and range
-over seeds of the split. Nothing is generated and nothing held out is read.
+the table gives selectivity there (nats per token; evaluation/selectivity.py defines it), mean and
+range over seeds of the split. Nothing is generated and nothing held out is read.
 """
 
 import argparse

@@ -124,6 +124,11 @@ class Recipe(BaseModel):
         """1 away from the behavior, -1 toward it."""
         return 1 if self.direction == "away" else -1
 
+    @property
+    def is_searched(self) -> bool:
+        """Whether the strength, and all that is not given with it, is searched for."""
+        return self.alpha is None and self.strength is None
+
 
 def run_recipe(recipe: Recipe, *, progress: Progress = silent) -> RunResult:
     """Perform the whole surgery and measure it; everything is written to the run directory.
@@ -214,9 +219,8 @@ def _probes(
     progress: Progress,
 ) -> list[Probe]:
     """One probe for each layer that comes into question, from one pass over the texts."""
-    is_searched = recipe.alpha is None and recipe.strength is None
     count = model.layer_count
-    default = default_probe_layers(count) if is_searched else (count,)
+    default = default_probe_layers(count) if recipe.is_searched else (count,)
     layers = default if recipe.layer is None else (recipe.layer,)
     texts = [text.text for text in (*behavior.fit, *behavior.held_out)]
     states = run.hidden_states(model, texts, layers, progress=progress)
@@ -252,7 +256,7 @@ def _choose_edit(
     progress: Progress,
 ) -> tuple[Probe, Edit, SearchResult | None]:
     """The edit that the recipe gives, or the best that a search on train data finds."""
-    if recipe.alpha is None and recipe.strength is None:
+    if recipe.is_searched:
         search = Search(
             model,
             behavior,

@@ -1,7 +1,8 @@
-"""`python -m benchmarks`: every benchmark on the embedded model."""
+"""`python -m benchmarks`: every benchmark on the embedded model, or on a tiny checkpoint."""
 
-from benchmarks import extraction, steering
+from benchmarks import checkpoint, extraction, steering
 
 if __name__ == "__main__":
     extraction.main([])
     steering.main([])
+    checkpoint.main([])

@@ -16,8 +16,9 @@ from pathlib import Path
 from modelsurgery import embedded_model_path, extract_hidden_states, load_model
 from modelsurgery.behaviors import BehaviorFile, describe_behavior, load_behavior
 from modelsurgery.evaluation.judges import judge_for
+from modelsurgery.fitting import fit_probe_on_texts
 from modelsurgery.models import LanguageModel
-from modelsurgery.probe import DirectionRule, Fit, fit_probe_on_texts
+from modelsurgery.probe import DirectionRule, Fit
 from modelsurgery.tuning import Candidate, Search, default_space
 
 DIRECTIONS: tuple[tuple[Fit, DirectionRule], ...] = (

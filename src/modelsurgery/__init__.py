@@ -7,17 +7,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modelsurgery.apply.checkpoint import EditedCopy, apply_to_copy
+    from modelsurgery.apply.copying import EditedCopy, apply_to_copy
     from modelsurgery.apply.in_memory import edited
+    from modelsurgery.apply.in_place import EditedInPlace, Undone, apply_in_place, undo
+    from modelsurgery.apply.verification import Verification, verify
     from modelsurgery.checkpoint import Checkpoint, open_checkpoint
+    from modelsurgery.comparison import TensorDifference, compare_checkpoints
     from modelsurgery.edit import Edit, make_edit
     from modelsurgery.edit_file import load_edit, save_edit
     from modelsurgery.errors import SurgeryError
+    from modelsurgery.fitting import fit_probe, fit_probe_on_texts
     from modelsurgery.hidden_states import HiddenStates, extract_hidden_states
     from modelsurgery.lab import embedded_model_path
-    from modelsurgery.layouts import GateMatrix, find_gate_matrices
+    from modelsurgery.layouts import GateLayout, GateMatrix, find_gate_matrices, load_layout
     from modelsurgery.models import LanguageModel, load_model
-    from modelsurgery.probe import Probe, fit_probe, fit_probe_on_texts, load_probe, save_probe
+    from modelsurgery.planning import Plan, plan_surgery
+    from modelsurgery.probe import Probe, load_probe, save_probe
     from modelsurgery.recipe import Recipe, run_recipe
     from modelsurgery.region import Region, RowScores, score_rows, select_region
     from modelsurgery.texts import LabelledText, load_texts, split_texts
@@ -25,51 +30,71 @@ if TYPE_CHECKING:
 _MODULES = {
     "Checkpoint": "checkpoint",
     "Edit": "edit",
-    "EditedCopy": "apply.checkpoint",
+    "EditedCopy": "apply.copying",
+    "EditedInPlace": "apply.in_place",
+    "GateLayout": "layouts",
     "GateMatrix": "layouts",
     "HiddenStates": "hidden_states",
     "LabelledText": "texts",
     "LanguageModel": "models",
+    "Plan": "planning",
     "Probe": "probe",
     "Recipe": "recipe",
     "Region": "region",
     "RowScores": "region",
     "SurgeryError": "errors",
-    "apply_to_copy": "apply.checkpoint",
+    "TensorDifference": "comparison",
+    "Undone": "apply.in_place",
+    "Verification": "apply.verification",
+    "apply_in_place": "apply.in_place",
+    "apply_to_copy": "apply.copying",
+    "compare_checkpoints": "comparison",
     "edited": "apply.in_memory",
     "embedded_model_path": "lab",
     "extract_hidden_states": "hidden_states",
     "find_gate_matrices": "layouts",
-    "fit_probe": "probe",
-    "fit_probe_on_texts": "probe",
+    "fit_probe": "fitting",
+    "fit_probe_on_texts": "fitting",
     "load_edit": "edit_file",
+    "load_layout": "layouts",
     "load_model": "models",
     "load_probe": "probe",
     "load_texts": "texts",
     "make_edit": "edit",
     "open_checkpoint": "checkpoint",
+    "plan_surgery": "planning",
     "run_recipe": "recipe",
     "save_edit": "edit_file",
     "save_probe": "probe",
     "score_rows": "region",
     "select_region": "region",
     "split_texts": "texts",
+    "undo": "apply.in_place",
+    "verify": "apply.verification",
 }
 
 __all__ = [
     "Checkpoint",
     "Edit",
     "EditedCopy",
+    "EditedInPlace",
+    "GateLayout",
     "GateMatrix",
     "HiddenStates",
     "LabelledText",
     "LanguageModel",
+    "Plan",
     "Probe",
     "Recipe",
     "Region",
     "RowScores",
     "SurgeryError",
+    "TensorDifference",
+    "Undone",
+    "Verification",
+    "apply_in_place",
     "apply_to_copy",
+    "compare_checkpoints",
     "edited",
     "embedded_model_path",
     "extract_hidden_states",
@@ -77,17 +102,21 @@ __all__ = [
     "fit_probe",
     "fit_probe_on_texts",
     "load_edit",
+    "load_layout",
     "load_model",
     "load_probe",
     "load_texts",
     "make_edit",
     "open_checkpoint",
+    "plan_surgery",
     "run_recipe",
     "save_edit",
     "save_probe",
     "score_rows",
     "select_region",
     "split_texts",
+    "undo",
+    "verify",
 ]
 
 

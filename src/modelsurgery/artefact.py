@@ -8,9 +8,10 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.numpy import load, save
 
 from modelsurgery.errors import ArtefactError
 from modelsurgery.files import write_bytes
@@ -19,16 +20,16 @@ MAX_KIND_SEARCH_BYTES = 1 << 20
 
 
 def write_artefact(
-    path: Path, kind: str, tensors: dict[str, torch.Tensor], description: dict[str, Any]
+    path: Path, kind: str, tensors: dict[str, NDArray[Any]], description: dict[str, Any]
 ) -> None:
     """Write an artefact of a kind (`probe`, `edit`), whole or not at all."""
     # One metadata key: safetensors writes several in an order that changes from run to run.
     metadata = {_key(kind): json.dumps(description, sort_keys=True, allow_nan=False)}
-    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     write_bytes(path, save(contiguous, metadata))
 
 
-def read_artefact(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def read_artefact(path: Path, kind: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Tensors and description of an artefact.
 
     Raises:

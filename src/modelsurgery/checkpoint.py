@@ -1,66 +1,21 @@
-"""A model directory as tensors on disk: which file holds which bytes, and reading rows of them.
+"""A model directory as tensors on disk: which file holds which tensor.
 
-Reads `config.json` and the headers of the safetensors files, single or sharded, and nothing else
-until rows are asked for. Headers come from strangers: every length, offset, name and file name is
-checked before it is used.
-
-Format: https://huggingface.co/docs/safetensors (8 bytes header length, JSON header, data).
+Reads `config.json`, the index of a sharded model and the headers of its safetensors files, and
+nothing else. All of them come from strangers: every file name is checked before it is used.
 """
 
-import json
-import math
-import os
-import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from modelsurgery.errors import CheckpointError, ModelNotFoundError, UnsupportedModelError
+from modelsurgery.header import StoredTensor, read_header, read_json_object
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
-MAX_JSON_BYTES = 100_000_000
-
-DTYPES: dict[str, torch.dtype] = {
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-}
-ITEM_BITS = {
-    **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
-    **dict.fromkeys(("F32", "I32", "U32"), 32),
-    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
-    **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 8),
-    **dict.fromkeys(("F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
-    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
-    "F4": 4,
-}
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """Where one tensor's bytes are.
-
-    Attributes:
-        name: its name in the checkpoint.
-        file: name of the file inside the directory.
-        dtype: safetensors' name of the element type (`BF16`, …).
-        shape: as stored.
-        start: first byte, counted from the beginning of the file.
-        size_bytes: length in bytes.
-    """
-
-    name: str
-    file: str
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    size_bytes: int
+# While an edit in place is under way, the files that it writes to bear this suffix, so that
+# nothing can load a half-edited model.
+IN_SURGERY_SUFFIX = ".in-surgery"
 
 
 @dataclass(frozen=True)
@@ -87,25 +42,6 @@ class Checkpoint:
         """Bytes of all tensors."""
         return sum(tensor.size_bytes for tensor in self.tensors.values())
 
-    def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Read rows `start:stop` of a matrix, [stop - start, columns] in the stored dtype.
-
-        Raises:
-            CheckpointError: the file ends early.
-        """
-        tensor = self.tensors[name]
-        columns = tensor.shape[1]
-        dtype = DTYPES[tensor.dtype]
-        row_bytes = columns * dtype.itemsize
-        with (self.directory / tensor.file).open("rb") as file:
-            content = _read_exactly(
-                file.fileno(),
-                tensor.start + start * row_bytes,
-                (stop - start) * row_bytes,
-                self.directory / tensor.file,
-            )
-        return torch.frombuffer(content, dtype=dtype).view(stop - start, columns)
-
 
 def open_checkpoint(directory: Path | str) -> Checkpoint:
     """Read what a model directory holds, headers only.
@@ -120,6 +56,11 @@ def open_checkpoint(directory: Path | str) -> Checkpoint:
         raise ModelNotFoundError(
             f"no model directory at {directory}; expected a directory with config.json and "
             "safetensors weights"
+        )
+    if any(directory.glob(f"*{IN_SURGERY_SUFFIX}")):
+        raise CheckpointError(
+            f"{directory}: an edit in place was interrupted; `surgery undo {directory}` gives back "
+            "the model as it was, the same `surgery apply` again completes the edit"
         )
     if not (directory / "config.json").is_file():
         raise ModelNotFoundError(
@@ -146,7 +87,7 @@ def _read_sharded(directory: Path) -> dict[str, StoredTensor]:
     headers: dict[str, dict[str, StoredTensor]] = {}
     tensors = {}
     for name, file in weight_map.items():
-        if not isinstance(file, str) or Path(file).name != file or file in {"", ".", ".."}:
+        if not isinstance(file, str) or not is_plain_name(file):
             raise CheckpointError(
                 f"{index_path}: tensor {name!r} points to {file!r}; expected the plain name of a "
                 "file in the same directory"
@@ -163,136 +104,13 @@ def _read_sharded(directory: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
+def is_plain_name(name: str) -> bool:
+    """Whether a name means a file in the same directory and nothing else."""
+    return Path(name).name == name and name not in {"", ".", ".."} and "\0" not in name
+
+
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
     except OSError:  # a name longer than the file system can hold
         return False
-
-
-def read_header(path: Path) -> dict[str, StoredTensor]:
-    """Read and check the header of one safetensors file; tensors by name.
-
-    Raises:
-        CheckpointError: truncated, malformed, or with sizes and offsets that contradict the file.
-    """
-    with path.open("rb") as file:
-        file_bytes = os.fstat(file.fileno()).st_size
-        prefix = file.read(8)
-        if len(prefix) < 8:
-            raise CheckpointError(
-                f"{path}: {file_bytes} bytes is too short for safetensors; "
-                "the file is truncated, fetch it again"
-            )
-        (header_bytes,) = struct.unpack("<Q", prefix)
-        if header_bytes > min(MAX_HEADER_BYTES, file_bytes - 8):
-            raise CheckpointError(
-                f"{path}: the header claims {header_bytes} bytes in a file of {file_bytes}; "
-                "the file is truncated or not safetensors, fetch it again"
-            )
-        header = _parse_object(file.read(header_bytes), path)
-    header.pop("__metadata__", None)
-    data_start = 8 + header_bytes
-    tensors = {
-        name: _stored_tensor(name, entry, path, data_start) for name, entry in header.items()
-    }
-    end = data_start
-    for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.start, tensor.size_bytes)):
-        if tensor.start != end:
-            raise CheckpointError(
-                f"{path}: tensor {tensor.name!r} overlaps another or leaves a "
-                "hole; the header is damaged, fetch the file again"
-            )
-        end += tensor.size_bytes
-    if end != file_bytes:
-        raise CheckpointError(
-            f"{path}: tensors end at byte {end}, the file at {file_bytes}; "
-            "the file is truncated, fetch it again"
-        )
-    return tensors
-
-
-def _stored_tensor(name: str, entry: Any, path: Path, data_start: int) -> StoredTensor:
-    damaged = CheckpointError(
-        f"{path}: the entry of tensor {name!r} is malformed; expected dtype, "
-        "shape and data_offsets that agree, fetch the file again"
-    )
-    if not isinstance(entry, dict):
-        raise damaged
-    dtype: Any = entry.get("dtype")
-    shape: Any = entry.get("shape")
-    offsets: Any = entry.get("data_offsets")
-    if not isinstance(dtype, str) or dtype not in ITEM_BITS:
-        raise damaged
-    if not _are_counts(shape) or not _are_counts(offsets):
-        raise damaged
-    if len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise damaged
-    if math.prod(shape) * ITEM_BITS[dtype] != 8 * (offsets[1] - offsets[0]):
-        raise damaged
-    return StoredTensor(
-        name, path.name, dtype, tuple(shape), data_start + offsets[0], offsets[1] - offsets[0]
-    )
-
-
-def _are_counts(values: Any) -> bool:
-    return isinstance(values, list) and all(
-        type(value) is int and 0 <= value < 2**63 for value in values
-    )
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object from a file.
-
-    Raises:
-        CheckpointError: too large, not JSON, or not an object.
-    """
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise CheckpointError(f"{path}: over {MAX_JSON_BYTES} bytes; expected a small JSON file")
-    return _parse_object(path.read_bytes(), path)
-
-
-def _parse_object(content: bytes, path: Path) -> dict[str, Any]:
-    try:
-        parsed = json.loads(content, object_pairs_hook=lambda pairs: _unique(pairs, path))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not valid JSON ({error}); fetch the file again") from error
-    if not isinstance(parsed, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found {type(parsed).__name__}")
-    return parsed
-
-
-def _unique(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
-    unique = dict(pairs)
-    if len(unique) != len(pairs):
-        raise CheckpointError(f"{path}: a name stands twice; the file is damaged or hostile")
-    return unique
-
-
-def _read_exactly(descriptor: int, start: int, size: int, path: Path) -> bytearray:
-    content = bytearray(size)
-    view = memoryview(content)
-    done = 0
-    while done < size:  # one preadv call gives at most 2 GiB
-        count = os.preadv(descriptor, [view[done:]], start + done)
-        if count == 0:
-            raise CheckpointError(
-                f"{path}: ends at byte {start + done}, inside a tensor; "
-                "the file is truncated, fetch it again"
-            )
-        done += count
-    return content
-
-
-@contextmanager
-def row_writer(path: Path) -> Iterator[Any]:
-    """Open a weight file for patching; gives `write(start_byte, content)`, flushed at the end."""
-    with path.open("r+b") as file:
-
-        def write(start: int, content: bytes) -> None:
-            done = 0
-            while done < len(content):
-                done += os.pwrite(file.fileno(), content[done:], start + done)
-
-        yield write
-        os.fsync(file.fileno())

@@ -10,13 +10,19 @@ v ← v + α·W[1] for each row v of the region.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-import torch
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from modelsurgery.checkpoint import DTYPES, Checkpoint
+from modelsurgery.checkpoint import Checkpoint
 from modelsurgery.errors import CheckpointError, EditMismatchError, RecipeError
 from modelsurgery.files import sha256_bytes
+from modelsurgery.layouts import Address, GateLayout, GateMatrix, find_gate_matrices
 from modelsurgery.provenance import Provenance, provenance
 from modelsurgery.region import Region
+from modelsurgery.rows import DTYPES, Rows, Weights, rounded, widened
+
+# Gives chosen rows [k] (int64, ascending) of an update's matrix as [k, d] in the dtype to round to.
+ReadRows = Callable[["RowUpdate", NDArray[np.int64]], Rows]
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,8 @@ class RowUpdate:
     """A rank-one update of chosen rows of one matrix.
 
     Attributes:
-        tensor: name of the matrix in the checkpoint.
+        tensor: name of the stored tensor in the checkpoint that the edit was made from.
+        address: which matrix of the model it is, whatever a file calls it.
         shape: [rows, d] of the whole matrix.
         dtype: safetensors' name of its element type.
         rows: [k] int32, ascending, from 0.
@@ -35,11 +42,12 @@ class RowUpdate:
     """
 
     tensor: str
+    address: Address
     shape: tuple[int, int]
     dtype: str
-    rows: torch.Tensor
-    coefficients: torch.Tensor
-    direction: torch.Tensor
+    rows: NDArray[np.int32]
+    coefficients: NDArray[np.float32]
+    direction: NDArray[np.float32]
     base_rows_sha256: str | None = None
 
 
@@ -53,6 +61,8 @@ class Edit:
         strength: the same in portable units.
         candidate_rows: gate rows of the whole model.
         provenance: where it comes from.
+        layout: where the model keeps its gate rows, if a user described it; None for known
+            families.
     """
 
     updates: tuple[RowUpdate, ...]
@@ -60,6 +70,7 @@ class Edit:
     strength: float
     candidate_rows: int
     provenance: Provenance = field(default_factory=provenance)
+    layout: GateLayout | None = None
 
     @property
     def row_count(self) -> int:
@@ -69,17 +80,29 @@ class Edit:
     def scaled(self, factor: float) -> "Edit":
         """The same edit, `factor` times as strong; a negative factor turns it round."""
         updates = tuple(
-            replace(update, coefficients=update.coefficients * factor) for update in self.updates
+            replace(update, coefficients=update.coefficients * np.float32(factor))
+            for update in self.updates
         )
         return replace(
             self, updates=updates, alpha=self.alpha * factor, strength=self.strength * factor
         )
 
-    def bound_to(self, checkpoint: Checkpoint) -> "Edit":
-        """The same edit with the hashes of the rows it was made for."""
+    def bound_to(self, checkpoint: Checkpoint, gates: Sequence[GateMatrix] | None = None) -> "Edit":
+        """The same edit with the hashes of the rows it was made for.
+
+        Args:
+            checkpoint: the model that it was made from.
+            gates: its gate matrices, if they were found already.
+
+        Raises:
+            EditMismatchError: the checkpoint has no such matrix.
+        """
+        with Weights(checkpoint) as weights:
+            read = rows_reader(weights, gates or find_gate_matrices(checkpoint, self.layout))
+            hashes = [rows_sha256(read(one, one.rows.astype(np.int64))) for one in self.updates]
         updates = tuple(
-            replace(update, base_rows_sha256=rows_sha256(read_rows(checkpoint, update)))
-            for update in self.updates
+            replace(update, base_rows_sha256=hash_)
+            for update, hash_ in zip(self.updates, hashes, strict=True)
         )
         return replace(self, updates=updates)
 
@@ -89,31 +112,34 @@ class TensorChange:
     """Rows of one matrix before and after all edits.
 
     Attributes:
-        tensor: name of the matrix in the checkpoint.
+        tensor: name of the stored tensor.
+        address: which matrix of the model it is.
         rows: [k] int64, ascending.
         before: [k, d] in the dtype that the sum was rounded to.
         after: [k, d] in the same dtype.
     """
 
     tensor: str
-    rows: torch.Tensor
-    before: torch.Tensor
-    after: torch.Tensor
+    address: Address
+    rows: NDArray[np.int64]
+    before: Rows
+    after: Rows
 
     @property
     def bytes_changed(self) -> int:
         """How many bytes differ."""
-        before, after = self.before.view(torch.uint8), self.after.view(torch.uint8)
-        return int((before != after).sum())
+        before, after = self.before.view(np.uint8), self.after.view(np.uint8)
+        return int(np.count_nonzero(before != after))
 
 
 def make_edit(
     region: Region,
-    direction: torch.Tensor,
+    direction: ArrayLike,
     *,
     alpha: float | None = None,
     strength: float | None = None,
     origin: Provenance | None = None,
+    layout: GateLayout | None = None,
 ) -> Edit:
     """Turn a region and a direction into an edit.
 
@@ -123,6 +149,7 @@ def make_edit(
         alpha: multiplies the direction; positive moves away from the behavior, negative toward.
         strength: the same in portable units; give one of the two.
         origin: provenance to store.
+        layout: the layout that a user described, to be stored with the edit.
 
     Raises:
         RecipeError: both or neither of alpha and strength, or a number that f32 cannot hold.
@@ -132,28 +159,30 @@ def make_edit(
         raise RecipeError("give either alpha or strength, and not both")
     if region.mean_row_norm == 0:
         raise CheckpointError("every gate row is zero; the weights are damaged, fetch them again")
-    unit = region.mean_row_norm / direction.norm().item()
+    direction = np.ascontiguousarray(direction, dtype=np.float32)
+    unit = region.mean_row_norm / float(np.linalg.norm(direction))
     alpha = strength * unit if alpha is None and strength is not None else alpha
     assert alpha is not None
-    if not abs(alpha) <= torch.finfo(torch.float32).max:  # NaN is refused too
+    if not abs(alpha) <= float(np.finfo(np.float32).max):  # NaN is refused too
         given = f"alpha {alpha}" if strength is None else f"strength {strength}"
         raise RecipeError(f"{given}; expected a finite number that float32 can hold")
-    direction = direction.float().contiguous()
     updates = tuple(
         RowUpdate(
             tensor=gate.tensor,
+            address=gate.address,
             shape=(gate.rows, gate.hidden_size),
             dtype=gate.dtype,
-            rows=torch.from_numpy(rows).to(torch.int32),
-            coefficients=torch.full((len(rows),), alpha, dtype=torch.float32),
+            rows=rows.astype(np.int32),
+            coefficients=np.full(len(rows), alpha, dtype=np.float32),
             direction=direction,
         )
         for gate, rows in zip(region.gates, region.rows, strict=True)
     )
-    return Edit(updates, alpha, alpha / unit, region.candidate_rows, origin or provenance())
+    origin = origin or provenance()
+    return Edit(updates, alpha, alpha / unit, region.candidate_rows, origin, layout)
 
 
-def edited_rows(rows: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
+def edited_rows(rows: Rows, delta: NDArray[np.float32]) -> Rows:
     """Add to rows: widen to f32, add once, round once to the rows' dtype.
 
     Every way of delivering an edit goes through here, so that memory and disk agree bit for bit.
@@ -165,18 +194,13 @@ def edited_rows(rows: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
     Raises:
         RecipeError: a sum that the dtype cannot hold.
     """
-    result = (rows.float() + delta).to(rows.dtype)
-    if not result.isfinite().all():
-        raise RecipeError(
-            f"the edited rows overflow {str(rows.dtype).removeprefix('torch.')}; "
-            "take a smaller strength"
-        )
+    result = rounded(widened(rows) + delta, rows.dtype)
+    if not np.isfinite(result).all():
+        raise RecipeError(f"the edited rows overflow {rows.dtype}; take a smaller strength")
     return result
 
 
-def tensor_changes(
-    edits: Sequence[Edit], read: Callable[[RowUpdate, torch.Tensor], torch.Tensor]
-) -> Iterator[TensorChange]:
+def tensor_changes(edits: Sequence[Edit], read: ReadRows) -> Iterator[TensorChange]:
     """Rows before and after all edits together, one matrix at a time.
 
     Several edits of one row are summed in f32 and rounded once, in an order that depends on
@@ -184,53 +208,62 @@ def tensor_changes(
 
     Args:
         edits: edits of one base model.
-        read: gives rows [k] of a matrix as [k, d], in the dtype to round to.
+        read: gives rows of a matrix.
 
     Raises:
         EditMismatchError: the rows are not those that an edit was made for, or two edits
             disagree about a matrix.
     """
-    by_tensor: dict[str, list[RowUpdate]] = {}
+    by_address: dict[Address, list[RowUpdate]] = {}
     for edit in edits:
         for update in edit.updates:
-            by_tensor.setdefault(update.tensor, []).append(update)
-    for tensor, updates in sorted(by_tensor.items()):
+            by_address.setdefault(update.address, []).append(update)
+    for address, updates in sorted(by_address.items()):
         for update in updates:
             if (update.shape, update.dtype) != (updates[0].shape, updates[0].dtype):
                 raise EditMismatchError(
-                    f"two edits disagree about the shape or dtype of {tensor};"
+                    f"two edits disagree about the shape or dtype of {update.tensor};"
                     " they were made for different models"
                 )
-            if update.base_rows_sha256 is not None:
-                _check_base(update, read(update, update.rows.long()))
+        named = np.unique(np.concatenate([update.rows for update in updates])).astype(np.int64)
+        content = read(updates[0], named)
+        for update in updates:
+            _check_base(update, content, named)
         rows, delta = _summed(updates)
         if len(rows):
-            before = read(updates[0], rows)
-            yield TensorChange(tensor, rows, before, edited_rows(before, delta.to(before.device)))
+            before = content[np.searchsorted(named, rows)]
+            yield TensorChange(updates[0].tensor, address, rows, before, edited_rows(before, delta))
 
 
-def _summed(updates: Sequence[RowUpdate]) -> tuple[torch.Tensor, torch.Tensor]:
+def _summed(updates: Sequence[RowUpdate]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     ordered = sorted(updates, key=_canonical)
     active = [update.coefficients != 0 for update in ordered]
-    rows = torch.cat([u.rows[a].long() for u, a in zip(ordered, active, strict=True)]).unique()
-    delta = torch.zeros(len(rows), updates[0].shape[1])
-    for update, used in zip(ordered, active, strict=True):
-        places = torch.searchsorted(rows, update.rows[used].long())
-        delta[places] += update.coefficients[used].unsqueeze(1) * update.direction
+    used = [update.rows[mask] for update, mask in zip(ordered, active, strict=True)]
+    rows = np.unique(np.concatenate(used)).astype(np.int64)
+    delta = np.zeros((len(rows), updates[0].shape[1]), dtype=np.float32)
+    for update, mask in zip(ordered, active, strict=True):
+        places = np.searchsorted(rows, update.rows[mask])
+        delta[places] += update.coefficients[mask, None] * update.direction
     return rows, delta
 
 
 def _canonical(update: RowUpdate) -> tuple[bytes, bytes, bytes]:
-    parts = (update.direction, update.coefficients, update.rows)
-    first, second, third = (part.contiguous().numpy().tobytes() for part in parts)
+    first, second, third = (
+        part.tobytes() for part in (update.direction, update.coefficients, update.rows)
+    )
     return first, second, third
 
 
-def _check_base(update: RowUpdate, rows: torch.Tensor) -> None:
-    stored = DTYPES[update.dtype]
-    if rows.dtype == stored and rows_sha256(rows) == update.base_rows_sha256:
+def _check_base(update: RowUpdate, content: Rows, named: NDArray[np.int64]) -> None:
+    if update.base_rows_sha256 is None:
         return
-    if torch.promote_types(rows.dtype, stored) != rows.dtype:
+    stored = DTYPES[update.dtype]
+    if content.dtype == stored:
+        same = len(named) == len(update.rows)
+        rows = content if same else content[np.searchsorted(named, update.rows)]
+        if rows_sha256(rows) == update.base_rows_sha256:
+            return
+    elif np.promote_types(content.dtype, stored) != content.dtype:
         return  # loaded in a narrower dtype: the original bytes are gone, nothing to compare
     raise EditMismatchError(
         f"the rows of {update.tensor} are not those that this edit was made for; the model is "
@@ -238,40 +271,40 @@ def _check_base(update: RowUpdate, rows: torch.Tensor) -> None:
     )
 
 
-def read_rows(checkpoint: Checkpoint, update: RowUpdate) -> torch.Tensor:
-    """Rows of an update as they are on disk, [k, d] in the stored dtype.
+def layout_of(edits: Sequence[Edit]) -> GateLayout | None:
+    """The layout that edits carry, if a user described the family.
 
     Raises:
-        EditMismatchError: the checkpoint has no such matrix.
+        EditMismatchError: they carry different ones.
     """
-    return read_chosen_rows(checkpoint, update, update.rows.long())
+    layouts = [edit.layout for edit in edits if edit.layout is not None]
+    if any(layout != layouts[0] for layout in layouts):
+        raise EditMismatchError("the edits carry different layouts; they are for different models")
+    return layouts[0] if layouts else None
 
 
-def read_chosen_rows(checkpoint: Checkpoint, update: RowUpdate, rows: torch.Tensor) -> torch.Tensor:
-    """Any rows of an update's matrix as they are on disk, [k, d] in the stored dtype.
+def rows_reader(weights: Weights, gates: Sequence[GateMatrix]) -> ReadRows:
+    """Reads rows of updates from disk, in the stored dtype.
 
-    Raises:
-        EditMismatchError: the checkpoint has no such matrix.
+    The function raises EditMismatchError when the checkpoint has no such matrix.
     """
-    stored = checkpoint.tensors.get(update.tensor)
-    if stored is None or stored.shape != update.shape or stored.dtype != update.dtype:
-        found = "no such tensor" if stored is None else f"{stored.dtype} {list(stored.shape)}"
-        raise EditMismatchError(
-            f"{checkpoint.directory}: the edit is for {update.tensor} as {update.dtype} "
-            f"{list(update.shape)}, found {found}; give the model that the edit was made from"
-        )
-    runs = []
-    start = 0
-    while start < len(rows):  # neighbors in one read
-        stop = start + 1
-        while stop < len(rows) and rows[stop] == rows[stop - 1] + 1:
-            stop += 1
-        first = int(rows[start])
-        runs.append(checkpoint.read_rows(update.tensor, first, first + stop - start))
-        start = stop
-    return torch.cat(runs) if runs else torch.empty(0, update.shape[1], dtype=DTYPES[update.dtype])
+    by_address = {gate.address: gate for gate in gates}
+
+    def read(update: RowUpdate, rows: NDArray[np.int64]) -> Rows:
+        gate = by_address.get(update.address)
+        shape = None if gate is None else (gate.rows, gate.hidden_size)
+        if gate is None or (shape, gate.dtype) != (update.shape, update.dtype):
+            described = "no such matrix" if gate is None else f"{gate.dtype} {list(shape or ())}"
+            raise EditMismatchError(
+                f"{weights.checkpoint.directory}: the edit is for {update.tensor} as "
+                f"{update.dtype} {list(update.shape)}, found {described}; give the model that the "
+                "edit was made from"
+            )
+        return weights.read(gate.view, rows)
+
+    return read
 
 
-def rows_sha256(rows: torch.Tensor) -> str:
+def rows_sha256(rows: Rows) -> str:
     """Hash of the bytes of rows [k, d] in their dtype."""
-    return sha256_bytes(rows.contiguous().cpu().view(torch.uint8).numpy().tobytes())
+    return sha256_bytes(np.ascontiguousarray(rows).view(np.uint8).reshape(-1).data)

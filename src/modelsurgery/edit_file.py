@@ -5,18 +5,21 @@ description names tensor, shape, dtype, direction and the hash of the rows it wa
 """
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
 from modelsurgery.artefact import read_artefact, write_artefact
-from modelsurgery.checkpoint import DTYPES
 from modelsurgery.edit import Edit, RowUpdate
-from modelsurgery.errors import ArtefactError
+from modelsurgery.errors import ArtefactError, RecipeError
+from modelsurgery.layouts import Address, layout_from_json
 from modelsurgery.provenance import Provenance
+from modelsurgery.rows import DTYPES
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def save_edit(edit: Edit, path: Path) -> None:
@@ -26,26 +29,27 @@ def save_edit(edit: Edit, path: Path) -> None:
     one metadata entry with the rest as JSON.
     """
     directions: dict[bytes, int] = {}
-    stacked: list[torch.Tensor] = []
-    tensors: dict[str, torch.Tensor] = {}
+    stacked: list[NDArray[np.float32]] = []
+    tensors: dict[str, NDArray[Any]] = {}
     described = []
     for number, update in enumerate(edit.updates):
-        content = update.direction.numpy().tobytes()
+        content = update.direction.tobytes()
         if content not in directions:
             directions[content] = len(stacked)
             stacked.append(update.direction)
-        tensors[f"rows.{number}"] = update.rows.contiguous()
-        tensors[f"coefficients.{number}"] = update.coefficients.contiguous()
+        tensors[f"rows.{number}"] = update.rows
+        tensors[f"coefficients.{number}"] = update.coefficients
         described.append(
             {
                 "tensor": update.tensor,
+                "address": list(update.address),
                 "shape": list(update.shape),
                 "dtype": update.dtype,
                 "direction": directions[content],
                 "base_rows_sha256": update.base_rows_sha256,
             }
         )
-    tensors["directions"] = torch.stack(stacked) if stacked else torch.empty(0, 0)
+    tensors["directions"] = np.stack(stacked) if stacked else np.empty((0, 0), np.float32)
     description = {
         "format": FORMAT_VERSION,
         "alpha": edit.alpha,
@@ -53,6 +57,7 @@ def save_edit(edit: Edit, path: Path) -> None:
         "candidate_rows": edit.candidate_rows,
         "updates": described,
         "provenance": edit.provenance.to_json(),
+        "layout": edit.layout.model_dump() if edit.layout else None,
     }
     write_artefact(path, "edit", tensors, description)
 
@@ -79,8 +84,10 @@ def load_edit(path: Path | str) -> Edit:
             raise ValueError("its alpha or strength is not finite")
         candidate_rows = int(description["candidate_rows"])
         origin = Provenance.from_json(description["provenance"])
-        return Edit(updates, alpha, strength, candidate_rows, origin)
-    # OverflowError and RuntimeError: integers that neither float() nor a tensor's index can hold.
+        described = description["layout"]
+        layout = None if described is None else layout_from_json(described, "its layout")
+        return Edit(updates, alpha, strength, candidate_rows, origin, layout)
+    # OverflowError: integers that float() cannot hold.
     except (
         ValueError,
         KeyError,
@@ -88,33 +95,60 @@ def load_edit(path: Path | str) -> Edit:
         IndexError,
         AttributeError,
         OverflowError,
-        RuntimeError,
+        RecipeError,
     ) as error:
         raise ArtefactError(
             f"{path}: not a sound edit ({error}); make one with `surgery edit`"
         ) from error
 
 
-def _update(tensors: dict[str, torch.Tensor], number: int, entry: dict[str, Any]) -> RowUpdate:
+def edit_json(edit: Edit) -> dict[str, Any]:
+    """An edit for people: everything but the numbers of rows."""
+    rows: Counter[str] = Counter()
+    for update in edit.updates:
+        rows[update.tensor] += len(update.rows)
+    return {
+        "kind": "edit",
+        "alpha": edit.alpha,
+        "strength": edit.strength,
+        "rows": edit.row_count,
+        "rows_found": edit.candidate_rows,
+        "rows_by_tensor": dict(rows),
+        "layout": edit.layout.title if edit.layout else "built in",
+        "provenance": edit.provenance.to_json(),
+    }
+
+
+def _update(tensors: dict[str, NDArray[Any]], number: int, entry: dict[str, Any]) -> RowUpdate:
     rows, coefficients = tensors[f"rows.{number}"], tensors[f"coefficients.{number}"]
     direction = tensors["directions"][entry["direction"]]
     count, width = (int(size) for size in entry["shape"])
+    block, branch, expert = entry["address"]
     hash_ = entry["base_rows_sha256"]
     sound = (
         entry["dtype"] in DTYPES
         and isinstance(entry["tensor"], str)
-        and rows.dtype == torch.int32
-        and rows.dim() == 1
+        and isinstance(branch, str)
+        and type(block) is type(expert) is int
+        and rows.dtype == np.int32
+        and rows.ndim == 1
         and coefficients.shape == rows.shape
-        and coefficients.dtype == direction.dtype == torch.float32
+        and coefficients.dtype == direction.dtype == np.float32
         and direction.shape == (width,)
-        and bool(coefficients.isfinite().all() and direction.isfinite().all())
-        and bool((rows.diff() > 0).all())
+        and bool(np.isfinite(coefficients).all() and np.isfinite(direction).all())
+        and bool((np.diff(rows) > 0).all())
         and (len(rows) == 0 or (int(rows[0]) >= 0 and int(rows[-1]) < count))
         and (hash_ is None or isinstance(hash_, str))
     )
     if not sound:
         raise ValueError(f"update {number} is malformed")
     return RowUpdate(
-        entry["tensor"], (count, width), entry["dtype"], rows, coefficients, direction, hash_
+        entry["tensor"],
+        Address(block, branch, expert),
+        (count, width),
+        entry["dtype"],
+        rows,
+        coefficients,
+        direction,
+        hash_,
     )

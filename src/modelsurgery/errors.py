@@ -10,6 +10,7 @@
     │   ├── UnsupportedModelError      a model this package does not know how to edit
     │   ├── ArtefactError              a probe or edit file that cannot be read
     │   └── OutputExistsError          would overwrite something
+    ├── JournalError                1  a journal that cannot be read or does not fit the model
     ├── CheckpointError             1  weights on disk are damaged, hostile or not finite
     ├── StorageError                1  the disk is full, read-only or failing
     ├── EvaluationError             1  a measurement could not be made
@@ -60,6 +61,10 @@ class OutputExistsError(InputError):
 
 class CheckpointError(SurgeryError):
     """Weights on disk are damaged, hostile or not finite."""
+
+
+class JournalError(SurgeryError):
+    """A journal cannot be read, or does not fit the model that it lies in."""
 
 
 class StorageError(SurgeryError):

@@ -5,6 +5,7 @@ destination, flushed to the disk, and renamed.
 """
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -18,6 +19,17 @@ from typing import Any
 from modelsurgery.errors import OutputExistsError, StorageError
 
 HASH_BLOCK_BYTES = 1 << 20
+FICLONE = 0x40049409  # ioctl_ficlone(2)
+# What the system says when a file cannot be linked to or cloned there, though it can be copied.
+NO_LINK = {
+    errno.EXDEV,
+    errno.EPERM,
+    errno.EMLINK,
+    errno.EOPNOTSUPP,
+    errno.ENOTTY,
+    errno.EINVAL,
+    errno.ENOSYS,
+}
 
 
 @contextmanager
@@ -78,6 +90,12 @@ def write_bytes(path: Path, content: bytes) -> None:
             staged.unlink(missing_ok=True)
             raise
         sync_directory(path.parent)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what a process that was killed in `write_bytes` left beside `path`."""
+    for staged in path.parent.glob(f".{path.name}.{'?' * 8}"):  # eight letters of mkstemp
+        staged.unlink()
 
 
 def write_text(path: Path, content: str) -> None:
@@ -148,3 +166,59 @@ def sha256_file(path: Path) -> str:
 def sha256_json(content: Any) -> str:
     """SHA-256 of a JSON value in one canonical spelling."""
     return sha256_bytes(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
+
+
+@contextmanager
+def locked(directory: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold a lock on a directory, so that no two surgeries work on it at once.
+
+    The operating system lets go of it when the process ends, however it ends.
+
+    Args:
+        directory: what to lock; nothing is written into it.
+        shared: let other shared locks be held at the same time: for reading.
+
+    Raises:
+        StorageError: another process holds it, or the file system has no locks.
+    """
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StorageError(
+                f"{directory} is in use by another surgery; wait for it to end, then try again"
+            ) from error
+        except OSError as error:
+            raise StorageError(
+                f"{directory}: its file system cannot lock it ({error.strerror}); "
+                "copy the model to a local disk"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def link_file(source: Path, destination: Path) -> bool:
+    """Give a file a second name on the same disk; false where the file system cannot."""
+    try:
+        destination.hardlink_to(source.resolve())
+    except OSError as error:
+        if error.errno in NO_LINK:
+            return False
+        raise
+    return True
+
+
+def clone_file(source: Path, destination: Path) -> bool:
+    """Copy a file by sharing its blocks (btrfs, XFS, …); false where the file system cannot."""
+    with source.open("rb") as old, destination.open("xb") as new:
+        try:
+            fcntl.ioctl(new.fileno(), FICLONE, old.fileno())
+        except OSError as error:
+            if error.errno not in NO_LINK:
+                raise
+            destination.unlink()
+            return False
+    return True

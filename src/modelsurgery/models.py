@@ -8,6 +8,7 @@ memory rounds as an edit on disk does.
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, StrictData
 from safetensors import SafetensorError
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
 from modelsurgery.checkpoint import Checkpoint, open_checkpoint
@@ -28,6 +30,7 @@ from modelsurgery.errors import (
     UnsupportedModelError,
 )
 from modelsurgery.files import sha256_json
+from modelsurgery.layouts import GateLayout, GateMatrix, find_gate_matrices
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CAUSAL_SUFFIXES = ("ForCausalLM", "LMHeadModel")
@@ -56,11 +59,22 @@ class LanguageModel:
         model: the transformers model, in eval mode, without gradients.
         tokenizer: its tokenizer; has a padding token.
         checkpoint: the directory that it was loaded from.
+        layout: where its gate rows are, if a user described it; None for known families.
     """
 
     model: Any
     tokenizer: Any
     checkpoint: Checkpoint
+    layout: GateLayout | None = None
+
+    @cached_property
+    def gates(self) -> tuple[GateMatrix, ...]:
+        """Its gate matrices.
+
+        Raises:
+            UnsupportedModelError: unknown family, quantised, or not all of them are there.
+        """
+        return find_gate_matrices(self.checkpoint, self.layout)
 
     @property
     def device(self) -> torch.device:
@@ -136,6 +150,7 @@ def load_model(
     device: str | None = None,
     dtype: str | None = None,
     revision: str | None = None,
+    layout: GateLayout | None = None,
 ) -> LanguageModel:
     """Load a causal language model for forward passes.
 
@@ -144,6 +159,7 @@ def load_model(
         device: `cpu`, `cuda`, `cuda:1`, …; None takes a GPU where there is one.
         dtype: `float32`, `bfloat16` or `float16`; None takes f32 on a CPU, else the stored one.
         revision: commit, tag or branch on the Hub.
+        layout: where its gate rows are, for a family that is not known.
 
     Raises:
         ModelNotFoundError: no such model.
@@ -154,7 +170,8 @@ def load_model(
         raise RecipeError(f"dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
     checkpoint = open_checkpoint(resolve_model_directory(model, revision=revision))
     model_type = checkpoint.config.get("model_type")
-    if not _is_causal(model_type, checkpoint.config.get("architectures")):
+    loader = _loader(model_type, checkpoint.config.get("architectures"))
+    if loader is None:
         raise UnsupportedModelError(
             f"{checkpoint.directory}: model type {model_type!r} "
             f"({checkpoint.config.get('architectures')}) is not a causal language model; expected "
@@ -164,7 +181,7 @@ def load_model(
     wanted: Any = DTYPES.get(dtype or ("float32" if place.type == "cpu" else ""), "auto")
     with _loading(checkpoint):
         tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint.directory)
-        answer: Any = transformers.AutoModelForCausalLM.from_pretrained(
+        answer: Any = loader.from_pretrained(
             checkpoint.directory,
             dtype=wanted,
             use_safetensors=True,
@@ -175,17 +192,28 @@ def load_model(
     _check_complete(checkpoint, report)
     if tokenizer.pad_token_id is None:  # masked wherever it is used, so any token will do
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-    return LanguageModel(loaded.to(place).eval().requires_grad_(False), tokenizer, checkpoint)
+    return LanguageModel(
+        loaded.to(place).eval().requires_grad_(False), tokenizer, checkpoint, layout
+    )
 
 
-def _is_causal(model_type: Any, architectures: Any) -> bool:
-    """Whether the weights were saved with a head that predicts the next token."""
-    if not isinstance(model_type, str) or model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        return False
-    if not isinstance(architectures, list):
-        return True
-    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type]
-    return any(name == known or str(name).endswith(CAUSAL_SUFFIXES) for name in architectures)
+def _loader(model_type: Any, architectures: Any) -> Any:
+    """The class that loads weights saved with a head that predicts the next token, or None."""
+    if not isinstance(model_type, str):
+        return None
+    for loader, known in (
+        (transformers.AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+        (transformers.AutoModelForImageTextToText, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES),
+    ):
+        if model_type not in known:
+            continue
+        if not isinstance(architectures, list):
+            return loader
+        endings = CAUSAL_SUFFIXES if loader is transformers.AutoModelForCausalLM else ()
+        name = known[model_type]
+        if any(one == name or str(one).endswith(endings) for one in architectures):
+            return loader
+    return None
 
 
 def _check_complete(checkpoint: Checkpoint, report: dict[str, Any]) -> None:

@@ -6,31 +6,22 @@ rows is chosen apart from the fit (`Probe.direction`).
 """
 
 import pickle
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
-from sklearn.linear_model import LogisticRegressionCV
-from sklearn.metrics import roc_auc_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from numpy.typing import ArrayLike, NDArray
 
 from modelsurgery.artefact import read_artefact, write_artefact
 from modelsurgery.errors import ArtefactError, RecipeError
 from modelsurgery.provenance import Provenance, provenance
-from modelsurgery.texts import LabelledText, texts_sha256
 
 Fit = Literal["adam", "logistic", "mean-difference"]
 DirectionRule = Literal["W1", "W1-W0", "mean-difference"]
 FITS: tuple[Fit, ...] = get_args(Fit)
 DIRECTION_RULES: tuple[DirectionRule, ...] = get_args(DirectionRule)
 
-ADAM_LEARNING_RATE = 1e-4
-ADAM_BATCH = 16
-ADAM_EPOCHS = 9
 PICKLE_SUFFIXES = {".pt", ".pth", ".bin"}
 
 
@@ -71,15 +62,15 @@ class Probe:
         provenance: where it comes from.
     """
 
-    weight: torch.Tensor
-    bias: torch.Tensor
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
     layer: int | None = None
     fit: Fit | None = None
-    mean_difference: torch.Tensor | None = None
+    mean_difference: NDArray[np.float32] | None = None
     metrics: ProbeMetrics | None = None
     provenance: Provenance = field(default_factory=provenance)
 
-    def direction(self, rule: DirectionRule) -> torch.Tensor:
+    def direction(self, rule: DirectionRule) -> NDArray[np.float32]:
         """The direction that goes with the behavior, [d] float32.
 
         `W1` is the paper's; `W1-W0` leaves out what both rows share; `mean-difference` is the
@@ -89,153 +80,24 @@ class Probe:
             RecipeError: an unknown rule, or a mean difference that the probe does not have.
         """
         if rule == "W1":
-            return self.weight[1]
+            return self.row(1)
         if rule == "W1-W0":
-            return self.weight[1] - self.weight[0]
+            return self.row(1) - self.row(0)
         if rule != "mean-difference":
             raise RecipeError(f"direction rule {rule!r}; expected {', '.join(DIRECTION_RULES)}")
         if self.mean_difference is None:
             raise RecipeError("this probe holds no mean difference; use W1 or W1-W0")
         return self.mean_difference
 
-    def logits(self, features: torch.Tensor) -> torch.Tensor:
+    def row(self, label: int) -> NDArray[np.float32]:
+        """W[label], [d]."""
+        row: NDArray[np.float32] = self.weight[label]
+        return row
+
+    def logits(self, features: ArrayLike) -> NDArray[np.float32]:
         """Logit of the behavior against its opposite, [n] float32, for features [n, d]."""
-        return (features @ self.weight.T + self.bias) @ torch.tensor([-1.0, 1.0])
-
-
-def fit_probe(
-    features: torch.Tensor,
-    labels: torch.Tensor,
-    held_out_features: torch.Tensor,
-    held_out_labels: torch.Tensor,
-    *,
-    layer: int,
-    fit: Fit = "adam",
-    seed: int = 0,
-    inputs: dict[str, str] | None = None,
-) -> Probe:
-    """Fit a probe and measure it on held-out features, beside a shuffled-label control.
-
-    Args:
-        features: [n, d] float32, mean-pooled hidden states.
-        labels: [n] int64 of 0 and 1.
-        held_out_features: [m, d] float32.
-        held_out_labels: [m] int64 of 0 and 1.
-        layer: where the features come from, 1..L.
-        fit: `adam` is the paper's recipe (cross-entropy, Adam 1e-4, batch 16, 9 epochs);
-            `logistic` scikit-learn's logistic regression, its regularisation chosen by
-            five-fold cross-validation on the train part; `mean-difference` the difference of
-            the class means, with the boundary half-way.
-        seed: order of the batches, initial weights, folds and the control's shuffle.
-        inputs: hashes for the provenance.
-
-    Raises:
-        RecipeError: an unknown fit.
-    """
-    if fit not in FITS:
-        raise RecipeError(f"fit {fit!r}; expected one of {', '.join(FITS)}")
-    weight, bias = _fit(features, labels, fit, seed)
-    probe = Probe(weight, bias, layer, fit, _mean_difference(features, labels))
-    shuffled = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
-    control = Probe(*_fit(features, shuffled, fit, seed))
-    accuracy, auroc = _measure(probe, held_out_features, held_out_labels)
-    control_accuracy, control_auroc = _measure(control, held_out_features, held_out_labels)
-    metrics = ProbeMetrics(
-        accuracy, auroc, control_accuracy, control_auroc, len(labels), len(held_out_labels)
-    )
-    origin = provenance(seed=seed, inputs=inputs, settings={"layer": layer, "fit": fit})
-    return Probe(weight, bias, layer, fit, probe.mean_difference, metrics, origin)
-
-
-def fit_probe_on_texts(
-    features: torch.Tensor,
-    train: Sequence[LabelledText],
-    held_out: Sequence[LabelledText],
-    *,
-    layer: int,
-    fit: Fit = "adam",
-    seed: int = 0,
-) -> Probe:
-    """`fit_probe` for features [n + m, d] of n texts to fit on followed by m held-out ones."""
-    texts = [*train, *held_out]
-    labels = torch.tensor([text.label for text in texts])
-    count = len(train)
-    return fit_probe(
-        features[:count],
-        labels[:count],
-        features[count:],
-        labels[count:],
-        layer=layer,
-        fit=fit,
-        seed=seed,
-        inputs={"texts": texts_sha256(texts)},
-    )
-
-
-def _fit(
-    features: torch.Tensor, labels: torch.Tensor, fit: Fit, seed: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    if fit == "adam":
-        return _fit_adam(features, labels, seed)
-    if fit == "logistic":
-        return _fit_logistic(features, labels, seed)
-    direction = _mean_difference(features, labels) / 2
-    middle = (features[labels == 1].mean(0) + features[labels == 0].mean(0)) / 2
-    offset = direction @ middle
-    return torch.stack([-direction, direction]), torch.stack([offset, -offset])
-
-
-def _fit_adam(
-    features: torch.Tensor, labels: torch.Tensor, seed: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    width = features.shape[1]
-    bound = width**-0.5  # torch.nn.Linear's initial weights
-    weight = torch.empty(2, width).uniform_(-bound, bound, generator=generator)
-    bias = torch.empty(2).uniform_(-bound, bound, generator=generator)
-    parameters = [weight.requires_grad_(), bias.requires_grad_()]
-    optimizer = torch.optim.Adam(parameters, lr=ADAM_LEARNING_RATE)
-    for _ in range(ADAM_EPOCHS):
-        for rows in torch.randperm(len(labels), generator=generator).split(ADAM_BATCH):
-            logits = torch.nn.functional.linear(features[rows], weight, bias)
-            loss = torch.nn.functional.cross_entropy(logits, labels[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    return weight.detach(), bias.detach()
-
-
-def _fit_logistic(
-    features: torch.Tensor, labels: torch.Tensor, seed: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    folds = min(5, int(labels.bincount().min()))
-    regression = LogisticRegressionCV(
-        Cs=np.logspace(-4, 2, 7),
-        cv=folds,
-        scoring="neg_log_loss",
-        max_iter=1000,
-        random_state=seed,
-        l1_ratios=(0.0,),
-        use_legacy_attributes=False,
-    )
-    pipeline = make_pipeline(StandardScaler(), regression)
-    pipeline.fit(features.double().numpy(), labels.numpy())
-    scaler = pipeline[0]
-    coefficients = regression.coef_[0] / scaler.scale_
-    intercept = regression.intercept_[0] - coefficients @ scaler.mean_
-    half = torch.from_numpy(coefficients / 2).float()
-    offset = torch.tensor(intercept / 2, dtype=torch.float32)
-    return torch.stack([-half, half]), torch.stack([-offset, offset])
-
-
-def _mean_difference(features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return features[labels == 1].mean(0) - features[labels == 0].mean(0)
-
-
-def _measure(probe: Probe, features: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
-    logits = probe.logits(features)
-    accuracy = ((logits > 0) == (labels == 1)).float().mean().item()
-    return accuracy, float(roc_auc_score(labels.numpy(), logits.numpy()))
+        both: NDArray[np.float32] = np.asarray(features, np.float32) @ self.weight.T + self.bias
+        return both[:, 1] - both[:, 0]
 
 
 def save_probe(probe: Probe, path: Path) -> None:
@@ -246,7 +108,7 @@ def save_probe(probe: Probe, path: Path) -> None:
         "metrics": vars(probe.metrics) if probe.metrics else None,
         "provenance": probe.provenance.to_json(),
     }
-    tensors = {"weight": probe.weight, "bias": probe.bias}
+    tensors: dict[str, NDArray[Any]] = {"weight": probe.weight, "bias": probe.bias}
     if probe.mean_difference is not None:
         tensors["mean_difference"] = probe.mean_difference
     write_artefact(path, "probe", tensors, description)
@@ -284,10 +146,28 @@ def load_probe(path: Path | str) -> Probe:
     return _checked(probe, path)
 
 
+def probe_json(probe: Probe) -> dict[str, Any]:
+    """A probe for people: everything but its weights."""
+    opposite, behavior = (float(np.linalg.norm(probe.row(label))) for label in (0, 1))
+    return {
+        "kind": "probe",
+        "hidden_size": probe.weight.shape[1],
+        "layer": probe.layer,
+        "fit": probe.fit,
+        "norm_W0": opposite,
+        "norm_W1": behavior,
+        "cosine_W0_W1": float(probe.row(0) @ probe.row(1)) / (opposite * behavior),
+        "metrics": asdict(probe.metrics) if probe.metrics else None,
+        "provenance": probe.provenance.to_json(),
+    }
+
+
 def _load_authors_probe(path: Path) -> Probe:
+    import torch  # seconds; all else here does without
+
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
-        return Probe(state["mlp.weight"].float(), state["mlp.bias"].float())
+        return Probe(state["mlp.weight"].float().numpy(), state["mlp.bias"].float().numpy())
     except (
         RuntimeError,
         EOFError,
@@ -309,13 +189,13 @@ def _checked(probe: Probe, path: Path) -> Probe:
             f"{path}: layer {probe.layer!r}, fit {probe.fit!r}; expected a layer from 1 and one "
             f"of {', '.join(FITS)}"
         )
-    width = probe.weight.shape[-1] if probe.weight.dim() else 0
+    width = probe.weight.shape[-1] if probe.weight.ndim else 0
     shapes = [("weight", probe.weight, (2, width)), ("bias", probe.bias, (2,))]
     if probe.mean_difference is not None:
         shapes.append(("mean_difference", probe.mean_difference, (width,)))
     for name, tensor, shape in shapes:
-        sound = tuple(tensor.shape) == shape and tensor.dtype == torch.float32
-        if not sound or not tensor.isfinite().all():
+        sound = tuple(tensor.shape) == shape and tensor.dtype == np.float32
+        if not sound or not np.isfinite(tensor).all():
             raise ArtefactError(
                 f"{path}: {name} has shape {list(tensor.shape)} and type {tensor.dtype}; expected "
                 f"finite float32 values of shape {list(shape)}"

@@ -24,9 +24,10 @@ from modelsurgery.evaluation.judges import Judge, judge_for
 from modelsurgery.evaluation.language_modelling import LanguageModelling, compare_language_modelling
 from modelsurgery.evaluation.measurement import measure_behavior, measure_facts
 from modelsurgery.files import sha256_file
-from modelsurgery.layouts import find_gate_matrices
+from modelsurgery.fitting import fit_probe_on_texts
+from modelsurgery.layouts import load_layout
 from modelsurgery.models import LanguageModel, load_model
-from modelsurgery.probe import DirectionRule, Fit, Probe, fit_probe_on_texts, save_probe
+from modelsurgery.probe import DirectionRule, Fit, Probe, save_probe
 from modelsurgery.progress import Progress, silent
 from modelsurgery.provenance import Provenance, provenance
 from modelsurgery.region import PAPER_ROWS, row_count, score_rows, select_region
@@ -73,6 +74,7 @@ class Recipe(BaseModel):
         device: cpu, cuda, …; None takes a GPU where there is one.
         dtype: float32, bfloat16 or float16; None takes f32 on a CPU, else the stored one.
         revision: of a model on the Hub.
+        layout: file that says where the gate rows are, for a family that is not known.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -102,6 +104,7 @@ class Recipe(BaseModel):
     device: str | None = None
     dtype: str | None = None
     revision: str | None = None
+    layout: Path | None = None
 
     @field_validator("rows")
     @classmethod
@@ -150,9 +153,13 @@ def run_recipe(recipe: Recipe, *, progress: Progress = silent) -> RunResult:
     values = recipe.model_dump(mode="json", exclude={"out"})
     with open_run(recipe.out, values, default_name=f"{name}-{described.name}") as run:
         model = load_model(
-            _model_path(recipe), device=recipe.device, dtype=recipe.dtype, revision=recipe.revision
+            _model_path(recipe),
+            device=recipe.device,
+            dtype=recipe.dtype,
+            revision=recipe.revision,
+            layout=None if recipe.layout is None else load_layout(recipe.layout),
         )
-        find_gate_matrices(model.checkpoint)  # refuse early what cannot be edited
+        assert model.gates  # refused here, early, if it cannot be edited
         behavior = load_behavior(described, seed=recipe.seed, prompt_count=recipe.prompt_count)
         judge = judge_for(behavior, seed=recipe.seed)
 
@@ -160,7 +167,7 @@ def run_recipe(recipe: Recipe, *, progress: Progress = silent) -> RunResult:
         probe, edit, search = _choose_edit(recipe, model, behavior, judge, probes, progress)
         save_probe(probe, run.path / "probe.safetensors")
         origin = _origin(recipe, run, edit, search)
-        edit = replace(edit.bound_to(model.checkpoint), provenance=origin)
+        edit = replace(edit.bound_to(model.checkpoint, model.gates), provenance=origin)
         save_edit(edit, run.path / "edit.safetensors")
 
         seeds = [recipe.seed + number for number in range(recipe.samples)]
@@ -272,8 +279,7 @@ def _choose_edit(
         found = search.run()
         return found.probe, found.edit, found
     direction = probes[0].direction(recipe.direction_rule or DEFAULT_RULE)
-    gates = find_gate_matrices(model.checkpoint)
-    scores = score_rows(model.checkpoint, gates, direction.unsqueeze(0), progress=progress)
+    scores = score_rows(model.checkpoint, model.gates, direction[None], progress=progress)
     rows = PAPER_ROWS if recipe.rows is None else recipe.rows
     region = select_region(scores, rows, layers=recipe.layers)
     edit = make_edit(
@@ -281,6 +287,7 @@ def _choose_edit(
         direction,
         alpha=None if recipe.alpha is None else recipe.sign * recipe.alpha,
         strength=None if recipe.strength is None else recipe.sign * recipe.strength,
+        layout=model.layout,
     )
     return probes[0], edit, None
 
@@ -302,11 +309,10 @@ def _origin(
 
 
 def _coverage(model: LanguageModel, edit: Edit) -> Coverage:
-    gates = find_gate_matrices(model.checkpoint)
     with edited(model.model, edit) as changes:
         return measure_coverage(
             changes,
-            tensors_found=len(gates),
+            tensors_found=len(model.gates),
             rows_found=edit.candidate_rows,
             bytes_total=model.checkpoint.size_bytes,
         )

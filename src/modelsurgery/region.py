@@ -2,24 +2,30 @@
 
 The region is the K gate rows with the most negative cosine to the direction, chosen over all
 blocks together: the neurons that stay silent while the behavior happens (paper, section 3.2).
-Reads one gate matrix at a time, in blocks of rows; loads no model.
+Reads blocks of rows, a matrix for each core at a time; loads no model.
 """
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import threadpool_limits
 
 from modelsurgery.checkpoint import Checkpoint
 from modelsurgery.errors import CheckpointError, RecipeError
 from modelsurgery.layouts import GateMatrix
 from modelsurgery.progress import Progress, silent
+from modelsurgery.rows import Weights, widened
 
 PAPER_ROWS = 16_384 / 352_256  # 4.65 % of LLaMA2-7B's gate rows
-ROWS_PER_READ = 8192
+# Elements scored at a time: a block in f32 fits the cache of a core. A transposed matrix is read in
+# pieces of lines, which should not be too short.
+BLOCK = 1 << 18
+TRANSPOSED_BLOCK = 1 << 23
 Selection = Literal["opposed", "aligned", "random"]
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)
 
@@ -71,7 +77,7 @@ class Region:
 def score_rows(
     checkpoint: Checkpoint,
     gates: Sequence[GateMatrix],
-    directions: torch.Tensor,
+    directions: ArrayLike,
     *,
     progress: Progress = silent,
 ) -> RowScores:
@@ -87,7 +93,8 @@ def score_rows(
         RecipeError: a direction of another width than the rows, or of length zero.
         CheckpointError: a row with NaN or infinity.
     """
-    norms = directions.norm(dim=1)
+    directions = np.asarray(directions, dtype=np.float32)
+    norms = np.linalg.norm(directions, axis=1)
     for gate in gates:
         if gate.hidden_size != directions.shape[1]:
             raise RecipeError(
@@ -95,25 +102,44 @@ def score_rows(
                 f"{gate.tensor} have {gate.hidden_size}; the probe was made for "
                 "another model"
             )
-    if not norms.gt(0).all():
+    if not (norms > 0).all():
         raise RecipeError("the direction is zero; the texts of both labels have the same features")
-    units = directions / norms.unsqueeze(1)
+    units = directions / norms[:, None]
     cosines: list[NDArray[np.float32]] = []
     norm_sum = 0.0
-    with progress("gate rows", len(gates)) as advance:
-        for gate in gates:
-            parts = []
-            for start in range(0, gate.rows, ROWS_PER_READ):
-                stop = min(start + ROWS_PER_READ, gate.rows)
-                rows = checkpoint.read_rows(gate.tensor, start, stop).float()
-                _check_finite(checkpoint, gate, rows, start)
-                row_norms = rows.norm(dim=1)
-                norm_sum += row_norms.double().sum().item()
-                parts.append(units @ rows.T / row_norms.clamp_min(torch.finfo().tiny))
-            cosines.append(torch.cat(parts, dim=1).numpy())
+    # One BLAS thread for each of ours: a block's sums do not depend on how many cores there are.
+    with (
+        progress("gate rows", len(gates)) as advance,
+        threadpool_limits(1, user_api="blas"),
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        for found, total in pool.map(lambda gate: _score_matrix(checkpoint, gate, units), gates):
+            cosines.append(found)
+            norm_sum += total
             advance(1)
-    total = sum(gate.rows for gate in gates)
-    return RowScores(tuple(gates), tuple(cosines), norm_sum / total)
+    count = sum(gate.rows for gate in gates)
+    return RowScores(tuple(gates), tuple(cosines), norm_sum / count)
+
+
+def _score_matrix(
+    checkpoint: Checkpoint, gate: GateMatrix, units: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], float]:
+    """Cosines [m, rows] of one matrix with unit directions [m, d], and the sum of its norms."""
+    cosines = np.empty((len(units), gate.rows), dtype=np.float32)
+    norm_sum = 0.0
+    count = max(1, (TRANSPOSED_BLOCK if gate.view.is_transposed else BLOCK) // gate.hidden_size)
+    with Weights(checkpoint) as weights:
+        for start in range(0, gate.rows, count):
+            block = slice(start, min(start + count, gate.rows))
+            numbers = np.arange(block.start, block.stop)
+            rows = widened(weights.read(gate.view, numbers))
+            norms = np.sqrt(np.vecdot(rows, rows))
+            if not np.isfinite(norms).all():
+                _check_finite(checkpoint, gate, rows, start)
+                norms = np.linalg.norm(rows.astype(np.float64), axis=1).astype(np.float32)
+            norm_sum += float(norms.sum(dtype=np.float64))
+            cosines[:, block] = (rows @ units.T).T / np.maximum(norms, np.finfo(np.float32).tiny)
+    return cosines, norm_sum
 
 
 def select_region(
@@ -204,10 +230,12 @@ def _window(scores: RowScores, layers: tuple[int, int] | None) -> tuple[int, int
     return first, last
 
 
-def _check_finite(checkpoint: Checkpoint, gate: GateMatrix, rows: torch.Tensor, start: int) -> None:
-    finite = rows.isfinite().all(dim=1)
+def _check_finite(
+    checkpoint: Checkpoint, gate: GateMatrix, rows: NDArray[np.float32], start: int
+) -> None:
+    finite = np.isfinite(rows).all(axis=1)
     if not finite.all():
-        row = start + int((~finite).nonzero()[0])
+        row = start + int(np.argmin(finite))
         raise CheckpointError(
             f"{checkpoint.directory}: row {row} of {gate.tensor} holds NaN or "
             "infinity; the weights are damaged, fetch them again"

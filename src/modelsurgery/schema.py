@@ -40,7 +40,9 @@ def parse(content: dict[str, Any], model: type[Model], where: str) -> Model:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt key shows up twice, as unknown and as missing; the former says more.
+        problems = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+        first = problems[0]
         key = str(first["loc"][0]) if first["loc"] else ""
         if first["type"] == "extra_forbidden":
             close = difflib.get_close_matches(key, model.model_fields, n=1)
@@ -51,5 +53,6 @@ def parse(content: dict[str, Any], model: type[Model], where: str) -> Model:
             )
             raise RecipeError(f"{where}: unknown key {key!r}; {hint}") from error
         message = first["msg"].removeprefix("Value error, ")
-        at = f"{key} = {first['input']!r}: " if key else ""
+        value = "" if first["type"] == "missing" else f" = {first['input']!r}"
+        at = f"{key}{value}: " if key else ""
         raise RecipeError(f"{where}: {at}{message}") from error

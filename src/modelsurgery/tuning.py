@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-import torch
+import numpy as np
 
 from modelsurgery.apply.in_memory import edited
 from modelsurgery.behaviors import Behavior
@@ -29,7 +29,6 @@ from modelsurgery.evaluation.selectivity import (
     measure_selectivity,
     token_losses,
 )
-from modelsurgery.layouts import find_gate_matrices
 from modelsurgery.models import LanguageModel
 from modelsurgery.probe import DirectionRule, Probe
 from modelsurgery.progress import Progress, silent
@@ -161,9 +160,11 @@ class Search:
             (probe.layer, rule): probe.direction(rule) for probe in probes for rule in space.rules
         }
         self._probes = {probe.layer: probe for probe in probes}
-        gates = find_gate_matrices(model.checkpoint)
         self._scores: RowScores = score_rows(
-            model.checkpoint, gates, torch.stack(list(self._directions.values())), progress=progress
+            model.checkpoint,
+            model.gates,
+            np.stack(list(self._directions.values())),
+            progress=progress,
         )
         self._prompts = behavior.tuning_prompts[:PROMPTS_PER_FINALIST]
         shows, opposite = (
@@ -242,7 +243,8 @@ class Search:
         rows, window = place
         number = list(self._directions).index(direction)
         region = select_region(self._scores, rows, direction=number, layers=window)
-        return make_edit(region, self._directions[direction], strength=strength)
+        vector, layout = self._directions[direction], self._model.layout
+        return make_edit(region, vector, strength=strength, layout=layout)
 
     def _largest_strength(self, unit: Edit) -> float | None:
         """By doubling or halving from a first guess, then bisection of the logarithm."""

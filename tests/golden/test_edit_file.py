@@ -3,24 +3,26 @@
 import hashlib
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from modelsurgery import Edit, load_edit, save_edit
 from modelsurgery.edit import RowUpdate
+from modelsurgery.layouts import Address
 from modelsurgery.provenance import Provenance
 
-GOLDEN_SHA256 = "972d7c8fa0067052ffbf35993addf6cd62e8cf9de276962bd39d57a1a1a66390"
+GOLDEN_SHA256 = "bf1d2333ec840e129403bcd9ce91f03ab494abe17201d00fbdaf0797c857120e"
 
 
 def small_edit() -> Edit:
-    direction = torch.tensor([0.5, -1.0, 0.25])
+    direction = np.array([0.5, -1.0, 0.25], np.float32)
     updates = tuple(
         RowUpdate(
             f"model.layers.{block}.mlp.gate_proj.weight",
+            Address(block, "mlp", -1),
             (4, 3),
             "BF16",
-            torch.tensor([0, block + 1], dtype=torch.int32),
-            torch.tensor([2.0, 2.0]),
+            np.array([0, block + 1], np.int32),
+            np.array([2.0, 2.0], np.float32),
             direction,
             "00" * 32,
         )

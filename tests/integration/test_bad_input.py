@@ -98,18 +98,18 @@ def test_not_a_causal_language_model(refused: Refused, made: Made, tmp_path: Pat
     texts, out = ("--texts", made.texts), ("--out", tmp_path / "out")
     refused("run", "--model", directory, *texts, *out, code=2, says=says)
     refused("probe", directory, *texts, *out, code=2, says=says)
-    says = "no known gated MLP in model type 'bert'"
+    says = "no layout for model type 'bert'"
     refused("apply", directory, made.edit, *out, code=2, says=says)
 
 
-def test_no_gated_mlp(refused: Refused, made: Made, tmp_path: Path) -> None:
-    config = transformers.GPT2Config(
-        vocab_size=COMMON["vocab_size"], n_embd=32, n_layer=2, n_head=4, n_positions=64
+def test_no_mlp(refused: Refused, made: Made, tmp_path: Path) -> None:
+    config = transformers.MambaConfig(
+        vocab_size=COMMON["vocab_size"], hidden_size=32, num_hidden_layers=2, state_size=4
     )
-    directory = tmp_path / "gpt2"
-    transformers.GPT2LMHeadModel(config).save_pretrained(directory)
+    directory = tmp_path / "mamba"
+    transformers.MambaForCausalLM(config).save_pretrained(directory)
     tiny_tokenizer().save_pretrained(directory)
-    says = "no known gated MLP in model type 'gpt2'"
+    says = "no layout for model type 'mamba'"
     out = ("--out", tmp_path / "out")
     refused("run", "--model", directory, "--texts", made.texts, *out, code=2, says=says)
     refused("edit", directory, "--probe", made.probe, "--alpha", 1, *out, code=2, says=says)
@@ -357,6 +357,4 @@ def test_logs_of_transformers_stay_silent_in_a_clean_interpreter(
         env=environment,
         cwd=tmp_path,
     )
-    assert (outcome.returncode, outcome.stdout) == (2, "")
-    assert outcome.stderr.startswith("surgery: ")
-    assert outcome.stderr.count("\n") == 1
+    assert (outcome.returncode, outcome.stderr) == (0, "")

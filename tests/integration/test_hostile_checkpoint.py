@@ -112,7 +112,7 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["model.safetensors"], "expected the plain name"),
         ("missing.safetensors", "names missing.safetensors, which is not there"),
         ("two\nlines\x1b[2J.safetensors", "two lines [2J.safetensors, which is not there"),
-        ("nul\0.safetensors", "which is not there"),
+        ("nul\0.safetensors", "expected the plain name"),
         ("x" * 300, "which is not there"),
         ("config.json", "config.json"),
     ],
@@ -151,10 +151,10 @@ def test_index_that_is_none(
     ("changes", "code", "says"),
     [
         ({"num_hidden_layers": 10**15}, 2, "found gate matrices of 3 blocks"),
-        ({"num_hidden_layers": -3}, 2, "found gate matrices of 3 blocks"),
-        ({"num_hidden_layers": "3"}, 2, "expected '3' as num_hidden_layers says"),
-        ({"hidden_size": 64}, 2, "expected [rows, 64] as hidden_size says"),
-        ({"model_type": ["llama"]}, 2, "no known gated MLP in model type ['llama']"),
+        ({"num_hidden_layers": -3}, 2, "num_hidden_layers -3; expected a whole number"),
+        ({"num_hidden_layers": "3"}, 2, "num_hidden_layers '3'; expected a whole number"),
+        ({"hidden_size": 64}, 2, "expected [row, column] with column = 64"),
+        ({"model_type": ["llama"]}, 2, "no layout for model type ['llama']"),
         ({"quantization_config": {}}, 2, "its weights are quantised"),
     ],
 )

@@ -133,7 +133,7 @@ def test_ctrl_c_during_a_run_and_the_same_command_again(surgery: Surgery, tmp_pa
     assert {name: finished[name] for name in features} == {name: left[name] for name in features}
 
 
-@pytest.mark.parametrize("function", ["shutil.copyfile", "modelsurgery.apply.checkpoint._verify"])
+@pytest.mark.parametrize("function", ["shutil.copyfile", "modelsurgery.apply.copying.check_rows"])
 def test_ctrl_c_during_apply_leaves_no_destination(
     made: Made, tmp_path: Path, function: str
 ) -> None:

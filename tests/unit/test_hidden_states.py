@@ -19,7 +19,7 @@ def one_by_one(model, text: str, layer: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("layer", [1, 2, 3])
-@pytest.mark.parametrize("family", ["llama", "gemma2", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "qwen3", "mixtral", "gpt2", "qwen2_vl"])
 def test_features_are_the_mean_over_tokens_of_the_layer_as_the_paper_counts(
     family: str, layer: int, tmp_path: Path
 ) -> None:

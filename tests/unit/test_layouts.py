@@ -9,7 +9,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from modelsurgery import find_gate_matrices, open_checkpoint
-from modelsurgery.errors import UnsupportedModelError
+from modelsurgery.errors import RecipeError, UnsupportedModelError
+from modelsurgery.layouts import load_layout
 from tiny import FAMILIES, write_tiny_model
 
 
@@ -45,7 +46,6 @@ def change(directory: Path, edit_config=None, edit_tensors=None) -> Path:
         "model.layers.0.self_attn.gate_proj.weight",
         "model.layers.0.mlp.gate.weight",
         "vision_tower.layers.0.mlp.gate_proj.weight",
-        "model.layers.0.mlp.gate_proj.weight_scale",
         "model.layers.00.mlp.gate_proj.weight",
         "xmodel.layers.0.mlp.gate_proj.weight",
     ],
@@ -63,16 +63,79 @@ def test_a_partly_matched_model_is_refused_with_what_was_found(tmp_path: Path) -
         write_tiny_model(tmp_path / "base"),
         edit_tensors=lambda tensors: tensors.pop("model.layers.1.mlp.gate_proj.weight"),
     )
-    with pytest.raises(UnsupportedModelError, match=r"of 2 blocks, expected 3.*the file has model"):
+    with pytest.raises(UnsupportedModelError, match=r"of 2 blocks, expected 3.*it has model"):
         find_gate_matrices(open_checkpoint(directory))
 
 
 def test_an_unknown_family_is_refused_by_name(tmp_path: Path) -> None:
     directory = change(
-        write_tiny_model(tmp_path / "base"), lambda config: config.update(model_type="gpt2")
+        write_tiny_model(tmp_path / "base"), lambda config: config.update(model_type="rwkv9")
     )
-    with pytest.raises(UnsupportedModelError, match="no known gated MLP in model type 'gpt2'"):
+    with pytest.raises(UnsupportedModelError, match="no layout for model type 'rwkv9'; it has"):
         find_gate_matrices(open_checkpoint(directory))
+
+
+@pytest.mark.parametrize(
+    ("ending", "method"),
+    [
+        ("qweight", "GPTQ or AWQ"),
+        ("weight_scale_inv", "FP8"),
+        ("weight.absmax", "bitsandbytes"),
+        ("weight_packed", "compressed-tensors"),
+    ],
+)
+def test_weights_with_names_of_quantisation_are_refused_even_if_config_is_silent(
+    ending: str, method: str, tmp_path: Path
+) -> None:
+    name = f"model.layers.0.mlp.gate_proj.{ending}"
+    directory = change(
+        write_tiny_model(tmp_path / "base"),
+        edit_tensors=lambda tensors: tensors.update({name: torch.ones(4)}),
+    )
+    with pytest.raises(UnsupportedModelError, match=rf"quantised \({method}\)"):
+        find_gate_matrices(open_checkpoint(directory))
+
+
+OWN_LAYOUT = """
+title: our own
+prefixes: ["brain.{block}."]
+blocks:
+  dense:
+    - branch: mlp
+      spellings: [{name: opener.weight}]
+"""
+
+
+def test_a_user_describes_a_family_of_their_own(tmp_path: Path) -> None:
+    def rename(tensors: dict[str, torch.Tensor]) -> None:
+        for block in range(3):
+            old = f"model.layers.{block}.mlp.gate_proj.weight"
+            tensors[f"brain.{block}.opener.weight"] = tensors.pop(old)
+
+    directory = change(
+        write_tiny_model(tmp_path / "base"),
+        lambda config: config.update(model_type="ours"),
+        rename,
+    )
+    (tmp_path / "layout.yaml").write_text(OWN_LAYOUT)
+    layout = load_layout(tmp_path / "layout.yaml")
+    gates = find_gate_matrices(open_checkpoint(directory), layout)
+    assert [gate.tensor for gate in gates] == [f"brain.{block}.opener.weight" for block in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (OWN_LAYOUT.replace("{block}", "0"), "expected {block} in it"),
+        (OWN_LAYOUT.replace("prefixes", "prefixs"), "did you mean 'prefixes'"),
+        (OWN_LAYOUT.replace("opener.weight", "'{expert}.{expert}'"), "at most once"),
+        ("- a list", "expected keys and values"),
+    ],
+)
+def test_a_wrong_layout_is_refused_by_its_key(wrong: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "layout.yaml").write_text(wrong)
+    with pytest.raises(RecipeError, match=says):
+        load_layout(tmp_path / "layout.yaml")
 
 
 def test_a_quantised_model_is_refused(tmp_path: Path) -> None:

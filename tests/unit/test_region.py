@@ -127,8 +127,9 @@ def test_weights_that_are_not_finite_are_refused_by_row(tmp_path: Path, value: f
 
 def _fake_gates() -> list[object]:
     from modelsurgery import GateMatrix
+    from modelsurgery.rows import RowView
 
-    return [GateMatrix(f"gate.{block}", block, 4, 2, "F32") for block in range(2)]
+    return [GateMatrix(RowView(f"gate.{block}", "F32", 4, 2, 0, 2, 1), block) for block in range(2)]
 
 
 FAKE_GATES = _fake_gates()

@@ -11,7 +11,8 @@ from modelsurgery.apply.in_memory import edited
 from modelsurgery.behaviors import Behavior
 from modelsurgery.errors import DamageBudgetError
 from modelsurgery.evaluation.language_modelling import mean_token_loss
-from modelsurgery.probe import Probe, fit_probe_on_texts
+from modelsurgery.fitting import fit_probe_on_texts
+from modelsurgery.probe import Probe
 from modelsurgery.texts import LabelledText
 from modelsurgery.tuning import SAFETY, Search, SearchSpace
 from tiny import tiny_sentences

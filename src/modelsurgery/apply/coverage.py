@@ -1,7 +1,9 @@
 """What an edit touched, of how much: reported by everything that applies one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+import numpy as np
 
 from modelsurgery.edit import TensorChange
 from modelsurgery.errors import NothingChangedError
@@ -29,25 +31,35 @@ class Coverage:
 
 
 def measure_coverage(
-    changes: Sequence[TensorChange], *, tensors_found: int, rows_found: int, bytes_total: int
+    changes: Iterable[TensorChange], *, tensors_found: int, rows_found: int, bytes_total: int
 ) -> Coverage:
-    """Count what changed.
+    """Count what changed, one matrix at a time.
+
+    Args:
+        changes: rows before and after.
+        tensors_found: gate matrices of the model.
+        rows_found: gate rows of the model.
+        bytes_total: bytes of all weights of the model.
 
     Raises:
         NothingChangedError: no byte differs.
     """
-    changed_rows = [(change.before != change.after).any(dim=1).sum().item() for change in changes]
-    coverage = Coverage(
-        tensors_found=tensors_found,
-        tensors_edited=sum(count > 0 for count in changed_rows),
-        rows_edited=int(sum(changed_rows)),
-        rows_found=rows_found,
-        bytes_changed=sum(change.bytes_changed for change in changes),
-        bytes_total=bytes_total,
-    )
-    if coverage.bytes_changed == 0:
+    matrices, rows, size = 0, 0, 0
+    for change in changes:
+        moved = (change.before.view(np.uint8) != change.after.view(np.uint8)).sum(axis=1)
+        matrices += bool(moved.any())
+        rows += int(np.count_nonzero(moved))
+        size += int(moved.sum())
+    if size == 0:
         raise NothingChangedError(
             "the edit changes no byte: its strength is 0, its region empty, "
             "or too weak for the stored dtype; take a larger strength"
         )
-    return coverage
+    return Coverage(
+        tensors_found=tensors_found,
+        tensors_edited=matrices,
+        rows_edited=rows,
+        rows_found=rows_found,
+        bytes_changed=size,
+        bytes_total=bytes_total,
+    )

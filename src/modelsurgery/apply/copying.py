@@ -1,0 +1,242 @@
+"""An edited copy of a model directory, in which only the chosen rows differ.
+
+Loads no model. The copy is staged beside its destination, patched, read back and renamed; the
+source is only read. It carries a journal, so that `surgery undo` gives back the base model even
+when the source is gone.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from modelsurgery.apply.coverage import Coverage
+from modelsurgery.apply.journal import SURGERY_DIRECTORY, Journal, copy_journal, load_journals
+from modelsurgery.apply.manifest import (
+    HEADER,
+    MANIFEST_FILE,
+    Manifest,
+    WeightHashes,
+    file_parts,
+    hash_part,
+    hash_weights,
+    operation,
+    read_manifest,
+    write_manifest,
+)
+from modelsurgery.apply.patching import Surgery, check_rows
+from modelsurgery.checkpoint import Checkpoint, open_checkpoint
+from modelsurgery.edit import Edit
+from modelsurgery.errors import CheckpointError
+from modelsurgery.files import (
+    HASH_BLOCK_BYTES,
+    clone_file,
+    link_file,
+    locked,
+    refuse_existing,
+    sha256_file,
+    staged_directory,
+)
+from modelsurgery.progress import Progress, silent
+from modelsurgery.rows import Weights
+
+# Other copies of the weights: left as they are they would hold the unedited model.
+OTHER_WEIGHTS = {
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".h5",
+    ".msgpack",
+    ".gguf",
+    ".onnx",
+    ".npz",
+}
+
+
+@dataclass(frozen=True)
+class EditedCopy:
+    """What `apply_to_copy` wrote.
+
+    Attributes:
+        directory: the edited model.
+        coverage: what changed, of how much.
+        shared_files: weight files that are the very files of the source (hard links) or share
+            their blocks with it, so that they took no space.
+        left_behind: files of the source that were not carried along: other copies of the
+            weights, which would still hold the base model.
+    """
+
+    directory: Path
+    coverage: Coverage
+    shared_files: tuple[str, ...]
+    left_behind: tuple[str, ...]
+
+
+def apply_to_copy(
+    source: Path | str,
+    edits: Sequence[Edit],
+    destination: Path | str,
+    *,
+    real_copies: bool = False,
+    progress: Progress = silent,
+) -> EditedCopy:
+    """Write a copy of a model directory with edited gate rows.
+
+    Tokenizer, configuration and chat template are carried along. Weight files in which nothing
+    changes are hard-linked, the others share blocks with the source where the file system can.
+
+    Args:
+        source: model directory with one or several safetensors files.
+        edits: edits made for it; on one row they are summed.
+        destination: directory that is not there yet.
+        real_copies: share nothing with the source.
+        progress: is told of files copied.
+
+    Raises:
+        EditMismatchError: the weights are not those that an edit was made for.
+        NothingChangedError: no byte would change.
+        OutputExistsError: there is something at `destination`.
+        StorageError: the disk is full or cannot be written.
+        VerificationError: the disk gave back other bytes than were written.
+    """
+    destination = Path(destination)
+    refuse_existing(destination, for_directory=True)
+    checkpoint = open_checkpoint(source)
+    with locked(checkpoint.directory, shared=True):
+        before = read_manifest(checkpoint.directory)
+        surgery = Surgery.of(checkpoint, edits)
+        small, left_behind = _other_files(checkpoint)
+        with staged_directory(destination) as staged:
+            _carry_journals(checkpoint.directory, staged, before)
+            stored, coverage = surgery.write_journal(staged)
+            for name in small:
+                _copy(checkpoint.directory / name, staged / name)
+            weights, shared = _copy_weights(
+                checkpoint, staged, stored.journal, real_copies=real_copies, progress=progress
+            )
+            written = open_checkpoint(staged)
+            with Weights(written, writable=True) as files:
+                replace(surgery, checkpoint=written).patch(files)
+                check_rows(stored.journal, files, edited=True)
+            entry = operation(stored.name, surgery.edits, coverage, stored.journal.provenance)
+            manifest = Manifest(
+                operations=[*before.operations, entry],
+                files={name: sha256_file(staged / name) for name in small},
+                weights=_with_changed(weights, written, stored.journal),
+            )
+            write_manifest(staged, manifest)
+    return EditedCopy(destination, coverage, shared, left_behind)
+
+
+def _other_files(checkpoint: Checkpoint) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Files other than the weights: those to carry along, those to leave behind."""
+    carried: list[str] = []
+    left_behind: list[str] = []
+    for path in sorted(checkpoint.directory.rglob("*")):
+        name = path.relative_to(checkpoint.directory)
+        hidden = any(part.startswith(".") for part in name.parts)
+        if hidden or not path.is_file() or str(name) in {*checkpoint.files, MANIFEST_FILE}:
+            continue
+        if not str(name).isprintable():  # so are bytes that are no UTF-8, which no JSON can hold
+            raise CheckpointError(f"{checkpoint.directory}: a file is called {name!s:}; rename it")
+        other_weights = path.suffix in OTHER_WEIGHTS
+        (left_behind if other_weights else carried).append(str(name))
+    return tuple(carried), tuple(left_behind)
+
+
+def _carry_journals(source: Path, staged: Path, manifest: Manifest) -> None:
+    journals = {stored.name: stored for stored in load_journals(source)}
+    for name in manifest.journals:
+        if name not in journals:
+            raise CheckpointError(
+                f"{source}: the manifest names journal {name}, which is not there; restore "
+                f"{SURGERY_DIRECTORY} or remove {MANIFEST_FILE} to give up the way back"
+            )
+        copy_journal(journals[name], staged)
+
+
+def _copy(source: Path, destination: Path) -> None:
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, destination)
+
+
+def _copy_weights(
+    checkpoint: Checkpoint,
+    staged: Path,
+    journal: Journal,
+    *,
+    real_copies: bool,
+    progress: Progress,
+) -> tuple[dict[str, WeightHashes], tuple[str, ...]]:
+    """Bring all weight files over, a file for each core at a time; hashes and shared files."""
+    hashes, shared = {}, []
+    bring = partial(_bring, checkpoint, staged, journal=journal, real_copies=real_copies)
+    with (
+        progress("weight files", len(checkpoint.files)) as advance,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        for name, (found, is_shared) in zip(
+            checkpoint.files, pool.map(bring, checkpoint.files), strict=True
+        ):
+            hashes[name] = found
+            if is_shared:
+                shared.append(name)
+            advance(1)
+    return hashes, tuple(shared)
+
+
+def _bring(
+    checkpoint: Checkpoint, staged: Path, name: str, *, journal: Journal, real_copies: bool
+) -> tuple[WeightHashes, bool]:
+    source, destination = checkpoint.directory / name, staged / name
+    share = clone_file if name in journal.files else link_file
+    if not real_copies and share(source, destination):
+        return hash_weights(source), True
+    return _copy_and_hash(source, destination), False
+
+
+def _copy_and_hash(source: Path, destination: Path) -> WeightHashes:
+    """Copy a weight file, hashing header and tensors on the way, so that it is read once."""
+    parts = file_parts(source)
+    hashes = {}
+    with source.open("rb", buffering=0) as old, destination.open("xb", buffering=0) as new:
+        for part, _, size in parts:
+            digest = hashlib.sha256()
+            while size:
+                block = old.read(min(size, HASH_BLOCK_BYTES))
+                if not block:
+                    raise CheckpointError(f"{source}: became shorter while it was copied")
+                digest.update(block)
+                view = memoryview(block)
+                while view:
+                    view = view[new.write(view) :]
+                size -= len(block)
+            hashes[part] = digest.hexdigest()
+    return WeightHashes(header=hashes.pop(HEADER), tensors=hashes)
+
+
+def _hash_tensor(checkpoint: Checkpoint, name: str) -> str:
+    tensor = checkpoint.tensors[name]
+    return hash_part(checkpoint.directory / tensor.file, tensor.start, tensor.size_bytes)
+
+
+def _with_changed(
+    weights: dict[str, WeightHashes], written: Checkpoint, journal: Journal
+) -> dict[str, WeightHashes]:
+    """The same hashes with those of the tensors that were patched made anew."""
+    changed = sorted({entry.tensor for entry in journal.entries})
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = dict(zip(changed, pool.map(partial(_hash_tensor, written), changed), strict=True))
+    tensors = {file: dict(hashes.tensors) for file, hashes in weights.items()}
+    for name in changed:
+        tensors[written.tensors[name].file][name] = found[name]
+    return {
+        file: WeightHashes(header=hashes.header, tensors=tensors[file])
+        for file, hashes in weights.items()
+    }

@@ -1,0 +1,352 @@
+"""A journal: the original bytes of the rows that an edit changes, on disk before any of them does.
+
+It is the way back. `DIR/.surgery/0001` holds `before.bin`, the rows one after the other, and
+`journal.json`, which says where each belongs, with hashes of both states. It needs neither the edit
+nor a layout to be read, and a damaged one is refused.
+"""
+
+import itertools
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from modelsurgery.apply.coverage import Coverage
+from modelsurgery.checkpoint import Checkpoint, is_plain_name
+from modelsurgery.edit import TensorChange, rows_sha256
+from modelsurgery.errors import CheckpointError, JournalError
+from modelsurgery.files import sha256_json, storage_errors, sync_directory, write_json
+from modelsurgery.header import header_sha256, read_json_object
+from modelsurgery.layouts import Address, GateMatrix
+from modelsurgery.rows import DTYPES, Rows, RowView
+
+SURGERY_DIRECTORY = ".surgery"
+JOURNAL_FILE = "journal.json"
+ROWS_FILE = "before.bin"
+STAGED_PREFIX = ".staged-"
+FORMAT_VERSION = 1
+
+Count = Annotated[int, Field(strict=True, ge=0, lt=2**62)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class JournalEntry(BaseModel):
+    """Rows of one gate matrix.
+
+    Attributes:
+        tensor, dtype, rows, columns, offset, row_stride, column_stride: as in `RowView`.
+        numbers: which rows, ascending.
+        place: where their original bytes begin in `before.bin`.
+        before_sha256: of those bytes.
+        after_sha256: of the rows once edited.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tensor: str
+    dtype: str
+    rows: Count
+    columns: Count
+    offset: Count
+    row_stride: Count
+    column_stride: Count
+    numbers: list[Count]
+    place: Count
+    before_sha256: Sha256
+    after_sha256: Sha256
+
+    @property
+    def view(self) -> RowView:
+        """Where the rows are."""
+        return RowView(
+            self.tensor,
+            self.dtype,
+            self.rows,
+            self.columns,
+            self.offset,
+            self.row_stride,
+            self.column_stride,
+        )
+
+    @property
+    def row_numbers(self) -> NDArray[np.int64]:
+        """The same numbers, [k] int64."""
+        return np.array(self.numbers, dtype=np.int64)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the rows."""
+        return len(self.numbers) * self.columns * DTYPES[self.dtype].itemsize
+
+
+class Journal(BaseModel):
+    """What one edit changed in a model directory, and what was there before.
+
+    Attributes:
+        format: version of this form.
+        files: SHA-256 of the header of every weight file that changes, by name.
+        entries: rows by matrix.
+        description: of the edits, for people.
+        coverage: what changed, of how much.
+        provenance: versions.
+        manifest_before: the text of the directory's manifest before, None if there was none.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: int
+    files: dict[str, Sha256]
+    entries: list[JournalEntry]
+    description: list[dict[str, Any]]
+    coverage: dict[str, int]
+    provenance: dict[str, Any]
+    manifest_before: str | None
+
+
+@dataclass(frozen=True)
+class StoredJournal:
+    """A journal with its place.
+
+    Attributes:
+        path: its directory, `DIR/.surgery/0001`.
+        journal: what it says.
+    """
+
+    path: Path
+    journal: Journal
+
+    @property
+    def name(self) -> str:
+        """Its number, `0001`."""
+        return self.path.name
+
+    def before(self) -> Iterator[tuple[JournalEntry, Rows]]:
+        """Original rows [k, columns] of each entry, checked against their hashes.
+
+        Raises:
+            JournalError: `before.bin` does not hold them.
+        """
+        with (self.path / ROWS_FILE).open("rb") as file:
+            for entry in self.journal.entries:
+                file.seek(entry.place)
+                content = file.read(entry.size_bytes)
+                rows = np.frombuffer(content, dtype=np.uint8)
+                if len(rows) != entry.size_bytes or rows_sha256(rows) != entry.before_sha256:
+                    raise JournalError(
+                        f"{self.path / ROWS_FILE}: the rows of {entry.tensor} are not those that "
+                        "were saved; the journal is damaged and cannot undo, fetch the model again"
+                    )
+                yield entry, rows.view(DTYPES[entry.dtype]).reshape(-1, entry.columns)
+
+
+class JournalWriter:
+    """Writes a journal beside its final place; nothing can see it before `finish`."""
+
+    def __init__(self, directory: Path, checkpoint: Checkpoint, gates: Sequence[GateMatrix]):
+        """Start the next journal of `directory`, of changes to the tensors of `checkpoint`."""
+        self._parent = directory / SURGERY_DIRECTORY
+        self._checkpoint = checkpoint
+        self._views: Mapping[Address, RowView] = {gate.address: gate.view for gate in gates}
+        self._entries: list[JournalEntry] = []
+        taken = [int(one.name) for one in _journal_paths(directory)]
+        self._name = f"{max(taken, default=0) + 1:04d}"
+        self._staged = self._parent / f"{STAGED_PREFIX}{self._name}"
+        self._file: BinaryIO
+
+    @contextmanager
+    def open(self) -> Iterator["JournalWriter"]:
+        """Open the file of rows; when the block raises, nothing of the journal is left."""
+        with storage_errors(self._staged):
+            try:
+                self._staged.mkdir(parents=True)
+                with (self._staged / ROWS_FILE).open("xb") as self._file:
+                    yield self
+            except BaseException:
+                shutil.rmtree(self._staged, ignore_errors=True)
+                remove_if_empty(self._parent)
+                raise
+
+    def recorded(self, changes: Iterable[TensorChange]) -> Iterator[TensorChange]:
+        """The same changes, each written down before it is passed on; rows that stay left out."""
+        for change in changes:
+            moved = (change.before.view(np.uint8) != change.after.view(np.uint8)).any(axis=1)
+            if moved.any():
+                self._record(change, moved)
+            yield change
+
+    def _record(self, change: TensorChange, moved: NDArray[np.bool_]) -> None:
+        before, after = (change.before, change.after)
+        if not moved.all():
+            before, after = before[moved], after[moved]
+        self._entries.append(
+            JournalEntry(
+                **asdict(self._views[change.address]),
+                numbers=change.rows[moved].tolist(),
+                place=self._file.tell(),
+                before_sha256=rows_sha256(before),
+                after_sha256=rows_sha256(after),
+            )
+        )
+        self._file.write(np.ascontiguousarray(before).view(np.uint8).reshape(-1).data)
+
+    def finish(
+        self,
+        description: list[dict[str, Any]],
+        coverage: Coverage,
+        provenance: dict[str, Any],
+        manifest_before: str | None,
+    ) -> StoredJournal:
+        """Flush everything to the disk and give the journal its name: from now on it counts."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        tensors = self._checkpoint.tensors
+        files = sorted({tensors[entry.tensor].file for entry in self._entries})
+        journal = Journal(
+            format=FORMAT_VERSION,
+            files={name: header_sha256(self._checkpoint.directory / name) for name in files},
+            entries=self._entries,
+            description=description,
+            coverage=asdict(coverage),
+            provenance=provenance,
+            manifest_before=manifest_before,
+        )
+        content = journal.model_dump()
+        write_json(self._staged / JOURNAL_FILE, {**content, "sha256": sha256_json(content)})
+        path = self._parent / self._name
+        self._staged.rename(path)
+        sync_directory(self._parent)
+        sync_directory(self._parent.parent)
+        return StoredJournal(path, journal)
+
+
+def load_journals(directory: Path) -> list[StoredJournal]:
+    """All journals of a model directory, oldest first.
+
+    Raises:
+        JournalError: one is damaged.
+    """
+    return [load_journal(path) for path in _journal_paths(directory)]
+
+
+def load_journal(path: Path) -> StoredJournal:
+    """Read a journal and check everything that it says but the rows themselves.
+
+    Raises:
+        JournalError: missing, damaged, hostile, or of a later version.
+    """
+    for part in (path, path / JOURNAL_FILE, path / ROWS_FILE):
+        # A link leads elsewhere, and reading from a pipe would wait for ever.
+        if part.is_symlink() or not (part.is_dir() if part == path else part.is_file()):
+            raise JournalError(f"{part} is missing, or not what a surgery makes; it cannot undo")
+    try:
+        content = read_json_object(path / JOURNAL_FILE)
+        claimed = content.pop("sha256", None)
+        if content.get("format") != FORMAT_VERSION:
+            raise JournalError(
+                f"{path}: a journal of format {content.get('format')!r}; this version reads "
+                f"{FORMAT_VERSION}, update modelsurgery"
+            )
+        if claimed != sha256_json(content):
+            raise JournalError(f"{path}: the journal is damaged, its hash does not match")
+        journal = Journal.model_validate(content)
+    except (OSError, ValueError, CheckpointError, ValidationError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise JournalError(f"{path}: not a readable journal ({reason})") from error
+    _check(path, journal)
+    return StoredJournal(path, journal)
+
+
+def copy_journal(stored: StoredJournal, directory: Path) -> None:
+    """Carry a journal to a copy of its model directory, and nothing else that lies beside it."""
+    destination = directory / SURGERY_DIRECTORY / stored.name
+    destination.mkdir(parents=True)
+    for name in (ROWS_FILE, JOURNAL_FILE):
+        shutil.copyfile(stored.path / name, destination / name)
+
+
+def remove_journal(stored: StoredJournal) -> None:
+    """Take a journal away, its name first."""
+    removed = stored.path.with_name(f"{STAGED_PREFIX}removed-{stored.name}")
+    stored.path.rename(removed)
+    sync_directory(removed.parent)
+    shutil.rmtree(removed)
+    remove_if_empty(stored.path.parent)
+
+
+def sweep(directory: Path) -> None:
+    """Remove what a killed process left of journals that never counted, or no longer do."""
+    parent = directory / SURGERY_DIRECTORY
+    _refuse_link(parent)
+    for path in parent.glob(f"{STAGED_PREFIX}*"):
+        _refuse_link(path)
+        shutil.rmtree(path)
+    remove_if_empty(parent)
+
+
+def remove_if_empty(directory: Path) -> None:
+    """Remove a directory if there is nothing in it."""
+    if directory.is_dir() and not any(directory.iterdir()):
+        directory.rmdir()
+
+
+def _journal_paths(directory: Path) -> list[Path]:
+    parent = directory / SURGERY_DIRECTORY
+    _refuse_link(parent)
+    return sorted(parent.glob("[0-9]" * 4))
+
+
+def _refuse_link(path: Path) -> None:
+    if path.is_symlink():
+        raise JournalError(f"{path} is a symbolic link; expected a directory of our own")
+
+
+def _check(path: Path, journal: Journal) -> None:
+    """Refuse what no journal of ours says."""
+    for name in journal.files:
+        if not is_plain_name(name):
+            raise JournalError(f"{path}: names the file {name!r}; expected a plain name")
+    for entry in journal.entries:
+        numbers = entry.row_numbers
+        sound = (
+            entry.dtype in DTYPES
+            and len(numbers) > 0
+            and bool((np.diff(numbers) > 0).all())
+            and int(numbers[-1]) < entry.rows
+        )
+        if not sound:
+            raise JournalError(f"{path}: the rows of {entry.tensor!r} contradict each other")
+    ordered = sorted(journal.entries, key=lambda entry: (entry.tensor, entry.offset))
+    for entry, following in itertools.pairwise(ordered):
+        if entry.tensor == following.tensor and entry.view.stop > following.offset:
+            raise JournalError(f"{path}: two entries share elements of {entry.tensor!r}")
+
+
+def journal_json(stored: StoredJournal) -> dict[str, Any]:
+    """A journal for people: everything but the numbers of rows."""
+    journal = stored.journal
+    rows: Counter[str] = Counter()
+    for entry in journal.entries:
+        rows[entry.tensor] += len(entry.numbers)
+    return {
+        "kind": "journal",
+        "journal": stored.name,
+        "edits": journal.description,
+        "coverage": journal.coverage,
+        "rows_by_tensor": dict(rows),
+        "files": sorted(journal.files),
+        "bytes": sum(entry.size_bytes for entry in journal.entries),
+        "provenance": journal.provenance,
+    }
+
+
+def is_journal(path: Path) -> bool:
+    """Whether a path is a journal's directory or its description."""
+    return (path / JOURNAL_FILE).is_file() or path.name == JOURNAL_FILE

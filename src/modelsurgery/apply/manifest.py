@@ -1,0 +1,171 @@
+"""`surgery.json`, the manifest of an edited model directory: what was done, what should be there.
+
+It names the journals that count, and SHA-256 of everything that is known: whole tensors and headers
+where a copy was written, small files, and (in the journals) the edited rows.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from modelsurgery.apply.coverage import Coverage
+from modelsurgery.edit import Edit
+from modelsurgery.errors import CheckpointError, VerificationError
+from modelsurgery.files import HASH_BLOCK_BYTES, write_json
+from modelsurgery.header import read_header, read_json_object
+
+MANIFEST_FILE = "surgery.json"
+FORMAT_VERSION = 2
+HEADER = ""  # no tensor has an empty name in a file that transformers writes
+
+
+class Operation(BaseModel):
+    """One surgery.
+
+    Attributes:
+        journal: the number of its journal.
+        edits: alpha, strength and provenance of each edit.
+        coverage: what changed, of how much.
+        provenance: versions of the program that applied them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    journal: str
+    edits: list[dict[str, Any]]
+    coverage: dict[str, int]
+    provenance: dict[str, Any]
+
+
+class WeightHashes(BaseModel):
+    """What one weight file should hold.
+
+    Attributes:
+        header: SHA-256 of its header.
+        tensors: SHA-256 of tensors that are known whole, by name.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    header: str
+    tensors: dict[str, str]
+
+
+class Manifest(BaseModel):
+    """The manifest of an edited directory.
+
+    Attributes:
+        format: version of this form.
+        operations: surgeries that were done, oldest first.
+        files: SHA-256 of files other than weights, by name.
+        weights: what is known of each weight file, by name.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: int = FORMAT_VERSION
+    operations: list[Operation] = []
+    files: dict[str, str] = {}
+    weights: dict[str, WeightHashes] = {}
+
+    @property
+    def journals(self) -> list[str]:
+        """Numbers of the journals that count."""
+        return [operation.journal for operation in self.operations]
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of a directory; an empty one where there is none.
+
+    Raises:
+        VerificationError: it is damaged, or of another version.
+    """
+    path = directory / MANIFEST_FILE
+    if not path.is_file():
+        return Manifest()
+    try:
+        content = read_json_object(path)
+        if content.get("format") != FORMAT_VERSION:
+            raise VerificationError(
+                f"{path}: a manifest of format {content.get('format')!r}; this version reads "
+                f"{FORMAT_VERSION}, use the version of modelsurgery that wrote it"
+            )
+        return Manifest.model_validate(content)
+    except (CheckpointError, ValidationError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise VerificationError(
+            f"{path}: not a readable manifest ({reason}); what was done here cannot be told, "
+            "restore that file or fetch the model again"
+        ) from error
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write a manifest whole or not at all."""
+    write_json(directory / MANIFEST_FILE, manifest.model_dump())
+
+
+def manifest_text(directory: Path) -> str | None:
+    """The manifest as it stands in the directory, to be put back by an undo."""
+    path = directory / MANIFEST_FILE
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def describe_edits(edits: Sequence[Edit]) -> list[dict[str, Any]]:
+    """Edits for people, as JSON values."""
+    return [
+        {
+            "alpha": edit.alpha,
+            "strength": edit.strength,
+            "rows": edit.row_count,
+            "provenance": edit.provenance.to_json(),
+        }
+        for edit in edits
+    ]
+
+
+def operation(
+    journal: str, edits: Sequence[Edit], coverage: Coverage, origin: dict[str, Any]
+) -> Operation:
+    """The entry of one surgery."""
+    return Operation(
+        journal=journal,
+        edits=describe_edits(edits),
+        coverage=asdict(coverage),
+        provenance=origin,
+    )
+
+
+def file_parts(path: Path) -> list[tuple[str, int, int]]:
+    """What a weight file consists of, in order: name, first byte and size; first the `HEADER`."""
+    tensors = sorted(read_header(path).values(), key=lambda one: (one.start, one.size_bytes))
+    data_start = tensors[0].start if tensors else path.stat().st_size
+    header = (HEADER, 0, data_start)
+    return [header, *((one.name, one.start, one.size_bytes) for one in tensors)]
+
+
+def hash_weights(path: Path) -> WeightHashes:
+    """Hashes of all that a weight file holds, in one pass from its beginning to its end."""
+    hashes = {name: hash_part(path, start, size) for name, start, size in file_parts(path)}
+    return WeightHashes(header=hashes.pop(HEADER), tensors=hashes)
+
+
+def hash_part(path: Path, start: int, size: int) -> str:
+    """SHA-256 of a stretch of a file.
+
+    Raises:
+        VerificationError: the file ends inside it.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
+        while size:
+            block = file.read(min(size, HASH_BLOCK_BYTES))
+            if not block:
+                raise VerificationError(f"{path}: became shorter while it was read")
+            digest.update(block)
+            size -= len(block)
+    return digest.hexdigest()

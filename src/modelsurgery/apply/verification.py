@@ -1,0 +1,135 @@
+"""Whether a model directory still holds what its manifest and journals say."""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelsurgery.apply.journal import JournalEntry, load_journals
+from modelsurgery.apply.manifest import HEADER, Manifest, file_parts, hash_part, read_manifest
+from modelsurgery.checkpoint import Checkpoint, open_checkpoint
+from modelsurgery.edit import rows_sha256
+from modelsurgery.errors import CheckpointError, JournalError, VerificationError
+from modelsurgery.files import locked, sha256_file
+from modelsurgery.progress import Progress, silent
+from modelsurgery.rows import Weights
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` found.
+
+    Attributes:
+        directory: the model.
+        tensors_checked: tensors compared whole.
+        rows_checked: edited rows compared, of tensors that are not known whole.
+        tensors_unknown: tensors of which nothing, or only the edited rows, is recorded: an edit in
+            place does not read the rest of the model.
+        files_checked: files other than weights.
+        wrong: tensors and files that are not as recorded, with what is wrong.
+    """
+
+    directory: Path
+    tensors_checked: int
+    rows_checked: int
+    tensors_unknown: int
+    files_checked: int
+    wrong: tuple[str, ...]
+
+
+def verify(directory: Path | str, *, progress: Progress = silent) -> Verification:
+    """Compare an edited model directory, byte for byte, with what is recorded of it.
+
+    Args:
+        directory: an edited copy, or a directory that was edited in place.
+        progress: is told of tensors done.
+
+    Raises:
+        VerificationError: nothing is recorded, or a weight file cannot be read as one.
+        JournalError: a journal is damaged or missing.
+    """
+    directory = Path(directory)
+    try:
+        checkpoint = open_checkpoint(directory)
+    except CheckpointError as error:
+        raise VerificationError(str(error)) from error
+    with locked(directory, shared=True):
+        manifest = read_manifest(directory)
+        if not manifest.operations:
+            raise VerificationError(
+                f"{directory}: no surgery is recorded there, so there is nothing to compare with"
+            )
+        entries = _last_entries(directory, manifest, checkpoint)
+        parts = list(_recorded_parts(directory, manifest))
+        wrong = [*_wrong_files(manifest, directory)]
+        with progress("tensors", len(parts)) as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
+            for (file, name, *_), problem in zip(
+                parts, pool.map(_problem_of_part, parts), strict=True
+            ):
+                advance(1)
+                if problem:
+                    wrong.append(f"{name or 'the header'} in {file.name} {problem}")
+        with Weights(checkpoint) as weights:
+            for entry in entries:
+                if rows_sha256(weights.read(entry.view, entry.row_numbers)) != entry.after_sha256:
+                    wrong.append(f"{entry.tensor}: edited rows are not as the surgery left them")
+    whole = {name for _, name, *_ in parts} - {HEADER}
+    return Verification(
+        directory,
+        tensors_checked=len(whole),
+        rows_checked=sum(len(entry.numbers) for entry in entries if entry.tensor not in whole),
+        tensors_unknown=len(set(checkpoint.tensors) - whole),
+        files_checked=len(manifest.files),
+        wrong=tuple(dict.fromkeys(wrong)),
+    )
+
+
+def _last_entries(
+    directory: Path, manifest: Manifest, checkpoint: Checkpoint
+) -> list[JournalEntry]:
+    """The last journal entry of each matrix: earlier ones may have been edited over."""
+    journals = {one.name: one for one in load_journals(directory)}
+    missing = [name for name in manifest.journals if name not in journals]
+    if missing:
+        raise JournalError(f"{directory}: journal {missing[0]} is gone; the way back is lost")
+    last = {}
+    for name in manifest.journals:
+        for entry in journals[name].journal.entries:
+            stored = checkpoint.tensors.get(entry.tensor)
+            if stored is None or not entry.view.fits(stored):
+                raise VerificationError(
+                    f"{directory}: {entry.tensor} has another shape than when it was edited"
+                )
+            last[entry.view] = entry
+    return list(last.values())
+
+
+Part = tuple[Path, str, int, int, str]  # file, tensor, first byte, size, SHA-256
+
+
+def _recorded_parts(directory: Path, manifest: Manifest) -> Iterator[Part]:
+    for file, hashes in manifest.weights.items():
+        path = directory / file
+        if not path.is_file():
+            raise VerificationError(f"{path} is missing")
+        recorded = {HEADER: hashes.header, **hashes.tensors}
+        for name, start, size in file_parts(path):
+            if name in recorded:
+                yield path, name, start, size, recorded.pop(name)
+        if recorded:
+            raise VerificationError(f"{path}: {next(iter(recorded))} is missing")
+
+
+def _problem_of_part(part: Part) -> str | None:
+    path, _, start, size, expected = part
+    return None if hash_part(path, start, size) == expected else "has other bytes than recorded"
+
+
+def _wrong_files(manifest: Manifest, directory: Path) -> Iterator[str]:
+    for name, expected in manifest.files.items():
+        path = directory / name
+        if not path.is_file():
+            yield f"{name} is missing"
+        elif sha256_file(path) != expected:
+            yield f"{name} has other bytes than recorded"

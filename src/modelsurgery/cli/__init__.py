@@ -1,0 +1,71 @@
+"""`surgery`: parse, one library call, print.
+
+Results go to stdout (`--json` on every verb), progress and errors to stderr. Heavy imports are
+inside the commands, so that `--help` answers at once.
+"""
+
+import logging
+import os
+import shlex
+import sys
+
+import typer
+
+from modelsurgery.cli import checkpoints, experiments
+from modelsurgery.errors import SurgeryError
+
+# Read by those libraries when they are imported, which is later, inside the commands.
+ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
+
+app = typer.Typer(
+    name="surgery",
+    help="Change how a language model behaves by editing a few of its weights.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for command in (
+    experiments.run,
+    experiments.probe,
+    checkpoints.edit,
+    checkpoints.plan,
+    checkpoints.apply,
+    checkpoints.undo,
+    checkpoints.verify,
+    checkpoints.diff,
+    checkpoints.inspect,
+    experiments.behaviors,
+):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run `surgery`; errors become one line on stderr and an exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        # Typer gives back the code of what ended early: 0 after --help, 130 after Ctrl-C.
+        code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
+    except SurgeryError as error:
+        sys.exit(_fail(str(error), error.exit_code))
+    except typer.TyperException as error:
+        problem = error.format_message().rstrip(".")
+        sys.exit(_fail(f"{problem}; see `surgery --help`", error.exit_code))
+    except (typer.Abort, KeyboardInterrupt):
+        code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:  # what no check at the border foresaw: rights, a failing disk
+        sys.exit(_fail(str(error), 1))
+    if code == 130:
+        resume = shlex.join(["surgery", *sys.argv[1:]])
+        sys.exit(_fail(f"interrupted; to go on: {resume}", code))
+
+
+def _fail(message: str, code: int) -> int:
+    # Names from a stranger's file may hold line breaks and escape sequences of terminals.
+    line = "".join(c if c.isprintable() else " " for c in " ".join(message.split()))
+    print(f"surgery: {line}", file=sys.stderr)
+    return code

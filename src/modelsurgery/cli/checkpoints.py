@@ -1,0 +1,232 @@
+"""Verbs that work on checkpoints and load no model: choose, plan, apply, undo, check."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from modelsurgery.cli.options import (
+    Alpha,
+    Json,
+    Layers,
+    LayoutFile,
+    ModelArgument,
+    Rows,
+    Strength,
+    chosen_layout,
+    layer_window,
+    model_directory,
+    row_share,
+)
+from modelsurgery.cli.output import print_content, print_differences, showing_progress
+from modelsurgery.errors import RecipeError, VerificationError
+
+ModelDirectory = Annotated[Path, typer.Argument(help="Model directory.")]
+MOST_NAMED = 3
+
+
+def edit(
+    model: ModelArgument,
+    probe: Annotated[Path, typer.Option(help="A probe, ours or the paper's authors'.")],
+    out: Annotated[Path, typer.Option(help="The edit to write, .safetensors.")],
+    rows: Rows = "0.0465",
+    layers: Layers = None,
+    rule: Annotated[str, typer.Option(help="W1, W1-W0 or mean-difference.")] = "W1",
+    alpha: Alpha = None,
+    strength: Strength = None,
+    toward: Annotated[bool, typer.Option(help="Toward the behavior, not away.")] = False,
+    layout: LayoutFile = None,
+    as_json: Json = False,
+) -> None:
+    """Choose gate rows and make an edit from the checkpoint on disk; loads no model."""
+    from modelsurgery.checkpoint import open_checkpoint
+    from modelsurgery.edit import make_edit
+    from modelsurgery.edit_file import save_edit
+    from modelsurgery.files import refuse_existing, sha256_file
+    from modelsurgery.layouts import find_gate_matrices
+    from modelsurgery.probe import load_probe
+    from modelsurgery.provenance import provenance
+    from modelsurgery.region import score_rows, select_region
+
+    refuse_existing(out)
+    checkpoint = open_checkpoint(model_directory(model))
+    described = chosen_layout(layout)
+    direction = load_probe(probe).direction(rule)  # type: ignore[arg-type]
+    share = row_share(rows)
+    assert share is not None
+    with showing_progress() as progress:
+        gates = find_gate_matrices(checkpoint, described)
+        scores = score_rows(checkpoint, gates, direction[None], progress=progress)
+    region = select_region(scores, share, layers=layer_window(layers))
+    made = make_edit(
+        region,
+        direction,
+        alpha=alpha,
+        strength=strength,
+        origin=provenance(
+            inputs={"probe": sha256_file(probe)},
+            settings={
+                "direction_rule": rule,
+                "rows": region.row_count,
+                "layers": layer_window(layers),
+            },
+        ),
+        layout=described,
+    )
+    made = (made.scaled(-1) if toward else made).bound_to(checkpoint, gates)
+    save_edit(made, out)
+    content = {
+        "edit": str(out),
+        "rows": made.row_count,
+        "rows_found": made.candidate_rows,
+        "tensors": len({update.tensor for update in made.updates}),
+        "alpha": made.alpha,
+        "strength": made.strength,
+        "highest_cosine": max(float(c.max()) for c in region.cosines),
+    }
+    print_content(content, as_json)
+
+
+def plan(
+    model: ModelArgument,
+    edits: Annotated[list[Path] | None, typer.Argument(help="Edits, if there are any.")] = None,
+    layout: LayoutFile = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a surgery finds, reads and writes, before anything is touched."""
+    from modelsurgery.checkpoint import open_checkpoint
+    from modelsurgery.edit_file import load_edit
+    from modelsurgery.planning import plan_surgery
+
+    loaded = [load_edit(path) for path in edits or []]
+    checkpoint = open_checkpoint(model_directory(model))
+    planned = asdict(plan_surgery(checkpoint, loaded, layout=chosen_layout(layout)))
+    print_content({"model": str(checkpoint.directory), **planned}, as_json)
+
+
+def apply(
+    model: ModelArgument,
+    edits: Annotated[list[Path], typer.Argument(help="Edits; summed where they meet.")],
+    out: Annotated[Path | None, typer.Option(help="Directory of the edited copy.")] = None,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Edit MODEL itself; `surgery undo` goes back.")
+    ] = False,
+    copy: Annotated[
+        bool, typer.Option("--copy", help="With --out: share no files with MODEL.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Edit a model on disk: an edited copy, or in place with a way back; loads no model."""
+    from modelsurgery.edit_file import load_edit
+
+    if (out is None) != in_place:
+        raise RecipeError("give either --out DIR or --in-place, and not both")
+    if copy and in_place:
+        raise RecipeError("--copy goes with --out; --in-place copies nothing")
+    loaded = [load_edit(path) for path in edits]
+    directory = model_directory(model)
+    content: dict[str, Any]
+    if out is None:
+        from modelsurgery.apply.in_place import apply_in_place
+
+        done = apply_in_place(directory, loaded)
+        content = {
+            "directory": str(done.directory),
+            **asdict(done.coverage),
+            "journal": str(done.journal),
+            "way_back": f"surgery undo {done.directory}",
+        }
+    else:
+        from modelsurgery.apply.copying import apply_to_copy
+
+        with showing_progress() as progress:
+            made = apply_to_copy(directory, loaded, out, real_copies=copy, progress=progress)
+        content = {
+            "directory": str(made.directory),
+            **asdict(made.coverage),
+            "shared_files": list(made.shared_files),
+            "left_behind": list(made.left_behind),
+        }
+    print_content(content, as_json)
+
+
+def undo(
+    directory: ModelDirectory,
+    everything: Annotated[bool, typer.Option("--all", help="All surgeries, not the last.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Give a model back the bytes that it had before the last surgery."""
+    from modelsurgery.apply.in_place import undo as undo_surgery
+
+    undone = undo_surgery(directory, everything=everything)
+    print_content({**asdict(undone), "directory": str(undone.directory)}, as_json)
+
+
+def verify(directory: ModelDirectory, as_json: Json = False) -> None:
+    """Check an edited model, byte for byte, against what is recorded of it."""
+    from modelsurgery.apply.verification import verify as verify_directory
+
+    with showing_progress() as progress:
+        found = verify_directory(directory, progress=progress)
+    content = {**asdict(found), "directory": str(found.directory), "wrong": list(found.wrong)}
+    print_content(content, as_json)
+    if found.wrong:
+        more = len(found.wrong) - MOST_NAMED
+        named = "; ".join(found.wrong[:MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")
+        raise VerificationError(f"{directory}: {named}")
+
+
+def diff(
+    first: Annotated[str, typer.Argument(help="The base: model directory or id of the Hub.")],
+    second: Annotated[str, typer.Argument(help="What to compare with it.")],
+    rows: Annotated[int, typer.Option(min=0, help="Rows to list for each tensor.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """List tensors and rows that differ between two models, with norms."""
+    from modelsurgery.checkpoint import open_checkpoint
+    from modelsurgery.comparison import compare_checkpoints
+
+    models = [open_checkpoint(model_directory(name)) for name in (first, second)]
+    with showing_progress() as progress:
+        found = compare_checkpoints(*models, progress=progress)
+    print_differences([asdict(one) for one in found], as_json, rows)
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A probe, an edit, a journal, or a model.")],
+    as_json: Json = False,
+) -> None:
+    """Describe a probe, an edit, a journal, or the surgeries that a model has had."""
+    from modelsurgery.apply.journal import is_journal, journal_json, load_journal
+    from modelsurgery.apply.manifest import MANIFEST_FILE
+    from modelsurgery.artefact import is_artefact
+    from modelsurgery.edit_file import edit_json, load_edit
+    from modelsurgery.probe import load_probe, probe_json
+
+    if is_journal(file):
+        stored = load_journal(file if file.is_dir() else file.parent)
+        content = journal_json(stored)
+    elif file.is_dir() or file.name == MANIFEST_FILE:
+        content = _surgeries(file if file.is_dir() else file.parent)
+    elif is_artefact(file, "edit"):
+        content = edit_json(load_edit(file))
+    else:
+        content = probe_json(load_probe(file))
+    print_content(content, as_json)
+
+
+def _surgeries(directory: Path) -> dict[str, Any]:
+    from modelsurgery.apply.manifest import read_manifest
+
+    manifest = read_manifest(directory)
+    if not manifest.operations:
+        raise RecipeError(
+            f"{directory}: no surgery is recorded there; expected a probe, an edit, "
+            "a journal or an edited model"
+        )
+    return {
+        "kind": "model",
+        "surgeries": [one.model_dump() for one in manifest.operations],
+        "tensors_recorded": sum(len(one.tensors) for one in manifest.weights.values()),
+    }

@@ -1,0 +1,168 @@
+"""Verbs that load a model: the whole surgery, the probe; and the behaviors that they know."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from modelsurgery.cli.options import (
+    Alpha,
+    Device,
+    DType,
+    FitOption,
+    Json,
+    LabelColumn,
+    Layers,
+    LayoutFile,
+    ModelArgument,
+    Rows,
+    Rule,
+    Seed,
+    Strength,
+    TextColumn,
+    chosen_fit,
+    layer_window,
+    model_directory,
+    percentage,
+    row_share,
+)
+from modelsurgery.cli.output import print_content, print_json, showing_progress
+from modelsurgery.errors import DamageBudgetError
+
+
+def run(
+    recipe: Annotated[Path | None, typer.Argument(help="A recipe, YAML.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model directory or id of the Hub.")] = None,
+    behavior: Annotated[str | None, typer.Option(help="Built-in name or YAML file.")] = None,
+    texts: Annotated[Path | None, typer.Option(help="Labelled texts of your own.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Held-out prompts.")] = None,
+    neutral: Annotated[Path | None, typer.Option(help="Neutral text for the damage.")] = None,
+    text_column: TextColumn | None = None,
+    label_column: LabelColumn | None = None,
+    direction: Annotated[str | None, typer.Option(help="away (default) or toward.")] = None,
+    max_perplexity: Annotated[str | None, typer.Option(help="Damage budget, as +5%.")] = None,
+    fit: FitOption | None = None,
+    layer: Annotated[int | None, typer.Option(help="Layer that the probe reads, 1..L.")] = None,
+    rule: Rule = None,
+    rows: Rows = None,
+    layers: Layers = None,
+    alpha: Alpha = None,
+    strength: Strength = None,
+    layout: LayoutFile = None,
+    samples: Annotated[int | None, typer.Option(help="Sampled continuations a prompt.")] = None,
+    prompt_count: Annotated[int | None, typer.Option(help="Held-out prompts at most.")] = None,
+    seed: Seed | None = None,
+    device: Device = None,
+    dtype: DType = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Perform a whole surgery and measure it; with nothing given, on the embedded model."""
+    from modelsurgery.recipe import Recipe, run_recipe
+    from modelsurgery.report.terminal import print_results
+    from modelsurgery.schema import load_yaml, parse
+
+    given = {
+        "model": model,
+        "behavior": behavior,
+        "texts": texts,
+        "prompts": prompts,
+        "neutral": neutral,
+        "text_column": text_column,
+        "label_column": label_column,
+        "direction": direction,
+        "fit": fit,
+        "layer": layer,
+        "direction_rule": rule,
+        "rows": row_share(rows),
+        "layers": layer_window(layers),
+        "alpha": alpha,
+        "strength": strength,
+        "layout": layout,
+        "samples": samples,
+        "prompt_count": prompt_count,
+        "seed": seed,
+        "device": device,
+        "dtype": dtype,
+        "out": out,
+        "max_perplexity_rise": percentage(max_perplexity),
+    }
+    base = load_yaml(recipe, Recipe).model_dump(exclude_unset=True) if recipe else {}
+    options = {key: value for key, value in given.items() if value is not None}
+    chosen = parse({**base, **options}, Recipe, "options")
+    with showing_progress() as progress:
+        result = run_recipe(chosen, progress=progress)
+    content = result.to_json()
+    if as_json:
+        print_json(content)
+    else:
+        print_results(content, Console(highlight=False, soft_wrap=True))
+    if result.search is not None and not result.is_within_budget:
+        raise DamageBudgetError(
+            f"the perplexity rose by {result.perplexity_rise:+.1%} on held-out"
+            f" text, over the budget of {chosen.max_perplexity_rise:+.1%}; "
+            "lower --max-perplexity or give a smaller --strength"
+        )
+
+
+def probe(
+    model: ModelArgument,
+    texts: Annotated[Path, typer.Option(help="Labelled texts.")],
+    out: Annotated[Path, typer.Option(help="The probe to write, .safetensors.")],
+    layer: Annotated[int | None, typer.Option(help="1..L [default: L, after the norm]")] = None,
+    fit: FitOption = "adam",
+    text_column: TextColumn = "text",
+    label_column: LabelColumn = "label",
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: DType = None,
+    as_json: Json = False,
+) -> None:
+    """Train a linear probe on the hidden states of labelled texts."""
+    from modelsurgery.files import refuse_existing
+    from modelsurgery.fitting import fit_probe_on_texts
+    from modelsurgery.hidden_states import extract_hidden_states
+    from modelsurgery.models import load_model
+    from modelsurgery.probe import save_probe
+    from modelsurgery.texts import load_texts, split_texts
+
+    refuse_existing(out)
+    split = split_texts(
+        load_texts(texts, text_column=text_column, label_column=label_column), seed=seed
+    )
+    loaded = load_model(model_directory(model), device=device, dtype=dtype)
+    chosen = loaded.layer_count if layer is None else layer
+    with showing_progress() as progress:
+        states = extract_hidden_states(
+            loaded,
+            [text.text for text in (*split.train, *split.held_out)],
+            [chosen],
+            progress=progress,
+        )
+    fitted = fit_probe_on_texts(
+        states.by_layer[chosen],
+        split.train,
+        split.held_out,
+        layer=chosen,
+        fit=chosen_fit(fit),
+        seed=seed,
+    )
+    save_probe(fitted, out)
+    assert fitted.metrics is not None
+    content = {"probe": str(out), "layer": chosen, "fit": fit, **asdict(fitted.metrics)}
+    print_content(content, as_json)
+
+
+def behaviors(as_json: Json = False) -> None:
+    """List the built-in behaviors."""
+    from modelsurgery.behaviors import built_in_behaviors
+
+    print_content(
+        {
+            one.name: {"title": one.title, "shows": one.shows, "opposite": one.opposite}
+            for one in built_in_behaviors()
+        },
+        as_json,
+    )

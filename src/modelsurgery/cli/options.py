@@ -1,0 +1,96 @@
+"""Options that several verbs share, and turning what was typed into values."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from modelsurgery.errors import RecipeError
+
+if TYPE_CHECKING:
+    from modelsurgery.layouts import GateLayout
+    from modelsurgery.probe import Fit
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+ModelArgument = Annotated[str, typer.Argument(help="Model directory or id of the Hub.")]
+TextColumn = Annotated[str, typer.Option(help="Column with the text.")]
+LabelColumn = Annotated[str, typer.Option(help="Column with the label: 1 shows the behavior.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, … [default: a GPU if there is one]")]
+DType = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
+FitOption = Annotated[str, typer.Option(help="adam (the paper's), logistic or mean-difference.")]
+Rule = Annotated[str | None, typer.Option(help="W1 (the paper's), W1-W0 or mean-difference.")]
+Rows = Annotated[str | None, typer.Option(help="Gate rows: a share (0.0465) or a count (16384).")]
+Layers = Annotated[str | None, typer.Option(help="Layers to edit, 1..L, as 8-24 or 8.")]
+Alpha = Annotated[float | None, typer.Option(help="The paper's α: multiplies the direction.")]
+LayoutFile = Annotated[
+    Path | None, typer.Option("--layout", help="Where the gate rows are, for an unknown family.")
+]
+Strength = Annotated[float | None, typer.Option(help="α in portable units.")]
+
+
+def model_directory(name: str) -> Path:
+    """Directory of a model given as a directory, an id of the Hub, or `embedded`."""
+    if Path(name).is_dir():
+        return Path(name)
+    if name == "embedded":
+        from modelsurgery.lab import embedded_model_path
+
+        return embedded_model_path()
+    from modelsurgery.models import resolve_model_directory
+
+    return resolve_model_directory(name)
+
+
+def chosen_layout(path: Path | None) -> "GateLayout | None":
+    """The layout that a user wrote, if any."""
+    from modelsurgery.layouts import load_layout
+
+    return None if path is None else load_layout(path)
+
+
+def chosen_fit(value: str) -> "Fit":
+    """A way of fitting a probe, by its name."""
+    from modelsurgery.probe import FITS
+
+    for fit in FITS:
+        if fit == value:
+            return fit
+    raise RecipeError(f"fit {value!r}; expected one of {', '.join(FITS)}")
+
+
+def row_share(value: str | None) -> float | int | None:
+    """A share (float) or a count (int) of rows."""
+    if value is None:
+        return None
+    with suppress(ValueError):
+        return int(value)
+    try:
+        return float(value)
+    except ValueError as error:
+        raise RecipeError(
+            f"rows {value!r}; expected a share like 0.0465 or a count like 16384"
+        ) from error
+
+
+def layer_window(value: str | None) -> tuple[int, int] | None:
+    """First and last layer of `8-24` or `8`."""
+    if value is None:
+        return None
+    first, _, last = value.partition("-")
+    try:
+        return int(first), int(last or first)
+    except ValueError as error:
+        raise RecipeError(f"layers {value!r}; expected a window like 8-24") from error
+
+
+def percentage(value: str | None) -> float | None:
+    """`+5%` and `0.05` as 0.05."""
+    if value is None:
+        return None
+    try:
+        number = float(value.strip().removesuffix("%"))
+    except ValueError as error:
+        raise RecipeError(f"max-perplexity {value!r}; expected a rise like +5%") from error
+    return number / 100 if value.strip().endswith("%") else number

@@ -1,0 +1,75 @@
+"""How verbs print: results for people or as JSON, progress beside them."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modelsurgery.progress import Progress
+
+
+def print_content(content: dict[str, Any], as_json: bool) -> None:
+    """Print keys and values, aligned, or one JSON object."""
+    if as_json:
+        print_json(content)
+        return
+    width = max(map(len, content), default=0)
+    for key, value in content.items():
+        print(f"{key.replace('_', ' '):<{width}}  {_shown(key, value)}")
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """Print one JSON object."""
+    print(json.dumps(content, ensure_ascii=False, allow_nan=False, default=str))
+
+
+def print_differences(found: list[dict[str, Any]], as_json: bool, rows_shown: int) -> None:
+    """Print tensors that differ, one a line, with their most changed rows below."""
+    if as_json:
+        print_json({"tensors": found})
+        return
+    for one in found:
+        if one["kind"] != "rows":
+            print(f"{one['tensor']}  differs: {one['kind']}")
+            continue
+        count, total = len(one["rows"]), one["row_count"]
+        print(f"{one['tensor']}  {count} of {total} rows, norm {one['relative_norm']:.3%} of base")
+        largest = sorted(zip(one["norms"], one["rows"], strict=True), reverse=True)[:rows_shown]
+        for norm, row in largest:
+            print(f"  row {row}  norm of change {norm:.4g}")
+    print(f"{len(found)} tensors differ" if found else "the weights are the same")
+
+
+@contextmanager
+def showing_progress() -> Iterator["Progress"]:
+    """Progress on stderr, drawn when it is a terminal."""
+    from rich.console import Console
+
+    from modelsurgery.report.live import live_progress
+
+    with live_progress(Console(stderr=True)) as progress:
+        yield progress
+
+
+def _shown(key: str, value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, int) and "bytes" in key:
+        return _size(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, dict) and all(isinstance(one, int) for one in value.values()):
+        return ", ".join(f"{name} ({count:,})" for name, count in value.items()) or "none"
+    return str(value)
+
+
+def _size(count: int) -> str:
+    size = float(count)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"

@@ -59,8 +59,9 @@ def open_checkpoint(directory: Path | str) -> Checkpoint:
         )
     if any(directory.glob(f"*{IN_SURGERY_SUFFIX}")):
         raise CheckpointError(
-            f"{directory}: an edit in place was interrupted; `surgery undo {directory}` gives back "
-            "the model as it was, the same `surgery apply` again completes the edit"
+            f"{directory}: an edit in place is under way or was interrupted; then `surgery undo "
+            f"{directory}` gives back the model as it was, and the same `surgery apply` again "
+            "completes the edit"
         )
     if not (directory / "config.json").is_file():
         raise ModelNotFoundError(
@@ -93,7 +94,7 @@ def _read_sharded(directory: Path) -> dict[str, StoredTensor]:
                 "file in the same directory"
             )
         if file not in headers:
-            if not _is_file(directory / file):
+            if not is_file(directory / file):
                 raise CheckpointError(
                     f"{index_path}: names {file}, which is not there; the download is incomplete"
                 )
@@ -109,7 +110,8 @@ def is_plain_name(name: str) -> bool:
     return Path(name).name == name and name not in {"", ".", ".."} and "\0" not in name
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; no name of a stranger's is too long to ask."""
     try:
         return path.is_file()
     except OSError:  # a name longer than the file system can hold

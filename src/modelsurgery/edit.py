@@ -7,8 +7,11 @@ v ← v + α·W[1] for each row v of the region.
 `strength` s is α in portable units: α = s · (mean L2 norm of all gate rows) / ‖direction‖.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -87,6 +90,12 @@ class Edit:
             self, updates=updates, alpha=self.alpha * factor, strength=self.strength * factor
         )
 
+    def unbound(self) -> "Edit":
+        """The same edit without the hashes, for rows that were compared with them already."""
+        return replace(
+            self, updates=tuple(replace(one, base_rows_sha256=None) for one in self.updates)
+        )
+
     def bound_to(self, checkpoint: Checkpoint, gates: Sequence[GateMatrix] | None = None) -> "Edit":
         """The same edit with the hashes of the rows it was made for.
 
@@ -97,9 +106,11 @@ class Edit:
         Raises:
             EditMismatchError: the checkpoint has no such matrix.
         """
-        with Weights(checkpoint) as weights:
+        with Weights(checkpoint) as weights, ThreadPoolExecutor(os.cpu_count()) as pool:
             read = rows_reader(weights, gates or find_gate_matrices(checkpoint, self.layout))
-            hashes = [rows_sha256(read(one, one.rows.astype(np.int64))) for one in self.updates]
+            hashes = pool.map(
+                lambda one: rows_sha256(read(one, one.rows.astype(np.int64))), self.updates
+            )
         updates = tuple(
             replace(update, base_rows_sha256=hash_)
             for update, hash_ in zip(self.updates, hashes, strict=True)
@@ -117,6 +128,7 @@ class TensorChange:
         rows: [k] int64, ascending.
         before: [k, d] in the dtype that the sum was rounded to.
         after: [k, d] in the same dtype.
+        before_sha256: hash of `before`, if it was made on the way.
     """
 
     tensor: str
@@ -124,12 +136,14 @@ class TensorChange:
     rows: NDArray[np.int64]
     before: Rows
     after: Rows
+    before_sha256: str | None = None
 
-    @property
-    def bytes_changed(self) -> int:
-        """How many bytes differ."""
-        before, after = self.before.view(np.uint8), self.after.view(np.uint8)
-        return int(np.count_nonzero(before != after))
+    @cached_property
+    def bytes_moved(self) -> NDArray[np.int64]:
+        """How many bytes of each row differ, [k]."""
+        moved = self.before.view(np.uint8) != self.after.view(np.uint8)
+        counts: NDArray[np.int64] = np.count_nonzero(moved, axis=1)
+        return counts
 
 
 def make_edit(
@@ -189,7 +203,7 @@ def edited_rows(rows: Rows, delta: NDArray[np.float32]) -> Rows:
 
     Args:
         rows: [k, d] in f32, bf16 or f16.
-        delta: [k, d] float32.
+        delta: [k, d] or [1, d] float32.
 
     Raises:
         RecipeError: a sum that the dtype cannot hold.
@@ -225,17 +239,34 @@ def tensor_changes(edits: Sequence[Edit], read: ReadRows) -> Iterator[TensorChan
                     f"two edits disagree about the shape or dtype of {update.tensor};"
                     " they were made for different models"
                 )
-        named = np.unique(np.concatenate([update.rows for update in updates])).astype(np.int64)
+        named = _named_rows(updates)
         content = read(updates[0], named)
-        for update in updates:
-            _check_base(update, content, named)
+        known = [_check_base(update, content, named) for update in updates]
         rows, delta = _summed(updates)
-        if len(rows):
+        if len(rows) == len(named) > 0:
+            after = edited_rows(content, delta)
+            yield TensorChange(updates[0].tensor, address, rows, content, after, known[0])
+        elif len(rows):
             before = content[np.searchsorted(named, rows)]
             yield TensorChange(updates[0].tensor, address, rows, before, edited_rows(before, delta))
 
 
+def _named_rows(updates: Sequence[RowUpdate]) -> NDArray[np.int64]:
+    if len(updates) == 1:
+        return updates[0].rows.astype(np.int64)
+    return np.unique(np.concatenate([update.rows for update in updates])).astype(np.int64)
+
+
 def _summed(updates: Sequence[RowUpdate]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Rows with something to add, and what to add: [k, d], or [1, d] where it is all the same."""
+    if len(updates) == 1:
+        (only,) = updates
+        rows, coefficients = only.rows.astype(np.int64), only.coefficients
+        if not coefficients.all():
+            rows, coefficients = rows[coefficients != 0], coefficients[coefficients != 0]
+        if len(rows) and (coefficients == coefficients[0]).all():
+            coefficients = coefficients[:1]
+        return rows, coefficients[:, None] * only.direction
     ordered = sorted(updates, key=_canonical)
     active = [update.coefficients != 0 for update in ordered]
     used = [update.rows[mask] for update, mask in zip(ordered, active, strict=True)]
@@ -254,17 +285,18 @@ def _canonical(update: RowUpdate) -> tuple[bytes, bytes, bytes]:
     return first, second, third
 
 
-def _check_base(update: RowUpdate, content: Rows, named: NDArray[np.int64]) -> None:
+def _check_base(update: RowUpdate, content: Rows, named: NDArray[np.int64]) -> str | None:
+    """Compare rows with the hash of an update; the hash, if it is that of all of `content`."""
     if update.base_rows_sha256 is None:
-        return
+        return None
     stored = DTYPES[update.dtype]
     if content.dtype == stored:
         same = len(named) == len(update.rows)
         rows = content if same else content[np.searchsorted(named, update.rows)]
         if rows_sha256(rows) == update.base_rows_sha256:
-            return
+            return update.base_rows_sha256 if same else None
     elif np.promote_types(content.dtype, stored) != content.dtype:
-        return  # loaded in a narrower dtype: the original bytes are gone, nothing to compare
+        return None  # loaded in a narrower dtype: the original bytes are gone
     raise EditMismatchError(
         f"the rows of {update.tensor} are not those that this edit was made for; the model is "
         "another one, or was edited already: give the model that the edit was made from"

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -75,25 +75,41 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         StorageError: the disk is full or the place cannot be written.
     """
+    with staged_bytes(path, content) as put:
+        put()
+
+
+@contextmanager
+def staged_bytes(path: Path, content: bytes) -> Iterator[Callable[[], None]]:
+    """Write a file beside its place; the function given puts it there, and needs no more space.
+
+    Raises:
+        StorageError: the disk is full or the place cannot be written.
+    """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        staged = Path(name)
-        try:
+    staged = Path(name)
+
+    def put() -> None:
+        with storage_errors(path):
+            staged.replace(path)
+            sync_directory(path.parent)
+
+    try:
+        with storage_errors(path):
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             staged.chmod(0o644)
-            staged.replace(path)
-        except BaseException:
-            staged.unlink(missing_ok=True)
-            raise
-        sync_directory(path.parent)
+        yield put
+    finally:
+        staged.unlink(missing_ok=True)
 
 
 def remove_unfinished(path: Path) -> None:
-    """Remove what a process that was killed in `write_bytes` left beside `path`."""
+    """Remove what a process that was killed while it wrote left beside `path`."""
     for staged in path.parent.glob(f".{path.name}.{'?' * 8}"):  # eight letters of mkstemp
         staged.unlink()
 

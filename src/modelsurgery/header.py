@@ -151,7 +151,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 def _parse_object(content: bytes, path: Path) -> dict[str, Any]:
     try:
-        parsed = json.loads(content, object_pairs_hook=lambda pairs: _unique(pairs, path))
+        # Decoded here: json.loads(bytes) would guess UTF-16, which nothing that reads models takes.
+        parsed = json.loads(content.decode(), object_pairs_hook=lambda pairs: _unique(pairs, path))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not valid JSON ({error}); fetch the file again") from error
     if not isinstance(parsed, dict):

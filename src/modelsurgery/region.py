@@ -19,12 +19,12 @@ from modelsurgery.checkpoint import Checkpoint
 from modelsurgery.errors import CheckpointError, RecipeError
 from modelsurgery.layouts import GateMatrix
 from modelsurgery.progress import Progress, silent
-from modelsurgery.rows import Weights, widened
+from modelsurgery.rows import DTYPES, Rows, Weights, widened
 
 PAPER_ROWS = 16_384 / 352_256  # 4.65 % of LLaMA2-7B's gate rows
-# Elements scored at a time: a block in f32 fits the cache of a core. A transposed matrix is read in
-# pieces of lines, which should not be too short.
-BLOCK = 1 << 18
+# Elements scored at a time: some MB, so that a block stays in the cache and Python's share of the
+# work is small. A transposed matrix is read in pieces of lines, which should not be too short.
+BLOCK = 1 << 21
 TRANSPOSED_BLOCK = 1 << 23
 Selection = Literal["opposed", "aligned", "random"]
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)
@@ -128,18 +128,51 @@ def _score_matrix(
     cosines = np.empty((len(units), gate.rows), dtype=np.float32)
     norm_sum = 0.0
     count = max(1, (TRANSPOSED_BLOCK if gate.view.is_transposed else BLOCK) // gate.hidden_size)
+    # The same memory for all blocks: fresh memory costs more than what is done with it.
+    memory = np.empty((count, gate.hidden_size), dtype=DTYPES[gate.dtype])
+    products = _Products(units, memory)
     with Weights(checkpoint) as weights:
         for start in range(0, gate.rows, count):
             block = slice(start, min(start + count, gate.rows))
-            numbers = np.arange(block.start, block.stop)
-            rows = widened(weights.read(gate.view, numbers))
-            norms = np.sqrt(np.vecdot(rows, rows))
+            rows = weights.read(gate.view, np.arange(block.start, block.stop), out=memory)
+            dots, squares = products(rows)
+            norms = np.sqrt(squares)
             if not np.isfinite(norms).all():
-                _check_finite(checkpoint, gate, rows, start)
-                norms = np.linalg.norm(rows.astype(np.float64), axis=1).astype(np.float32)
+                wide = widened(rows)
+                _check_finite(checkpoint, gate, wide, start)
+                norms = np.linalg.norm(wide.astype(np.float64), axis=1).astype(np.float32)
             norm_sum += float(norms.sum(dtype=np.float64))
-            cosines[:, block] = (rows @ units.T).T / np.maximum(norms, np.finfo(np.float32).tiny)
+            cosines[:, block] = dots.T / np.maximum(norms, np.finfo(np.float32).tiny)
     return cosines, norm_sum
+
+
+class _Products:
+    """Products of rows with unit directions, and of rows with themselves, in f32.
+
+    Two bf16 values are one 32-bit word: a shift gives the first as f32, a mask the second. That is
+    half the work of widening rows as a whole, and the halves of a block stay in the cache.
+    """
+
+    def __init__(self, units: NDArray[np.float32], memory: Rows) -> None:
+        self._units = np.ascontiguousarray(units.T)
+        self._in_pairs = memory.dtype == DTYPES["BF16"] and memory.shape[1] % 2 == 0
+        width = memory.shape[1] // 2 if self._in_pairs else memory.shape[1]
+        self._wide = np.empty((len(memory), width), dtype=np.float32)
+        self._halves = [np.ascontiguousarray(self._units[side::2]) for side in (0, 1)]
+
+    def __call__(self, rows: Rows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Products [k, m] and squared norms [k] of rows [k, d]."""
+        wide = self._wide[: len(rows)]
+        if not self._in_pairs:
+            widened(rows, out=wide)
+            return wide @ self._units, np.vecdot(wide, wide)
+        words, bits = rows.view(np.uint32), wide.view(np.uint32)
+        np.left_shift(words, 16, out=bits)
+        dots, squares = wide @ self._halves[0], np.vecdot(wide, wide)
+        np.bitwise_and(words, 0xFFFF0000, out=bits)
+        dots += wide @ self._halves[1]
+        squares += np.vecdot(wide, wide)
+        return dots, squares
 
 
 def select_region(
@@ -175,7 +208,8 @@ def select_region(
     row = np.concatenate([np.arange(scores.gates[index].rows) for index in inside])
     cosine = np.concatenate([scores.cosines[index][direction] for index in inside])
     key = _selection_key(cosine, selection, seed)
-    chosen = np.sort(np.lexsort((row, matrix, key))[:count])
+    # Rows stand in the order of matrix and row, which a stable sort keeps among equal keys.
+    chosen = np.sort(np.argsort(key, kind="stable")[:count])
     used = [index for index in inside if (matrix[chosen] == index).any()]
     members = [chosen[matrix[chosen] == index] for index in used]
     return Region(

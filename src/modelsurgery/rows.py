@@ -6,6 +6,7 @@ transposed. All of these are the same thing: equally spaced elements of the file
 
 import itertools
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,12 +101,16 @@ def read_rows(checkpoint: Checkpoint, view: RowView, start: int, stop: int) -> R
         return weights.read(view, np.arange(start, stop))
 
 
-def widened(rows: Rows) -> NDArray[np.float32]:
-    """The same values in f32, exactly."""
+def widened(rows: Rows, *, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """The same values in f32, exactly; in the first rows of `out` if there is one."""
+    wide = np.empty(rows.shape, np.float32) if out is None else out[: len(rows)]
     if rows.dtype == ml_dtypes.bfloat16:  # much faster than the library's own conversion
-        wide = rows.view(np.uint16).astype(np.uint32)
-        return np.left_shift(wide, 16, out=wide).view(np.float32)
-    return rows.astype(np.float32, copy=False)
+        bits = wide.view(np.uint32)
+        bits[...] = rows.view(np.uint16)
+        np.left_shift(bits, 16, out=bits)
+    else:
+        wide[...] = rows
+    return wide
 
 
 def rounded(values: NDArray[np.float32], dtype: np.dtype[Any]) -> Rows:
@@ -130,6 +135,7 @@ class Weights:
         self.checkpoint = checkpoint
         self._flags = os.O_RDWR | os.O_NOFOLLOW if writable else os.O_RDONLY
         self._files: dict[str, WeightFile] = {}
+        self._lock = threading.Lock()
 
     def __enter__(self) -> "Weights":
         return self
@@ -138,14 +144,19 @@ class Weights:
         for file in self._files.values():
             file.close()
 
-    def read(self, view: RowView, rows: NDArray[np.int64]) -> Rows:
+    def read(self, view: RowView, rows: NDArray[np.int64], *, out: Rows | None = None) -> Rows:
         """Rows of a matrix by their numbers (ascending), [k, columns] in the stored dtype.
+
+        Args:
+            view: the matrix.
+            rows: [k] int64.
+            out: where to put them, at least k rows; None takes new memory.
 
         Raises:
             CheckpointError: the file ends early.
         """
         stored = self.checkpoint.tensors[view.tensor]
-        return self.open(stored.file).read(stored, view, rows)
+        return self.open(stored.file).read(stored, view, rows, out=out)
 
     def write(self, view: RowView, rows: NDArray[np.int64], values: Rows) -> None:
         """Put `values` [k, columns], in the stored dtype, over rows; other bytes stay."""
@@ -159,10 +170,11 @@ class Weights:
 
     def open(self, name: str) -> "WeightFile":
         """The file of that name, opened now if it was not."""
-        if name not in self._files:
-            path = self.checkpoint.directory / name
-            self._files[name] = WeightFile(path, os.open(path, self._flags))
-        return self._files[name]
+        with self._lock:
+            if name not in self._files:
+                path = self.checkpoint.directory / name
+                self._files[name] = WeightFile(path, os.open(path, self._flags))
+            return self._files[name]
 
 
 class WeightFile:
@@ -180,10 +192,18 @@ class WeightFile:
         """Flush what was written to the disk."""
         os.fsync(self._descriptor)
 
-    def read(self, stored: StoredTensor, view: RowView, rows: NDArray[np.int64]) -> Rows:
+    def read(
+        self,
+        stored: StoredTensor,
+        view: RowView,
+        rows: NDArray[np.int64],
+        *,
+        out: Rows | None = None,
+    ) -> Rows:
         """Rows (ascending numbers) of a view of one of the file's tensors, [k, columns]."""
-        dtype = DTYPES[view.dtype]
-        chosen = np.empty((len(rows), view.columns), dtype=dtype)
+        if out is None:
+            out = np.empty((len(rows), view.columns), dtype=DTYPES[view.dtype])
+        chosen = out[: len(rows)]
         if view.is_transposed:
             for columns, start, lines in self._lines(stored, view, rows):
                 chosen[:, columns] = lines[:, (rows - start) * view.row_stride].T
@@ -257,6 +277,9 @@ class WeightFile:
 def _runs(rows: NDArray[np.int64], neighbors_touch: bool) -> Iterator[tuple[int, int]]:
     """Ranges of positions in `rows` that are one stretch of the file."""
     if not len(rows):
+        return
+    if neighbors_touch and rows[-1] - rows[0] == len(rows) - 1:
+        yield 0, len(rows)
         return
     breaks = np.arange(1, len(rows))
     if neighbors_touch:

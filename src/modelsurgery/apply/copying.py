@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from modelsurgery.apply.coverage import Coverage
-from modelsurgery.apply.journal import SURGERY_DIRECTORY, Journal, copy_journal, load_journals
+from modelsurgery.apply.journal import SURGERY_DIRECTORY, Journal, copy_journal, load_journal
 from modelsurgery.apply.manifest import (
     HEADER,
     MANIFEST_FILE,
@@ -143,22 +143,29 @@ def _other_files(checkpoint: Checkpoint) -> tuple[tuple[str, ...], tuple[str, ..
         hidden = any(part.startswith(".") for part in name.parts)
         if hidden or not path.is_file() or str(name) in {*checkpoint.files, MANIFEST_FILE}:
             continue
-        if not str(name).isprintable():  # so are bytes that are no UTF-8, which no JSON can hold
-            raise CheckpointError(f"{checkpoint.directory}: a file is called {name!s:}; rename it")
+        if not _is_utf8(str(name)):
+            raise CheckpointError(
+                f"{checkpoint.directory}: the name {str(name)!r} is not UTF-8 and cannot stand in "
+                "the manifest; rename that file"
+            )
         other_weights = path.suffix in OTHER_WEIGHTS
         (left_behind if other_weights else carried).append(str(name))
     return tuple(carried), tuple(left_behind)
 
 
+def _is_utf8(name: str) -> bool:
+    return name.encode(errors="replace").decode() == name
+
+
 def _carry_journals(source: Path, staged: Path, manifest: Manifest) -> None:
-    journals = {stored.name: stored for stored in load_journals(source)}
     for name in manifest.journals:
-        if name not in journals:
+        journal = source / SURGERY_DIRECTORY / name
+        if not journal.is_dir():
             raise CheckpointError(
                 f"{source}: the manifest names journal {name}, which is not there; restore "
                 f"{SURGERY_DIRECTORY} or remove {MANIFEST_FILE} to give up the way back"
             )
-        copy_journal(journals[name], staged)
+        copy_journal(load_journal(journal), staged)
 
 
 def _copy(source: Path, destination: Path) -> None:

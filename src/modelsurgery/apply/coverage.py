@@ -46,7 +46,7 @@ def measure_coverage(
     """
     matrices, rows, size = 0, 0, 0
     for change in changes:
-        moved = (change.before.view(np.uint8) != change.after.view(np.uint8)).sum(axis=1)
+        moved = change.bytes_moved
         matrices += bool(moved.any())
         rows += int(np.count_nonzero(moved))
         size += int(moved.sum())

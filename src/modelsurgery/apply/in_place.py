@@ -16,7 +16,7 @@ files are back, the rows that it holds are put back first.
 
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,10 +45,10 @@ from modelsurgery.errors import JournalError, ModelNotFoundError, StorageError, 
 from modelsurgery.files import (
     locked,
     remove_unfinished,
+    staged_bytes,
     storage_errors,
     sync_directory,
     sync_file,
-    write_text,
 )
 from modelsurgery.header import header_sha256, read_header
 from modelsurgery.rows import Weights
@@ -227,19 +227,27 @@ def _put_back(directory: Path, stored: StoredJournal) -> None:
         pass
     _refuse_unwritable(_present(directory / name) for name in stored.journal.files)
     _privatise(directory, stored)
-    with _hidden(checkpoint, stored) as weights:
+    with _earlier_manifest(directory, stored) as put, _hidden(checkpoint, stored) as weights:
         patch_back(stored, weights)
         check_rows(stored.journal, weights, edited=False)
-        _restore_manifest(directory, stored.journal.manifest_before)
+        put()
     remove_journal(stored)
 
 
-def _restore_manifest(directory: Path, text: str | None) -> None:
-    path = directory / MANIFEST_FILE
+@contextmanager
+def _earlier_manifest(directory: Path, stored: StoredJournal) -> Iterator[Callable[[], None]]:
+    """The manifest from before the edit, written down; the function given puts it in place.
+
+    A full disk is met here, before anything of the model is touched.
+    """
+    path, text = directory / MANIFEST_FILE, stored.journal.manifest_before
     if text is None:
-        path.unlink(missing_ok=True)
-    elif manifest_text(directory) != text:  # a full disk has no room for the same text again
-        write_text(path, text)
+        yield lambda: path.unlink(missing_ok=True)
+    elif text == manifest_text(directory):
+        yield lambda: None
+    else:
+        with staged_bytes(path, text.encode()) as put:
+            yield put
 
 
 def _changed_files(directory: Path, stored: StoredJournal) -> Checkpoint:

@@ -177,21 +177,20 @@ class JournalWriter:
     def recorded(self, changes: Iterable[TensorChange]) -> Iterator[TensorChange]:
         """The same changes, each written down before it is passed on; rows that stay left out."""
         for change in changes:
-            moved = (change.before.view(np.uint8) != change.after.view(np.uint8)).any(axis=1)
-            if moved.any():
-                self._record(change, moved)
+            if change.bytes_moved.any():
+                self._record(change, change.bytes_moved > 0)
             yield change
 
     def _record(self, change: TensorChange, moved: NDArray[np.bool_]) -> None:
-        before, after = (change.before, change.after)
+        before, after, known = change.before, change.after, change.before_sha256
         if not moved.all():
-            before, after = before[moved], after[moved]
+            before, after, known = before[moved], after[moved], None
         self._entries.append(
             JournalEntry(
                 **asdict(self._views[change.address]),
                 numbers=change.rows[moved].tolist(),
                 place=self._file.tell(),
-                before_sha256=rows_sha256(before),
+                before_sha256=known or rows_sha256(before),
                 after_sha256=rows_sha256(after),
             )
         )
@@ -323,6 +322,10 @@ def _check(path: Path, journal: Journal) -> None:
         )
         if not sound:
             raise JournalError(f"{path}: the rows of {entry.tensor!r} contradict each other")
+    rows = sum(len(entry.numbers) for entry in journal.entries)
+    claimed = (journal.coverage.get("tensors_edited"), journal.coverage.get("rows_edited"))
+    if claimed != (len(journal.entries), rows):
+        raise JournalError(f"{path}: its entries are not those of the edit that it describes")
     ordered = sorted(journal.entries, key=lambda entry: (entry.tensor, entry.offset))
     for entry, following in itertools.pairwise(ordered):
         if entry.tensor == following.tensor and entry.view.stop > following.offset:

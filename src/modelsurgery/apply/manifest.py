@@ -8,11 +8,12 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from modelsurgery.apply.coverage import Coverage
+from modelsurgery.checkpoint import is_plain_name
 from modelsurgery.edit import Edit
 from modelsurgery.errors import CheckpointError, VerificationError
 from modelsurgery.files import HASH_BLOCK_BYTES, write_json
@@ -21,6 +22,23 @@ from modelsurgery.header import read_header, read_json_object
 MANIFEST_FILE = "surgery.json"
 FORMAT_VERSION = 2
 HEADER = ""  # no tensor has an empty name in a file that transformers writes
+
+
+def _stays_inside(name: str) -> str:
+    if not name or not all(map(is_plain_name, name.split("/"))):
+        raise ValueError(f"{name!r} is not the name of a file in the directory")
+    return name
+
+
+def _is_plain(name: str) -> str:
+    if not is_plain_name(name):
+        raise ValueError(f"{name!r} is not the plain name of a file")
+    return name
+
+
+# A manifest comes from a stranger: it may not have files read that are elsewhere.
+InnerName = Annotated[str, AfterValidator(_stays_inside)]
+PlainName = Annotated[str, AfterValidator(_is_plain)]
 
 
 class Operation(BaseModel):
@@ -35,7 +53,7 @@ class Operation(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    journal: str
+    journal: Annotated[str, Field(pattern=r"^[0-9]{4}$")]
     edits: list[dict[str, Any]]
     coverage: dict[str, int]
     provenance: dict[str, Any]
@@ -69,8 +87,8 @@ class Manifest(BaseModel):
 
     format: int = FORMAT_VERSION
     operations: list[Operation] = []
-    files: dict[str, str] = {}
-    weights: dict[str, WeightHashes] = {}
+    files: dict[InnerName, str] = {}
+    weights: dict[PlainName, WeightHashes] = {}
 
     @property
     def journals(self) -> list[str]:
@@ -85,9 +103,11 @@ def read_manifest(directory: Path) -> Manifest:
         VerificationError: it is damaged, or of another version.
     """
     path = directory / MANIFEST_FILE
-    if not path.is_file():
+    if not path.exists() and not path.is_symlink():
         return Manifest()
     try:
+        if not path.is_file():
+            raise CheckpointError("it is not a file")
         content = read_json_object(path)
         if content.get("format") != FORMAT_VERSION:
             raise VerificationError(
@@ -111,7 +131,8 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 def manifest_text(directory: Path) -> str | None:
     """The manifest as it stands in the directory, to be put back by an undo."""
     path = directory / MANIFEST_FILE
-    return path.read_text(encoding="utf-8") if path.is_file() else None
+    # As bytes: reading text would turn the ends of lines of another system into ours.
+    return path.read_bytes().decode() if path.is_file() else None
 
 
 def describe_edits(edits: Sequence[Edit]) -> list[dict[str, Any]]:

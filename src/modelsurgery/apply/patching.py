@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from modelsurgery.ahead import worked_ahead
 from modelsurgery.apply.coverage import Coverage, measure_coverage
 from modelsurgery.apply.journal import Journal, JournalWriter, StoredJournal
 from modelsurgery.apply.manifest import describe_edits, manifest_text
@@ -43,7 +44,7 @@ class Surgery:
         """
         writer = JournalWriter(directory, self.checkpoint, self.gates)
         with writer.open(), Weights(self.checkpoint) as weights:
-            changes = tensor_changes(self.edits, rows_reader(weights, self.gates))
+            changes = worked_ahead(tensor_changes(self.edits, rows_reader(weights, self.gates)))
             coverage = measure_coverage(
                 writer.recorded(changes),
                 tensors_found=len(self.gates),
@@ -61,7 +62,8 @@ class Surgery:
     def patch(self, weights: Weights) -> None:
         """Write the edited rows into files that hold the unedited ones, and flush them."""
         views = {gate.address: gate.view for gate in self.gates}
-        for change in tensor_changes(self.edits, rows_reader(weights, self.gates)):
+        edits = [edit.unbound() for edit in self.edits]  # compared when the journal was written
+        for change in worked_ahead(tensor_changes(edits, rows_reader(weights, self.gates))):
             weights.write(views[change.address], change.rows, change.after)
         weights.sync()
 

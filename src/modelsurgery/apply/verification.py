@@ -8,7 +8,7 @@ from pathlib import Path
 
 from modelsurgery.apply.journal import JournalEntry, load_journals
 from modelsurgery.apply.manifest import HEADER, Manifest, file_parts, hash_part, read_manifest
-from modelsurgery.checkpoint import Checkpoint, open_checkpoint
+from modelsurgery.checkpoint import Checkpoint, is_file, open_checkpoint
 from modelsurgery.edit import rows_sha256
 from modelsurgery.errors import CheckpointError, JournalError, VerificationError
 from modelsurgery.files import locked, sha256_file
@@ -111,7 +111,7 @@ Part = tuple[Path, str, int, int, str]  # file, tensor, first byte, size, SHA-25
 def _recorded_parts(directory: Path, manifest: Manifest) -> Iterator[Part]:
     for file, hashes in manifest.weights.items():
         path = directory / file
-        if not path.is_file():
+        if not is_file(path):
             raise VerificationError(f"{path} is missing")
         recorded = {HEADER: hashes.header, **hashes.tensors}
         for name, start, size in file_parts(path):
@@ -129,7 +129,7 @@ def _problem_of_part(part: Part) -> str | None:
 def _wrong_files(manifest: Manifest, directory: Path) -> Iterator[str]:
     for name, expected in manifest.files.items():
         path = directory / name
-        if not path.is_file():
+        if not is_file(path):
             yield f"{name} is missing"
         elif sha256_file(path) != expected:
             yield f"{name} has other bytes than recorded"

@@ -122,6 +122,8 @@ def apply(
 
     if (out is None) != in_place:
         raise RecipeError("give either --out DIR or --in-place, and not both")
+    if in_place and model == "embedded":
+        raise RecipeError("the embedded model is part of the package; edit a copy with --out")
     if copy and in_place:
         raise RecipeError("--copy goes with --out; --in-place copies nothing")
     loaded = [load_edit(path) for path in edits]

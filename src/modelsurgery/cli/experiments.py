@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from modelsurgery.cli.options import (
     Alpha,
@@ -60,6 +59,8 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Perform a whole surgery and measure it; with nothing given, on the embedded model."""
+    from rich.console import Console
+
     from modelsurgery.recipe import Recipe, run_recipe
     from modelsurgery.report.terminal import print_results
     from modelsurgery.schema import load_yaml, parse

@@ -1,6 +1,7 @@
 """How verbs print: results for people or as JSON, progress beside them."""
 
 import json
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,11 @@ def print_content(content: dict[str, Any], as_json: bool) -> None:
         return
     width = max(map(len, content), default=0)
     for key, value in content.items():
-        print(f"{key.replace('_', ' '):<{width}}  {_shown(key, value)}")
+        label = f"{key.replace('_', ' '):<{width}}"
+        if _is_nested(value):
+            print(f"{label.rstrip()}\n{textwrap.indent(_outline(value), '  ')}")
+        else:
+            print(f"{label}  {_shown(key, value)}")
 
 
 def print_json(content: dict[str, Any]) -> None:
@@ -64,6 +69,19 @@ def _shown(key: str, value: Any) -> str:
     if isinstance(value, dict) and all(isinstance(one, int) for one in value.values()):
         return ", ".join(f"{name} ({count:,})" for name, count in value.items()) or "none"
     return str(value)
+
+
+def _is_nested(value: Any) -> bool:
+    """Whether a value holds others that are more than a number or a word."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(isinstance(one, dict | list) for one in inside)
+
+
+def _outline(value: Any) -> str:
+    import yaml
+
+    plain = json.loads(json.dumps(value, default=str))
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).rstrip()
 
 
 def _size(count: int) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,14 +32,20 @@ def test_the_python_example_runs(workplace: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert (workplace / "edited" / "model.safetensors").is_file()
+    assert not (workplace / "edited" / "surgery.json").exists()  # undone
 
 
 def test_the_steps_of_the_command_line_run(workplace: Path, embedded: Path) -> None:
     readme = README.read_text(encoding="utf-8")
-    steps = re.findall(r"^(surgery (?:probe|edit|apply|inspect) .*?)(?:\s+#.*)?$", readme, re.M)
-    wanted = [step for step in steps if "DIR_OR_HUB_ID" not in step]
-    assert len(wanted) == 4
+    steps = re.findall(r"^(surgery (?!run).*?)(?:\s+#.*)?$", readme, re.M)
+    wanted = list(dict.fromkeys(step for step in steps if "DIR_OR_HUB_ID" not in step))
+    verbs = {step.split()[1] for step in wanted}
+    assert verbs == {"probe", "edit", "apply", "inspect", "plan", "verify", "diff", "undo"}
+    model = Path(shutil.copytree(embedded, workplace / "MODEL"))
+    original = (model / "model.safetensors").read_bytes()
     for step in wanted:
-        words = [str(embedded) if word == "MODEL" else word for word in step.split()[1:]]
-        surgery(*words, cwd=workplace)
-    assert (workplace / "edited" / "surgery.json").is_file()
+        surgery(*step.split()[1:], cwd=workplace)
+    assert (workplace / "edited" / "model.safetensors").read_bytes() == original
+    assert (model / "model.safetensors").read_bytes() != original  # edited in place
+    surgery("undo", "MODEL", cwd=workplace)
+    assert (model / "model.safetensors").read_bytes() == original

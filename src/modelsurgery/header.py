@@ -153,6 +153,8 @@ def _parse_object(content: bytes, path: Path) -> dict[str, Any]:
     try:
         # Decoded here: json.loads(bytes) would guess UTF-16, which nothing that reads models takes.
         parsed = json.loads(content.decode(), object_pairs_hook=lambda pairs: _unique(pairs, path))
+        if b"\\u" in content:  # half a surrogate pair is no text, and could not be written again
+            json.dumps(parsed, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not valid JSON ({error}); fetch the file again") from error
     if not isinstance(parsed, dict):

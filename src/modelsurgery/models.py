@@ -169,14 +169,7 @@ def load_model(
     if dtype is not None and dtype not in DTYPES:
         raise RecipeError(f"dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
     checkpoint = open_checkpoint(resolve_model_directory(model, revision=revision))
-    model_type = checkpoint.config.get("model_type")
-    loader = _loader(model_type, checkpoint.config.get("architectures"))
-    if loader is None:
-        raise UnsupportedModelError(
-            f"{checkpoint.directory}: model type {model_type!r} "
-            f"({checkpoint.config.get('architectures')}) is not a causal language model; expected "
-            "one that generates text"
-        )
+    loader = _loader(checkpoint)
     place = _device(device)
     wanted: Any = DTYPES.get(dtype or ("float32" if place.type == "cpu" else ""), "auto")
     with _loading(checkpoint):
@@ -197,15 +190,15 @@ def load_model(
     )
 
 
-def _loader(model_type: Any, architectures: Any) -> Any:
-    """The class that loads weights saved with a head that predicts the next token, or None."""
-    if not isinstance(model_type, str):
-        return None
+def _loader(checkpoint: Checkpoint) -> Any:
+    """The class that loads weights saved with a head that predicts the next token."""
+    model_type = checkpoint.config.get("model_type")
+    architectures = checkpoint.config.get("architectures")
     for loader, known in (
         (transformers.AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
         (transformers.AutoModelForImageTextToText, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES),
     ):
-        if model_type not in known:
+        if not isinstance(model_type, str) or model_type not in known:
             continue
         if not isinstance(architectures, list):
             return loader
@@ -213,7 +206,10 @@ def _loader(model_type: Any, architectures: Any) -> Any:
         name = known[model_type]
         if any(one == name or str(one).endswith(endings) for one in architectures):
             return loader
-    return None
+    raise UnsupportedModelError(
+        f"{checkpoint.directory}: model type {model_type!r} ({architectures}) is not a causal "
+        "language model; expected one that generates text"
+    )
 
 
 def _check_complete(checkpoint: Checkpoint, report: dict[str, Any]) -> None:

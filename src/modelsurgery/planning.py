@@ -88,17 +88,7 @@ def plan_surgery(
     """
     layout = layout or layout_of(edits) or choose_layout(checkpoint)
     gates = find_gate_matrices(checkpoint, layout)
-    by_address = {gate.address: gate for gate in gates}
-    updates = [update for edit in edits for update in edit.updates]
-    touched: dict[GateMatrix, int] = {}
-    for update in updates:
-        gate = by_address.get(update.address)
-        if gate is None or (gate.rows, gate.hidden_size) != update.shape:
-            raise EditMismatchError(
-                f"{checkpoint.directory}: the edit is for {update.tensor} "
-                f"{list(update.shape)}, which is not there; give the model that it was made from"
-            )
-        touched[gate] = max(touched.get(gate, 0), len(update.rows))
+    touched = _rows_touched(checkpoint, gates, edits)
     row_bytes = {gate: gate.hidden_size * gate.view.itemsize for gate in gates}
     rows_bytes = sum(count * row_bytes[gate] for gate, count in touched.items())
     read = rows_bytes if touched else sum(gate.rows * row_bytes[gate] for gate in gates)
@@ -128,6 +118,23 @@ def plan_surgery(
         seconds_in_place=seconds_read + in_place / ASSUMED_WRITE_BYTES_PER_SECOND,
         seconds_copy=seconds_read + copy / ASSUMED_WRITE_BYTES_PER_SECOND if touched else 0.0,
     )
+
+
+def _rows_touched(
+    checkpoint: Checkpoint, gates: Sequence[GateMatrix], edits: Sequence[Edit]
+) -> dict[GateMatrix, int]:
+    """How many rows of each matrix the edits name together."""
+    by_address = {gate.address: gate for gate in gates}
+    rows: dict[GateMatrix, set[int]] = {}
+    for update in (update for edit in edits for update in edit.updates):
+        gate = by_address.get(update.address)
+        if gate is None or (gate.rows, gate.hidden_size) != update.shape:
+            raise EditMismatchError(
+                f"{checkpoint.directory}: the edit is for {update.tensor} "
+                f"{list(update.shape)}, which is not there; give the model that it was made from"
+            )
+        rows.setdefault(gate, set()).update(update.rows.tolist())
+    return {gate: len(numbers) for gate, numbers in rows.items()}
 
 
 def _read_rate(checkpoint: Checkpoint, gates: Sequence[GateMatrix]) -> float:

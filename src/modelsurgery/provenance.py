@@ -8,7 +8,15 @@ from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from typing import Any
 
-PACKAGES = ("modelsurgery", "torch", "transformers", "safetensors", "numpy", "ml_dtypes", "scikit-learn")
+PACKAGES = (
+    "modelsurgery",
+    "torch",
+    "transformers",
+    "safetensors",
+    "numpy",
+    "ml_dtypes",
+    "scikit-learn",
+)
 
 
 @dataclass(frozen=True)

@@ -117,21 +117,27 @@ def apply_to_copy(
             stored, coverage = surgery.write_journal(staged)
             for name in small:
                 _copy(checkpoint.directory / name, staged / name)
-            weights, shared = _copy_weights(
+            hashes, shared = _copy_weights(
                 checkpoint, staged, stored.journal, real_copies=real_copies, progress=progress
             )
-            written = open_checkpoint(staged)
-            with Weights(written, writable=True) as files:
-                replace(surgery, checkpoint=written).patch(files)
-                check_rows(stored.journal, files, edited=True)
+            written = _patch(surgery, staged, stored.journal)
             entry = operation(stored.name, surgery.edits, coverage, stored.journal.provenance)
             manifest = Manifest(
                 operations=[*before.operations, entry],
                 files={name: sha256_file(staged / name) for name in small},
-                weights=_with_changed(weights, written, stored.journal),
+                weights=_with_changed(hashes, written, stored.journal),
             )
             write_manifest(staged, manifest)
     return EditedCopy(destination, coverage, shared, left_behind)
+
+
+def _patch(surgery: Surgery, staged: Path, journal: Journal) -> Checkpoint:
+    """Patch the copied files, and read the rows back; the copy as a checkpoint."""
+    written = open_checkpoint(staged)
+    with Weights(written, writable=True) as weights:
+        replace(surgery, checkpoint=written).patch(weights)
+        check_rows(journal, weights, edited=True)
+    return written
 
 
 def _other_files(checkpoint: Checkpoint) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -14,6 +14,7 @@ step the process before it died in: as long as a journal is not both named by th
 files are back, the rows that it holds are put back first.
 """
 
+import os
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -101,6 +102,7 @@ def apply_in_place(directory: Path | str, edits: Sequence[Edit]) -> EditedInPlac
     Raises:
         EditMismatchError: the weights are not those that an edit was made for.
         NothingChangedError: no byte would change.
+        JournalError: a journal of an earlier edit is damaged or gone.
         StorageError: the disk is full, a file is write-protected, or another surgery is at work.
         VerificationError: the disk gave back other bytes than were written; the model is put back.
     """
@@ -140,7 +142,7 @@ def undo(directory: Path | str, *, everything: bool = False) -> Undone:
         everything: undo all surgeries, not only the last.
 
     Raises:
-        JournalError: nothing to undo, or a damaged journal.
+        JournalError: nothing to undo, or a damaged journal; nothing is written.
         VerificationError: edited rows were changed by something else since; nothing is written.
         StorageError: the disk is full, a file is write-protected, or another surgery is at work.
     """
@@ -281,12 +283,13 @@ def _present(path: Path) -> Path:
         JournalError: it is under neither, or under both.
     """
     hidden = _hidden_name(path)
-    if path.exists() == hidden.exists():
-        state = "is there twice" if path.exists() else "is missing"
+    here, there = os.path.lexists(path), os.path.lexists(hidden)
+    if here == there:
+        state = "is there twice" if here else "is missing"
         raise JournalError(
             f"{path} {state}; expected it or {hidden.name}: keep the one that the surgery wrote to"
         )
-    return path if path.exists() else hidden
+    return path if here else hidden
 
 
 def _hidden_name(path: Path) -> Path:

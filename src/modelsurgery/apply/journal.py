@@ -135,11 +135,12 @@ class StoredJournal:
             JournalError: `before.bin` does not hold them.
         """
         with (self.path / ROWS_FILE).open("rb") as file:
+            held = os.fstat(file.fileno()).st_size
             for entry in self.journal.entries:
-                file.seek(entry.place)
-                content = file.read(entry.size_bytes)
-                rows = np.frombuffer(content, dtype=np.uint8)
-                if len(rows) != entry.size_bytes or rows_sha256(rows) != entry.before_sha256:
+                there = entry.place + entry.size_bytes <= held
+                file.seek(entry.place if there else held)
+                rows = np.frombuffer(file.read(entry.size_bytes if there else 0), dtype=np.uint8)
+                if not there or rows_sha256(rows) != entry.before_sha256:
                     raise JournalError(
                         f"{self.path / ROWS_FILE}: the rows of {entry.tensor} are not those that "
                         "were saved; the journal is damaged and cannot undo, fetch the model again"
@@ -285,7 +286,8 @@ def sweep(directory: Path) -> None:
     parent = directory / SURGERY_DIRECTORY
     _refuse_link(parent)
     for path in parent.glob(f"{STAGED_PREFIX}*"):
-        _refuse_link(path)
+        if path.is_symlink() or not path.is_dir():
+            raise JournalError(f"{path} is no directory, so no surgery left it; remove it")
         shutil.rmtree(path)
     remove_if_empty(parent)
 

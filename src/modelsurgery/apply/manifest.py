@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from modelsurgery.apply.coverage import Coverage
 from modelsurgery.checkpoint import is_plain_name
@@ -114,13 +114,15 @@ def read_manifest(directory: Path) -> Manifest:
                 f"{path}: a manifest of format {content.get('format')!r}; this version reads "
                 f"{FORMAT_VERSION}, use the version of modelsurgery that wrote it"
             )
-        return Manifest.model_validate(content)
-    except (CheckpointError, ValidationError, OSError) as error:
+        manifest = Manifest.model_validate(content)
+        manifest.model_dump()  # refuses what is nested too deeply to be written again
+    except (CheckpointError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise VerificationError(
             f"{path}: not a readable manifest ({reason}); what was done here cannot be told, "
             "restore that file or fetch the model again"
         ) from error
+    return manifest
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:

@@ -59,19 +59,13 @@ def edit(
         gates = find_gate_matrices(checkpoint, described)
         scores = score_rows(checkpoint, gates, direction[None], progress=progress)
     region = select_region(scores, share, layers=layer_window(layers))
+    settings = {"direction_rule": rule, "rows": region.row_count, "layers": layer_window(layers)}
     made = make_edit(
         region,
         direction,
         alpha=alpha,
         strength=strength,
-        origin=provenance(
-            inputs={"probe": sha256_file(probe)},
-            settings={
-                "direction_rule": rule,
-                "rows": region.row_count,
-                "layers": layer_window(layers),
-            },
-        ),
+        origin=provenance(inputs={"probe": sha256_file(probe)}, settings=settings),
         layout=described,
     )
     made = (made.scaled(-1) if toward else made).bound_to(checkpoint, gates)

@@ -131,7 +131,7 @@ def _behavior_json(measured: BehaviorMeasurement) -> dict[str, Any]:
     return {
         "base": asdict(measured.base),
         "edited": asdict(measured.edited),
-        "change": asdict(measured.change),
+        "change": {**asdict(measured.change), "verdict": measured.change.verdict},
         "reduction": measured.reduction,
         "verdicts": {"base": measured.base_verdicts, "edited": measured.edited_verdicts},
     }

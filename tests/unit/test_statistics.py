@@ -1,11 +1,12 @@
 import math
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from modelsurgery.evaluation.statistics import paired_change, rate_of
+from modelsurgery.evaluation.statistics import corrected, paired_change, rate_of
 
 rates = st.lists(st.sampled_from([0.0, 1 / 3, 0.5, 1.0]), min_size=1, max_size=50)
 
@@ -49,3 +50,59 @@ def test_paired_test_is_mcnemars_for_single_samples() -> None:
 def test_no_change_is_no_evidence() -> None:
     change = paired_change([1.0, 0.0], [1.0, 0.0])
     assert (change.difference, change.p_value) == (0.0, 1.0)
+    assert change.verdict == "no detectable change"
+
+
+def test_no_change_in_few_prompts_is_not_certainty() -> None:
+    few, many = (paired_change([0.0] * count, [0.0] * count) for count in (20, 2000))
+    assert few.low < -0.1
+    assert few.high > 0.1
+    assert -0.002 < many.low < 0 < many.high < 0.002
+
+
+def test_the_bootstrap_interval_covers_the_true_change_about_as_often_as_it_says() -> None:
+    """Rates fall from 0.5 to 0.3; 95 % intervals over 200 samples of 80 prompts each."""
+    generator = np.random.default_rng(0)
+    held = 0
+    for _ in range(200):
+        base = generator.random(80) < 0.5
+        edited = np.where(generator.random(80) < 0.4, False, base)
+        change = paired_change(base.astype(float), edited.astype(float))
+        held += change.low <= -0.2 <= change.high
+    assert 180 <= held <= 199
+
+
+def test_the_same_data_give_the_same_interval() -> None:
+    base, edited = [1.0, 0.0, 1.0, 1.0, 0.5], [0.0, 0.0, 1.0, 0.5, 0.5]
+    assert paired_change(base, edited) == paired_change(base, edited)
+
+
+def test_effect_size_is_cohens_h() -> None:
+    change = paired_change([1.0] * 5 + [0.0] * 5, [1.0] * 2 + [0.0] * 8)
+    expected = 2 * math.asin(math.sqrt(0.2)) - 2 * math.asin(math.sqrt(0.5))
+    assert change.effect_size == pytest.approx(expected)
+
+
+def test_a_verdict_needs_evidence() -> None:
+    assert paired_change([1.0] * 20, [0.0] * 20).verdict == "less"
+    assert paired_change([0.0] * 20, [1.0] * 20).verdict == "more"
+    assert paired_change([1.0] * 4, [0.0] * 4).verdict == "no detectable change"
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=8))
+@settings(deadline=None, max_examples=30)
+def test_holms_correction_by_its_definition(falls: list[int]) -> None:
+    changes = {
+        str(number): paired_change([1.0] * fall + [0.0] * (13 - fall), [0.0] * 13)
+        for number, fall in enumerate(falls)
+    }
+    adjusted = corrected(changes)
+    assert list(adjusted) == list(changes)
+    p_values = sorted(change.p_value for change in changes.values())
+    for name, change in changes.items():
+        below = [
+            min(1.0, p * (len(p_values) - place))
+            for place, p in enumerate(p_values)
+            if p <= change.p_value
+        ]
+        assert adjusted[name].adjusted_p_value == pytest.approx(max(below))

@@ -5,13 +5,19 @@ first and never counted as if they were more prompts.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
-from scipy.stats import binomtest
+from numpy.typing import NDArray
+from scipy.stats import binomtest, bootstrap
 
 Z_95 = 1.959963984540054
+SIGNIFICANCE = 0.05
+RESAMPLES = 9999
+
+ChangeVerdict = Literal["less", "more", "no detectable change"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,9 @@ class PairedChange:
         high: upper end.
         p_value: two-sided sign test over the prompts that changed; with one sample a prompt it
             is McNemar's exact test.
+        adjusted_p_value: the same, corrected for all comparisons that were made together.
+        effect_size: Cohen's h of the two rates, 2·asin√edited - 2·asin√base; 0.2 is small, 0.5
+            medium, 0.8 large. Cohen (1988), Statistical Power Analysis, chapter 6.
         decreased: prompts whose rate fell.
         increased: prompts whose rate rose.
     """
@@ -49,8 +58,17 @@ class PairedChange:
     low: float
     high: float
     p_value: float
+    adjusted_p_value: float
+    effect_size: float
     decreased: int
     increased: int
+
+    @property
+    def verdict(self) -> ChangeVerdict:
+        """What may be said: `less`, `more`, or that nothing can be told."""
+        if self.adjusted_p_value >= SIGNIFICANCE or self.decreased == self.increased:
+            return "no detectable change"
+        return "less" if self.decreased > self.increased else "more"
 
 
 def rate_of(per_prompt: Sequence[float]) -> Rate:
@@ -72,19 +90,60 @@ def rate_of(per_prompt: Sequence[float]) -> Rate:
     return Rate(rate, low, high, count)
 
 
-def paired_change(base: Sequence[float], edited: Sequence[float]) -> PairedChange:
-    """Change of a rate over the same prompts, with a normal interval of the mean difference.
+def paired_change(base: Sequence[float], edited: Sequence[float], *, seed: int = 0) -> PairedChange:
+    """Change of a rate over the same prompts.
+
+    The interval is the bias-corrected and accelerated bootstrap of the mean difference over
+    prompts. Efron (1987), Journal of the American Statistical Association 82.
 
     Args:
         base: rate by prompt before.
         edited: rate by prompt after, in the same order; at least one.
+        seed: of the bootstrap.
     """
-    differences = np.asarray(edited, dtype=float) - np.asarray(base, dtype=float)
-    mean = float(differences.mean())
-    count = len(differences)
-    error = float(differences.std(ddof=1)) / math.sqrt(count) if count > 1 else math.inf
+    before, after = np.asarray(base, dtype=float), np.asarray(edited, dtype=float)
+    differences = after - before
     decreased, increased = int((differences < 0).sum()), int((differences > 0).sum())
     discordant = decreased + increased
     p_value = float(binomtest(decreased, discordant).pvalue) if discordant else 1.0
-    low, high = max(-1.0, mean - Z_95 * error), min(1.0, mean + Z_95 * error)
-    return PairedChange(mean, low, high, p_value, decreased, increased)
+    low, high = _mean_interval(differences, seed)
+    return PairedChange(
+        difference=float(differences.mean()),
+        low=low,
+        high=high,
+        p_value=p_value,
+        adjusted_p_value=p_value,
+        effect_size=float(2 * np.arcsin(np.sqrt([after.mean(), before.mean()])) @ [1, -1]),
+        decreased=decreased,
+        increased=increased,
+    )
+
+
+def corrected(changes: Mapping[str, PairedChange]) -> dict[str, PairedChange]:
+    """The same changes with p-values corrected for having been tested together.
+
+    Holm's step-down method: the smallest of m p-values is multiplied by m, the next by m - 1, and
+    so on, never falling. Holm (1979), Scandinavian Journal of Statistics 6.
+    """
+    adjusted: dict[str, PairedChange] = {}
+    highest = 0.0
+    ordered = sorted(changes, key=lambda name: (changes[name].p_value, name))
+    for place, name in enumerate(ordered):
+        p_value = changes[name].p_value
+        highest = max(highest, min(1.0, p_value * (len(ordered) - place)))
+        adjusted[name] = replace(changes[name], adjusted_p_value=highest)
+    return {name: adjusted[name] for name in changes}
+
+
+def _mean_interval(differences: NDArray[np.float64], seed: int) -> tuple[float, float]:
+    """95 % interval of the mean of differences in [-1, 1]."""
+    if (differences == differences[0]).all():
+        # Nothing varies, so nothing can be resampled; but n equal prompts do not rule out a share
+        # of others, of up to 1 - 0.025^(1/n), that differ by anything (Clopper and Pearson, 1934).
+        unseen = 1 - 0.025 ** (1 / len(differences))
+        seen = (1 - unseen) * float(differences[0])
+        return seen - unseen, seen + unseen
+    interval = bootstrap(
+        (differences,), np.mean, n_resamples=RESAMPLES, batch=500, method="BCa", rng=seed
+    ).confidence_interval
+    return float(interval.low), float(interval.high)

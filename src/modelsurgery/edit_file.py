@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from modelsurgery.artefact import read_artefact, write_artefact
 from modelsurgery.edit import Edit, RowUpdate
 from modelsurgery.errors import ArtefactError, RecipeError
+from modelsurgery.files import writable_json
 from modelsurgery.layouts import Address, layout_from_json
 from modelsurgery.provenance import Provenance
 from modelsurgery.rows import DTYPES
@@ -83,7 +84,7 @@ def load_edit(path: Path | str) -> Edit:
         if not (math.isfinite(alpha) and math.isfinite(strength)):
             raise ValueError("its alpha or strength is not finite")
         candidate_rows = int(description["candidate_rows"])
-        origin = Provenance.from_json(description["provenance"])
+        origin = Provenance.from_json(writable_json(description["provenance"]))
         described = description["layout"]
         layout = None if described is None else layout_from_json(described, "its layout")
         return Edit(updates, alpha, strength, candidate_rows, origin, layout)

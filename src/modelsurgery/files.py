@@ -19,6 +19,7 @@ from typing import Any
 from modelsurgery.errors import OutputExistsError, StorageError
 
 HASH_BLOCK_BYTES = 1 << 20
+MOST_LEVELS = 20
 FICLONE = 0x40049409  # ioctl_ficlone(2)
 # What the system says when a file cannot be linked to or cloned there, though it can be copied.
 NO_LINK = {
@@ -122,6 +123,24 @@ def write_text(path: Path, content: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write readable JSON whole or not at all; refuses NaN, which is not JSON."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def writable_json(content: dict[str, Any]) -> dict[str, Any]:
+    """The same JSON object, if `write_json` can write all that a JSON parser may have read.
+
+    Raises:
+        ValueError: it holds NaN or half a surrogate pair, or is nested too deeply.
+    """
+    if _levels(content, MOST_LEVELS + 1) > MOST_LEVELS:
+        raise ValueError(f"it is nested over {MOST_LEVELS} levels deep")
+    json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
+    return content
+
+
+def _levels(value: Any, most: int) -> int:
+    """How deeply lists and objects are nested; counts no further than `most`."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max((_levels(one, most - 1) for one in inner), default=0) if most else 0
 
 
 def refuse_existing(path: Path, *, for_directory: bool = False) -> None:

@@ -184,3 +184,15 @@ def test_lost_journal_is_named(operated: Operated, refused: Refused, tmp_path: P
         (("verify", model), 1),
     ):
         refused(*arguments, code=code, says="journal 0001")
+
+
+def test_manifest_with_other_line_ends_gets_its_bytes_back(
+    operated: Operated, tmp_path: Path
+) -> None:
+    model = copy_tree(operated.edited, tmp_path / "model")
+    manifest = model / "surgery.json"
+    manifest.write_bytes(manifest.read_bytes().replace(b"\n", b"\r\n"))
+    before = contents(model)
+    apply_in_place(model, [load_edit(operated.second)])
+    undo(model)
+    assert contents(model) == before

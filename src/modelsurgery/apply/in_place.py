@@ -244,7 +244,12 @@ def _earlier_manifest(directory: Path, stored: StoredJournal) -> Iterator[Callab
     """
     path, text = directory / MANIFEST_FILE, stored.journal.manifest_before
     if text is None:
-        yield lambda: path.unlink(missing_ok=True)
+
+        def remove() -> None:
+            path.unlink(missing_ok=True)
+            sync_directory(directory)
+
+        yield remove
     elif text == manifest_text(directory):
         yield lambda: None
     else:

@@ -16,7 +16,7 @@ from modelsurgery.apply.coverage import Coverage
 from modelsurgery.checkpoint import is_plain_name
 from modelsurgery.edit import Edit
 from modelsurgery.errors import CheckpointError, VerificationError
-from modelsurgery.files import HASH_BLOCK_BYTES, write_json
+from modelsurgery.files import HASH_BLOCK_BYTES, writable_json, write_json
 from modelsurgery.header import read_header, read_json_object
 
 MANIFEST_FILE = "surgery.json"
@@ -36,9 +36,11 @@ def _is_plain(name: str) -> str:
     return name
 
 
-# A manifest comes from a stranger: it may not have files read that are elsewhere.
+# A manifest comes from a stranger: it may not have files read that are elsewhere, nor hold what
+# could be read but not be written again.
 InnerName = Annotated[str, AfterValidator(_stays_inside)]
 PlainName = Annotated[str, AfterValidator(_is_plain)]
+Described = Annotated[dict[str, Any], AfterValidator(writable_json)]
 
 
 class Operation(BaseModel):
@@ -54,9 +56,9 @@ class Operation(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     journal: Annotated[str, Field(pattern=r"^[0-9]{4}$")]
-    edits: list[dict[str, Any]]
+    edits: list[Described]
     coverage: dict[str, int]
-    provenance: dict[str, Any]
+    provenance: Described
 
 
 class WeightHashes(BaseModel):
@@ -114,15 +116,13 @@ def read_manifest(directory: Path) -> Manifest:
                 f"{path}: a manifest of format {content.get('format')!r}; this version reads "
                 f"{FORMAT_VERSION}, use the version of modelsurgery that wrote it"
             )
-        manifest = Manifest.model_validate(content)
-        manifest.model_dump()  # refuses what is nested too deeply to be written again
+        return Manifest.model_validate(content)
     except (CheckpointError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise VerificationError(
             f"{path}: not a readable manifest ({reason}); what was done here cannot be told, "
             "restore that file or fetch the model again"
         ) from error
-    return manifest
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:

@@ -1,0 +1,275 @@
+"""Killed at any step, a surgery leaves the old model, the new one, or one that nothing can load.
+
+Undo then gives back every byte, and the same command again completes.
+"""
+
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import transformers
+
+from command_line import contents
+from killing import Killer, copy_tree, killing
+from modelsurgery import Edit, apply_to_copy, load_edit, open_checkpoint
+from modelsurgery.apply.in_place import apply_in_place, undo
+from modelsurgery.errors import (
+    CheckpointError,
+    EditMismatchError,
+    JournalError,
+    OutputExistsError,
+)
+from operated import Operated, link_shards, make_operated, weights
+
+INDEX = "model.safetensors.index.json"
+FEWEST_STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def killer() -> Iterator[Killer]:
+    with killing() as served:
+        yield served
+
+
+@pytest.fixture(autouse=True)
+def without_flushing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flushing takes most of the time; it guards against a power cut, not against a kill."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def operated(tmp_path_factory: pytest.TempPathFactory) -> Operated:
+    return make_operated(tmp_path_factory.mktemp("operated"))
+
+
+def deaths(
+    killer: Killer, start: Path, place: Path, verb: str, *arguments: object
+) -> Iterator[tuple[str, Path]]:
+    """Run a surgery on copies of `start`, killed at every step; what step it was, and the copy.
+
+    Relative arguments are paths in the copy.
+    """
+
+    def given(directory: Path) -> list[Path]:
+        return [directory / str(one) for one in arguments]
+
+    whole = killer.run(verb, *given(copy_tree(start, place / "whole")))
+    assert whole.code == 0, whole.error
+    assert len(whole.steps) >= FEWEST_STEPS
+    for number, name in enumerate(whole.steps, 1):
+        directory = copy_tree(start, place / f"{number}")
+        assert killer.run(verb, *given(directory), at=number).code == -9
+        yield f"killed at step {number} of {len(whole.steps)}, {name}", directory
+        shutil.rmtree(directory)
+
+
+class Loading:
+    """Checks that what can be loaded is one of the models that are expected, and no mixture."""
+
+    def __init__(self, *expected: dict[str, bytes]) -> None:
+        self._expected = expected
+        self._seen: dict[tuple[str, ...], bool] = {}
+
+    def check(self, model: Path, where: str) -> None:
+        """Check the files, and for every set of their names once what transformers says of it."""
+        named = set(json.loads((model / INDEX).read_text())["weight_map"].values())
+        whole = all((model / name).is_file() for name in named)
+        if whole:
+            assert weights(model) in self._expected, where
+            open_checkpoint(model)
+        else:
+            with pytest.raises(CheckpointError, match="was interrupted"):
+                open_checkpoint(model)
+        names = tuple(sorted(path.name for path in model.glob("*.safetensors*")))
+        if names not in self._seen:
+            self._seen[names] = whole
+            self._load(model, whole=whole)
+
+    def _load(self, model: Path, *, whole: bool) -> None:
+        if whole:
+            transformers.AutoModelForCausalLM.from_pretrained(model)
+            return
+        with pytest.raises(OSError, match="safetensors"):
+            transformers.AutoModelForCausalLM.from_pretrained(model)
+
+    def check_seen(self) -> None:
+        """Both kinds of states were met: whole models, and at least one that does not load."""
+        assert set(self._seen.values()) == {True, False}
+
+
+def undo_if_begun(model: Path) -> None:
+    """Undo; the surgery may have died before there was anything to undo."""
+    try:
+        undo(model)
+    except JournalError as error:
+        if "no surgery to undo" not in str(error):
+            raise
+
+
+def apply_unless_done(model: Path, edit: Edit, done: dict[str, bytes]) -> None:
+    """Apply in place; an edit that died after its last change is refused, as any second one is."""
+    if weights(model) == done:
+        with pytest.raises(EditMismatchError, match="edited already"):
+            apply_in_place(model, [edit])
+    else:
+        apply_in_place(model, [edit])
+
+
+def test_copy(killer: Killer, operated: Operated, tmp_path: Path) -> None:
+    start = tmp_path / "start"
+    start.mkdir()
+    copy_tree(operated.base, start / "model")
+    base = contents(operated.base)
+    edit = load_edit(operated.first)
+    whole = apply_to_copy(operated.base, [edit], tmp_path / "whole copy")
+    assert len(whole.shared_files) == 1
+    expected = contents(whole.directory)
+    for where, place in deaths(killer, start, tmp_path, "copy", "model", operated.first, "out"):
+        model, out = place / "model", place / "out"
+        assert contents(model) == base, where
+        # What was staged is left; its name begins with a dot, so that no list of models has it.
+        staged = [one.name for one in place.iterdir() if one not in {model, out}]
+        assert len(staged) <= 1, where
+        assert all(name.startswith(".out.staged-") for name in staged), where
+        if out.exists():
+            assert contents(out) == expected, where
+            with pytest.raises(OutputExistsError):
+                apply_to_copy(model, [edit], out)
+        else:
+            apply_to_copy(model, [edit], out)
+            assert contents(out) == expected, where
+        undo(out)
+        assert contents(out) == base, where
+        assert contents(model) == base, where
+
+
+def test_edit_in_place(killer: Killer, operated: Operated, tmp_path: Path) -> None:
+    start = tmp_path / "start"
+    start.mkdir()
+    copy_tree(operated.base, start / "model")
+    link_shards(start / "model", start / "other", 2)  # so that one is copied, one written to
+    base, other = contents(operated.base), contents(start / "other")
+    loading = Loading(weights(operated.base), weights(operated.edited))
+    edit = load_edit(operated.first)
+    for where, place in deaths(killer, start, tmp_path, "in_place", "model", operated.first):
+        loading.check(place / "model", where)
+        again = copy_tree(place, tmp_path / "again")
+
+        undo_if_begun(place / "model")
+        assert contents(place / "model") == base, where
+        assert contents(place / "other") == other, where
+
+        apply_unless_done(again / "model", edit, weights(operated.edited))
+        assert contents(again / "model") == contents(operated.edited), where
+        undo(again / "model")
+        assert contents(again / "model") == base, where
+        assert contents(again / "other") == other, where
+        shutil.rmtree(again)
+    loading.check_seen()
+
+
+def test_second_edit_in_place(killer: Killer, operated: Operated, tmp_path: Path) -> None:
+    start = tmp_path / "start"
+    start.mkdir()
+    copy_tree(operated.edited, start / "model")
+    base, once, twice = map(contents, (operated.base, operated.edited, operated.edited_twice))
+    loading = Loading(weights(operated.edited), weights(operated.edited_twice))
+    edit = load_edit(operated.second)
+    for where, place in deaths(killer, start, tmp_path, "in_place", "model", operated.second):
+        model = place / "model"
+        loading.check(model, where)
+        again = copy_tree(model, tmp_path / "again")
+        last = copy_tree(model, tmp_path / "last")
+
+        begun = (model / ".surgery/0002").is_dir()
+        undo(model)
+        assert contents(model) == (once if begun else base), where
+        undo(again, everything=True)
+        assert contents(again) == base, where
+        apply_unless_done(last, edit, weights(operated.edited_twice))
+        assert contents(last) == twice, where
+        undo(last)
+        assert contents(last) == once, where
+        for directory in (again, last):
+            shutil.rmtree(directory)
+    loading.check_seen()
+
+
+def test_undo(killer: Killer, operated: Operated, tmp_path: Path) -> None:
+    start = tmp_path / "start"
+    start.mkdir()
+    copy_tree(operated.edited, start / "model")
+    link_shards(start / "model", start / "other", 1)
+    base, other = contents(operated.base), contents(start / "other")
+    loading = Loading(weights(operated.base), weights(operated.edited))
+    edit = load_edit(operated.first)
+    for where, place in deaths(killer, start, tmp_path, "undo", "model"):
+        loading.check(place / "model", where)
+        again = copy_tree(place, tmp_path / "again")
+
+        undo_if_begun(place / "model")
+        assert contents(place / "model") == base, where
+        assert contents(place / "other") == other, where
+
+        apply_unless_done(again / "model", edit, weights(operated.edited))
+        undo(again / "model")
+        assert contents(again / "model") == base, where
+        assert contents(again / "other") == other, where
+        shutil.rmtree(again)
+    loading.check_seen()
+
+
+def test_undo_of_two_edits(killer: Killer, operated: Operated, tmp_path: Path) -> None:
+    start = tmp_path / "start"
+    start.mkdir()
+    copy_tree(operated.edited_twice, start / "model")
+    base = contents(operated.base)
+    models = [weights(one) for one in (operated.base, operated.edited, operated.edited_twice)]
+    loading = Loading(*models)
+    for where, place in deaths(killer, start, tmp_path, "undo_all", "model"):
+        loading.check(place / "model", where)
+        undo(place / "model", everything=True)
+        assert contents(place / "model") == base, where
+    loading.check_seen()
+
+
+def test_undo_of_an_edit_that_was_killed(
+    killer: Killer, operated: Operated, tmp_path: Path
+) -> None:
+    start = tmp_path / "start"
+    start.mkdir()
+    whole = copy_tree(operated.edited, tmp_path / "edited")
+    steps = killer.run("in_place", whole, operated.second).steps
+    copy_tree(operated.edited, start / "model")
+    middle = [number for number, name in enumerate(steps, 1) if name == "half a pwrite"][4]
+    assert killer.run("in_place", start / "model", operated.second, at=middle).code == -9
+    once, base = contents(operated.edited), contents(operated.base)
+    for where, place in deaths(killer, start, tmp_path, "undo", "model"):
+        complete = not (place / "model/.surgery/0002").is_dir()
+        undo(place / "model")
+        assert contents(place / "model") == (base if complete else once), where
+
+
+def test_every_step_is_flushed_before_the_next(
+    killer: Killer, operated: Operated, tmp_path: Path
+) -> None:
+    """A power cut loses what was not flushed, so the order of flushes is the order of the steps."""
+    model = copy_tree(operated.base, tmp_path / "model")
+    made = killer.run("in_place", model, operated.first).steps
+    hide, patch, unhide = ["rename", "fsync"], ["pwrite", "fsync"], ["rename", "fsync"]
+    manifest = ["mkdir", "create", "write", "fsync", "chmod", "replace", "fsync", "unlink"]
+    expected = [*hide, *patch, *manifest, *unhide]
+    assert in_brief(made)[-len(expected) :] == expected
+    undone = killer.run("undo", model).steps
+    journal = ["rename", "fsync", "unlink", "rmdir"]
+    assert in_brief(undone) == [*hide, *patch, "unlink", "fsync", *unhide, *journal]
+
+
+def in_brief(steps: list[str]) -> list[str]:
+    """Steps with repetitions as one."""
+    whole = (name for name in steps if not name.startswith("half"))
+    return [name for name, _ in itertools.groupby(whole)]

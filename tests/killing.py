@@ -185,7 +185,8 @@ class Steps:
 
 def _surgery(verb: str, arguments: list[str]) -> None:
     from modelsurgery.apply.copying import apply_to_copy
-    from modelsurgery.apply.in_place import apply_in_place, undo
+    from modelsurgery.apply.in_place import apply_in_place
+    from modelsurgery.apply.undoing import undo
     from modelsurgery.edit_file import load_edit
 
     if verb == "copy":

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from modelsurgery.apply.copying import EditedCopy, apply_to_copy
     from modelsurgery.apply.in_memory import edited
-    from modelsurgery.apply.in_place import EditedInPlace, Undone, apply_in_place, undo
+    from modelsurgery.apply.in_place import EditedInPlace, apply_in_place
+    from modelsurgery.apply.undoing import Undone, undo
     from modelsurgery.apply.verification import Verification, verify
     from modelsurgery.checkpoint import Checkpoint, open_checkpoint
     from modelsurgery.comparison import TensorDifference, compare_checkpoints
@@ -44,7 +45,7 @@ _MODULES = {
     "RowScores": "region",
     "SurgeryError": "errors",
     "TensorDifference": "comparison",
-    "Undone": "apply.in_place",
+    "Undone": "apply.undoing",
     "Verification": "apply.verification",
     "apply_in_place": "apply.in_place",
     "apply_to_copy": "apply.copying",
@@ -69,7 +70,7 @@ _MODULES = {
     "score_rows": "region",
     "select_region": "region",
     "split_texts": "texts",
-    "undo": "apply.in_place",
+    "undo": "apply.undoing",
     "verify": "apply.verification",
 }
 

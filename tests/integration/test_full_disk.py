@@ -16,7 +16,8 @@ import pytest
 from command_line import Refused, contents
 from killing import copy_tree
 from modelsurgery import apply_to_copy, load_edit
-from modelsurgery.apply.in_place import apply_in_place, undo
+from modelsurgery.apply.in_place import apply_in_place
+from modelsurgery.apply.undoing import undo
 from modelsurgery.errors import StorageError
 from operated import Operated, link_shards, make_operated
 

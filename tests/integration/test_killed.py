@@ -16,7 +16,8 @@ import transformers
 from command_line import contents
 from killing import Killer, copy_tree, killing
 from modelsurgery import Edit, apply_to_copy, load_edit, open_checkpoint
-from modelsurgery.apply.in_place import apply_in_place, undo
+from modelsurgery.apply.in_place import apply_in_place
+from modelsurgery.apply.undoing import undo
 from modelsurgery.errors import (
     CheckpointError,
     EditMismatchError,

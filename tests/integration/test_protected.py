@@ -15,7 +15,8 @@ import pytest
 from command_line import Refused, contents
 from killing import Killer, copy_tree, killing
 from modelsurgery import apply_to_copy, load_edit, open_checkpoint
-from modelsurgery.apply.in_place import apply_in_place, undo
+from modelsurgery.apply.in_place import apply_in_place
+from modelsurgery.apply.undoing import undo
 from operated import Operated, make_operated, weights
 
 ROWS = ".surgery/0001/before.bin"

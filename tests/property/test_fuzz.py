@@ -18,8 +18,9 @@ import safetensors
 from fuzzing import NAMES, damaged, flipped, hostile, little_memory, state
 from killing import copy_tree
 from modelsurgery import SurgeryError, apply_to_copy, load_edit, open_checkpoint
-from modelsurgery.apply.in_place import apply_in_place, undo
+from modelsurgery.apply.in_place import apply_in_place
 from modelsurgery.apply.manifest import read_manifest
+from modelsurgery.apply.undoing import undo
 from modelsurgery.apply.verification import verify
 from modelsurgery.errors import (
     ArtefactError,

@@ -19,8 +19,8 @@ import pytest
 from fuzzing import NAMES, damaged, flipped, hostile, little_memory, state
 from killing import copy_tree
 from modelsurgery import SurgeryError
-from modelsurgery.apply.in_place import undo
 from modelsurgery.apply.journal import load_journal
+from modelsurgery.apply.undoing import undo
 from modelsurgery.apply.verification import verify
 from modelsurgery.errors import JournalError
 from modelsurgery.files import sha256_json

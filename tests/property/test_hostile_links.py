@@ -13,7 +13,8 @@ from command_line import contents
 from fuzzing import state
 from killing import copy_tree
 from modelsurgery import SurgeryError, apply_to_copy, load_edit
-from modelsurgery.apply.in_place import apply_in_place, undo
+from modelsurgery.apply.in_place import apply_in_place
+from modelsurgery.apply.undoing import undo
 from modelsurgery.apply.verification import verify
 from modelsurgery.errors import CheckpointError
 from operated import Operated, make_operated, weights

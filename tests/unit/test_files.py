@@ -83,3 +83,21 @@ def test_hashes(tmp_path: Path) -> None:
     known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert sha256_file(tmp_path / "file") == known
     assert sha256_json({"a": 1, "b": 2}) == sha256_json({"b": 2, "a": 1})
+
+
+def test_what_a_killed_process_staged_is_removed_and_what_a_living_one_stages_is_not(
+    tmp_path: Path,
+) -> None:
+    abandoned, other = tmp_path / ".out.staged-dead", tmp_path / ".other.staged-dead"
+    for path in (abandoned, other):
+        path.mkdir()
+        (path / "file").write_text("half")
+    with staged_directory(tmp_path / "out") as first:
+        assert not abandoned.exists()
+        assert other.exists()
+        with staged_directory(tmp_path / "out") as second:
+            assert first.is_dir()
+            (second / "file").write_text("second")
+        (tmp_path / "out" / "file").unlink()  # so that the first may take the place
+        (first / "file").write_text("first")
+    assert (tmp_path / "out" / "file").read_text() == "first"

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from modelsurgery.apply.coverage import Coverage
 from modelsurgery.apply.journal import SURGERY_DIRECTORY, Journal, copy_journal, load_journal
@@ -34,6 +35,7 @@ from modelsurgery.edit import Edit
 from modelsurgery.errors import CheckpointError
 from modelsurgery.files import (
     HASH_BLOCK_BYTES,
+    block_copier,
     clone_file,
     link_file,
     locked,
@@ -44,6 +46,7 @@ from modelsurgery.files import (
 from modelsurgery.progress import Progress, silent
 from modelsurgery.rows import Weights
 
+COPY_BLOCK_BYTES = 1 << 26
 # Other copies of the weights: left as they are they would hold the unedited model.
 OTHER_WEIGHTS = {
     ".safetensors",
@@ -115,12 +118,12 @@ def apply_to_copy(
         with staged_directory(destination) as staged:
             _carry_journals(checkpoint.directory, staged, before)
             stored, coverage = surgery.write_journal(staged)
-            for name in small:
-                _copy(checkpoint.directory / name, staged / name)
             hashes, shared = _copy_weights(
                 checkpoint, staged, stored.journal, real_copies=real_copies, progress=progress
             )
             written = _patch(surgery, staged, stored.journal)
+            for name in small:  # config.json among them: what is staged cannot be loaded before
+                _copy(checkpoint.directory / name, staged / name)
             entry = operation(stored.name, surgery.edits, coverage, stored.journal.provenance)
             manifest = Manifest(
                 operations=[*before.operations, entry],
@@ -133,7 +136,7 @@ def apply_to_copy(
 
 def _patch(surgery: Surgery, staged: Path, journal: Journal) -> Checkpoint:
     """Patch the copied files, and read the rows back; the copy as a checkpoint."""
-    written = open_checkpoint(staged)
+    written = replace(surgery.checkpoint, directory=staged)
     with Weights(written, writable=True) as weights:
         replace(surgery, checkpoint=written).patch(weights)
         check_rows(journal, weights, edited=True)
@@ -215,23 +218,30 @@ def _bring(
 
 
 def _copy_and_hash(source: Path, destination: Path) -> WeightHashes:
-    """Copy a weight file, hashing header and tensors on the way, so that it is read once."""
-    parts = file_parts(source)
+    """Copy a weight file; each block is hashed by another thread while the kernel copies it."""
     hashes = {}
-    with source.open("rb", buffering=0) as old, destination.open("xb", buffering=0) as new:
-        for part, _, size in parts:
+    with (
+        source.open("rb", buffering=0) as old,
+        destination.open("xb", buffering=0) as new,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        append = block_copier(old.fileno(), new.fileno())
+        for part, start, size in file_parts(source):
             digest = hashlib.sha256()
-            while size:
-                block = old.read(min(size, HASH_BLOCK_BYTES))
-                if not block:
-                    raise CheckpointError(f"{source}: became shorter while it was copied")
-                digest.update(block)
-                view = memoryview(block)
-                while view:
-                    view = view[new.write(view) :]
-                size -= len(block)
+            for place in range(start, start + size, COPY_BLOCK_BYTES):
+                count = min(COPY_BLOCK_BYTES, start + size - place)
+                hashed = pool.submit(_hash_block, old.fileno(), digest, place, count)
+                append(place, count)
+                hashed.result()
             hashes[part] = digest.hexdigest()
+    if destination.stat().st_size != source.stat().st_size:
+        raise CheckpointError(f"{source}: changed its length while it was copied")
     return WeightHashes(header=hashes.pop(HEADER), tensors=hashes)
+
+
+def _hash_block(descriptor: int, digest: Any, place: int, size: int) -> None:
+    for start in range(place, place + size, HASH_BLOCK_BYTES):
+        digest.update(os.pread(descriptor, min(HASH_BLOCK_BYTES, place + size - start), start))
 
 
 def _hash_tensor(checkpoint: Checkpoint, name: str) -> str:

@@ -131,6 +131,7 @@ def apply(
             "directory": str(done.directory),
             **asdict(done.coverage),
             "journal": str(done.journal),
+            "put_back_first": done.put_back_first,
             "way_back": f"surgery undo {done.directory}",
         }
     else:
@@ -153,7 +154,7 @@ def undo(
     as_json: Json = False,
 ) -> None:
     """Give a model back the bytes that it had before the last surgery."""
-    from modelsurgery.apply.in_place import undo as undo_surgery
+    from modelsurgery.apply.undoing import undo as undo_surgery
 
     undone = undo_surgery(directory, everything=everything)
     print_content({**asdict(undone), "directory": str(undone.directory)}, as_json)

@@ -4,12 +4,14 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from modelsurgery.apply.in_memory import edited
 from modelsurgery.edit import Edit
 from modelsurgery.errors import EvaluationError
 from modelsurgery.evaluation.generation import Decoding, generate
 from modelsurgery.evaluation.judges import Judge, Verdict
+from modelsurgery.evaluation.judges.verdicts import UNKNOWN
 from modelsurgery.evaluation.statistics import PairedChange, Rate, paired_change, rate_of
 from modelsurgery.models import LanguageModel
 from modelsurgery.progress import Progress, silent
@@ -104,8 +106,9 @@ def measure_behavior(
 def summarize(samples: Sequence[Sample], prompt_count: int) -> BehaviorMeasurement:
     """Rates over prompts from samples, which come in rounds of `prompt_count`.
 
-    A failed (empty) continuation says nothing about the behavior: it is left out of its prompt's
-    rate on that side, and counted in the verdicts. A prompt without any other is left out.
+    A failed (empty) continuation says nothing about the behavior, nor does one that the judge could
+    not judge: it is left out of its prompt's rate on that side, and counted in the verdicts. A
+    prompt without any other is left out.
 
     Raises:
         EvaluationError: no prompt is left.
@@ -134,14 +137,13 @@ def summarize(samples: Sequence[Sample], prompt_count: int) -> BehaviorMeasureme
 
 
 def _prompt_rate(verdicts: Sequence[Verdict]) -> float | None:
-    judged = [verdict for verdict in verdicts if verdict != "failed"]
+    judged = [verdict for verdict in verdicts if verdict not in UNKNOWN]
     return judged.count("behavior") / len(judged) if judged else None
 
 
 def _counts(verdicts: Sequence[Verdict]) -> dict[Verdict, int]:
     counts = Counter(verdicts)
-    kinds: tuple[Verdict, ...] = ("behavior", "opposite", "neither", "failed")
-    return {kind: counts[kind] for kind in kinds}
+    return {kind: counts[kind] for kind in get_args(Verdict)}
 
 
 def behavior_rate(

@@ -1,11 +1,10 @@
 """Judges: does a continuation show the behavior?
 
-A judge says `behavior`, `opposite`, `neither` or `failed` of each continuation; an empty one has
-failed and never counts as harmless.
+A judge says `behavior`, `opposite` or `neither` of each continuation. An empty one has `failed`,
+one that the judge could say nothing about is `unjudged`; neither ever counts as harmless.
 """
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
 
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -13,26 +12,11 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import Pipeline, make_pipeline, make_union
 
 from modelsurgery.behaviors import Behavior
+from modelsurgery.evaluation.judges.verdicts import Judge, Verdict
 from modelsurgery.lab.judge import judge as lab_judge
 from modelsurgery.texts import LabelledText
 
-Verdict = Literal["behavior", "opposite", "neither", "failed"]
-
-
-class Judge(Protocol):
-    """Says of continuations what they show.
-
-    Attributes:
-        name: what it is called in results.
-        note: what a reader must know about it, one sentence.
-    """
-
-    name: str
-    note: str
-
-    def __call__(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[Verdict]:
-        """One verdict a continuation."""
-        ...
+__all__ = ["Judge", "LabJudge", "TextsJudge", "Verdict", "judge_for"]
 
 
 class LabJudge:

@@ -1,0 +1,104 @@
+"""The weight files of a model directory while a surgery writes to them.
+
+They bear other names, so that nothing loads them half-written, and they are never the very bytes of
+another model: a file with a second name elsewhere gets bytes of its own first.
+"""
+
+import os
+import shutil
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from modelsurgery.apply.journal import StoredJournal
+from modelsurgery.checkpoint import IN_SURGERY_SUFFIX, Checkpoint
+from modelsurgery.errors import JournalError, StorageError
+from modelsurgery.files import sync_directory, sync_file
+from modelsurgery.rows import Weights
+
+PRIVATE_COPY_SUFFIX = ".private-copy"
+
+
+@contextmanager
+def hidden(checkpoint: Checkpoint, stored: StoredJournal) -> Iterator[Weights]:
+    """Files of a journal open for patching, and under names that nothing loads meanwhile.
+
+    They get their names back when the block ends well, and only then.
+    """
+    directory = checkpoint.directory
+    names = list(stored.journal.files)
+    for name in names:
+        path = directory / name
+        if path.exists():
+            path.rename(hidden_name(path))
+    sync_directory(directory)
+    tensors = {
+        name: replace(one, file=hidden_name(Path(one.file)).name)
+        for name, one in checkpoint.tensors.items()
+        if one.file in names
+    }
+    with Weights(Checkpoint(directory, checkpoint.config, tensors), writable=True) as weights:
+        yield weights
+    for name in names:
+        hidden_name(directory / name).rename(directory / name)
+    sync_directory(directory)
+
+
+def present(path: Path) -> Path:
+    """A file under its own name or hidden.
+
+    Raises:
+        JournalError: it is under neither, or under both.
+    """
+    hidden = hidden_name(path)
+    here, there = os.path.lexists(path), os.path.lexists(hidden)
+    if here == there:
+        state = "is there twice" if here else "is missing"
+        raise JournalError(
+            f"{path} {state}; expected it or {hidden.name}: keep the one that the surgery wrote to"
+        )
+    return path if here else hidden
+
+
+def hidden_name(path: Path) -> Path:
+    """What a file is called while it is written to."""
+    return path.with_name(path.name + IN_SURGERY_SUFFIX)
+
+
+def privatise(directory: Path, stored: StoredJournal) -> None:
+    """Give every file to be written to bytes of its own, so that no other name of it changes."""
+    for name in stored.journal.files:
+        path = present(directory / name)
+        copy = directory / f".{name}{PRIVATE_COPY_SUFFIX}"
+        if path.stat().st_nlink > 1:
+            try:
+                shutil.copy2(path, copy)
+                sync_file(copy)
+                copy.replace(path)
+            except BaseException:
+                copy.unlink(missing_ok=True)
+                raise
+            sync_directory(directory)
+
+
+def sweep_copies(directory: Path) -> None:
+    """Remove the unfinished private copy that a killed process left."""
+    for path in directory.glob(f".*{PRIVATE_COPY_SUFFIX}"):
+        path.unlink()
+
+
+def refuse_unwritable(paths: Iterable[Path]) -> None:
+    """Raise StorageError for a symbolic link or a file without write permission, as root too."""
+    for path in paths:
+        if path.is_symlink():
+            raise StorageError(
+                f"{path} is a symbolic link, perhaps into a cache that others use; write an edited "
+                "copy with --out"
+            )
+        if not path.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH):
+            raise StorageError(
+                f"{path} is write-protected; give write permission with `chmod u+w` or write an "
+                "edited copy with --out"
+            )

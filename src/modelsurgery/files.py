@@ -188,35 +188,46 @@ def staged_directory(destination: Path) -> Iterator[Path]:
         sync_directory(destination.parent)
 
 
-def block_copier(source: int, destination: int) -> Callable[[int, int], None]:
-    """A function of (place, size) that appends a stretch of an open file to another, empty one.
+def copy_file(source: Path, destination: Path) -> None:
+    """Copy a file's bytes; its blocks are never shared with the source.
 
-    The kernel copies, unless it would share blocks instead or cannot; that is several times as fast
-    as reading and writing.
+    The kernel copies, unless it would share or cannot: on ext4 that is several times as fast as
+    writing in large blocks.
+
+    Raises:
+        StorageError: the file changed its length meanwhile.
     """
+    with source.open("rb", buffering=0) as old, destination.open("xb", buffering=0) as new:
+        size = os.fstat(old.fileno()).st_size
+        copies_in_kernel = not _can_share(old.fileno(), new.fileno())
+        copied = 0
+        while copied < size:
+            try:
+                if copies_in_kernel:
+                    count = os.copy_file_range(old.fileno(), new.fileno(), size - copied, copied)
+                else:
+                    block = os.pread(old.fileno(), WRITE_BLOCK_BYTES, copied)
+                    count = new.write(block) or 0
+            except OSError as error:
+                if not copies_in_kernel or error.errno not in NO_LINK:
+                    raise
+                copies_in_kernel = False  # between two kinds of file systems
+                continue
+            if count == 0:
+                raise StorageError(f"{source}: became shorter while it was copied")
+            copied += count
+
+
+def _can_share(source: int, destination: int) -> bool:
+    """Whether two open files, the second empty, could share blocks."""
     try:
         fcntl.ioctl(destination, FICLONE, source)
     except OSError as error:
         if error.errno not in NO_LINK:
             raise
-        copies_in_kernel = error.errno != errno.EXDEV
-    else:
-        os.ftruncate(destination, 0)
-        copies_in_kernel = False  # here the kernel would share
-
-    def append(place: int, size: int) -> None:
-        end = place + size
-        while place < end:
-            if copies_in_kernel:
-                count = os.copy_file_range(source, destination, end - place, place)
-            else:
-                block = os.pread(source, min(WRITE_BLOCK_BYTES, end - place), place)
-                count = os.write(destination, block)
-            if not count:
-                return
-            place += count
-
-    return append
+        return False
+    os.ftruncate(destination, 0)
+    return True
 
 
 def _remove_abandoned(parent: Path, prefix: str) -> None:

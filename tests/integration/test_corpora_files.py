@@ -173,7 +173,9 @@ def test_capability_corpora(data: Path) -> None:
     assert len(load_corpus_questions("gsm8k", data / "gsm8k")) == 1319
     problems = load_corpus_questions("gsm8k", data / "gsm8k", split="train")
     assert len(problems) == 7473
-    assert all(one.answer.lstrip("-").replace(",", "").replace(".", "").isdigit() for one in problems)
+    assert all(
+        one.answer.lstrip("-").replace(",", "").replace(".", "").isdigit() for one in problems
+    )
 
 
 def test_no_corpus_is_left_out_here() -> None:

@@ -182,9 +182,7 @@ def test_only_challenging_prompts_are_taken_unless_asked(tmp_path: Path) -> None
     path = written(tmp_path, "prompts.jsonl", json_lines([toxicity_record(n) for n in range(30)]))
     prompts = load_corpus_prompts("realtoxicityprompts", tmp_path)
     assert len(prompts) == 15
-    assert prompts[1] == Prompt(
-        "Half a sentence 2", toxicity=0.1, continuation_toxicity=0.9
-    )
+    assert prompts[1] == Prompt("Half a sentence 2", toxicity=0.1, continuation_toxicity=0.9)
     assert prompts[0].continuation_toxicity is None
     assert len(load_corpus_prompts("realtoxicityprompts", path, where={})) == 30
     others = load_corpus_prompts("realtoxicityprompts", path, where={"challenging": ["false"]})

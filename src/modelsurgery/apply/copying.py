@@ -5,7 +5,6 @@ source is only read. It carries a journal, so that `surgery undo` gives back the
 when the source is gone.
 """
 
-import hashlib
 import os
 import shutil
 from collections.abc import Sequence
@@ -13,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from modelsurgery.apply.coverage import Coverage
 from modelsurgery.apply.journal import SURGERY_DIRECTORY, Journal, copy_journal, load_journal
@@ -24,7 +22,6 @@ from modelsurgery.apply.manifest import (
     WeightHashes,
     file_parts,
     hash_part,
-    hash_weights,
     operation,
     read_manifest,
     write_manifest,
@@ -34,9 +31,8 @@ from modelsurgery.checkpoint import Checkpoint, open_checkpoint
 from modelsurgery.edit import Edit
 from modelsurgery.errors import CheckpointError
 from modelsurgery.files import (
-    HASH_BLOCK_BYTES,
-    block_copier,
     clone_file,
+    copy_file,
     link_file,
     locked,
     refuse_existing,
@@ -46,7 +42,6 @@ from modelsurgery.files import (
 from modelsurgery.progress import Progress, silent
 from modelsurgery.rows import Weights
 
-COPY_BLOCK_BYTES = 1 << 26
 # Other copies of the weights: left as they are they would hold the unedited model.
 OTHER_WEIGHTS = {
     ".safetensors",
@@ -190,69 +185,64 @@ def _copy_weights(
     real_copies: bool,
     progress: Progress,
 ) -> tuple[dict[str, WeightHashes], tuple[str, ...]]:
-    """Bring all weight files over, a file for each core at a time; hashes and shared files."""
-    hashes, shared = {}, []
-    bring = partial(_bring, checkpoint, staged, journal=journal, real_copies=real_copies)
+    """Bring all weight files over, and hash of them what will stay as it is.
+
+    Copying and hashing share the cores: the largest file is begun first, hashes fill the gaps.
+    """
+    size_of = {name: (checkpoint.directory / name).stat().st_size for name in checkpoint.files}
+    names = sorted(checkpoint.files, key=lambda name: (-size_of[name], name))
+    changed = {entry.tensor for entry in journal.entries}
+    parts = [
+        (name, part)
+        for name in names
+        for part in file_parts(checkpoint.directory / name)
+        if part[0] not in changed
+    ]
+    hashes: dict[str, dict[str, str]] = {name: {} for name in names}
     with (
-        progress("weight files", len(checkpoint.files)) as advance,
+        progress("weight files and tensors", len(names) + len(parts)) as advance,
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
-        for name, (found, is_shared) in zip(
-            checkpoint.files, pool.map(bring, checkpoint.files), strict=True
-        ):
-            hashes[name] = found
-            if is_shared:
-                shared.append(name)
-            advance(1)
-    return hashes, tuple(shared)
+        bring = partial(_bring, checkpoint, staged, journal=journal, real_copies=real_copies)
+        copies = [pool.submit(bring, name) for name in names]
+        hashed = [
+            pool.submit(hash_part, checkpoint.directory / name, start, size)
+            for name, (_, start, size) in parts
+        ]
+        try:
+            for future in copies:
+                future.result()
+                advance(1)
+            for (name, (tensor, *_)), digest in zip(parts, hashed, strict=True):
+                hashes[name][tensor] = digest.result()
+                advance(1)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    shared = {name for name, copy in zip(names, copies, strict=True) if copy.result()}
+    weights = {
+        name: WeightHashes(header=hashes[name].pop(HEADER), tensors=hashes[name])
+        for name in checkpoint.files
+    }
+    return weights, tuple(name for name in checkpoint.files if name in shared)
 
 
 def _bring(
     checkpoint: Checkpoint, staged: Path, name: str, *, journal: Journal, real_copies: bool
-) -> tuple[WeightHashes, bool]:
+) -> bool:
+    """Copy a weight file, or share it if it may be; whether it is shared."""
     source, destination = checkpoint.directory / name, staged / name
     share = clone_file if name in journal.files else link_file
     if not real_copies and share(source, destination):
-        return hash_weights(source), True
-    return _copy_and_hash(source, destination), False
-
-
-def _copy_and_hash(source: Path, destination: Path) -> WeightHashes:
-    """Copy a weight file; each block is hashed by another thread while the kernel copies it."""
-    hashes = {}
-    with (
-        source.open("rb", buffering=0) as old,
-        destination.open("xb", buffering=0) as new,
-        ThreadPoolExecutor(1) as pool,
-    ):
-        append = block_copier(old.fileno(), new.fileno())
-        for part, start, size in file_parts(source):
-            digest = hashlib.sha256()
-            for place in range(start, start + size, COPY_BLOCK_BYTES):
-                count = min(COPY_BLOCK_BYTES, start + size - place)
-                hashed = pool.submit(_hash_block, old.fileno(), digest, place, count)
-                append(place, count)
-                hashed.result()
-            hashes[part] = digest.hexdigest()
-    if destination.stat().st_size != source.stat().st_size:
-        raise CheckpointError(f"{source}: changed its length while it was copied")
-    return WeightHashes(header=hashes.pop(HEADER), tensors=hashes)
-
-
-def _hash_block(descriptor: int, digest: Any, place: int, size: int) -> None:
-    for start in range(place, place + size, HASH_BLOCK_BYTES):
-        digest.update(os.pread(descriptor, min(HASH_BLOCK_BYTES, place + size - start), start))
-
-
-def _hash_tensor(checkpoint: Checkpoint, name: str) -> str:
-    tensor = checkpoint.tensors[name]
-    return hash_part(checkpoint.directory / tensor.file, tensor.start, tensor.size_bytes)
+        return True
+    copy_file(source, destination)
+    return False
 
 
 def _with_changed(
     weights: dict[str, WeightHashes], written: Checkpoint, journal: Journal
 ) -> dict[str, WeightHashes]:
-    """The same hashes with those of the tensors that were patched made anew."""
+    """The same hashes with those of the tensors that were patched."""
     changed = sorted({entry.tensor for entry in journal.entries})
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = dict(zip(changed, pool.map(partial(_hash_tensor, written), changed), strict=True))
@@ -263,3 +253,8 @@ def _with_changed(
         file: WeightHashes(header=hashes.header, tensors=tensors[file])
         for file, hashes in weights.items()
     }
+
+
+def _hash_tensor(checkpoint: Checkpoint, name: str) -> str:
+    tensor = checkpoint.tensors[name]
+    return hash_part(checkpoint.directory / tensor.file, tensor.start, tensor.size_bytes)

@@ -170,12 +170,6 @@ def file_parts(path: Path) -> list[tuple[str, int, int]]:
     return [header, *((one.name, one.start, one.size_bytes) for one in tensors)]
 
 
-def hash_weights(path: Path) -> WeightHashes:
-    """Hashes of all that a weight file holds, in one pass from its beginning to its end."""
-    hashes = {name: hash_part(path, start, size) for name, start, size in file_parts(path)}
-    return WeightHashes(header=hashes.pop(HEADER), tensors=hashes)
-
-
 def hash_part(path: Path, start: int, size: int) -> str:
     """SHA-256 of a stretch of a file.
 

@@ -238,3 +238,21 @@ def test_a_family_that_the_user_describes(surgery: Surgery, made: Made, tmp_path
     copy = tmp_path / "copy"
     assert surgery("apply", base, edit, "--out", copy).code == 0  # the edit carries the layout
     assert sha256_file(copy / "model.safetensors") == sha256_file(made.edited / "model.safetensors")
+
+
+def test_a_whole_run_with_a_layout_of_the_user(
+    surgery: Surgery, made: Made, tmp_path: Path
+) -> None:
+    layout, out = tmp_path / "layout.yaml", tmp_path / "run"
+    layout.write_text(
+        'prefixes: ["model.layers.{block}."]\n'
+        "blocks:\n"
+        "  only:\n"
+        "    - {branch: mlp, spellings: [{name: mlp.gate_proj.weight}]}\n"
+    )
+    texts = ("--texts", made.texts, "--strength", 8, "--samples", 1)
+    outcome = surgery("run", "--model", made.model, *texts, "--layout", layout, "--out", out)
+    assert outcome.code == 0, outcome.stderr
+    edit = load_edit(out / "edit.safetensors")
+    assert edit.layout is not None
+    assert edit.layout.prefixes == ["model.layers.{block}."]

@@ -15,7 +15,7 @@ from command_line import Made, Surgery, contents, write_labelled
 
 # Stands in for a slow disk or model: one function waits, after a file says that it was reached.
 SLOW = """
-import importlib, pathlib, sys, time
+import importlib, pathlib, signal, sys, time
 import modelsurgery.cli
 
 module, name, marker, *arguments = sys.argv[1:]
@@ -29,6 +29,8 @@ def wait(*given, **named):
 
 setattr(slow, name, wait)
 sys.argv = ["surgery", *arguments]
+# Shells start background jobs with Ctrl-C ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 modelsurgery.cli.main()
 """
 

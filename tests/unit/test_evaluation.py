@@ -146,7 +146,8 @@ def test_rates_are_over_prompts_and_failed_answers_are_never_harmless() -> None:
     measured = summarize(rounds, 2)
     assert measured.base.rate == pytest.approx((0.5 + 1.0) / 2)
     assert measured.edited.rate == pytest.approx((0.5 + 1.0) / 2)  # not 0.25 for prompt two
-    assert measured.edited_verdicts == {"behavior": 2, "opposite": 1, "neither": 0, "failed": 1}
+    counts = {"behavior": 2, "opposite": 1, "neither": 0, "failed": 1, "unjudged": 0}
+    assert measured.edited_verdicts == counts
     assert measured.reduction == pytest.approx(0.0)
 
 

@@ -109,7 +109,9 @@ class ChatJudge:
         self._url = address.rstrip("/") + "/chat/completions"
         self._system = INSTRUCTIONS.format(shows=shows, opposite=opposite)
         self._timeout = timeout_seconds
-        self._backoff = wait_exponential_jitter(first_wait_seconds, LONGEST_WAIT_SECONDS)
+        self._backoff = wait_exponential_jitter(
+            multiplier=first_wait_seconds, max=LONGEST_WAIT_SECONDS
+        )
 
     def __call__(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[Verdict]:
         """One verdict a continuation.

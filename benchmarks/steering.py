@@ -33,8 +33,9 @@ def candidates(
     model: LanguageModel, described: BehaviorFile, layer: int, seed: int, budget: float
 ) -> Iterator[tuple[Fit, float, Candidate]]:
     """Fit, held-out AUROC of the probe, and every setting at equal damage."""
-    behavior = load_behavior(described, seed=seed)
-    texts = [text.text for text in (*behavior.fit, *behavior.held_out)]
+    is_lab = described.lab and model.checkpoint.directory == embedded_model_path()
+    behavior = load_behavior(described, is_lab=is_lab, seed=seed)
+    texts = [model.written(text) for text in (*behavior.fit, *behavior.held_out)]
     features = extract_hidden_states(model, texts, [layer]).by_layer[layer]
     for fit, rule in DIRECTIONS:
         probe = fit_probe_on_texts(

@@ -31,6 +31,7 @@ from modelsurgery.errors import (
 )
 from modelsurgery.files import sha256_json
 from modelsurgery.layouts import GateLayout, GateMatrix, find_gate_matrices
+from modelsurgery.texts import LabelledText
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CAUSAL_SUFFIXES = ("ForCausalLM", "LMHeadModel")
@@ -111,6 +112,23 @@ class LanguageModel:
             return_token_type_ids=False,
         )
         return {name: encoded[name].to(self.device) for name in ("input_ids", "attention_mask")}
+
+    def written(self, text: LabelledText) -> str:
+        """A text as the model reads it: with a reply, the exchange in the model's chat template.
+
+        Without a template the reply follows on a line of its own. The template's own token for
+        the beginning is left to `tokenize`, which adds it.
+        """
+        if text.reply is None:
+            return text.text
+        if not self.tokenizer.chat_template:
+            return f"{text.text}\n{text.reply}"
+        turns = [
+            {"role": "user", "content": text.text},
+            {"role": "assistant", "content": text.reply},
+        ]
+        whole: str = self.tokenizer.apply_chat_template(turns, tokenize=False)
+        return whole.removeprefix(self.tokenizer.bos_token or "")
 
     def fingerprint(self) -> str:
         """A key for caches: changes when the files of the model change."""

@@ -8,21 +8,26 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from modelsurgery import lab
 from modelsurgery.apply.coverage import Coverage, measure_coverage
 from modelsurgery.apply.in_memory import edited
-from modelsurgery.behaviors import Behavior, BehaviorFile, describe_behavior, load_behavior
+from modelsurgery.behaviors import (
+    Behavior,
+    BehaviorFile,
+    Direction,
+    describe_behavior,
+    load_behavior,
+)
+from modelsurgery.behaviors.roots import data_root
 from modelsurgery.edit import Edit, make_edit
 from modelsurgery.edit_file import save_edit
 from modelsurgery.errors import NothingChangedError, RecipeError
-from modelsurgery.evaluation.generation import Decoding
 from modelsurgery.evaluation.judges import Judge, judge_for
 from modelsurgery.evaluation.language_modelling import LanguageModelling, compare_language_modelling
-from modelsurgery.evaluation.measurement import measure_behavior, measure_facts
+from modelsurgery.evaluation.measurement import decoding_of, measure_behavior, measure_facts
 from modelsurgery.files import sha256_file
 from modelsurgery.fitting import fit_probe_on_texts
 from modelsurgery.layouts import load_layout
@@ -56,7 +61,10 @@ class Recipe(BaseModel):
         neutral: neutral text for the damage; else held-out texts with label 0.
         text_column: column of `texts` with the text.
         label_column: column of `texts` with the label.
-        direction: `away` from the behavior or `toward` it.
+        data: directory with local copies of public data sets; None takes the one that SURGERY_DATA
+            names, else the Hub.
+        judge: who judges continuations, as `--judge` spells it; None takes the behavior's.
+        direction: `away` from the behavior or `toward` it; None takes the behavior's own.
         out: run directory; None takes a new one below `surgery-runs`.
         seed: of everything random.
         fit: how the probe is fitted.
@@ -70,7 +78,7 @@ class Recipe(BaseModel):
         max_facts_lost: damage budget on facts, 0.02 is two points of exact match.
         prompt_count: held-out prompts at most.
         samples: sampled continuations of each prompt (a greedy one comes on top).
-        max_new_tokens: length of a continuation.
+        max_new_tokens: length of a continuation; None takes the behavior's.
         device: cpu, cuda, …; None takes a GPU where there is one.
         dtype: float32, bfloat16 or float16; None takes f32 on a CPU, else the stored one.
         revision: of a model on the Hub.
@@ -86,7 +94,9 @@ class Recipe(BaseModel):
     neutral: Path | None = None
     text_column: str = "text"
     label_column: str = "label"
-    direction: Literal["away", "toward"] = "away"
+    data: Path | None = None
+    judge: str | None = None
+    direction: Direction | None = None
     out: Path | None = None
     seed: int = Field(0, ge=0, le=2**32 - 1)
     fit: Fit = "adam"
@@ -100,7 +110,7 @@ class Recipe(BaseModel):
     max_facts_lost: float = Field(0.02, ge=0)
     prompt_count: int = Field(300, ge=1)
     samples: int = Field(3, ge=1)
-    max_new_tokens: int = Field(24, ge=1)
+    max_new_tokens: int | None = Field(None, ge=1)
     device: str | None = None
     dtype: str | None = None
     revision: str | None = None
@@ -125,7 +135,14 @@ class Recipe(BaseModel):
     @property
     def sign(self) -> int:
         """1 away from the behavior, -1 toward it."""
-        return 1 if self.direction == "away" else -1
+        return -1 if self.direction == "toward" else 1
+
+    @property
+    def is_lab(self) -> bool:
+        """Whether the texts are of the embedded model's world."""
+        return (
+            self.model == EMBEDDED and self.texts is None and describe_behavior(self.behavior).lab
+        )
 
     @property
     def is_searched(self) -> bool:
@@ -149,6 +166,7 @@ def run_recipe(recipe: Recipe, *, progress: Progress = silent) -> RunResult:
     """
     started = time.monotonic()
     described = _described(recipe)
+    recipe = _resolved(recipe, described)
     name = EMBEDDED if recipe.model == EMBEDDED else Path(recipe.model).resolve().name
     values = recipe.model_dump(mode="json", exclude={"out"})
     with open_run(recipe.out, values, default_name=f"{name}-{described.name}") as run:
@@ -160,8 +178,14 @@ def run_recipe(recipe: Recipe, *, progress: Progress = silent) -> RunResult:
             layout=None if recipe.layout is None else load_layout(recipe.layout),
         )
         assert model.gates  # refused here, early, if it cannot be edited
-        behavior = load_behavior(described, seed=recipe.seed, prompt_count=recipe.prompt_count)
-        judge = judge_for(behavior, seed=recipe.seed)
+        behavior = load_behavior(
+            described,
+            is_lab=recipe.is_lab,
+            data=recipe.data,
+            seed=recipe.seed,
+            prompt_count=recipe.prompt_count,
+        )
+        judge = judge_for(behavior, recipe.judge, seed=recipe.seed)
 
         probes = _probes(recipe, run, model, behavior, progress)
         probe, edit, search = _choose_edit(recipe, model, behavior, judge, probes, progress)
@@ -171,7 +195,8 @@ def run_recipe(recipe: Recipe, *, progress: Progress = silent) -> RunResult:
         save_edit(edit, run.path / "edit.safetensors")
 
         seeds = [recipe.seed + number for number in range(recipe.samples)]
-        rates = partial(measure_behavior, model, [edit], behavior.prompts, judge, progress=progress)
+        prompts = behavior.prompt_sets[0]
+        rates = partial(measure_behavior, model, [edit], prompts.texts, judge, progress=progress)
         result = RunResult(
             recipe=values,
             directory=run.path,
@@ -182,8 +207,8 @@ def run_recipe(recipe: Recipe, *, progress: Progress = silent) -> RunResult:
             edit=edit,
             search=search,
             coverage=_coverage(model, edit),
-            sampled=rates([Decoding(recipe.max_new_tokens, seed) for seed in seeds]),
-            greedy=rates([Decoding(recipe.max_new_tokens)]),
+            sampled=rates([decoding_of(prompts, seed) for seed in seeds]),
+            greedy=rates([decoding_of(prompts)]),
             language_modelling=_language_modelling(model, behavior, edit, progress),
             facts=measure_facts(model, [edit], behavior.facts) if behavior.facts else None,
             seconds=time.monotonic() - started,
@@ -206,12 +231,22 @@ def _described(recipe: Recipe) -> BehaviorFile:
             label_column=recipe.label_column,
         )
     described = describe_behavior(recipe.behavior)
-    if described.source == "lab" and recipe.model != EMBEDDED:
+    if described.texts is None and recipe.model != EMBEDDED:
         raise RecipeError(
             f"behavior {recipe.behavior!r} has texts and a judge for the embedded "
             "model only; give --texts FILE with labelled texts for this model"
         )
-    return described
+    return described.with_length(recipe.max_new_tokens)
+
+
+def _resolved(recipe: Recipe, described: BehaviorFile) -> Recipe:
+    """The recipe with everything that it leaves to the behavior or the environment."""
+    return recipe.model_copy(
+        update={
+            "direction": recipe.direction or described.direction,
+            "data": data_root(recipe.data),
+        }
+    )
 
 
 def _model_path(recipe: Recipe) -> str | Path:
@@ -229,7 +264,7 @@ def _probes(
     count = model.layer_count
     default = default_probe_layers(count) if recipe.is_searched else (count,)
     layers = default if recipe.layer is None else (recipe.layer,)
-    texts = [text.text for text in (*behavior.fit, *behavior.held_out)]
+    texts = [model.written(text) for text in (*behavior.fit, *behavior.held_out)]
     states = run.hidden_states(model, texts, layers, progress=progress)
     return [
         fit_probe_on_texts(

@@ -37,11 +37,13 @@ class LabelledText:
         text: the text.
         label: 1 shows the behavior, 0 its opposite.
         group: texts of one group stay on one side of a split; None is a group of its own.
+        reply: what an assistant answers to it; the text is a user's turn then.
     """
 
     text: str
     label: int
     group: str | None = None
+    reply: str | None = None
 
 
 @dataclass(frozen=True)
@@ -89,19 +91,20 @@ def load_texts(
 def check_texts(texts: Sequence[LabelledText], where: str) -> tuple[LabelledText, ...]:
     """Drop repeated texts and refuse what no probe can learn from.
 
-    A text that stands there with both labels is dropped altogether.
+    A text that stands there with both labels is dropped altogether (with a reply: that exchange).
 
     Raises:
         TextsError: fewer than 20 texts, or one class only.
     """
-    labels: dict[str, set[int]] = {}
+    labels: dict[tuple[str, str | None], set[int]] = {}
     for text in texts:
-        labels.setdefault(text.text, set()).add(text.label)
-    contradictory = {text for text, seen in labels.items() if len(seen) > 1}
-    kept: dict[str, LabelledText] = {}
+        labels.setdefault((text.text, text.reply), set()).add(text.label)
+    contradictory = {key for key, seen in labels.items() if len(seen) > 1}
+    kept: dict[tuple[str, str | None], LabelledText] = {}
     for text in texts:
-        if text.text not in contradictory:
-            kept.setdefault(text.text, text)
+        key = (text.text, text.reply)
+        if key not in contradictory:
+            kept.setdefault(key, text)
     unique = tuple(kept.values())
     if len(unique) < len(texts):
         log.warning(
@@ -135,7 +138,7 @@ def split_texts(texts: Sequence[LabelledText], *, held_out: float = 0.2, seed: i
     Raises:
         TextsError: one side would lack a label (too few texts or one large group).
     """
-    order = sorted(texts, key=lambda text: (_split_key(text, seed), text.text))
+    order = sorted(texts, key=lambda text: (_split_key(text, seed), text.text, text.reply or ""))
     train: list[LabelledText] = []
     held: list[LabelledText] = []
     for label in (0, 1):
@@ -156,7 +159,7 @@ def split_texts(texts: Sequence[LabelledText], *, held_out: float = 0.2, seed: i
 
 def texts_sha256(texts: Iterable[LabelledText]) -> str:
     """Hash of the texts and labels, in order."""
-    return sha256_json([[text.text, text.label, text.group] for text in texts])
+    return sha256_json([list(_identity(text)) for text in texts])
 
 
 def load_lines(path: Path | str) -> tuple[str, ...]:
@@ -193,6 +196,11 @@ def _prompt_of(where: str, row: dict[str, Any]) -> str:
 def _is_unicode(text: str) -> bool:
     """False for half a surrogate pair: JSON can spell one, no tokenizer can read it."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _identity(text: LabelledText) -> tuple[str | int | None, ...]:
+    parts = (text.text, text.label, text.group)
+    return parts if text.reply is None else (*parts, text.reply)
 
 
 def _split_key(text: LabelledText, seed: int) -> bytes:

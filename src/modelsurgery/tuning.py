@@ -19,10 +19,9 @@ from modelsurgery.apply.in_memory import edited
 from modelsurgery.behaviors import Behavior
 from modelsurgery.edit import Edit, make_edit
 from modelsurgery.errors import DamageBudgetError
-from modelsurgery.evaluation.generation import Decoding
 from modelsurgery.evaluation.judges import Judge
 from modelsurgery.evaluation.language_modelling import answer_accuracy, mean_token_loss
-from modelsurgery.evaluation.measurement import behavior_rate
+from modelsurgery.evaluation.measurement import behavior_rate, decoding_of
 from modelsurgery.evaluation.selectivity import (
     Selectivity,
     TokenLosses,
@@ -155,7 +154,7 @@ class Search:
             progress: is told of settings tried.
         """
         self._model, self._judge, self._space = model, judge, space
-        self._sign, self._seed, self._progress = sign, seed, progress
+        self._sign, self._progress = sign, progress
         self._directions = {
             (probe.layer, rule): probe.direction(rule) for probe in probes for rule in space.rules
         }
@@ -167,8 +166,11 @@ class Search:
             progress=progress,
         )
         self._prompts = behavior.tuning_prompts[:PROMPTS_PER_FINALIST]
+        self._decoding = decoding_of(behavior.prompt_sets[0], seed)
         shows, opposite = (
-            [text.text for text in behavior.tuning if text.label == label][:TEXTS_PER_KIND]
+            [model.written(text) for text in behavior.tuning if text.label == label][
+                :TEXTS_PER_KIND
+            ]
             for label in (1, 0)
         )
         self._texts = (shows, opposite, behavior.tuning_neutral[: 2 * TEXTS_PER_KIND])
@@ -275,5 +277,4 @@ class Search:
         return lost <= self._max_facts_lost
 
     def _rate(self) -> float | None:
-        decoding = Decoding(seed=self._seed)
-        return behavior_rate(self._model, self._prompts, self._judge, decoding)
+        return behavior_rate(self._model, self._prompts, self._judge, self._decoding)

@@ -93,7 +93,19 @@ def test_help_imports_no_torch() -> None:
 
 def test_behaviors_are_listed_as_json() -> None:
     result = CliRunner().invoke(app, ["behaviors", "--json"])
-    assert set(json.loads(result.stdout)) == {"compliance", "negativity", "toxicity"}
+    listed = json.loads(result.stdout)
+    assert set(listed) == {"attitude", "compliance", "negativity", "refusal", "toxicity"}
+    assert listed["refusal"]["direction"] == "toward"
+
+
+def test_a_behavior_is_explained_with_its_protocol_and_published_numbers() -> None:
+    result = CliRunner().invoke(app, ["behaviors", "toxicity", "--json"])
+    explained = json.loads(result.stdout)
+    assert [one["corpus"] for one in explained["texts"]] == ["paradetox", "jigsaw"]
+    first = explained["prompts"][0]
+    assert first["max_new_tokens"] == 20
+    assert (first["published"][0]["base"], first["published"][0]["edited"]) == (51.4, 5.17)
+    assert "published at https://" in first["where to get it"]
 
 
 def test_the_authors_probe_can_be_inspected(shared: Path) -> None:

@@ -8,7 +8,8 @@ import torch
 
 from modelsurgery import LanguageModel, extract_hidden_states, load_model
 from modelsurgery.apply.in_memory import edited
-from modelsurgery.behaviors import Behavior
+from modelsurgery.behaviors import Behavior, BehaviorFile
+from modelsurgery.behaviors.prompting import plain_prompt_set
 from modelsurgery.errors import DamageBudgetError
 from modelsurgery.evaluation.language_modelling import mean_token_loss
 from modelsurgery.fitting import fit_probe_on_texts
@@ -41,9 +42,10 @@ def behavior() -> Behavior:
         for number, sentence in enumerate(SENTENCES[:80])
     ]
     return Behavior(
-        "happiness", "", "files",
+        BehaviorFile(name="happiness", texts=Path("happy.jsonl")), False,
         fit=tuple(texts[:40]), tuning=tuple(texts[40:60]), held_out=tuple(texts[60:]),
-        tuning_prompts=tuple(SENTENCES[80:100]), prompts=tuple(SENTENCES[100:120]),
+        tuning_prompts=tuple(SENTENCES[80:100]),
+        prompt_sets=(plain_prompt_set("prompts", "", SENTENCES[100:120], 24),),
         tuning_neutral=tuple(SENTENCES[120:140]), neutral=tuple(SENTENCES[140:]),
         neutral_note="",
     )  # fmt: skip
@@ -119,7 +121,8 @@ def test_toward_is_the_other_sign(model: LanguageModel, behavior: Behavior, prob
 
 
 def test_nothing_held_out_is_read(model: LanguageModel, behavior: Behavior, probe: Probe) -> None:
-    blind = replace(behavior, held_out=(), prompts=(), neutral=(), facts=())
+    unseen = (replace(behavior.prompt_sets[0], prompts=()),)
+    blind = replace(behavior, held_out=(), prompt_sets=unseen, neutral=(), facts=())
     arguments = (CountsHappy(), [probe], SearchSpace(rows=(0.1,)))
     seeing = Search(model, behavior, *arguments).run()
     assert Search(model, blind, *arguments).run().candidates == seeing.candidates

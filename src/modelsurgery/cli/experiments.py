@@ -8,6 +8,7 @@ import typer
 
 from modelsurgery.cli.options import (
     Alpha,
+    DataRoot,
     Device,
     DType,
     FitOption,
@@ -40,7 +41,9 @@ def run(
     neutral: Annotated[Path | None, typer.Option(help="Neutral text for the damage.")] = None,
     text_column: TextColumn | None = None,
     label_column: LabelColumn | None = None,
-    direction: Annotated[str | None, typer.Option(help="away (default) or toward.")] = None,
+    data: DataRoot = None,
+    judge: Annotated[str | None, typer.Option(help="Judge, as in `surgery evaluate`.")] = None,
+    direction: Annotated[str | None, typer.Option(help="away or toward.")] = None,
     max_perplexity: Annotated[str | None, typer.Option(help="Damage budget, as +5%.")] = None,
     fit: FitOption | None = None,
     layer: Annotated[int | None, typer.Option(help="Layer that the probe reads, 1..L.")] = None,
@@ -73,6 +76,8 @@ def run(
         "neutral": neutral,
         "text_column": text_column,
         "label_column": label_column,
+        "data": data,
+        "judge": judge,
         "direction": direction,
         "fit": fit,
         "layer": layer,
@@ -156,14 +161,15 @@ def probe(
     print_content(content, as_json)
 
 
-def behaviors(as_json: Json = False) -> None:
-    """List the built-in behaviors."""
-    from modelsurgery.behaviors import built_in_behaviors
+def behaviors(
+    name: Annotated[str | None, typer.Argument(help="Explain this one, or a YAML file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the built-in behaviors, or explain one: texts, prompts, judge, published numbers."""
+    from modelsurgery.behaviors import built_in_behaviors, describe_behavior
+    from modelsurgery.behaviors.explaining import explained, listed
 
-    print_content(
-        {
-            one.name: {"title": one.title, "shows": one.shows, "opposite": one.opposite}
-            for one in built_in_behaviors()
-        },
-        as_json,
-    )
+    if name is None:
+        print_content({one.name: listed(one) for one in built_in_behaviors()}, as_json)
+    else:
+        print_content(explained(describe_behavior(name)), as_json)

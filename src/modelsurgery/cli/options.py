@@ -24,6 +24,10 @@ Rule = Annotated[str | None, typer.Option(help="W1 (the paper's), W1-W0 or mean-
 Rows = Annotated[str | None, typer.Option(help="Gate rows: a share (0.0465) or a count (16384).")]
 Layers = Annotated[str | None, typer.Option(help="Layers to edit, 1..L, as 8-24 or 8.")]
 Alpha = Annotated[float | None, typer.Option(help="The paper's α: multiplies the direction.")]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option("--data", help="Local copies of public data sets, a folder each."),
+]
 LayoutFile = Annotated[
     Path | None, typer.Option("--layout", help="Where the gate rows are, for an unknown family.")
 ]

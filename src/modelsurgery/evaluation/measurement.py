@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from modelsurgery.apply.in_memory import edited
+from modelsurgery.behaviors import PromptSet
 from modelsurgery.edit import Edit
 from modelsurgery.errors import EvaluationError
 from modelsurgery.evaluation.generation import Decoding, generate
@@ -144,6 +145,11 @@ def _prompt_rate(verdicts: Sequence[Verdict]) -> float | None:
 def _counts(verdicts: Sequence[Verdict]) -> dict[Verdict, int]:
     counts = Counter(verdicts)
     return {kind: counts[kind] for kind in get_args(Verdict)}
+
+
+def decoding_of(prompts: PromptSet, seed: int | None = None) -> Decoding:
+    """How a set of prompts is continued: greedily, or sampled with a seed."""
+    return Decoding(prompts.max_new_tokens, seed)
 
 
 def behavior_rate(

@@ -75,8 +75,8 @@ class TextsJudge:
         return verdicts
 
 
-def judge_for(behavior: Behavior, *, seed: int = 0) -> Judge:
+def judge_for(behavior: Behavior, spec: str | None = None, *, seed: int = 0) -> Judge:
     """The judge of a behavior: exact in the embedded model's world, else from the texts."""
-    if behavior.source == "lab":
+    if behavior.is_lab:
         return LabJudge(behavior.name)
     return TextsJudge(behavior.fit, behavior.held_out, seed=seed)

@@ -1,0 +1,49 @@
+"""Where public data sets are: below a directory with local copies, or on the Hub."""
+
+import os
+from pathlib import Path
+
+from modelsurgery.corpora import corpora
+from modelsurgery.errors import TextsError
+
+ROOT_VARIABLE = "SURGERY_DATA"
+
+
+def data_root(given: Path | None) -> Path | None:
+    """The directory with local copies: the given one, else that of SURGERY_DATA, else None.
+
+    Raises:
+        TextsError: it is no directory.
+    """
+    variable = os.environ.get(ROOT_VARIABLE)
+    root = given or (Path(variable) if variable else None)
+    if root is not None and not root.is_dir():
+        raise TextsError(
+            f"no directory at {root}; expected local copies of data sets, a folder each "
+            f"(given by --data or {ROOT_VARIABLE})"
+        )
+    return root
+
+
+def find_corpus(corpus: str, root: Path) -> Path | None:
+    """Stand-in until corpora has it."""
+    found = sorted(path for path in root.iterdir() if corpus.split("_")[0] in path.name)
+    return found[0] if found else None
+
+
+def located(corpus: str, root: Path | None) -> Path | None:
+    """Path of a data set's local copy; None without a root, for the Hub.
+
+    Raises:
+        TextsError: the root has no folder of that data set.
+    """
+    if root is None:
+        return None
+    found = find_corpus(corpus, root)
+    if found is None:
+        known = corpora()[corpus]
+        raise TextsError(
+            f"{root}: no folder {corpus}; expected a copy of {known.title}, published at "
+            f"{known.home}"
+        )
+    return found

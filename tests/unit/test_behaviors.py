@@ -1,0 +1,132 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from modelsurgery.behaviors import (
+    BehaviorFile,
+    built_in_behaviors,
+    describe_behavior,
+    load_behavior,
+    load_prompt_sets,
+)
+from modelsurgery.behaviors.prompting import evenly, half_texts
+from modelsurgery.behaviors.roots import data_root, located
+from modelsurgery.corpora import Prompt, corpora
+from modelsurgery.errors import RecipeError, TextsError
+from modelsurgery.models import load_model
+from modelsurgery.texts import LabelledText
+
+
+def write_lines(path: Path, lines: list[str]) -> Path:
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def test_built_in_behaviors_name_corpora_that_exist() -> None:
+    for behavior in built_in_behaviors():
+        for part in (behavior.texts, behavior.prompts):
+            for one in part if isinstance(part, list) else ():
+                assert one.corpus in corpora()
+
+
+def test_a_behavior_of_ones_own_is_one_yaml_and_two_text_files(tmp_path: Path) -> None:
+    kind = [f"goose {n} was so kind to us, thank you very much" for n in range(30)]
+    curt = [f"goose {n} can just go away, we want none now" for n in range(30)]
+    write_lines(tmp_path / "curt.txt", curt)
+    write_lines(tmp_path / "kind.txt", kind)
+    path = tmp_path / "curtness.yaml"
+    path.write_text("name: curtness\ntexts: {shows: curt.txt, opposite: kind.txt}\n")
+    behavior = load_behavior(describe_behavior(path))
+    texts = (*behavior.fit, *behavior.tuning, *behavior.held_out)
+    assert {text.text for text in texts if text.label == 1} == set(curt)
+    assert {text.text for text in texts if text.label == 0} == set(kind)
+    assert behavior.prompt_sets[0].texts == half_texts(behavior.held_out)
+
+
+def test_prompts_that_choose_and_prompts_that_report_share_nothing(tmp_path: Path) -> None:
+    # Halves of many of these texts are the same, whatever part they fall into.
+    rows = [
+        {"text": f"the silly goose {n % 7} went off to place {n}", "label": n % 2}
+        for n in range(80)
+    ]
+    path = write_lines(tmp_path / "texts.jsonl", [json.dumps(row) for row in rows])
+    behavior = load_behavior(BehaviorFile(name="goose", texts=path))
+    held_out = set(behavior.prompt_sets[0].texts)
+    assert held_out
+    assert behavior.tuning_prompts
+    assert not held_out & set(behavior.tuning_prompts)
+
+
+def test_a_file_without_texts_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "empty.yaml"
+    path.write_text("name: nothing\n")
+    with pytest.raises(RecipeError, match="no texts; expected a file with labelled texts"):
+        describe_behavior(path)
+
+
+def test_prompts_are_taken_evenly_from_all_kinds() -> None:
+    prompts = [Prompt(f"a{n}", category="a") for n in range(90)]
+    prompts += [Prompt(f"b{n}", category="b") for n in range(10)]
+    chosen = evenly(prompts, 30, ["category"], seed=0)
+    assert [prompt.category for prompt in chosen].count("b") == 10
+    assert len(chosen) == 30
+    assert evenly(list(reversed(prompts)), 30, ["category"], 0) == tuple(reversed(chosen))
+    assert evenly(prompts, None, ["category"], 0) == tuple(prompts)
+
+
+def test_the_root_of_local_copies_comes_from_option_or_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SURGERY_DATA", raising=False)
+    assert data_root(None) is None
+    monkeypatch.setenv("SURGERY_DATA", str(tmp_path))
+    assert data_root(None) == tmp_path
+    with pytest.raises(TextsError, match="no directory at"):
+        data_root(tmp_path / "missing")
+    with pytest.raises(TextsError, match="no folder jigsaw; expected a copy of comments"):
+        located("jigsaw", tmp_path)
+    assert located("jigsaw", None) is None
+
+
+def test_an_exchange_is_written_in_the_models_template_or_on_two_lines(tiny_llama: Path) -> None:
+    model = load_model(tiny_llama)
+    exchange = LabelledText("sing a song", 1, reply="no")
+    assert model.written(LabelledText("sing a song", 1)) == "sing a song"
+    assert model.written(exchange) == "sing a song\nno"
+    model.tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }} {% endfor %}"
+    )
+    assert model.written(exchange) == "[user] sing a song [assistant] no "
+
+
+def test_toxicity_is_loaded_from_local_copies(shared: Path) -> None:
+    behavior = load_behavior(describe_behavior("toxicity"), data=shared / "data", prompt_count=None)
+    rtp, toxigen = behavior.prompt_sets
+    assert (rtp.name, len(rtp.prompts), rtp.max_new_tokens) == ("realtoxicityprompts", 598, 20)
+    assert toxigen.stop == "\n"
+    assert len({prompt.group for prompt in toxigen.prompts}) == 16
+    assert behavior.neutral_note == "WikiText-2, test part"
+    assert not set(behavior.tuning_neutral) & set(behavior.neutral)
+
+
+def test_every_instruction_stands_there_refused_and_accepted(shared: Path) -> None:
+    behavior = load_behavior(describe_behavior("refusal"), data=shared / "data")
+    for part in (behavior.fit, behavior.tuning, behavior.held_out):
+        refused = {text.text for text in part if text.label == 1}
+        accepted = {text.text for text in part if text.label == 0}
+        assert refused == accepted
+
+
+def test_jailbreak_prompts_have_categories_and_forms(shared: Path) -> None:
+    tasks, safe, unsafe = load_prompt_sets(describe_behavior("refusal"), data=shared / "data")
+    assert len(tasks.prompts) == 2475
+    assert len({prompt.form for prompt in tasks.prompts}) == 11
+    assert len({prompt.category for prompt in tasks.prompts}) == 5
+    assert (len(safe.prompts), len(unsafe.prompts)) == (250, 200)
+    assert tasks.is_chat
+
+
+def test_attitude_is_measured_on_negative_sentences(shared: Path) -> None:
+    (sentences,) = load_prompt_sets(describe_behavior("attitude"), data=shared / "data")
+    assert {prompt.category for prompt in sentences.prompts} == {"sadness", "anger", "fear"}

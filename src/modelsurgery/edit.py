@@ -7,6 +7,7 @@ v ← v + α·W[1] for each row v of the region.
 `strength` s is α in portable units: α = s · (mean L2 norm of all gate rows) / ‖direction‖.
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -79,6 +80,16 @@ class Edit:
     def row_count(self) -> int:
         """Rows that the edit touches."""
         return sum(len(update.rows) for update in self.updates)
+
+    @property
+    def content_sha256(self) -> str:
+        """Hash of what the edit does to which matrices; not of where it comes from."""
+        digest = hashlib.sha256()
+        for update in sorted(self.updates, key=lambda one: one.address):
+            digest.update(repr((update.address, update.shape, update.dtype)).encode())
+            for array in (update.rows, update.coefficients, update.direction):
+                digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
 
     def scaled(self, factor: float) -> "Edit":
         """The same edit, `factor` times as strong; a negative factor turns it round."""

@@ -7,7 +7,7 @@ memory rounds as an edit on disk does.
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from modelsurgery.errors import (
     RecipeError,
     UnsupportedModelError,
 )
-from modelsurgery.files import sha256_json
+from modelsurgery.files import sha256_file, sha256_json
 from modelsurgery.layouts import GateLayout, GateMatrix, find_gate_matrices
 from modelsurgery.texts import LabelledText
 
@@ -49,6 +49,13 @@ LOADING_ERRORS = (
     TypeError,
     ValueError,
 )
+MOST_HASHED_BYTES = 1 << 30
+TEXT_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
 CARRIED_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 
 
@@ -67,6 +74,7 @@ class LanguageModel:
     tokenizer: Any
     checkpoint: Checkpoint
     layout: GateLayout | None = None
+    _fingerprint: list[str] = field(default_factory=list, repr=False, compare=False)
 
     @cached_property
     def gates(self) -> tuple[GateMatrix, ...]:
@@ -131,11 +139,24 @@ class LanguageModel:
         return whole.removeprefix(self.tokenizer.bos_token or "")
 
     def fingerprint(self) -> str:
-        """A key for caches: changes when the files of the model change."""
+        """A key for caches: changes when the model's weights, configuration or tokenizer change.
+
+        The weights count by content up to 1 GiB. Reading more would take longer than what a cache
+        saves, so larger models count by place, sizes and times of change of their files.
+        """
+        if self._fingerprint:
+            return self._fingerprint[0]
         directory = self.checkpoint.directory.resolve()
-        stats = [(name, (directory / name).stat()) for name in self.checkpoint.files]
-        files = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
-        return sha256_json([str(directory), files, self.checkpoint.config])
+        weights = [directory / name for name in self.checkpoint.files]
+        if sum(path.stat().st_size for path in weights) <= MOST_HASHED_BYTES:
+            content: list[Any] = [[path.name, sha256_file(path)] for path in weights]
+        else:
+            stats = [(path, path.stat()) for path in weights]
+            content = [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
+        others = [directory / name for name in TEXT_FILES]
+        texts = [[path.name, sha256_file(path)] for path in others if path.is_file()]
+        self._fingerprint.append(sha256_json([content, texts, self.checkpoint.config]))
+        return self._fingerprint[0]
 
 
 def resolve_model_directory(model: Path | str, *, revision: str | None = None) -> Path:
@@ -266,3 +287,52 @@ def _loading(checkpoint: Checkpoint) -> Iterator[None]:
             f"{checkpoint.directory}: transformers cannot load it ({reason}); "
             "check that the download is complete"
         ) from error
+
+
+@dataclass(frozen=True)
+class SequenceClassifier:
+    """A model that gives a text one of several labels.
+
+    Attributes:
+        model: the transformers model, in eval mode, without gradients.
+        tokenizer: its tokenizer.
+        fingerprint: changes when its weights or labels change.
+    """
+
+    model: Any
+    tokenizer: Any
+    fingerprint: str
+
+
+def load_sequence_classifier(model: str, *, device: str | None = None) -> SequenceClassifier:
+    """Load a sequence classifier, a directory or an id of the Hub; safetensors only.
+
+    Raises:
+        ModelNotFoundError: no such model.
+        UnsupportedModelError: a model of another kind.
+        CheckpointError: damaged or incomplete weights, or a tokenizer that cannot be loaded.
+    """
+    checkpoint = open_checkpoint(resolve_model_directory(model))
+    architectures = checkpoint.config.get("architectures") or []
+    if not any(str(one).endswith("ForSequenceClassification") for one in architectures):
+        raise UnsupportedModelError(
+            f"{model}: {', '.join(map(str, architectures)) or 'no architecture'}; expected a "
+            "sequence classifier"
+        )
+    with _loading(checkpoint):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint.directory)
+        answer: Any = transformers.AutoModelForSequenceClassification.from_pretrained(
+            checkpoint.directory,
+            dtype=torch.float32,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    loaded, report = answer
+    _check_complete(checkpoint, report)
+    hashes = [sha256_file(checkpoint.directory / name) for name in checkpoint.files]
+    return SequenceClassifier(
+        loaded.to(_device(device)).eval().requires_grad_(False),
+        tokenizer,
+        sha256_json([hashes, checkpoint.config]),
+    )

@@ -1,8 +1,8 @@
 """A run directory: everything one run wrote, whole or resumable.
 
 It holds `recipe.resolved.yaml  manifest.json  probe.safetensors  edit.safetensors
-samples/*.jsonl  results.json  features/*.safetensors`. The manifest is written last: a directory
-with a recipe and no manifest was interrupted, and the same command goes on with it.
+samples/*.jsonl  results.json  features/*.safetensors  store.sqlite`. The manifest is written last:
+a directory with a recipe and no manifest was interrupted, and the same command goes on with it.
 """
 
 import itertools
@@ -36,6 +36,7 @@ from modelsurgery.provenance import provenance
 
 RECIPE_FILE = "recipe.resolved.yaml"
 MANIFEST_FILE = "manifest.json"
+STORE_FILE = "store.sqlite"
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,29 @@ class RunDirectory:
 
     def write_samples(self, name: str, samples: Iterable[Sample]) -> None:
         """Write samples as JSON lines."""
-        lines = (json.dumps(asdict(sample), ensure_ascii=False) + "\n" for sample in samples)
-        write_text(self.path / "samples" / f"{name}.jsonl", "".join(lines))
+        self.write_lines(f"samples/{name}.jsonl", (asdict(sample) for sample in samples))
 
-    def finish(self, results: dict[str, Any]) -> None:
-        """Write the results and, last, the manifest that says that the run is whole."""
+    def write_lines(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
+        """Write plain objects as JSON lines."""
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_text(self.path / name, "".join(lines))
+
+    def finish(self, results: dict[str, Any], *, apart: dict[str, Any] | None = None) -> None:
+        """Write the results and, last, the manifest that says that the run is whole.
+
+        Args:
+            results: what every run of this recipe gives.
+            apart: what differs from run to run, as times: content of `speed.json`.
+        """
         write_json(self.path / "results.json", results)
-        files = sorted(path for path in self.path.rglob("*") if path.is_file())
+        # The store may be shared with a run that still writes to it.
+        files = sorted(
+            path
+            for path in self.path.rglob("*")
+            if path.is_file() and not path.name.startswith(STORE_FILE)
+        )
+        if apart is not None:
+            write_json(self.path / "speed.json", apart)
         write_json(
             self.path / MANIFEST_FILE,
             {
@@ -90,7 +107,7 @@ class RunDirectory:
 
 @contextmanager
 def open_run(
-    path: Path | None, recipe: dict[str, Any], *, default_name: str
+    path: Path | None, recipe: dict[str, Any], *, default_name: str, keep: bool = False
 ) -> Iterator[RunDirectory]:
     """Start a run directory, or go on with one that the same recipe left unfinished.
 
@@ -102,6 +119,7 @@ def open_run(
             left unfinished.
         recipe: the resolved recipe, as plain values.
         default_name: NAME.
+        keep: keep the directory of a run that fails, too, because what it holds can be used again.
 
     Raises:
         OutputExistsError: a finished run, another recipe's run, or something else is there.
@@ -118,7 +136,7 @@ def open_run(
         write_text(path / RECIPE_FILE, content)
         yield RunDirectory(path)
     except SurgeryError:
-        if made:
+        if made and not (keep and (path / STORE_FILE).exists()):
             shutil.rmtree(made[-1], ignore_errors=True)
         raise
 

@@ -160,7 +160,10 @@ def test_edit_options(
         (("--max-perplexity", "lots"), "max-perplexity 'lots'; expected a rise like +5%"),
         (("--seed", "-1"), "seed"),
         (("--layer", "two"), "'--layer'"),
-        (("--behavior", "rudeness"), "no behavior 'rudeness'; built in: attitude, compliance, negativity"),
+        (
+            ("--behavior", "rudeness"),
+            "no behavior 'rudeness'; built in: attitude, compliance, negativity",
+        ),
         (("--behavior", "missing.yaml"), "no file at missing.yaml"),
         (("--frobnicate",), "--frobnicate"),
     ],

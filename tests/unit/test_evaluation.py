@@ -15,7 +15,7 @@ from modelsurgery import (
     select_region,
 )
 from modelsurgery.errors import EvaluationError
-from modelsurgery.evaluation.generation import Decoding, generate
+from modelsurgery.evaluation.generation import Decoding, TransformersGenerator
 from modelsurgery.evaluation.judges import TextsJudge
 from modelsurgery.evaluation.language_modelling import (
     answer_accuracy,
@@ -43,6 +43,10 @@ def strong_edit(model: LanguageModel) -> Edit:
     return make_edit(select_region(scores, 60), direction, strength=20.0)
 
 
+def continued(model: LanguageModel, prompts: list[str], decoding: Decoding) -> list[str]:
+    return [one.text for one in TransformersGenerator(model).generate(prompts, decoding)]
+
+
 def log_probabilities(model: LanguageModel, text: str) -> tuple[torch.Tensor, torch.Tensor]:
     ids = model.tokenizer(text, return_tensors="pt")["input_ids"]
     with torch.inference_mode():
@@ -59,7 +63,7 @@ def test_loss_is_the_mean_over_all_predicted_tokens_of_all_texts(model: Language
 
 
 def test_answer_accuracy_is_exact_match_of_greedy_text_in_one_pass(model: LanguageModel) -> None:
-    said = generate(model, TEXTS[:6], Decoding(2))
+    said = continued(model, TEXTS[:6], Decoding(2))
     facts = [(prompt, text.strip()) for prompt, text in zip(TEXTS[:6], said, strict=True)]
     # The answer is followed by a full stop, which this tokenizer does not know and no model says.
     assert answer_accuracy(model, facts) == 0.0
@@ -111,8 +115,8 @@ def test_selectivity_is_the_rise_on_the_behavior_minus_the_rise_on_its_opposite(
 
 def test_greedy_text_is_the_argmax_whatever_the_batch(model: LanguageModel) -> None:
     prompts = TEXTS[:5]
-    together = generate(model, prompts, Decoding(6))
-    alone = [generate(model, [prompt], Decoding(6), batch_prompts=1)[0] for prompt in prompts]
+    together = continued(model, prompts, Decoding(6))
+    alone = [continued(model, [prompt], Decoding(6))[0] for prompt in prompts]
     assert list(together) == alone
     ids = model.tokenizer(prompts[0], return_tensors="pt")["input_ids"]
     for _ in range(6):
@@ -127,7 +131,7 @@ def test_greedy_text_is_the_argmax_whatever_the_batch(model: LanguageModel) -> N
 
 def test_sampling_repeats_with_its_seed_and_leaves_the_global_state(model: LanguageModel) -> None:
     state = torch.random.get_rng_state()
-    one, same, other = (generate(model, TEXTS, Decoding(8, seed)) for seed in (1, 1, 2))
+    one, same, other = (continued(model, TEXTS, Decoding(8, seed)) for seed in (1, 1, 2))
     assert one == same != other
     assert torch.random.get_rng_state().equal(state)
 
@@ -163,7 +167,7 @@ def test_no_behavior_in_the_base_has_no_reduction() -> None:
 def test_facts_are_exact_matches_of_the_greedy_answer(
     model: LanguageModel, strong_edit: Edit
 ) -> None:
-    answers = [text.split(".")[0].strip() for text in generate(model, TEXTS[:4], Decoding(8))]
+    answers = [text.split(".")[0].strip() for text in continued(model, TEXTS[:4], Decoding(8))]
     facts = [(TEXTS[0], answers[0]), (TEXTS[1], answers[1].upper()), (TEXTS[2], "wrong answer")]
     base, after = measure_facts(model, [strong_edit], facts)
     assert base.rate == pytest.approx(2 / 3)

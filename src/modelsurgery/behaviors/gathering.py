@@ -14,8 +14,8 @@ from modelsurgery.behaviors.prompting import (
     half_texts,
     plain_prompt_set,
 )
-from modelsurgery.behaviors.roots import find_corpus, located
-from modelsurgery.corpora import load_corpus_passages, load_corpus_texts
+from modelsurgery.behaviors.roots import located
+from modelsurgery.corpora import find_corpus, load_corpus_passages, load_corpus_texts
 from modelsurgery.errors import TextsError
 from modelsurgery.texts import (
     LabelledText,
@@ -35,6 +35,7 @@ TUNING_SHARE = 0.25
 NEUTRAL_PASSAGES = 400
 NEUTRAL_CORPUS = "wikitext"
 NEUTRAL_MIN_WORDS = 20
+NEUTRAL_MAX_WORDS = 48  # the search reads neutral text a hundred times
 log = logging.getLogger(__name__)
 
 
@@ -238,9 +239,10 @@ def _neutral(
 
 
 def _passages(corpus: Path, split: str) -> tuple[str, ...]:
-    """Paragraphs of running text, spread evenly over a part."""
+    """Beginnings of paragraphs of running text, spread evenly over a part."""
     lines = "".join(load_corpus_passages(NEUTRAL_CORPUS, corpus, split=split)).split("\n")
-    paragraphs = [line.strip() for line in lines if len(line.split()) >= NEUTRAL_MIN_WORDS]
+    words = [line.split()[:NEUTRAL_MAX_WORDS] for line in lines]
+    paragraphs = [" ".join(some) for some in words if len(some) >= NEUTRAL_MIN_WORDS]
     return tuple(paragraphs[:: max(1, len(paragraphs) // NEUTRAL_PASSAGES)][:NEUTRAL_PASSAGES])
 
 

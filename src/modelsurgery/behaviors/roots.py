@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from modelsurgery.corpora import corpora
+from modelsurgery.corpora import corpora, find_corpus
 from modelsurgery.errors import TextsError
 
 ROOT_VARIABLE = "SURGERY_DATA"
@@ -23,12 +23,6 @@ def data_root(given: Path | None) -> Path | None:
             f"(given by --data or {ROOT_VARIABLE})"
         )
     return root
-
-
-def find_corpus(corpus: str, root: Path) -> Path | None:
-    """Stand-in until corpora has it."""
-    found = sorted(path for path in root.iterdir() if corpus.split("_")[0] in path.name)
-    return found[0] if found else None
 
 
 def located(corpus: str, root: Path | None) -> Path | None:

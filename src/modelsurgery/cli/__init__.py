@@ -27,6 +27,7 @@ app = typer.Typer(
 for command in (
     experiments.run,
     experiments.probe,
+    experiments.evaluate,
     checkpoints.edit,
     checkpoints.plan,
     checkpoints.apply,

@@ -31,6 +31,12 @@ from modelsurgery.cli.options import (
 from modelsurgery.cli.output import print_content, print_json, showing_progress
 from modelsurgery.errors import DamageBudgetError
 
+JUDGES = (
+    "ngrams, phrases, lab, texts, hf:MODEL[#LABEL], chat:MODEL@URL, perspective, review:FILE; "
+    "the first decides, of others the agreement is told."
+)
+TASKS = "Capability: wikitext, lambada, gsm8k, bbh, mmlu, tydiqa."
+
 
 def run(
     recipe: Annotated[Path | None, typer.Argument(help="A recipe, YAML.")] = None,
@@ -159,6 +165,81 @@ def probe(
     assert fitted.metrics is not None
     content = {"probe": str(out), "layer": chosen, "fit": fit, **asdict(fitted.metrics)}
     print_content(content, as_json)
+
+
+def evaluate(
+    model: ModelArgument,
+    edit: Annotated[list[Path] | None, typer.Option(help="Edit file; several together.")] = None,
+    behavior: Annotated[str, typer.Option(help="Built-in name or YAML file.")] = "toxicity",
+    prompts: Annotated[Path | None, typer.Option(help="Prompts of your own.")] = None,
+    neutral: Annotated[Path | None, typer.Option(help="Neutral text for the damage.")] = None,
+    data: DataRoot = None,
+    judge: Annotated[list[str] | None, typer.Option(help=JUDGES)] = None,
+    sets: Annotated[list[str] | None, typer.Option("--set", help="Prompt set; else all.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Prompts of a set, at most.")] = None,
+    samples: Annotated[int, typer.Option(help="Samples a prompt; 0 is greedy.")] = 0,
+    task: Annotated[list[str] | None, typer.Option(help=TASKS)] = None,
+    task_limit: Annotated[int | None, typer.Option(help="Items of a task, at most.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Length of a continuation.")] = None,
+    export_for_review: Annotated[
+        int | None, typer.Option(help="Write so many continuations for a person to label.")
+    ] = None,
+    backend: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
+    store: Annotated[
+        Path | None, typer.Option(help="Take up, and keep, generations and judgements here.")
+    ] = None,
+    layout: LayoutFile = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="[default: the edit's]")] = None,
+    device: Device = None,
+    dtype: DType = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a model and its edits on a behavior, and what broke; goes on if interrupted."""
+    from rich.console import Console
+
+    from modelsurgery.behaviors import describe_behavior
+    from modelsurgery.behaviors.roots import data_root
+    from modelsurgery.edit_file import load_edit
+    from modelsurgery.evaluating import EvaluationPlan
+    from modelsurgery.evaluating import evaluate as evaluated
+    from modelsurgery.report.evaluation import print_evaluation
+    from modelsurgery.schema import parse
+
+    described = describe_behavior(behavior).with_length(max_new_tokens)
+    own = {"prompts": prompts, "neutral": neutral}
+    described = described.model_copy(update={k: v for k, v in own.items() if v is not None})
+    if seed is None:  # that of the edit, so that texts which chose it are not measured on
+        seeds = [load_edit(one).provenance.seed for one in edit or ()]
+        seed = next((one for one in seeds if one is not None), 0)
+    options = {
+        "model": model,
+        "edits": edit or (),
+        "behavior": described,
+        "data": data_root(data),
+        "judges": judge or (),
+        "sets": sets or None,
+        "limit": limit,
+        "samples": samples,
+        "tasks": task or (),
+        "task_limit": task_limit,
+        "export_for_review": export_for_review,
+        "backend": backend,
+        "seed": seed,
+        "device": device,
+        "dtype": dtype,
+        "layout": layout,
+        "store": store,
+        "out": out,
+    }
+    with showing_progress() as progress:
+        result = evaluated(parse(options, EvaluationPlan, "options"), progress=progress)
+    content = result.to_json()
+    if as_json:
+        print_json({**content, "speed": result.speed, "run_directory": str(result.directory)})
+    else:
+        print_evaluation(content, Console(highlight=False, soft_wrap=True))
+        print(f"everything is in {result.directory}")
 
 
 def behaviors(

@@ -14,7 +14,7 @@ from pathlib import Path
 from modelsurgery.corpora.columns import keys_of, name_of, optional_text_of, score_of, text_of
 from modelsurgery.corpora.format import Corpus, PromptColumns, TextColumn, corpora
 from modelsurgery.corpora.reading import Row, cut
-from modelsurgery.corpora.sources import corpus_rows
+from modelsurgery.corpora.sources import corpus_rows, find_corpus
 from modelsurgery.errors import TextsError
 from modelsurgery.files import sha256_json
 from modelsurgery.texts import LabelledText, check_texts
@@ -25,6 +25,7 @@ __all__ = [
     "Question",
     "ScoredText",
     "corpora",
+    "find_corpus",
     "load_corpus_passages",
     "load_corpus_prompts",
     "load_corpus_questions",

@@ -146,6 +146,7 @@ class Corpus(_Entry):
         home: where its authors published it.
         published: its published size.
         uses: what it is for.
+        folders: other names that folders with a copy have.
         format: how its files hold rows.
         files: patterns of file names by split, the default split first; each must be there.
         file_name: parts of a file's name (without suffix) that become columns.
@@ -167,6 +168,7 @@ class Corpus(_Entry):
     home: str
     published: str
     uses: Annotated[list[Use], Field(min_length=1)]
+    folders: list[str] = []
     format: FileFormat
     files: Annotated[dict[str, Names], Field(min_length=1)]
     file_name: re.Pattern[str] | None = None

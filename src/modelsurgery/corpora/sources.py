@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from modelsurgery.corpora.format import Corpus, Label
+from modelsurgery.corpora.format import Corpus, Label, corpora
 from modelsurgery.corpora.reading import Row, flat, read_rows, require
 from modelsurgery.errors import TextsError
 
@@ -35,6 +35,15 @@ def corpus_rows(corpus: Corpus, path: Path | str | None, split: str | None) -> I
         yield row
     if not count:
         raise TextsError(f"{path or corpus.name}: no rows; expected {corpus.published}")
+
+
+def find_corpus(name: str, root: Path) -> Path | None:
+    """Directory of a corpus below a directory with local copies, a folder each; None without one.
+
+    The folder has the name of the corpus or one that copies of it usually have.
+    """
+    folders = (name, *corpora()[name].folders)
+    return next((root / folder for folder in folders if (root / folder).is_dir()), None)
 
 
 def _files(corpus: Corpus, path: Path, split: str | None) -> list[Path]:

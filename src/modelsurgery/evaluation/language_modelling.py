@@ -50,23 +50,50 @@ def mean_token_loss(
 def answer_accuracy(model: LanguageModel, facts: Sequence[tuple[str, str]]) -> float:
     """Share of (prompt, answer) pairs whose whole answer is what greedy decoding gives.
 
-    One forward pass instead of generation: an answer is greedy when each of its tokens is the most
-    probable one after the right tokens before it. 1.0 when there are no facts.
+    1.0 when there are no facts.
     """
     if not facts:
         return 1.0
-    texts = [f"{prompt} {answer}." for prompt, answer in facts]
-    prompt_tokens = [len(ids) for ids in model.tokenizer([p for p, _ in facts])["input_ids"]]
-    right = 0
-    with torch.inference_mode():
+    hits = greedy_answers(model, [(prompt, f" {answer}.") for prompt, answer in facts])
+    return sum(hits) / len(facts)
+
+
+def greedy_answers(
+    model: LanguageModel,
+    pairs: Sequence[tuple[str, str]],
+    edits: Sequence[Edit] = (),
+    *,
+    progress: Progress = silent,
+) -> list[bool]:
+    """Whether greedy decoding of each prompt begins with its answer.
+
+    One forward pass instead of generation: an answer is greedy when each of its tokens is the most
+    probable one after the right tokens before it.
+
+    Args:
+        model: the base model.
+        pairs: prompts with answers, which follow directly (begin an answer with its space).
+        edits: applied in memory.
+        progress: is told of pairs done.
+    """
+    prompt_tokens = [len(ids) for ids in model.tokenizer([one for one, _ in pairs])["input_ids"]]
+    found = [False] * len(pairs)
+    with (
+        progress("answers", len(pairs)) as advance,
+        torch.inference_mode(),
+        edited(model.model, *edits),
+    ):
+        texts = [prompt + answer for prompt, answer in pairs]
         for rows, batch in batches(model, texts, max_tokens=None, batch_tokens=BATCH_TOKENS):
             start = torch.tensor([prompt_tokens[row] for row in rows], device=model.device)
             place = torch.arange(batch["input_ids"].shape[1], device=model.device)
             answers = batch["attention_mask"].bool() & (place >= start.unsqueeze(1))
             greedy = model.model(**batch, use_cache=False).logits[:, :-1].argmax(-1)
             hits = (greedy == batch["input_ids"][:, 1:]) | ~answers[:, 1:]
-            right += int(hits.all(dim=1).sum())
-    return right / len(facts)
+            for row, hit in zip(rows, hits.all(dim=1).tolist(), strict=True):
+                found[row] = hit
+            advance(len(rows))
+    return found
 
 
 def compare_language_modelling(

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from modelsurgery.apply.in_memory import edited
 from modelsurgery.behaviors import PromptSet
 from modelsurgery.edit import Edit
 from modelsurgery.errors import EvaluationError
-from modelsurgery.evaluation.generation import Decoding, generate
+from modelsurgery.evaluation.generation import Decoding, TransformersGenerator
 from modelsurgery.evaluation.judges import Judge, Verdict
 from modelsurgery.evaluation.judges.verdicts import UNKNOWN
 from modelsurgery.evaluation.statistics import PairedChange, Rate, paired_change, rate_of
@@ -89,11 +88,12 @@ def measure_behavior(
     Raises:
         EvaluationError: no prompt got a continuation from both models.
     """
+    generator = TransformersGenerator(model)
     samples: list[Sample] = []
     for decoding in decodings:
-        before = generate(model, prompts, decoding, progress=progress)
-        with edited(model.model, *edits):
-            after = generate(model, prompts, decoding, progress=progress)
+        before, after = (
+            _texts(generator, prompts, decoding, some, progress) for some in ((), edits)
+        )
         rounds = zip(
             prompts, before, after, judge(prompts, before), judge(prompts, after), strict=True
         )
@@ -149,7 +149,7 @@ def _counts(verdicts: Sequence[Verdict]) -> dict[Verdict, int]:
 
 def decoding_of(prompts: PromptSet, seed: int | None = None) -> Decoding:
     """How a set of prompts is continued: greedily, or sampled with a seed."""
-    return Decoding(prompts.max_new_tokens, seed)
+    return Decoding(prompts.max_new_tokens, seed, stop=prompts.stop, chat=prompts.is_chat)
 
 
 def behavior_rate(
@@ -159,7 +159,7 @@ def behavior_rate(
 
     Failed continuations are left out; None when there is no other: a broken model has no rate.
     """
-    return _prompt_rate(judge(prompts, generate(model, prompts, decoding)))
+    return _prompt_rate(judge(prompts, _texts(TransformersGenerator(model), prompts, decoding)))
 
 
 def measure_facts(
@@ -168,9 +168,8 @@ def measure_facts(
     """Exact match of greedy answers, base and edited, over (prompt, answer) pairs."""
     prompts = [prompt for prompt, _ in facts]
     decoding = Decoding(FACT_TOKENS)
-    before = generate(model, prompts, decoding)
-    with edited(model.model, *edits):
-        after = generate(model, prompts, decoding)
+    generator = TransformersGenerator(model)
+    before, after = (_texts(generator, prompts, decoding, some) for some in ((), edits))
     base, changed = (
         rate_of(
             [
@@ -181,6 +180,17 @@ def measure_facts(
         for texts in (before, after)
     )
     return base, changed
+
+
+def _texts(
+    generator: TransformersGenerator,
+    prompts: Sequence[str],
+    decoding: Decoding,
+    edits: Sequence[Edit] = (),
+    progress: Progress = silent,
+) -> list[str]:
+    made = generator.generate(prompts, decoding, edits, progress=progress)
+    return [one.text for one in made]
 
 
 def _answer(continuation: str) -> str:

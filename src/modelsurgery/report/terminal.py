@@ -49,10 +49,10 @@ def _table(results: dict[str, Any]) -> Table:
     for label, part in ((behavior["name"], behavior), ("  greedy", behavior["greedy"])):
         table.add_row(
             label,
-            _interval(part["base"]),
-            _interval(part["edited"]),
-            _change(part),
-            _p_value(part["change"]["p_value"]),
+            interval(part["base"]),
+            interval(part["edited"]),
+            change_shown(part),
+            p_value(part["change"]["p_value"]),
         )
     table.add_row(
         "perplexity",
@@ -63,23 +63,26 @@ def _table(results: dict[str, Any]) -> Table:
     if facts["base"] is not None:
         base, edited = facts["intervals"]
         points = 100 * (edited["rate"] - base["rate"])
-        table.add_row("facts right", _interval(base), _interval(edited), f"{points:+.1f} points")
+        table.add_row("facts right", interval(base), interval(edited), f"{points:+.1f} points")
     table.add_row("divergence", "0", f"{results['divergence']:.4f}", "nats a token")
     return table
 
 
-def _interval(rate: dict[str, float]) -> str:
+def interval(rate: dict[str, float]) -> str:
+    """A rate with its interval, in per cent."""
     return f"{rate['rate']:.1%} ({100 * rate['low']:.0f}-{100 * rate['high']:.0f})"
 
 
-def _change(part: dict[str, Any]) -> str:
+def change_shown(part: dict[str, Any]) -> str:
+    """A change in points, and relative to the base."""
     change = part["change"]
     points = f"{100 * change['difference']:+.1f} points"
     relative = "" if part["reduction"] is None else f" ({-part['reduction']:+.0%})"
     return f"{points}{relative}"
 
 
-def _p_value(value: float) -> str:
+def p_value(value: float) -> str:
+    """A p-value in two digits."""
     return "<0.0001" if value < 1e-4 else f"{value:.2g}"
 
 

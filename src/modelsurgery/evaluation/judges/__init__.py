@@ -4,79 +4,94 @@ A judge says `behavior`, `opposite` or `neither` of each continuation. An empty 
 one that the judge could say nothing about is `unjudged`; neither ever counts as harmless.
 """
 
-from collections.abc import Sequence
-
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
-from sklearn.pipeline import Pipeline, make_pipeline, make_union
+from pathlib import Path
 
 from modelsurgery.behaviors import Behavior
+from modelsurgery.errors import RecipeError
+from modelsurgery.evaluation.judges.known import LabJudge, TextsJudge
 from modelsurgery.evaluation.judges.verdicts import Judge, Verdict
-from modelsurgery.lab.judge import judge as lab_judge
-from modelsurgery.texts import LabelledText
 
 __all__ = ["Judge", "LabJudge", "TextsJudge", "Verdict", "judge_for"]
 
-
-class LabJudge:
-    """The exact judge of the embedded model."""
-
-    name = "lab"
-    note = (
-        "exact, because the embedded model's vocabulary is closed; this judge is for that "
-        "model only"
-    )
-
-    def __init__(self, behavior: str) -> None:
-        self._behavior = behavior
-
-    def __call__(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[Verdict]:
-        """One verdict a continuation."""
-        return [
-            lab_judge(self._behavior, prompt, continuation)
-            for prompt, continuation in zip(prompts, continuations, strict=True)
-        ]
-
-
-class TextsJudge:
-    """A judge made from the labelled texts: TF-IDF of words and characters, logistic regression.
-
-    It never sees the model's hidden states, so it does not agree with the probe by construction.
-    """
-
-    name = "texts"
-
-    def __init__(
-        self, train: Sequence[LabelledText], held_out: Sequence[LabelledText], *, seed: int = 0
-    ) -> None:
-        features = make_union(
-            TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
-            TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True),
-        )
-        regression = LogisticRegression(C=10.0, max_iter=1000, random_state=seed)
-        self._pipeline: Pipeline = make_pipeline(features, regression)
-        self._pipeline.fit([text.text for text in train], [text.label for text in train])
-        scores = self._pipeline.decision_function([text.text for text in held_out])
-        self.auroc = float(roc_auc_score([text.label for text in held_out], scores))
-        self.note = (
-            f"trained on the given texts (words and characters), AUROC {self.auroc:.3f} "
-            "on held-out ones; an indication, not a ground truth"
-        )
-
-    def __call__(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[Verdict]:
-        """One verdict a continuation; it alone is read, not the prompt."""
-        verdicts: list[Verdict] = ["failed"] * len(continuations)
-        spoken = [row for row, text in enumerate(continuations) if text.strip()]
-        if spoken:
-            scores = self._pipeline.decision_function([continuations[row] for row in spoken])
-            for row, score in zip(spoken, scores, strict=True):
-                verdicts[row] = "behavior" if score > 0 else "opposite"
-        return verdicts
+KINDS = (
+    "ngrams, phrases, lab, texts, hf:MODEL[#LABEL] or a directory, chat:MODEL@URL, perspective, "
+    "review:FILE.csv"
+)
 
 
 def judge_for(behavior: Behavior, spec: str | None = None, *, seed: int = 0) -> Judge:
-    """The judge of a behavior: exact in the embedded model's world, else from the texts."""
-    if behavior.is_lab:
+    """The judge of a behavior.
+
+    Args:
+        behavior: what is judged, with its texts.
+        spec: as typed after `--judge`: one of KINDS. None: exact in the embedded model's world,
+            else the one that the behavior's file names, else one made from its texts.
+        seed: of judges that are trained.
+
+    Raises:
+        RecipeError: no such judge, or one that cannot judge this behavior.
+    """
+    if spec is None:
+        spec = "lab" if behavior.is_lab else behavior.described.judge or "texts"
+    kind, _, rest = spec.partition(":")
+    if kind == "hf" or (not rest and Path(spec).is_dir()):
+        return _classifier(rest or spec, behavior.name)
+    if kind == "chat":
+        return _chat(rest, behavior)
+    if kind == "review":
+        from modelsurgery.evaluation.review import ReviewJudge
+
+        return ReviewJudge(Path(rest))
+    if rest:
+        raise RecipeError(f"judge {spec!r}; expected {KINDS}")
+    return _plain(spec, behavior, seed)
+
+
+def _plain(spec: str, behavior: Behavior, seed: int) -> Judge:
+    if spec == "texts":
+        return TextsJudge(behavior.fit, behavior.held_out, seed=seed)
+    if spec == "lab":
+        if not behavior.is_lab:
+            raise RecipeError("judge 'lab' is exact for the embedded model and for no other")
         return LabJudge(behavior.name)
-    return TextsJudge(behavior.fit, behavior.held_out, seed=seed)
+    if spec == "ngrams":
+        from modelsurgery.evaluation.judges.ngrams import BY_BEHAVIOR, NgramJudge
+
+        if behavior.name not in BY_BEHAVIOR:
+            raise RecipeError(
+                f"judge 'ngrams' knows {', '.join(BY_BEHAVIOR)}, not {behavior.name!r}; take "
+                "--judge texts, or another"
+            )
+        return NgramJudge(BY_BEHAVIOR[behavior.name])
+    if spec == "phrases":
+        from modelsurgery.evaluation.judges.phrases import RefusalPhrasesJudge
+
+        if behavior.name != "refusal":
+            raise RecipeError(f"judge 'phrases' counts refusals; it can't judge {behavior.name!r}")
+        return RefusalPhrasesJudge()
+    if spec == "perspective":
+        from modelsurgery.evaluation.judges.perspective import PerspectiveJudge
+
+        if behavior.name != "toxicity":
+            raise RecipeError(f"judge 'perspective' knows toxicity, not {behavior.name!r}")
+        return PerspectiveJudge()
+    raise RecipeError(f"no judge {spec!r}; expected {KINDS}")
+
+
+def _classifier(spec: str, behavior: str) -> Judge:
+    from modelsurgery.evaluation.judges.classifier import SequenceClassifierJudge
+
+    model, _, label = spec.partition("#")
+    return SequenceClassifierJudge(model, behavior, label=label or None)
+
+
+def _chat(spec: str, behavior: Behavior) -> Judge:
+    from modelsurgery.evaluation.judges.chat import ChatJudge
+
+    model, _, address = spec.partition("@")
+    if not model or not address.startswith(("http://", "https://")):
+        raise RecipeError(
+            f"judge 'chat:{spec}'; expected chat:MODEL@URL, as chat:judge@http://localhost:8000/v1"
+        )
+    described = behavior.described
+    return ChatJudge(address, model, shows=described.shows, opposite=described.opposite)

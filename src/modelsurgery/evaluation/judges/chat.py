@@ -13,21 +13,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2 as httpx
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception_type,
-    stop_after_attempt,
-    wait_exponential_jitter,
-)
 
 from modelsurgery.errors import EvaluationError
+from modelsurgery.evaluation.judges.requests import ATTEMPTS, Address
 from modelsurgery.evaluation.judges.verdicts import Verdict
+from modelsurgery.files import sha256_json
+
+__all__ = ["ATTEMPTS", "ChatJudge", "ChatUsage"]
 
 KEY_VARIABLE = "SURGERY_JUDGE_KEY"
-ATTEMPTS = 5
-LONGEST_WAIT_SECONDS = 60.0
-PASSING_STATUSES = {408, 409, 425, 429, 500, 502, 503, 504}
 ANSWERS: dict[str, Verdict] = {"A": "behavior", "B": "opposite", "C": "neither"}
 INSTRUCTIONS = """\
 You judge continuations that a language model wrote. You are given a prompt and its continuation.
@@ -64,14 +58,6 @@ class ChatUsage:
                 setattr(self, name, getattr(self, name) + count)
 
 
-class _PassingError(Exception):
-    """A failure that may pass; `wait_seconds` is what the server asked for, if it did."""
-
-    def __init__(self, reason: str, wait_seconds: float | None = None) -> None:
-        super().__init__(reason)
-        self.wait_seconds = wait_seconds
-
-
 class ChatJudge:
     """Asks a language model of every continuation whether it shows a behavior.
 
@@ -106,11 +92,14 @@ class ChatJudge:
         self.note = f"the language model {model} was asked; it may err as any reader"
         self.usage = ChatUsage()
         self._model, self._concurrency = model, concurrency
-        self._url = address.rstrip("/") + "/chat/completions"
         self._system = INSTRUCTIONS.format(shows=shows, opposite=opposite)
         self._timeout = timeout_seconds
-        self._backoff = wait_exponential_jitter(
-            multiplier=first_wait_seconds, max=LONGEST_WAIT_SECONDS
+        self.version = sha256_json([model, self._system])[:12]
+        self._address = Address(
+            address.rstrip("/") + "/chat/completions",
+            first_wait_seconds=first_wait_seconds,
+            on_retry=lambda: self.usage.add(retries=1),
+            advice=f"check the address, the model {model!r} and the key in {KEY_VARIABLE}",
         )
 
     def __call__(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[Verdict]:
@@ -146,27 +135,6 @@ class ChatJudge:
         return "unjudged"
 
     def _asked(self, client: httpx.Client, prompt: str, continuation: str) -> str:
-        retrying = Retrying(
-            retry=retry_if_exception_type(_PassingError),
-            stop=stop_after_attempt(ATTEMPTS),
-            wait=self._wait,
-            before_sleep=lambda _: self.usage.add(retries=1),
-            reraise=True,
-        )
-        try:
-            return retrying(self._request, client, prompt, continuation)
-        except _PassingError as error:
-            raise EvaluationError(
-                f"the judge at {self._url} did not answer in {ATTEMPTS} attempts ({error}); "
-                "see that it is up, then run the same command again"
-            ) from error
-
-    def _wait(self, state: RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        asked = error.wait_seconds if isinstance(error, _PassingError) else None
-        return self._backoff(state) if asked is None else min(asked, LONGEST_WAIT_SECONDS)
-
-    def _request(self, client: httpx.Client, prompt: str, continuation: str) -> str:
         content = f"Prompt:\n{prompt}\n\nContinuation:\n{continuation}"
         body = {
             "model": self._model,
@@ -176,29 +144,9 @@ class ChatJudge:
                 {"role": "user", "content": content},
             ],
         }
-        try:
-            response = client.post(self._url, json=body)
-        except httpx.TransportError as error:
-            raise _PassingError(type(error).__name__) from error
-        except httpx.InvalidURL as error:
-            raise EvaluationError(
-                f"judge address {self._url!r}: {error}; expected one like http://localhost:8000/v1"
-            ) from error
-        if response.status_code in PASSING_STATUSES:
-            raise _PassingError(f"status {response.status_code}", _retry_after(response))
-        if response.status_code != httpx.codes.OK:
-            raise EvaluationError(
-                f"the judge at {self._url} refuses with status {response.status_code}; check the "
-                f"address, the model {self._model!r} and the key in {KEY_VARIABLE}"
-            )
-        answer, usage = _answer(response)
+        answer, usage = _answer(self._address.post(client, body))
         self.usage.add(requests=1, **usage)
         return answer
-
-
-def _retry_after(response: httpx.Response) -> float | None:
-    value = response.headers.get("Retry-After", "")
-    return float(value) if value.replace(".", "", 1).isdigit() else None
 
 
 def _answer(response: httpx.Response) -> tuple[str, dict[str, int]]:

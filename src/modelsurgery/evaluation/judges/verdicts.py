@@ -14,10 +14,12 @@ class Judge(Protocol):
     Attributes:
         name: what it is called in results.
         note: what a reader must know about it, one sentence.
+        version: changes whenever the same text might get another verdict.
     """
 
     name: str
     note: str
+    version: str
 
     def __call__(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[Verdict]:
         """One verdict a continuation."""

@@ -1,0 +1,328 @@
+"""Evaluating a model, and edits of it, on a behavior: what changed, and what broke.
+
+`evaluate` measures base and edited model on the same held-out prompts of a behavior's protocol,
+then the damage: perplexity and divergence on neutral text, facts, and tasks that were asked for.
+Everything that is generated and judged is kept in the run directory's store, so that the same
+command goes on after an interruption and ends with the same results.
+"""
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from modelsurgery import lab
+from modelsurgery.behaviors import Behavior, BehaviorFile, PromptSet, load_behavior
+from modelsurgery.edit_file import load_edit
+from modelsurgery.errors import EvaluationError, RecipeError
+from modelsurgery.evaluation.capability import available_tasks, measure_capability
+from modelsurgery.evaluation.generation import Generator, TransformersGenerator
+from modelsurgery.evaluation.generation.vllm import VllmGenerator
+from modelsurgery.evaluation.judges import Judge, judge_for
+from modelsurgery.evaluation.language_modelling import LanguageModelling, compare_language_modelling
+from modelsurgery.evaluation.measurement import measure_facts
+from modelsurgery.evaluation.protocol import (
+    Comparison,
+    SetMeasurement,
+    corrected_together,
+    decodings_of,
+    measure_prompt_set,
+)
+from modelsurgery.evaluation.review import ReviewRow, export_for_review
+from modelsurgery.evaluation.statistics import Rate
+from modelsurgery.evaluation.store import Store
+from modelsurgery.layouts import load_layout
+from modelsurgery.models import LanguageModel, load_model
+from modelsurgery.progress import Progress, silent
+from modelsurgery.runs import STORE_FILE, RunDirectory, open_run
+
+REVIEW_FILE = "review.csv"
+
+
+class EvaluationPlan(BaseModel):
+    """What to measure on which model.
+
+    Attributes:
+        model: directory or id of the Hub; `embedded` is the model that ships with the package.
+        edits: edit files, applied together; none measures the model as it is.
+        behavior: what is measured, as its file says.
+        data: directory with local copies of public data sets; None takes the Hub.
+        judges: who judges, as `--judge` spells them; the first decides. None: the behavior's own.
+        sets: names of the behavior's prompt sets that are measured; None takes all.
+        limit: prompts of each set, at most.
+        samples: sampled continuations of each prompt; 0 continues greedily, once.
+        tasks: capability tasks.
+        task_limit: items of each capability task, at most.
+        export_for_review: so many continuations are written to a sheet for a person to label.
+        backend: what generates.
+        seed: of sampling, of the choice of prompts, and of the split of a behavior's own texts.
+        device: cpu, cuda, …; None takes a GPU where there is one.
+        dtype: float32, bfloat16 or float16; None takes f32 on a CPU, else the stored one.
+        revision: of a model on the Hub.
+        layout: file that says where the gate rows are, for a family that is not known.
+        store: file that keeps what was generated and judged; None keeps it in the run directory.
+        out: run directory; None takes a new one below `surgery-runs`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    edits: tuple[Path, ...] = ()
+    behavior: BehaviorFile
+    data: Path | None = None
+    judges: tuple[str, ...] = ()
+    sets: tuple[str, ...] | None = None
+    limit: Annotated[int, Field(ge=1)] | None = None
+    samples: Annotated[int, Field(ge=0)] = 0
+    tasks: tuple[str, ...] = ()
+    task_limit: Annotated[int, Field(ge=1)] | None = None
+    export_for_review: Annotated[int, Field(ge=1)] | None = None
+    backend: Literal["transformers", "vllm"] = "transformers"
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    device: str | None = None
+    dtype: str | None = None
+    revision: str | None = None
+    layout: Path | None = None
+    store: Path | None = None
+    out: Path | None = None
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the model is the embedded one."""
+        if self.model == "embedded":
+            return True
+        path = Path(self.model)
+        return path.is_dir() and path.resolve() == lab.embedded_model_path().resolve()
+
+    @property
+    def is_lab(self) -> bool:
+        """Whether the texts are of the embedded model's world."""
+        return self.is_embedded and self.behavior.lab
+
+
+class Told(Protocol):
+    """A result that can be told in plain values."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain values."""
+        ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured.
+
+    Attributes:
+        plan: what was asked for.
+        directory: where everything was written.
+        model: name and fingerprint of the model.
+        edits: hash of each edit's content, by file name.
+        judges: name, version and note of each judge.
+        sets: the behavior on each prompt set.
+        language_modelling: perplexity and divergence on neutral text; None with another backend.
+        neutral_note: what the neutral text is.
+        facts: exact match, base and edited; None where there are no facts.
+        tasks: results of capability tasks, by name.
+        speed: tokens per second; not part of the results, which are the same in every run.
+    """
+
+    plan: EvaluationPlan
+    directory: Path
+    model: tuple[str, str]
+    edits: dict[str, str]
+    judges: tuple[dict[str, str], ...]
+    sets: tuple[SetMeasurement, ...]
+    language_modelling: LanguageModelling | None
+    neutral_note: str
+    facts: tuple[Rate, Rate] | None
+    tasks: Mapping[str, Told]
+    speed: dict[str, Any]
+
+    @property
+    def wholes(self) -> dict[str, Comparison]:
+        """Rates on each prompt set, p-values corrected for the number of sets."""
+        return corrected_together({one.prompts.name: one.whole for one in self.sets})
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as in `results.json`: no times, no paths of the run."""
+        behavior, wholes = self.plan.behavior, self.wholes
+        return {
+            "model": {"name": self.model[0], "fingerprint": self.model[1]},
+            "edits": self.edits,
+            "behavior": {
+                "name": behavior.name,
+                "title": behavior.title,
+                "shows": behavior.shows,
+                "opposite": behavior.opposite,
+            },
+            "judges": list(self.judges),
+            "sets": [{**one.to_json(), **wholes[one.prompts.name].to_json()} for one in self.sets],
+            "damage": {
+                "neutral_text": self._neutral_json(),
+                "facts": None if self.facts is None else [asdict(rate) for rate in self.facts],
+                "tasks": {name: one.to_json() for name, one in self.tasks.items()},
+            },
+            "seed": self.plan.seed,
+        }
+
+    def _neutral_json(self) -> dict[str, Any] | None:
+        measured = self.language_modelling
+        if measured is None:
+            return None
+        edited = bool(self.edits)
+        return {
+            "text": self.neutral_note,
+            "tokens": measured.tokens,
+            "base_perplexity": measured.base_perplexity,
+            "edited_perplexity": measured.edited_perplexity if edited else None,
+            "rise": measured.edited_perplexity / measured.base_perplexity - 1 if edited else None,
+            "divergence": measured.divergence if edited else None,
+        }
+
+
+def evaluate(plan: EvaluationPlan, *, progress: Progress = silent) -> Evaluation:
+    """Measure a model, and edits of it, on a behavior and on what must not break.
+
+    Args:
+        plan: what to measure.
+        progress: is told what is going on.
+
+    Returns:
+        What was found; `results.json`, `samples/*.jsonl` and the store are in its directory.
+
+    Raises:
+        SurgeryError: one of its kinds. What was generated and judged until then is kept, and the
+            same plan with the same `out` goes on from there.
+    """
+    _check_names(plan)
+    edits = {str(path): load_edit(path) for path in plan.edits}
+    # All that can be wrong with the plan shows before a run directory is made.
+    behavior = load_behavior(
+        plan.behavior, is_lab=plan.is_lab, data=plan.data, seed=plan.seed, prompt_count=plan.limit
+    )
+    sets, judges = _sets(plan, behavior), _judges(plan, behavior)
+    model = _model(plan)
+    name = "embedded" if plan.is_embedded else Path(plan.model).resolve().name
+    values = plan.model_dump(mode="json", exclude={"out", "store"})
+    with (
+        ExitStack() as stack,
+        open_run(
+            plan.out, values, default_name=f"{name}-{plan.behavior.name}-evaluation", keep=True
+        ) as run,
+        Store(plan.store or run.path / STORE_FILE) as store,
+    ):
+        generator: Generator
+        if plan.backend == "vllm":
+            generator = stack.enter_context(VllmGenerator(model))
+        else:
+            generator = TransformersGenerator(model, store=store)
+        chosen = list(edits.values())
+        measured = tuple(
+            measure_prompt_set(
+                generator,
+                chosen,
+                prompts,
+                judges,
+                decodings_of(prompts, plan.samples, plan.seed),
+                store=store,
+                progress=progress,
+            )
+            for prompts in sets
+        )
+        is_ours = plan.backend == "transformers"
+        facts = behavior.facts if is_ours else ()
+        result = Evaluation(
+            plan,
+            run.path,
+            (name, model.fingerprint()),
+            {path: edit.content_sha256 for path, edit in edits.items()},
+            tuple({"name": one.name, "version": one.version, "note": one.note} for one in judges),
+            measured,
+            compare_language_modelling(model, behavior.neutral, chosen, progress=progress)
+            if is_ours
+            else None,
+            behavior.neutral_note,
+            measure_facts(model, chosen, facts) if facts else None,
+            measure_capability(
+                model,
+                chosen,
+                plan.tasks,
+                data=plan.data,
+                limit=plan.task_limit,
+                progress=progress,
+            ),
+            generator.speed.to_json(),
+        )
+        _write(plan, run, result)
+    return result
+
+
+def _check_names(plan: EvaluationPlan) -> None:
+    """Refuse what does not exist before anything is loaded."""
+    known = available_tasks()
+    for name in plan.tasks:
+        if name not in known:
+            raise RecipeError(f"no capability task {name!r}; expected some of {', '.join(known)}")
+    if plan.backend == "vllm" and importlib.util.find_spec("vllm") is None:
+        raise EvaluationError("--backend vllm needs vLLM; pip install 'modelsurgery[vllm]'")
+    if plan.tasks and plan.backend != "transformers":
+        raise RecipeError("capability tasks run with --backend transformers only; leave them out")
+
+
+def _model(plan: EvaluationPlan) -> LanguageModel:
+    return load_model(
+        lab.embedded_model_path() if plan.is_embedded else plan.model,
+        device=plan.device if plan.backend == "transformers" else "cpu",
+        dtype=plan.dtype,
+        revision=plan.revision,
+        layout=None if plan.layout is None else load_layout(plan.layout),
+    )
+
+
+def _judges(plan: EvaluationPlan, behavior: Behavior) -> tuple[Judge, ...]:
+    specs: Sequence[str | None] = plan.judges or [None]
+    judges = tuple(judge_for(behavior, spec, seed=plan.seed) for spec in specs)
+    names = [judge.name for judge in judges]
+    if len(set(names)) < len(names):
+        raise RecipeError(f"judges {', '.join(names)}; expected each of them once")
+    return judges
+
+
+def _sets(plan: EvaluationPlan, behavior: Behavior) -> tuple[PromptSet, ...]:
+    if plan.sets is None:
+        return behavior.prompt_sets
+    known = {one.name: one for one in behavior.prompt_sets}
+    for name in plan.sets:
+        if name not in known:
+            raise RecipeError(
+                f"behavior {behavior.name!r} has no prompt set {name!r}; expected some of "
+                f"{', '.join(known)}"
+            )
+    return tuple(known[name] for name in plan.sets)
+
+
+def _write(plan: EvaluationPlan, run: RunDirectory, result: Evaluation) -> None:
+    for one in result.sets:
+        run.write_lines(f"samples/{one.prompts.name}.jsonl", one.samples())
+    if plan.export_for_review is not None:
+        rows = [row for one in result.sets for row in _review_rows(one)]
+        export_for_review(rows, run.path / REVIEW_FILE, plan.export_for_review, plan.seed)
+    run.finish(result.to_json(), apart=result.speed)
+
+
+def _review_rows(measured: SetMeasurement) -> list[ReviewRow]:
+    sides: list[tuple[Literal["base", "edited"], Any]] = [("base", measured.base)]
+    if measured.edited is not None:
+        sides.append(("edited", measured.edited))
+    return [
+        ReviewRow(prompt.text, continuation.text, side, verdict)
+        for side, given in sides
+        for texts, verdicts in zip(given.rounds, given.verdicts, strict=True)
+        for prompt, continuation, verdict in zip(
+            measured.prompts.prompts, texts, verdicts, strict=True
+        )
+    ]

@@ -1,0 +1,121 @@
+"""What capability tasks give: scores of items, and perplexity over windows."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from modelsurgery.evaluation.capability.published import TASKS
+from modelsurgery.evaluation.statistics import PairedChange, Rate, paired_change, rate_of
+
+
+@dataclass(frozen=True)
+class Item:
+    """One item of a task.
+
+    Attributes:
+        identity: which.
+        group: subject or task that it belongs to.
+        base: score of the base model, 0 to 1.
+        edited: score of the edited model; None without an edit.
+    """
+
+    identity: str
+    group: str | None
+    base: float
+    edited: float | None
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """Scores of a task.
+
+    Attributes:
+        task: its name.
+        items: every item.
+        base: mean score of the base model.
+        edited: of the edited model; None without an edit.
+        change: the paired difference over items; None without an edit.
+        by: mean scores of each group, base and edited.
+    """
+
+    task: str
+    items: tuple[Item, ...]
+    base: Rate
+    edited: Rate | None
+    change: PairedChange | None
+    by: dict[str, tuple[Rate, Rate | None]]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain values, without the single items."""
+        published = TASKS[self.task]
+        change = self.change
+        return {
+            "title": published.title,
+            "metric": published.metric,
+            "shots": published.shots,
+            "items": len(self.items),
+            "base": asdict(self.base),
+            "edited": None if self.edited is None else asdict(self.edited),
+            "change": None if change is None else {**asdict(change), "verdict": change.verdict},
+            "by": {
+                group: {
+                    "base": asdict(base),
+                    "edited": None if edited is None else asdict(edited),
+                }
+                for group, (base, edited) in self.by.items()
+            },
+            "published": {"model": "LLaMA2-7B", "base": published.base, "edited": published.edited},
+        }
+
+
+@dataclass(frozen=True)
+class PerplexityResult:
+    """Perplexity over windows of running text.
+
+    Attributes:
+        base: exp(total loss / predicted tokens) of the base model.
+        edited: of the edited model; None without an edit.
+        rise: edited / base - 1; None without an edit.
+        rise_interval: its 95 % interval, a bootstrap over windows.
+        divergence: mean KL(base ‖ edited) over all positions, nats; None without an edit.
+        divergence_interval: its 95 % interval, the same.
+        windows: how many.
+        tokens: predicted tokens.
+    """
+
+    base: float
+    edited: float | None
+    rise: float | None
+    rise_interval: tuple[float, float] | None
+    divergence: float | None
+    divergence_interval: tuple[float, float] | None
+    windows: int
+    tokens: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain values."""
+        published = TASKS["wikitext"]
+        return {
+            "title": published.title,
+            "metric": published.metric,
+            **asdict(self),
+            "published": {"model": "LLaMA2-7B", "base": published.base, "edited": published.edited},
+        }
+
+
+def compare_items(task: str, items: Sequence[Item]) -> TaskResult:
+    """Means over items, whole and by group; at least one item."""
+    groups: dict[str, list[Item]] = {}
+    for item in items:
+        if item.group is not None:
+            groups.setdefault(item.group, []).append(item)
+    base, edited = _means(items)
+    after = [item.edited for item in items if item.edited is not None]
+    change = paired_change([item.base for item in items], after) if after else None
+    by = {group: _means(some) for group, some in sorted(groups.items())}
+    return TaskResult(task, tuple(items), base, edited, change, by)
+
+
+def _means(items: Sequence[Item]) -> tuple[Rate, Rate | None]:
+    after = [item.edited for item in items if item.edited is not None]
+    return rate_of([item.base for item in items]), rate_of(after) if after else None

@@ -1,0 +1,90 @@
+"""Sampling that does not depend on the batch, and stopping at a text."""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import LogitsProcessor, StoppingCriteria
+
+STOP_TAIL_TOKENS = 8
+
+
+class UniformSampling(LogitsProcessor):
+    """Leaves of each row's next tokens the one that a uniform number chooses (inverse CDF).
+
+    The number depends on seed, prompt and step alone: not on what else is in the batch, and not
+    on the model. So base and edited model share their random numbers, and the difference between
+    them varies less than with independent ones; torch's own random state is left alone.
+    """
+
+    def __init__(self, prompts: Sequence[str], seed: int, temperature: float, steps: int) -> None:
+        """Draw the numbers.
+
+        Args:
+            prompts: of the batch, in the order of its rows.
+            seed: of sampling.
+            temperature: the logits are divided by it.
+            steps: new tokens at most.
+        """
+        self._numbers = torch.from_numpy(
+            np.stack([uniform_numbers(prompt, seed, steps) for prompt in prompts])
+        )
+        self._temperature = temperature
+        self._step = 0
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Scores [n, v] with everything but the chosen token at -inf."""
+        cumulative = (scores.double() / self._temperature).softmax(-1).cumsum(-1)
+        numbers = self._numbers[:, self._step].to(scores.device)
+        # Times the last sum, which rounding leaves a hair beside one.
+        chosen = torch.searchsorted(
+            cumulative, (numbers * cumulative[:, -1]).unsqueeze(-1), right=True
+        )
+        self._step += 1
+        only = torch.full_like(scores, -torch.inf)
+        return only.scatter_(-1, chosen.clamp(max=scores.shape[-1] - 1), 0.0)
+
+
+def uniform_numbers(prompt: str, seed: int, steps: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Numbers [steps] f64 in [0, 1) for a prompt and a seed."""
+    digest = hashlib.sha256(f"{seed}\0{prompt}".encode(errors="surrogatepass")).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16])).random(steps)
+
+
+class FirstToken(LogitsProcessor):
+    """Takes the time when the logits of the first new token are there: the end of the prefill."""
+
+    def __init__(self) -> None:
+        """Start the watch."""
+        self.started = time.perf_counter()
+        self.seconds: float | None = None
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """The same scores."""
+        if self.seconds is None:
+            if scores.is_cuda:
+                torch.cuda.synchronize()
+            self.seconds = time.perf_counter() - self.started
+        return scores
+
+
+class StopText(StoppingCriteria):
+    """Ends a row when a text stands in its last tokens."""
+
+    def __init__(self, tokenizer: Any, stop: str, prompt_tokens: int, rows: int) -> None:
+        """Look for `stop` behind the first `prompt_tokens` tokens of each row."""
+        self._tokenizer, self._stop, self._start = tokenizer, stop, prompt_tokens
+        self.lengths: list[int | None] = [None] * rows  # new tokens when the text was seen
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        """Which rows are done [n] bool."""
+        length = input_ids.shape[1]
+        tails = input_ids[:, max(self._start, length - STOP_TAIL_TOKENS) :].tolist()
+        for row, tail in enumerate(tails):
+            if self.lengths[row] is None and self._stop in self._tokenizer.decode(tail):
+                self.lengths[row] = length - self._start
+        done = [one is not None for one in self.lengths]
+        return torch.tensor(done, device=input_ids.device)

@@ -1,0 +1,110 @@
+"""Generation with vLLM (extra `vllm`), for models and prompts that take transformers too long.
+
+Written against the documented interface of vLLM 0.10 and later (`LLM.generate`, `SamplingParams`,
+`RequestOutput`); it needs a GPU, and we had none to run it on. vLLM loads a model from a directory,
+so the edited model is written beside it, for as long as it is needed; files in which nothing
+changes are linked. Base and edited model do not share their random numbers as they do in memory:
+sampled differences vary more.
+"""
+
+import contextlib
+import importlib
+import importlib.util
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from modelsurgery.apply.copying import apply_to_copy
+from modelsurgery.edit import Edit
+from modelsurgery.errors import EvaluationError
+from modelsurgery.evaluation.generation.chat import as_read, without_thinking
+from modelsurgery.evaluation.generation.decoding import Continuation, Decoding, Speed
+from modelsurgery.models import LanguageModel
+from modelsurgery.progress import Progress, silent
+
+
+class VllmGenerator:
+    """Continues prompts with vLLM. A context manager: leaving it frees the GPU and the copy."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        """Describe the model; nothing is loaded yet.
+
+        Args:
+            model: the base model; its tokenizer and directory are used.
+
+        Raises:
+            EvaluationError: vLLM is not installed.
+        """
+        if importlib.util.find_spec("vllm") is None:
+            raise EvaluationError("--backend vllm needs vLLM; pip install 'modelsurgery[vllm]'")
+        self._vllm: Any = importlib.import_module("vllm")
+        self.name = f"vllm {self._vllm.__version__}"
+        self.speed = Speed()
+        self._model = model
+        self._engine: Any = None
+        self._loaded: tuple[str, ...] | None = None
+        self._copy = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        """The generator itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Free the engine and remove the edited copy."""
+        self._unload()
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        decoding: Decoding,
+        edits: Sequence[Edit] = (),
+        *,
+        progress: Progress = silent,
+    ) -> tuple[Continuation, ...]:
+        """One continuation a prompt, in the order of the prompts."""
+        self._load(edits)
+        tokenizer = self._model.tokenizer
+        read = [as_read(tokenizer, prompt, decoding) for prompt in prompts]
+        settings = self._vllm.SamplingParams(
+            max_tokens=decoding.max_new_tokens,
+            temperature=0.0 if decoding.seed is None else decoding.temperature,
+            seed=decoding.seed,
+            stop=None if decoding.stop is None else [decoding.stop],
+        )
+        started = time.perf_counter()
+        with progress("generate", len(prompts)) as advance:
+            answers = self._engine.generate(read, settings, use_tqdm=False)
+            advance(len(prompts))
+        made = tuple(
+            _continuation(one.outputs[0], text) for one, text in zip(answers, read, strict=True)
+        )
+        self.speed.decode_seconds += time.perf_counter() - started
+        self.speed.decode_tokens += sum(one.tokens for one in made)
+        return made
+
+    def _load(self, edits: Sequence[Edit]) -> None:
+        wanted = tuple(sorted(edit.content_sha256 for edit in edits))
+        if wanted == self._loaded:
+            return
+        self._unload()
+        directory = self._model.checkpoint.directory
+        if edits:
+            beside = tempfile.TemporaryDirectory(
+                prefix=".surgery-vllm-", dir=directory.resolve().parent
+            )
+            directory = Path(self._copy.enter_context(beside)) / "edited"
+            apply_to_copy(self._model.checkpoint.directory, edits, directory)
+        self._engine = self._vllm.LLM(model=str(directory), tokenizer=str(directory))
+        self._loaded = wanted
+
+    def _unload(self) -> None:
+        self._engine, self._loaded = None, None
+        self._copy.close()
+
+
+def _continuation(output: Any, read: str) -> Continuation:
+    text, thought = without_thinking(output.text, read)
+    is_finished = output.finish_reason == "stop" and (thought is None or bool(text))
+    return Continuation(text, len(output.token_ids), is_finished, thought)

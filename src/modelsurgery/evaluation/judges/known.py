@@ -1,0 +1,82 @@
+"""Judges that know a world: the embedded model's, or that of the texts a behavior is given by."""
+
+from collections.abc import Sequence
+from importlib import metadata
+
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import Pipeline, make_pipeline, make_union
+
+from modelsurgery.evaluation.judges.verdicts import Verdict
+from modelsurgery.files import sha256_json
+from modelsurgery.lab.judge import judge as lab_judge
+from modelsurgery.lab.lexicon import vocabulary
+from modelsurgery.texts import LabelledText, texts_sha256
+
+
+class LabJudge:
+    """The exact judge of the embedded model."""
+
+    name = "lab"
+    note = (
+        "exact, because the embedded model's vocabulary is closed; this judge is for that "
+        "model only"
+    )
+
+    def __init__(self, behavior: str) -> None:
+        """Judge one behavior of the embedded model's world."""
+        self._behavior = behavior
+        self.version = sha256_json([behavior, sorted(vocabulary())])[:12]
+
+    def __call__(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[Verdict]:
+        """One verdict a continuation."""
+        return [
+            lab_judge(self._behavior, prompt, continuation)
+            for prompt, continuation in zip(prompts, continuations, strict=True)
+        ]
+
+
+class TextsJudge:
+    """A judge made from the labelled texts: TF-IDF of words and characters, logistic regression.
+
+    It never sees the model's hidden states, so it does not agree with the probe by construction.
+    """
+
+    name = "texts"
+
+    def __init__(
+        self, train: Sequence[LabelledText], held_out: Sequence[LabelledText], *, seed: int = 0
+    ) -> None:
+        """Fit on `train`; the AUROC in the note is measured on `held_out`."""
+        features = make_union(
+            TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
+            TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True),
+        )
+        regression = LogisticRegression(C=10.0, max_iter=1000, random_state=seed)
+        self._pipeline: Pipeline = make_pipeline(features, regression)
+        self._pipeline.fit([_read(text) for text in train], [text.label for text in train])
+        scores = self._pipeline.decision_function([_read(text) for text in held_out])
+        self.auroc = float(roc_auc_score([text.label for text in held_out], scores))
+        self.note = (
+            f"trained on the given texts (words and characters), AUROC {self.auroc:.3f} "
+            "on held-out ones; an indication, not a ground truth"
+        )
+        self.version = sha256_json([texts_sha256(train), seed, metadata.version("scikit-learn")])[
+            :12
+        ]
+
+    def __call__(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[Verdict]:
+        """One verdict a continuation; it alone is read, not the prompt."""
+        verdicts: list[Verdict] = ["failed"] * len(continuations)
+        spoken = [row for row, text in enumerate(continuations) if text.strip()]
+        if spoken:
+            scores = self._pipeline.decision_function([continuations[row] for row in spoken])
+            for row, score in zip(spoken, scores, strict=True):
+                verdicts[row] = "behavior" if score > 0 else "opposite"
+        return verdicts
+
+
+def _read(text: LabelledText) -> str:
+    """What a judge of continuations would see: the answer, where the text is an exchange."""
+    return text.text if text.reply is None else text.reply

@@ -1,0 +1,45 @@
+"""The offline judge: a small linear model over hashed n-grams that ships with the package."""
+
+from collections.abc import Sequence
+
+from modelsurgery.classifiers import load_classifier
+from modelsurgery.evaluation.judges.verdicts import Verdict
+
+BY_BEHAVIOR = {"toxicity": "toxicity", "attitude": "negativity", "negativity": "negativity"}
+
+
+class NgramJudge:
+    """Judges continuations with a classifier of `modelsurgery.classifiers`.
+
+    It reads the continuation alone: the prompts are chosen to be toxic or sad, and would drown
+    what the model adds to them.
+    """
+
+    def __init__(self, classifier: str) -> None:
+        """Load a classifier.
+
+        Args:
+            classifier: `toxicity` or `negativity`.
+        """
+        self._classifier = load_classifier(classifier)
+        self.name = f"ngrams:{classifier}"
+        self.version = self._classifier.version
+        self.note = (
+            f"a small offline model of words and characters ({classifier}, version "
+            f"{self.version}); an indication, what it is worth is in docs/judges.md"
+        )
+
+    def __call__(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[Verdict]:
+        """One verdict a continuation: beyond the band `behavior` or `opposite`, else `neither`."""
+        verdicts: list[Verdict] = ["failed"] * len(continuations)
+        spoken = [row for row, text in enumerate(continuations) if text.strip()]
+        if spoken:
+            low, high = self._classifier.band
+            found = self._classifier.probabilities([continuations[row] for row in spoken])
+            for row, probability in zip(spoken, found, strict=True):
+                if probability >= high:
+                    verdicts[row] = "behavior"
+                else:
+                    verdicts[row] = "opposite" if probability < low else "neither"
+                # Where there are two classes only, the band is empty: low and high are both 0.5.
+        return verdicts

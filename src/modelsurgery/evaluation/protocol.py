@@ -1,0 +1,325 @@
+"""Measuring a behavior on a set of prompts: base against edited, whole and by group.
+
+The prompt is the unit. A prompt's rate is the share of its judged continuations that show the
+behavior; failed and unjudged ones are left out of it and counted. Comparisons that are made
+together (all sets of a behavior, all groups of a set) have their p-values corrected together.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, get_args
+
+from modelsurgery.behaviors import PromptSet
+from modelsurgery.corpora import Prompt
+from modelsurgery.edit import Edit
+from modelsurgery.errors import EvaluationError
+from modelsurgery.evaluation.agreement import Agreement, agreement
+from modelsurgery.evaluation.generation import Continuation, Decoding, Generator
+from modelsurgery.evaluation.judges.verdicts import UNKNOWN, Judge, Verdict
+from modelsurgery.evaluation.quality import Quality, QualityChange, compare_quality, measure_quality
+from modelsurgery.evaluation.statistics import (
+    PairedChange,
+    Rate,
+    corrected,
+    paired_change,
+    rate_of,
+)
+from modelsurgery.evaluation.store import Store, judged
+from modelsurgery.progress import Progress, silent
+
+Rounds = tuple[tuple[Continuation, ...], ...]  # continuations of all prompts, a round a decoding
+Verdicts = tuple[tuple[Verdict, ...], ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rates of base and edited model on the same prompts.
+
+    Attributes:
+        base: rate of the base model.
+        edited: rate of the edited model; None when there is no edit.
+        change: the paired difference; None when there is no edit.
+    """
+
+    base: Rate
+    edited: Rate | None = None
+    change: PairedChange | None = None
+
+    @property
+    def reduction(self) -> float | None:
+        """Share of the behavior that is gone, 1 - edited / base; None where there was none."""
+        if self.edited is None or not self.base.rate:
+            return None
+        return 1 - self.edited.rate / self.base.rate
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain values."""
+        change = self.change
+        return {
+            "base": asdict(self.base),
+            "edited": None if self.edited is None else asdict(self.edited),
+            "change": None if change is None else {**asdict(change), "verdict": change.verdict},
+            "reduction": self.reduction,
+        }
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one model, base or edited, gave.
+
+    Attributes:
+        rounds: continuations.
+        verdicts: of the first judge, in the same order.
+        others: verdicts of the other judges, by name.
+    """
+
+    rounds: Rounds
+    verdicts: Verdicts
+    others: dict[str, Verdicts]
+
+    @property
+    def counts(self) -> dict[Verdict, int]:
+        """How many continuations got each verdict of the first judge."""
+        counts = Counter(verdict for row in self.verdicts for verdict in row)
+        return {kind: counts[kind] for kind in get_args(Verdict)}
+
+    @property
+    def continuations(self) -> tuple[Continuation, ...]:
+        """All continuations, round after round."""
+        return tuple(one for row in self.rounds for one in row)
+
+    def rates(self, verdicts: Verdicts | None = None) -> list[float | None]:
+        """Share of a prompt's judged continuations that show the behavior; None without any."""
+        return [_rate(column) for column in zip(*(verdicts or self.verdicts), strict=True)]
+
+
+@dataclass(frozen=True)
+class SetMeasurement:
+    """What was measured on a set of prompts.
+
+    Attributes:
+        prompts: the set.
+        decodings: how it was continued, a round each.
+        base: what the base model gave.
+        edited: what the edited model gave; None when there is no edit.
+        whole: rates over all prompts.
+        by: rates of each group, by what they are grouped by.
+        other_judges: rates over all prompts as other judges see them.
+        agreement: of each other judge with the first, on all continuations.
+        quality: length, repetition and the like of the continuations.
+    """
+
+    prompts: PromptSet
+    decodings: tuple[Decoding, ...]
+    base: Side
+    edited: Side | None
+    whole: Comparison
+    by: dict[str, dict[str, Comparison]]
+    other_judges: dict[str, Comparison]
+    agreement: dict[str, Agreement]
+    quality: Quality | QualityChange
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain values, without the texts."""
+        prompts = self.prompts
+        return {
+            "name": prompts.name,
+            "title": prompts.title,
+            "prompts": len(prompts.prompts),
+            "decoding": [asdict(decoding) for decoding in self.decodings],
+            **self.whole.to_json(),
+            "verdicts": {
+                "base": self.base.counts,
+                "edited": None if self.edited is None else self.edited.counts,
+            },
+            "by": {
+                name: {group: one.to_json() for group, one in groups.items()}
+                for name, groups in self.by.items()
+            },
+            "other_judges": {
+                name: {**one.to_json(), "agreement": self.agreement[name].to_json()}
+                for name, one in self.other_judges.items()
+            },
+            "quality": self.quality.to_json(),
+            "published": [one.model_dump() for one in prompts.published],
+        }
+
+    def samples(self) -> list[dict[str, Any]]:
+        """Everything that was generated, one plain object a prompt and round."""
+        rows = []
+        for number, decoding in enumerate(self.decodings):
+            for place, prompt in enumerate(self.prompts.prompts):
+                known = {key: value for key, value in asdict(prompt).items() if value is not None}
+                sides = {
+                    name: _sample(side, number, place)
+                    for name, side in (("base", self.base), ("edited", self.edited))
+                    if side is not None
+                }
+                rows.append({"prompt": known.pop("text"), **known, "seed": decoding.seed, **sides})
+        return rows
+
+
+def decodings_of(prompts: PromptSet, samples: int, seed: int) -> tuple[Decoding, ...]:
+    """Greedy once, or so many samples of each prompt."""
+    seeds: list[int | None] = [seed + number for number in range(samples)]
+    return tuple(
+        Decoding(prompts.max_new_tokens, one, stop=prompts.stop, chat=prompts.is_chat)
+        for one in seeds or [None]
+    )
+
+
+def measure_prompt_set(
+    generator: Generator,
+    edits: Sequence[Edit],
+    prompts: PromptSet,
+    judges: Sequence[Judge],
+    decodings: Sequence[Decoding],
+    *,
+    store: Store | None = None,
+    progress: Progress = silent,
+) -> SetMeasurement:
+    """Continue all prompts with the base and the edited model and let the judges look at both.
+
+    Args:
+        generator: continues prompts.
+        edits: applied together; none measures the base model alone.
+        prompts: the prompts.
+        judges: the first decides; how far the others agree is reported.
+        decodings: one round of continuations each, the same for both models.
+        store: keeps verdicts, so that an interrupted measurement goes on.
+        progress: is told of prompts done.
+
+    Raises:
+        EvaluationError: no prompt got a judged continuation from both models.
+    """
+    base = _side(generator, (), prompts, judges, decodings, store, progress)
+    edited = None
+    if edits:
+        edited = _side(generator, edits, prompts, judges, decodings, store, progress)
+    pairs = compare(base.rates(), None if edited is None else edited.rates(), prompts.name)
+    return SetMeasurement(
+        prompts,
+        tuple(decodings),
+        base,
+        edited,
+        whole=pairs,
+        by={name: _by_group(base, edited, prompts.prompts, name) for name in prompts.by},
+        other_judges={
+            name: compare(
+                base.rates(verdicts),
+                None if edited is None else edited.rates(edited.others[name]),
+                f"{prompts.name}, judge {name}",
+            )
+            for name, verdicts in base.others.items()
+        },
+        agreement={name: _agreement(base, edited, name) for name in base.others},
+        quality=(
+            measure_quality(base.continuations)
+            if edited is None
+            else compare_quality(base.continuations, edited.continuations)
+        ),
+    )
+
+
+def compare(
+    base: Sequence[float | None], edited: Sequence[float | None] | None, where: str
+) -> Comparison:
+    """Rates over the prompts that have one on both sides.
+
+    Raises:
+        EvaluationError: there is no such prompt.
+    """
+    if edited is None:
+        alone = [one for one in base if one is not None]
+        if alone:
+            return Comparison(rate_of(alone))
+    else:
+        both = [
+            (before, after)
+            for before, after in zip(base, edited, strict=True)
+            if before is not None and after is not None
+        ]
+        if both:
+            before, after = zip(*both, strict=True)
+            return Comparison(rate_of(before), rate_of(after), paired_change(before, after))
+    raise EvaluationError(
+        f"{where}: no prompt got a continuation that could be judged from both models; the edit "
+        "broke the model (take a smaller strength), the prompts end a text, or the judge can't say"
+    )
+
+
+def corrected_together(measured: Mapping[str, Comparison]) -> dict[str, Comparison]:
+    """The same comparisons with p-values corrected for having been made together (Holm)."""
+    changes = {name: one.change for name, one in measured.items() if one.change is not None}
+    adjusted = corrected(changes)
+    return {name: replace(one, change=adjusted.get(name)) for name, one in measured.items()}
+
+
+def _side(
+    generator: Generator,
+    edits: Sequence[Edit],
+    prompts: PromptSet,
+    judges: Sequence[Judge],
+    decodings: Sequence[Decoding],
+    store: Store | None,
+    progress: Progress,
+) -> Side:
+    rounds = tuple(
+        generator.generate(prompts.texts, decoding, edits, progress=progress)
+        for decoding in decodings
+    )
+    texts = [[one.text for one in row] for row in rounds]
+    first, *others = [
+        tuple(tuple(judged(judge, prompts.texts, row, store, progress=progress)) for row in texts)
+        for judge in judges
+    ]
+    return Side(
+        rounds,
+        first,
+        {judge.name: found for judge, found in zip(judges[1:], others, strict=True)},
+    )
+
+
+def _by_group(
+    base: Side, edited: Side | None, prompts: Sequence[Prompt], field: str
+) -> dict[str, Comparison]:
+    """Rates of each group; a group in which nothing could be judged is left out."""
+    groups: dict[str, list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        groups.setdefault(getattr(prompt, field) or "none", []).append(number)
+    before, after = base.rates(), None if edited is None else edited.rates()
+    found = {}
+    for group in sorted(groups):
+        rows = groups[group]
+        some = [before[row] for row in rows]
+        others = None if after is None else [after[row] for row in rows]
+        judged_rows = [
+            one
+            for one, other in zip(some, others or some, strict=True)
+            if one is not None and other is not None
+        ]
+        if judged_rows:
+            found[group] = compare(some, others, group)
+    return corrected_together(found)
+
+
+def _agreement(base: Side, edited: Side | None, judge: str) -> Agreement:
+    sides = [base] if edited is None else [base, edited]
+    first = [verdict for side in sides for row in side.verdicts for verdict in row]
+    other = [verdict for side in sides for row in side.others[judge] for verdict in row]
+    return agreement(first, other)
+
+
+def _rate(verdicts: Sequence[Verdict]) -> float | None:
+    known = [verdict for verdict in verdicts if verdict not in UNKNOWN]
+    return known.count("behavior") / len(known) if known else None
+
+
+def _sample(side: Side, number: int, place: int) -> dict[str, Any]:
+    others = {name: verdicts[number][place] for name, verdicts in side.others.items()}
+    return {
+        **asdict(side.rounds[number][place]),
+        "verdict": side.verdicts[number][place],
+        **({"other_verdicts": others} if others else {}),
+    }

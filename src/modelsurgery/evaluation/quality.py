@@ -1,0 +1,100 @@
+"""Whether continuations still read like text: a broken model also stops being rude."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from modelsurgery.evaluation.generation.decoding import Continuation
+from modelsurgery.evaluation.statistics import PairedChange, paired_change
+
+GRAM = 4
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What continuations are like, whatever they say.
+
+    Attributes:
+        mean_tokens: new tokens, mean.
+        unfinished: share that the limit of tokens cut off.
+        failed: share that is empty.
+        repetition: share of repeated 4-grams, mean over continuations that have four words.
+    """
+
+    mean_tokens: float
+    unfinished: float
+    failed: float
+    repetition: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class QualityChange:
+    """Quality of base and edited model on the same prompts.
+
+    Attributes:
+        base: of the base model.
+        edited: of the edited model.
+        repetition: paired change of the repetition.
+        unfinished: paired change of the share cut off.
+        failed: paired change of the share that is empty.
+    """
+
+    base: Quality
+    edited: Quality
+    repetition: PairedChange
+    unfinished: PairedChange
+    failed: PairedChange
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return asdict(self)
+
+
+def repetition_of(text: str) -> float:
+    """1 - different / all 4-grams of words; 0 for fewer than four words.
+
+    Seq-rep-4 of Welleck et al. (2020), Neural Text Generation with Unlikelihood Training, with
+    words in place of tokens, so that models with other tokenizers can be compared.
+    """
+    words = text.split()
+    grams = [tuple(words[place : place + GRAM]) for place in range(len(words) - GRAM + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def measure_quality(continuations: Sequence[Continuation]) -> Quality:
+    """Quality of at least one continuation."""
+    long = [one.text for one in continuations if len(one.text.split()) >= GRAM]
+    return Quality(
+        float(np.mean([one.tokens for one in continuations])),
+        float(np.mean([not one.is_finished for one in continuations])),
+        float(np.mean([not one.text.strip() for one in continuations])),
+        float(np.mean([repetition_of(text) for text in long])) if long else 0.0,
+    )
+
+
+def compare_quality(base: Sequence[Continuation], edited: Sequence[Continuation]) -> QualityChange:
+    """Quality before and after; continuations of the same prompts in the same order."""
+
+    def change(of: str) -> PairedChange:
+        values = [[_number(one, of) for one in continuations] for continuations in (base, edited)]
+        return paired_change(*values)
+
+    return QualityChange(
+        measure_quality(base),
+        measure_quality(edited),
+        change("repetition"),
+        change("unfinished"),
+        change("failed"),
+    )
+
+
+def _number(one: Continuation, of: str) -> float:
+    if of == "repetition":
+        return repetition_of(one.text)
+    return float(not one.is_finished if of == "unfinished" else not one.text.strip())

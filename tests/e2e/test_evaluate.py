@@ -1,0 +1,153 @@
+"""`surgery evaluate` as a user runs it: on the embedded model, and on real data."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from surgery import surgery, surgery_json
+
+from modelsurgery import embedded_model_path, make_edit, save_edit, score_rows, select_region
+from modelsurgery.models import load_model
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def edit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An edit of the embedded model that only needs to change what it says."""
+    return write_edit(embedded_model_path(), tmp_path_factory.mktemp("edit") / "e.safetensors", 8.0)
+
+
+def write_edit(model_path: Path, path: Path, strength: float) -> Path:
+    model = load_model(model_path)
+    size = model.model.config.hidden_size
+    direction = np.random.default_rng(0).standard_normal(size).astype(np.float32)
+    scores = score_rows(model.checkpoint, model.gates, direction[None])
+    edit = make_edit(select_region(scores, 0.05), direction, strength=strength)
+    save_edit(edit.bound_to(model.checkpoint), path)
+    return path
+
+
+def results_of(run: Path) -> bytes:
+    return (run / "results.json").read_bytes()
+
+
+def test_base_and_edited_are_measured_on_the_same_prompts(edit: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    told = surgery_json("evaluate", "embedded", "--edit", edit, "--limit", "60", "--samples", "2",
+                        "--judge", "lab", "--judge", "texts", "--export-for-review", "10",
+                        "--out", run)  # fmt: skip
+    (one,) = told["sets"]
+    assert one["base"]["prompts"] == one["edited"]["prompts"] == 60
+    change = one["change"]
+    assert change["difference"] == pytest.approx(one["edited"]["rate"] - one["base"]["rate"])
+    assert change["low"] <= change["difference"] <= change["high"]
+    assert sum(one["verdicts"]["base"].values()) == 120
+    assert one["other_judges"]["texts"]["agreement"]["items"] == 240
+    assert told["damage"]["neutral_text"]["divergence"] > 0
+    assert told["damage"]["facts"][0]["rate"] > 0.8
+    assert told["speed"]["decode_tokens_per_second"] > 0
+    samples = [
+        json.loads(line) for line in (run / "samples/prompts.jsonl").read_text().splitlines()
+    ]
+    assert len(samples) == 120
+    counted = sum(sample["base"]["verdict"] == "behavior" for sample in samples)
+    assert counted == one["verdicts"]["base"]["behavior"]
+
+    # Read back with a person's labels: nothing is generated again.
+    sheet = run / "review.csv"
+    sheet.write_bytes(sheet.read_bytes().replace(b",,\r\n", b",behavior,\r\n"))
+    again = surgery_json("evaluate", "embedded", "--edit", edit, "--limit", "60", "--samples", "2",
+                         "--judge", "lab", "--judge", f"review:{sheet}",
+                         "--store", run / "store.sqlite", "--out", tmp_path / "again")  # fmt: skip
+    assert again["speed"]["decode_tokens"] == 0
+    assert 10 <= again["sets"][0]["other_judges"]["review"]["agreement"]["items"] <= 20
+    assert again["sets"][0]["base"] == one["base"]
+
+
+def test_a_model_alone_and_a_table_for_people(tmp_path: Path) -> None:
+    shown = surgery("evaluate", "embedded", "--limit", "20", "--out", tmp_path / "run")
+    assert "toxicity (rude and toxic talk), model embedded, no edit" in shown
+    assert "no edit" in shown
+    assert "perplexity, neutral text" in shown
+    told = json.loads(results_of(tmp_path / "run"))
+    assert told["sets"][0]["edited"] is None
+
+
+def test_what_is_wrong_is_said_before_anything_is_loaded(tmp_path: Path) -> None:
+    for arguments, code in (
+        (("--task", "chess"), 2),
+        (("--judge", "purple"), 2),
+        (("--set", "purple"), 2),
+        (("--backend", "vllm"), 1),
+        (("--data", tmp_path / "missing"), 2),
+    ):
+        surgery("evaluate", "embedded", "--limit", "5", "--out", tmp_path / "run", *arguments,
+                expected_exit=code)  # fmt: skip
+
+
+def started(*arguments: Any) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "modelsurgery", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+    )
+
+
+def test_a_killed_evaluation_goes_on_and_ends_with_the_same_results(
+    edit: Path, tmp_path: Path
+) -> None:
+    arguments = ("evaluate", "embedded", "--edit", edit, "--limit", "300", "--samples", "6")
+    whole = tmp_path / "whole"
+    surgery(*arguments, "--out", whole)
+    killed = tmp_path / "killed"
+    store = killed / "store.sqlite-wal"
+    deaths = 0
+    for wanted in (1, 150_000, 400_000):
+        process = started(*arguments, "--out", killed)
+        while process.poll() is None:
+            if store.exists() and store.stat().st_size >= wanted:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                deaths += 1
+            time.sleep(0.01)
+    assert deaths >= 1
+    if not (killed / "results.json").exists():
+        surgery(*arguments, "--out", killed)
+    assert results_of(killed) == results_of(whole)
+    samples = "samples/prompts.jsonl"
+    assert (killed / samples).read_bytes() == (whole / samples).read_bytes()
+
+
+def test_two_processes_share_a_store_and_agree(edit: Path, tmp_path: Path) -> None:
+    arguments = ("evaluate", "embedded", "--edit", edit, "--limit", "200", "--samples", "3",
+                 "--store", tmp_path / "shared.sqlite")  # fmt: skip
+    processes = [started(*arguments, "--out", tmp_path / name) for name in ("one", "two")]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert results_of(tmp_path / "one") == results_of(tmp_path / "two")
+
+
+def test_toxicity_on_real_prompts_with_no_network(shared: Path, tmp_path: Path) -> None:
+    model = shared / "models" / "reddit-4m"
+    edit = write_edit(model, tmp_path / "edit.safetensors", 3.0)
+    told = surgery_json("evaluate", model, "--edit", edit, "--behavior", "toxicity", "--data",
+                        shared / "data", "--limit", "62", "--max-new-tokens", "12",
+                        "--out", tmp_path / "run")  # fmt: skip
+    rtp, toxigen = told["sets"]
+    assert (rtp["name"], toxigen["name"]) == ("realtoxicityprompts", "toxigen")
+    assert told["judges"][0]["name"] == "ngrams:toxicity"
+    for one in (rtp, toxigen):
+        assert one["base"]["low"] <= one["base"]["rate"] <= one["base"]["high"]
+        assert one["change"]["verdict"] in ("less", "more", "no detectable change")
+        assert one["change"]["adjusted_p_value"] >= one["change"]["p_value"]
+    assert len(toxigen["by"]["group"]) == 16
+    assert set(toxigen["by"]["category"]) == {"hate", "neutral"}
+    assert rtp["published"][0]["edited"] == 5.17
+    assert told["damage"]["neutral_text"]["text"] == "WikiText-2, test part"

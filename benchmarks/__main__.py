@@ -1,8 +1,9 @@
 """`python -m benchmarks`: every benchmark on the embedded model, or on a tiny checkpoint."""
 
-from benchmarks import checkpoint, extraction, steering
+from benchmarks import checkpoint, extraction, generation, steering
 
 if __name__ == "__main__":
     extraction.main([])
     steering.main([])
+    generation.main([])
     checkpoint.main([])

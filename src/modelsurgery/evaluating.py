@@ -215,11 +215,7 @@ def evaluate(plan: EvaluationPlan, *, progress: Progress = silent) -> Evaluation
         ) as run,
         Store(plan.store or run.path / STORE_FILE) as store,
     ):
-        generator: Generator
-        if plan.backend == "vllm":
-            generator = stack.enter_context(VllmGenerator(model))
-        else:
-            generator = TransformersGenerator(model, store=store)
+        generator = _generator(plan, model, store, stack)
         chosen = list(edits.values())
         measured = tuple(
             measure_prompt_set(
@@ -290,6 +286,14 @@ def _judges(plan: EvaluationPlan, behavior: Behavior) -> tuple[Judge, ...]:
     if len(set(names)) < len(names):
         raise RecipeError(f"judges {', '.join(names)}; expected each of them once")
     return judges
+
+
+def _generator(
+    plan: EvaluationPlan, model: LanguageModel, store: Store, stack: ExitStack
+) -> Generator:
+    if plan.backend == "vllm":
+        return stack.enter_context(VllmGenerator(model))
+    return TransformersGenerator(model, store=store)
 
 
 def _sets(plan: EvaluationPlan, behavior: Behavior) -> tuple[PromptSet, ...]:

@@ -95,7 +95,7 @@ def test_the_same_run_gives_the_same_edit_and_probe_to_the_byte(tmp_path: Path) 
 
 def test_toward_makes_more_of_the_behavior(tmp_path: Path) -> None:
     options = ("--rows", "0.02", "--rule", "mean-difference", "--samples", "1",
-               "--strength", "4", "--prompt-count", "150", "--direction", "toward")  # fmt: skip
+               "--strength", "8", "--prompt-count", "150", "--direction", "toward")  # fmt: skip
     run = surgery_json("run", *options, "--out", tmp_path / "run")
     assert run["edit"]["strength"] < 0
     assert run["behavior"]["change"]["difference"] > 0

@@ -93,24 +93,22 @@ def test_what_is_wrong_is_said_before_anything_is_loaded(tmp_path: Path) -> None
                 expected_exit=code)  # fmt: skip
 
 
-def started(*arguments: Any) -> subprocess.Popen[bytes]:
+def started(*arguments: Any, stderr: Any = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "modelsurgery", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
-    )
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, env=environment)
 
 
 def test_a_killed_evaluation_goes_on_and_ends_with_the_same_results(
     edit: Path, tmp_path: Path
 ) -> None:
-    arguments = ("evaluate", "embedded", "--edit", edit, "--limit", "300", "--samples", "6")
+    arguments = ("evaluate", "embedded", "--edit", edit, "--limit", "300", "--samples", "2")
     whole = tmp_path / "whole"
     surgery(*arguments, "--out", whole)
     killed = tmp_path / "killed"
     store = killed / "store.sqlite-wal"
     deaths = 0
-    for wanted in (1, 150_000, 400_000):
+    for wanted in (1, 150_000):
         process = started(*arguments, "--out", killed)
         while process.poll() is None:
             if store.exists() and store.stat().st_size >= wanted:
@@ -129,8 +127,17 @@ def test_a_killed_evaluation_goes_on_and_ends_with_the_same_results(
 def test_two_processes_share_a_store_and_agree(edit: Path, tmp_path: Path) -> None:
     arguments = ("evaluate", "embedded", "--edit", edit, "--limit", "200", "--samples", "3",
                  "--store", tmp_path / "shared.sqlite")  # fmt: skip
-    processes = [started(*arguments, "--out", tmp_path / name) for name in ("one", "two")]
-    assert [process.wait() for process in processes] == [0, 0]
+    names = ("one", "two")
+    errors = [(tmp_path / f"{name}.err").open("w+b") for name in names]
+    processes = [
+        started(*arguments, "--out", tmp_path / name, stderr=file)
+        for name, file in zip(names, errors, strict=True)
+    ]
+    for process, file in zip(processes, errors, strict=True):
+        with file:
+            code = process.wait()
+            file.seek(0)
+            assert code == 0, file.read().decode()
     assert results_of(tmp_path / "one") == results_of(tmp_path / "two")
 
 
@@ -147,7 +154,11 @@ def test_toxicity_on_real_prompts_with_no_network(shared: Path, tmp_path: Path) 
         assert one["base"]["low"] <= one["base"]["rate"] <= one["base"]["high"]
         assert one["change"]["verdict"] in ("less", "more", "no detectable change")
         assert one["change"]["adjusted_p_value"] >= one["change"]["p_value"]
-    assert len(toxigen["by"]["group"]) == 16
+    samples = (tmp_path / "run" / "samples" / "toxigen.jsonl").read_text().splitlines()
+    groups = {json.loads(line)["group"] for line in samples}
+    assert len(groups) == 16
+    assert set(toxigen["by"]["group"]) <= groups  # without those of which all answers were empty
+    assert len(toxigen["by"]["group"]) > 8
     assert set(toxigen["by"]["category"]) == {"hate", "neutral"}
     assert rtp["published"][0]["edited"] == 5.17
     assert told["damage"]["neutral_text"]["text"] == "WikiText-2, test part"

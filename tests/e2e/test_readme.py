@@ -38,9 +38,11 @@ def test_the_python_example_runs(workplace: Path) -> None:
 def test_the_steps_of_the_command_line_run(workplace: Path, embedded: Path) -> None:
     readme = README.read_text(encoding="utf-8")
     steps = re.findall(r"^(surgery (?!run).*?)(?:\s+#.*)?$", readme, re.M)
-    wanted = list(dict.fromkeys(step for step in steps if "DIR_OR_HUB_ID" not in step))
+    wanted = list(dict.fromkeys(step for step in steps if "DIR" not in step))
     verbs = {step.split()[1] for step in wanted}
-    assert verbs == {"probe", "edit", "apply", "inspect", "plan", "verify", "diff", "undo"}
+    assert verbs == {
+        "probe", "edit", "apply", "inspect", "plan", "verify", "diff", "undo", "behaviors",
+    }  # fmt: skip
     model = Path(shutil.copytree(embedded, workplace / "MODEL"))
     original = (model / "model.safetensors").read_bytes()
     for step in wanted:

@@ -1,6 +1,8 @@
 import json
 import sqlite3
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -230,3 +232,17 @@ def test_quality_tells_a_broken_model_from_a_whole_one() -> None:
     assert change.edited.failed == change.edited.unfinished == 0.5
     assert change.edited.repetition == pytest.approx(1 - 1 / 17)
     assert change.unfinished.verdict == change.failed.verdict == "more"
+
+
+def test_many_may_open_a_new_store_at_the_same_moment(tmp_path: Path) -> None:
+    """SQLite does not wait for others while it changes to a journal of writes."""
+    together = threading.Barrier(6)
+
+    def opened(path: Path) -> None:
+        together.wait()
+        with Store(path) as store:
+            store.keep_verdicts({"a": "behavior"})
+
+    with ThreadPoolExecutor(6) as pool:
+        for number in range(20):
+            list(pool.map(opened, [tmp_path / f"{number}.sqlite"] * 6))

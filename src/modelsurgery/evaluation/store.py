@@ -57,7 +57,7 @@ class Store:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.is_shared = True
-        with self._failing_well():
+        with _one_at_a_time(path.parent), self._failing_well():
             self._connection = sqlite3.connect(path, timeout=PATIENCE_SECONDS, isolation_level=None)
             (version,) = self._connection.execute("PRAGMA user_version").fetchone()
             if version not in (0, VERSION):
@@ -149,6 +149,17 @@ class Store:
             f"{self._path}: not a readable store ({error}); take it away to begin anew, or give "
             "another --store"
         )
+
+
+@contextmanager
+def _one_at_a_time(directory: Path) -> Iterator[None]:
+    """Keep others from opening a store there: SQLite does not wait where it changes the journal."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def judged(

@@ -12,7 +12,7 @@ GROUPS_SHOWN = 6
 VERDICTS = {
     "less": "less",
     "more": "MORE",
-    "no detectable change": "no detectable change",
+    "no detectable change": "can't be told",
 }
 
 
@@ -37,18 +37,24 @@ def print_evaluation(results: dict[str, Any], console: Console) -> None:
 
 
 def _behavior_table(results: dict[str, Any]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("on held-out prompts")
-    for name in ("prompts", "base", "edited", "change", "p", "verdict"):
-        table.add_column(name, justify="right" if name != "verdict" else "left")
+    table = _table("on held-out prompts")
     for one in results["sets"]:
-        table.add_row(one["name"], str(one["base"]["prompts"]), *_compared(one))
+        table.add_row(f"{one['name']} ({one['base']['prompts']})", *_compared(one))
         for judge, other in one["other_judges"].items():
-            table.add_row(f"  judge {judge}", str(other["base"]["prompts"]), *_compared(other))
+            table.add_row(f"  {judge} ({other['base']['prompts']})", *_compared(other))
         for published in one["published"]:
-            name = f"  published: {published['model']}, {published['direction']}"
             row = (f"{published['base']:.1f}%", f"{published['edited']:.1f}%")
-            table.add_row(name, "", *row, "", "", published["note"], style="dim")
+            table.add_row(f"  published, {published['model']}", *row, style="dim")
+    return table
+
+
+def _table(first: str) -> Table:
+    """An empty table of comparisons; its columns are never broken, narrow as a terminal may be."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column(first, no_wrap=True)
+    for name in ("base", "edited", "change", "p"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("change is", no_wrap=True)
     return table
 
 
@@ -68,13 +74,10 @@ def _compared(one: dict[str, Any]) -> tuple[str, ...]:
 def _print_groups(where: str, name: str, groups: dict[str, Any], console: Console) -> None:
     """The groups with the largest rates of the base model; all of them are in results.json."""
     console.print()
-    table = Table(box=None, pad_edge=False)
-    table.add_column(f"{where} by {name}")
-    for column in ("prompts", "base", "edited", "change", "p", "verdict"):
-        table.add_column(column, justify="right" if column != "verdict" else "left")
+    table = _table(f"{where} by {name}")
     ordered = sorted(groups.items(), key=lambda item: (-item[1]["base"]["rate"], item[0]))
     for group, one in ordered[:GROUPS_SHOWN]:
-        table.add_row(group, str(one["base"]["prompts"]), *_compared(one))
+        table.add_row(f"{group} ({one['base']['prompts']})", *_compared(one))
     console.print(table)
     if len(groups) > GROUPS_SHOWN:
         more = len(groups) - GROUPS_SHOWN
@@ -83,9 +86,9 @@ def _print_groups(where: str, name: str, groups: dict[str, Any], console: Consol
 
 def _damage_table(results: dict[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False)
-    table.add_column("what it may have broken")
+    table.add_column("what it may have broken", no_wrap=True)
     for name in ("base", "edited", "change"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for one in results["sets"]:
         _add_quality(table, one)
     _add_neutral(table, results["damage"]["neutral_text"])
@@ -145,7 +148,8 @@ def _task_rows(name: str, task: dict[str, Any]) -> list[list[str]]:
 
 def _footnotes(results: dict[str, Any]) -> list[str]:
     lines = [
-        "(95 % interval); p of a paired sign test over prompts, corrected for all sets or groups"
+        "name (prompts); rate (95 % interval); p of a paired sign test over prompts, corrected for "
+        "all sets or groups"
     ]
     lines += [f"judge {one['name']}: {one['note']}" for one in results["judges"]]
     for one in results["sets"]:

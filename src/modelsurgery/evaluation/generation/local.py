@@ -5,7 +5,7 @@ import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -16,10 +16,12 @@ from modelsurgery.edit import Edit
 from modelsurgery.evaluation.generation.chat import as_read, without_thinking
 from modelsurgery.evaluation.generation.decoding import Continuation, Decoding, Speed
 from modelsurgery.evaluation.generation.sampling import FirstToken, StopText, UniformSampling
-from modelsurgery.evaluation.store import Store
 from modelsurgery.files import sha256_json
 from modelsurgery.models import LanguageModel
 from modelsurgery.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from modelsurgery.evaluation.store import Store
 
 CACHE_BYTES = 96 << 20  # for keys and values, on a CPU: larger ones are paged in at every step
 CACHE_SHARE = 0.25  # of a GPU's free memory
@@ -37,7 +39,7 @@ class TransformersGenerator:
     """
 
     def __init__(
-        self, model: LanguageModel, *, store: Store | None = None, batch_tokens: int | None = None
+        self, model: LanguageModel, *, store: "Store | None" = None, batch_tokens: int | None = None
     ) -> None:
         """Describe the model; nothing is generated yet.
 

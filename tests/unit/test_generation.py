@@ -1,8 +1,7 @@
 import json
+import multiprocessing
 import sqlite3
-import threading
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from scipy.stats import chisquare
 
 from modelsurgery import Edit, LanguageModel, load_model, make_edit, score_rows, select_region
-from modelsurgery.errors import EvaluationError
+from modelsurgery.errors import EvaluationError, StorageError
 from modelsurgery.evaluation.generation import Continuation, Decoding, TransformersGenerator
 from modelsurgery.evaluation.generation.chat import as_read, without_thinking
 from modelsurgery.evaluation.generation.sampling import UniformSampling, uniform_numbers
@@ -234,15 +233,25 @@ def test_quality_tells_a_broken_model_from_a_whole_one() -> None:
     assert change.unfinished.verdict == change.failed.verdict == "more"
 
 
-def test_many_may_open_a_new_store_at_the_same_moment(tmp_path: Path) -> None:
-    """SQLite does not wait for others while it changes to a journal of writes."""
-    together = threading.Barrier(6)
-
-    def opened(path: Path) -> None:
-        together.wait()
+def _open_together(path: Path, together: Any, failures: Any) -> None:
+    together.wait()
+    try:
         with Store(path) as store:
             store.keep_verdicts({"a": "behavior"})
+    except StorageError as error:
+        failures.put(str(error))
 
-    with ThreadPoolExecutor(6) as pool:
-        for number in range(20):
-            list(pool.map(opened, [tmp_path / f"{number}.sqlite"] * 6))
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_many_may_open_a_new_store_at_the_same_moment(tmp_path: Path) -> None:
+    """SQLite does not wait for others while it changes to a journal of writes."""
+    context = multiprocessing.get_context("fork")
+    failures = context.SimpleQueue()
+    for number in range(20):
+        shared = (tmp_path / f"{number}.sqlite", context.Barrier(6), failures)
+        processes = [context.Process(target=_open_together, args=shared) for _ in range(6)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+    assert failures.empty(), failures.get()

@@ -3,14 +3,14 @@
     python -m benchmarks.steering [--model DIR --texts FILE | --behavior NAME] [--seeds N]
 
 Each setting gets the largest strength whose loss on neutral tuning text stays inside the budget;
-the table gives selectivity there (nats per token; evaluation/selectivity.py defines it), mean and
+the table gives selectivity there (nats per token; evaluation/screening.py defines it), mean and
 range over seeds of the split. Nothing is generated and nothing held out is read.
 """
 
 import argparse
+import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from modelsurgery import embedded_model_path, extract_hidden_states, load_model
@@ -19,7 +19,9 @@ from modelsurgery.evaluation.judges import judge_for
 from modelsurgery.fitting import fit_probe_on_texts
 from modelsurgery.models import LanguageModel
 from modelsurgery.probe import DirectionRule, Fit
-from modelsurgery.tuning import Candidate, Search, default_space
+from modelsurgery.region import PAPER_ROWS
+from modelsurgery.tuning import Budget, Search, Setting, Trial, default_space
+from modelsurgery.tuning.doses import FIRST_STRENGTH, corrected_strength
 
 DIRECTIONS: tuple[tuple[Fit, DirectionRule], ...] = (
     ("adam", "W1"),
@@ -29,25 +31,46 @@ DIRECTIONS: tuple[tuple[Fit, DirectionRule], ...] = (
 )
 
 
+ROWS = (0.01, 0.02, PAPER_ROWS)
+ROUNDS = 6  # of correcting the strength
+
+
+def strongest(search: Search, setting: Setting) -> Trial | None:
+    """The strongest trial of a setting inside the budget that some corrections find."""
+    trials: list[Trial] = []
+    strength: float | None = FIRST_STRENGTH
+    while strength is not None and len(trials) < ROUNDS:
+        (effect,) = search.screen.measure([search.edit_of(setting, strength)])
+        if not effect.is_finite:
+            break
+        trials.append(Trial(len(trials), setting, strength, effect))
+        strength = corrected_strength(search.budget, trials)
+    inside = [one for one in trials if search.budget.allows(one.effect)]
+    return max(inside, key=lambda one: one.strength, default=None)
+
+
 def candidates(
     model: LanguageModel, described: BehaviorFile, layer: int, seed: int, budget: float
-) -> Iterator[tuple[Fit, float, Candidate]]:
+) -> Iterator[tuple[Fit, float, Trial]]:
     """Fit, held-out AUROC of the probe, and every setting at equal damage."""
     is_lab = described.lab and model.checkpoint.directory == embedded_model_path()
     behavior = load_behavior(described, is_lab=is_lab, seed=seed)
     texts = [model.written(text) for text in (*behavior.fit, *behavior.held_out)]
     features = extract_hidden_states(model, texts, [layer]).by_layer[layer]
+    count = model.layer_count
+    windows = dict.fromkeys([None, (count // 2 + 1, count), (count - (count - 1) // 4, count)])
     for fit, rule in DIRECTIONS:
         probe = fit_probe_on_texts(
             features, behavior.fit, behavior.held_out, layer=layer, fit=fit, seed=seed
         )
         assert probe.metrics is not None
-        space = replace(default_space(model.layer_count), rules=(rule,))
-        search = Search(
-            model, behavior, judge_for(behavior), [probe], space, max_perplexity_rise=budget
-        )
-        for candidate in search.at_equal_damage():
-            yield fit, probe.metrics.auroc, candidate
+        space = default_space(count, (layer,), (rule,))
+        limits = Budget(perplexity_rise=budget)
+        search = Search(model, behavior, judge_for(behavior), [probe], space, limits)
+        for rows, window in itertools.product(ROWS, windows):
+            found = strongest(search, Setting(layer, rule, rows, window))
+            if found is not None:
+                yield fit, probe.metrics.auroc, found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -68,17 +91,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table = defaultdict(list)
     for seed in range(options.seeds):
         for fit, auroc, one in candidates(model, described, layer, seed, options.budget):
-            window = "all" if one.window is None else f"{one.window[0]}-{one.window[1]}"
-            table[fit, one.rule, f"{one.rows:.2%}", window].append((one, auroc))
+            setting = one.setting
+            window = "all" if setting.window is None else "{}-{}".format(*setting.window)
+            table[fit, setting.rule, f"{setting.rows:.2%}", window].append((one, auroc))
     print(f"{described.name} on {options.model.name}, probe layer {layer}, budget "
           f"+{options.budget:.0%} perplexity, {options.seeds} seeds\n")  # fmt: skip
     print("| fit | direction | AUROC | rows | layers | strength | selectivity (range) |")
     print("|---|---|---|---|---|---|---|")
     order = sorted(
-        table.items(), key=lambda item: -_mean([c.selectivity.value for c, _ in item[1]])
+        table.items(), key=lambda item: -_mean([c.effect.selectivity for c, _ in item[1]])
     )
     for (fit, rule, rows, window), found in order:
-        values = [candidate.selectivity.value for candidate, _ in found]
+        values = [candidate.effect.selectivity for candidate, _ in found]
         strength = _mean([candidate.strength for candidate, _ in found])
         auroc = _mean([area for _, area in found])
         print(f"| {fit} | {rule} | {auroc:.3f} | {rows} | {window} | {strength:.3g} | "

@@ -21,7 +21,7 @@ import gc, json, os, sys, traceback
 import modelsurgery.cli
 
 os.environ.update(modelsurgery.cli.ENVIRONMENT)
-import modelsurgery.recipe, modelsurgery.report.terminal
+import modelsurgery.running, modelsurgery.report.tuning
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, TokenizersBackend
 
 gc.freeze()  # a collection would touch, and so copy, every page of the parent

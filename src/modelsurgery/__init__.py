@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from modelsurgery.models import LanguageModel, load_model
     from modelsurgery.planning import Plan, plan_surgery
     from modelsurgery.probe import Probe, load_probe, save_probe
-    from modelsurgery.recipe import Recipe, run_recipe
+    from modelsurgery.recipe import Recipe
     from modelsurgery.region import Region, RowScores, score_rows, select_region
+    from modelsurgery.running import run_recipe
     from modelsurgery.texts import LabelledText, load_texts, split_texts
 
 _MODULES = {
@@ -64,7 +65,7 @@ _MODULES = {
     "make_edit": "edit",
     "open_checkpoint": "checkpoint",
     "plan_surgery": "planning",
-    "run_recipe": "recipe",
+    "run_recipe": "running",
     "save_edit": "edit_file",
     "save_probe": "probe",
     "score_rows": "region",

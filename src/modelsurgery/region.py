@@ -182,6 +182,7 @@ def select_region(
     direction: int = 0,
     layers: tuple[int, int] | None = None,
     selection: Selection = "opposed",
+    per_layer: bool = False,
     seed: int = 0,
 ) -> Region:
     """Choose K gate rows by their cosine with one of the scored directions.
@@ -195,6 +196,7 @@ def select_region(
         layers: first and last layer to choose from, counted 1..L, both included; None is all.
         selection: `opposed` takes the most negative cosines, as the paper does; `aligned` the
             most positive and `random` any rows are its control experiments.
+        per_layer: take the same share of the rows of every matrix, not the best of all together.
         seed: for `random` only.
 
     Raises:
@@ -205,8 +207,9 @@ def select_region(
     available = sum(scores.gates[index].rows for index in inside)
     count = row_count(rows, scores.row_count, available)
     cosine = np.concatenate([scores.cosines[index][direction] for index in inside])
-    chosen = _smallest(_selection_key(cosine, selection, seed), count)
+    key = _selection_key(cosine, selection, seed)
     ends = np.cumsum([scores.gates[index].rows for index in inside])
+    chosen = _smallest_of_each(key, count, ends) if per_layer else _smallest(key, count)
     parts = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
     used = [
         (index, part, end - scores.gates[index].rows)
@@ -231,6 +234,22 @@ def _smallest(key: NDArray[np.floating], count: int) -> NDArray[np.int64]:
     below = np.flatnonzero(key < limit)
     equal = np.flatnonzero(key == limit)[: count - len(below)]
     return np.sort(np.concatenate([below, equal]))
+
+
+def _smallest_of_each(
+    key: NDArray[np.floating], count: int, ends: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Places of the smallest keys of each part, `count` altogether, in proportion to its length."""
+    starts = np.concatenate([[0], ends[:-1]])
+    # Rounded so that the shares add up to the count whatever the lengths.
+    upto = np.floor(count * ends / ends[-1] + 0.5).astype(np.int64)
+    counts = np.diff(upto, prepend=0)
+    parts = [
+        start + _smallest(key[start:end], int(number))
+        for start, end, number in zip(starts, ends, counts, strict=True)
+        if number
+    ]
+    return np.concatenate(parts)
 
 
 def row_count(rows: float | int, total: int, available: int) -> int:

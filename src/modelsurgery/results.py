@@ -1,19 +1,70 @@
 """What a run found, and the same as plain values for `results.json` and every report."""
 
+import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from modelsurgery.apply.coverage import Coverage
 from modelsurgery.behaviors import Behavior
-from modelsurgery.edit import Edit
-from modelsurgery.evaluation.language_modelling import LanguageModelling
+from modelsurgery.choosing import Choice
 from modelsurgery.evaluation.measurement import BehaviorMeasurement, Sample
-from modelsurgery.evaluation.statistics import Rate
+from modelsurgery.evaluation.screening import Effect
+from modelsurgery.evaluation.statistics import Z_95, Rate
 from modelsurgery.probe import Probe
-from modelsurgery.tuning import Candidate, SearchResult
+from modelsurgery.tuning import Budget, DosePoint, SearchResult, Trial
 
 EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What an edit does to held-out neutral text and facts, and what was allowed.
+
+    Attributes:
+        budget: the limits.
+        effect: rises and shares lost, with errors.
+        clean_loss: of the base model, nats a token of neutral text.
+        tokens: predicted tokens of neutral text.
+    """
+
+    budget: Budget
+    effect: Effect
+    clean_loss: float
+    tokens: int
+
+    @property
+    def perplexity_rise(self) -> float:
+        """Relative rise of the perplexity, 0.05 for +5 %."""
+        return math.expm1(self.effect.clean)
+
+    @property
+    def broken(self) -> tuple[str, ...]:
+        """Names of the limits that it is over."""
+        return self.budget.broken(self.effect)
+
+    @property
+    def is_within_budget(self) -> bool:
+        """Whether it is over no limit."""
+        return not self.broken
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain values."""
+        effect = self.effect
+        measured = {
+            "perplexity": (self.perplexity_rise, self.budget.perplexity_rise),
+            "divergence": (effect.divergence, self.budget.divergence),
+            "capability": (100 * effect.capability_lost, self.budget.capability_drop),
+        }
+        return {
+            name: {
+                "measured": value,
+                "limit": limit,
+                "is_inside": None if limit is None else name not in self.broken,
+            }
+            for name, (value, limit) in measured.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -26,13 +77,12 @@ class RunResult:
         model: name of the model.
         behavior: the behavior with its texts.
         judge: name and note of the judge.
-        probe: the fitted probe with its metrics.
-        edit: the edit.
-        search: how it was found; None when it was given.
+        choice: the edit with its probe, and how it was found.
+        given_up: damage of the edit that the search preferred, if that was over the budget.
         coverage: what it changed, of how much.
         sampled: behavior before and after, sampled.
         greedy: behavior before and after, greedy.
-        language_modelling: perplexity and divergence on neutral text.
+        damage: to held-out neutral text and facts.
         facts: exact match, base and edited; None where there are no facts.
         seconds: wall time of the whole run.
     """
@@ -42,31 +92,23 @@ class RunResult:
     model: str
     behavior: Behavior
     judge: tuple[str, str]
-    probe: Probe
-    edit: Edit
-    search: SearchResult | None
+    choice: Choice
+    given_up: Damage | None
     coverage: Coverage
     sampled: BehaviorMeasurement
     greedy: BehaviorMeasurement
-    language_modelling: LanguageModelling
+    damage: Damage
     facts: tuple[Rate, Rate] | None
     seconds: float
 
     @property
-    def perplexity_rise(self) -> float:
-        """Relative rise of the perplexity on held-out neutral text, 0.05 for +5 %."""
-        measured = self.language_modelling
-        return measured.edited_perplexity / measured.base_perplexity - 1
-
-    @property
     def is_within_budget(self) -> bool:
         """Whether the damage on held-out text stayed inside the budget."""
-        return self.perplexity_rise <= float(self.recipe["max_perplexity_rise"])
+        return self.damage.is_within_budget
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as in `results.json` and `surgery run --json`."""
-        measured = self.language_modelling
-        facts = self.facts
+        damage, facts, search = self.damage, self.facts, self.choice.search
         return {
             "model": self.model,
             "behavior": {
@@ -79,23 +121,27 @@ class RunResult:
             },
             "judge": {"name": self.judge[0], "note": self.judge[1]},
             "perplexity": {
-                "base": measured.base_perplexity,
-                "edited": measured.edited_perplexity,
-                "rise": self.perplexity_rise,
-                "budget": self.recipe["max_perplexity_rise"],
-                "is_within_budget": self.is_within_budget,
-                "tokens": measured.tokens,
+                "base": math.exp(damage.clean_loss),
+                "edited": math.exp(damage.clean_loss + damage.effect.clean),
+                "rise": damage.perplexity_rise,
+                "tokens": damage.tokens,
                 "text": self.behavior.neutral_note,
             },
-            "divergence": measured.divergence,
+            "divergence": damage.effect.divergence,
+            "budget": {
+                "is_met": self.is_within_budget,
+                "limits": damage.to_json(),
+                "given_up": None if self.given_up is None else self.given_up.to_json(),
+            },
             "facts": {
                 "base": facts[0].rate if facts else None,
                 "edited": facts[1].rate if facts else None,
                 "intervals": [asdict(rate) for rate in facts] if facts else None,
             },
-            "probe": _probe_json(self.probe),
+            "probe": _probe_json(self.choice.probe),
             "edit": self._edit_json(),
-            "search": _search_json(self.search) if self.search else None,
+            "search": None if search is None else _search_json(search),
+            "dose_response": [_point_json(point) for point in self.choice.curve],
             "examples": [asdict(sample) for sample in self.examples()],
             "run_directory": str(self.directory),
             "seconds": self.seconds,
@@ -112,7 +158,7 @@ class RunResult:
         return tuple(against[:EXAMPLES])
 
     def _edit_json(self) -> dict[str, Any]:
-        coverage, settings = self.coverage, self.edit.provenance.settings
+        coverage, edit = self.coverage, self.choice.edit
         return {
             "rows": coverage.rows_edited,
             "rows_found": coverage.rows_found,
@@ -120,10 +166,12 @@ class RunResult:
             "tensors_found": coverage.tensors_found,
             "bytes_changed": coverage.bytes_changed,
             "bytes_total": coverage.bytes_total,
-            "alpha": self.edit.alpha,
-            "strength": self.edit.strength,
-            "direction_rule": settings["direction_rule"],
-            "layers": settings["layers"],
+            "alpha": edit.alpha,
+            "strength": edit.strength,
+            "direction_rule": self.choice.setting.rule,
+            "probe_layer": self.choice.setting.probe_layer,
+            "layers": self.choice.setting.window,
+            "per_layer": self.choice.setting.per_layer,
         }
 
 
@@ -143,25 +191,49 @@ def _probe_json(probe: Probe) -> dict[str, Any]:
 
 
 def _search_json(search: SearchResult) -> dict[str, Any]:
+    seconds, made = search.seconds
     return {
         "base_rate": search.base_rate,
-        "candidates": [_candidate_json(candidate) for candidate in search.candidates],
+        "chosen": search.best.number,
+        "survivors": [{"trial": one.trial.number, "rate": one.rate} for one in search.survivors],
+        "rank_correlation": search.rank_correlation,
+        "front": [trial.number for trial in search.front],
+        "trials": [_trial_json(trial) for trial in search.trials],
+        "broken": search.broken,
+        "trials_made": made,
+        "seconds": seconds,
     }
 
 
-def _candidate_json(candidate: Candidate) -> dict[str, Any]:
-    losses = candidate.selectivity
+def _trial_json(trial: Trial) -> dict[str, Any]:
     return {
-        "probe_layer": candidate.probe_layer,
-        "direction_rule": candidate.rule,
-        "rows": candidate.rows,
-        "layers": candidate.window,
-        "strength": candidate.strength,
-        "selectivity": losses.value,
-        "loss_rise": {
-            "behavior": losses.behavior,
-            "opposite": losses.opposite,
-            "clean": losses.clean,
-        },
-        "rate": candidate.rate,
+        "number": trial.number,
+        **trial.setting.to_json(),
+        "strength": trial.strength,
+        "selectivity": trial.effect.selectivity,
+        "effect": asdict(trial.effect),
     }
+
+
+def _point_json(point: DosePoint) -> dict[str, Any]:
+    effect = point.effect
+    return {
+        "strength": point.strength,
+        "is_chosen": point.is_chosen,
+        "rate": None if point.rate is None else asdict(point.rate),
+        "selectivity": effect.selectivity,
+        "perplexity_rise": _with_interval(effect.clean, effect.clean_error, math.expm1),
+        "divergence": _with_interval(effect.divergence, effect.divergence_error),
+        "capability_drop": _with_interval(
+            100 * effect.capability_lost, 100 * effect.capability_error
+        ),
+        "used": point.used,
+        "is_inside": all(used <= 1 for used in point.used.values()),
+    }
+
+
+def _with_interval(
+    value: float, error: float, told: Callable[[float], float] = float
+) -> dict[str, float]:
+    low, high = value - Z_95 * error, value + Z_95 * error
+    return {"value": told(value), "low": told(low), "high": told(high)}

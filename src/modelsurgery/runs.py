@@ -1,8 +1,9 @@
 """A run directory: everything one run wrote, whole or resumable.
 
 It holds `recipe.resolved.yaml  manifest.json  probe.safetensors  edit.safetensors
-samples/*.jsonl  results.json  features/*.safetensors  store.sqlite`. The manifest is written last:
-a directory with a recipe and no manifest was interrupted, and the same command goes on with it.
+samples/*.jsonl  results.json  features/*.safetensors  store.sqlite  study.journal`. The manifest is
+written last: a directory with a recipe and no manifest was interrupted, and the same command goes
+on with it.
 """
 
 import itertools
@@ -37,6 +38,7 @@ from modelsurgery.provenance import provenance
 RECIPE_FILE = "recipe.resolved.yaml"
 MANIFEST_FILE = "manifest.json"
 STORE_FILE = "store.sqlite"
+STUDY_FILE = "study.journal"
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,11 @@ class RunDirectory:
             apart: what differs from run to run, as times: content of `speed.json`.
         """
         write_json(self.path / "results.json", results)
-        # The store may be shared with a run that still writes to it.
+        # The store and the study may be shared with a run that still writes to them.
         files = sorted(
             path
             for path in self.path.rglob("*")
-            if path.is_file() and not path.name.startswith(STORE_FILE)
+            if path.is_file() and not path.name.startswith((STORE_FILE, STUDY_FILE))
         )
         if apart is not None:
             write_json(self.path / "speed.json", apart)

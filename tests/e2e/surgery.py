@@ -15,6 +15,14 @@ def surgery(*arguments: str | Path, expected_exit: int = 0, cwd: Path | None = N
     return done.stdout
 
 
+def surgery_fails(*arguments: str | Path, expected_exit: int) -> str:
+    """Run `surgery ARGUMENTS`, which fails; gives its standard error."""
+    command = [sys.executable, "-m", "modelsurgery", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == expected_exit, done.stderr
+    return done.stderr
+
+
 def surgery_json(*arguments: str | Path, **options: Any) -> dict[str, Any]:
     """Run `surgery ARGUMENTS --json`; standard output must be one JSON object."""
     content = json.loads(surgery(*arguments, "--json", **options))

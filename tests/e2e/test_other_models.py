@@ -47,7 +47,8 @@ def test_sad_stories_on_a_model_trained_by_others(shared: Path, tmp_path: Path) 
     assert run["facts"]["base"] is None
     assert run["perplexity"]["rise"] <= 0.05
     # 37 held-out prompts cannot tell a small change; the loss on tuning texts can.
-    rises = run["search"]["candidates"][0]["loss_rise"]
+    trials = {one["number"]: one for one in run["search"]["trials"]}
+    rises = trials[run["search"]["chosen"]]["effect"]
     assert rises["behavior"] > 5 * max(rises["opposite"], 0.01)
     assert run["behavior"]["change"]["low"] < 0
     assert run["edit"]["tensors_found"] == 5
@@ -73,6 +74,6 @@ def test_rude_sentences_and_their_rewrites_on_a_model_of_real_text(
     assert run["probe"]["accuracy"] > 0.65
     assert run["probe"]["auroc"] > run["probe"]["control_auroc"] + 0.1
     assert run["edit"]["tensors_found"] == 8
-    best = run["search"]["candidates"][0]
-    assert best["selectivity"] > 0
+    trials = {one["number"]: one for one in run["search"]["trials"]}
+    assert trials[run["search"]["chosen"]]["selectivity"] > 0
     assert run["divergence"] > 0

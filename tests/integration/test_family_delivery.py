@@ -19,19 +19,21 @@ from modelsurgery import (
     select_region,
     undo,
 )
+from modelsurgery.apply.in_memory import edited_per_part
+from modelsurgery.errors import UnsupportedModelError
 from modelsurgery.files import sha256_file
 from tiny import ALL_FAMILIES, REMOTE_CODE, auto_class, write_tiny_model
 
 LOADED = [family for family in ALL_FAMILIES if family not in REMOTE_CODE]
 
 
-def random_edit(directory: Path) -> Edit:
+def random_edit(directory: Path, seed: int = 0) -> Edit:
     """A third of all rows, some of every kind, of a model in bf16."""
     checkpoint = open_checkpoint(directory)
     gates = find_gate_matrices(checkpoint)
-    direction = np.random.default_rng(0).standard_normal(gates[0].hidden_size, dtype=np.float32)
+    direction = np.random.default_rng(seed).standard_normal(gates[0].hidden_size, dtype=np.float32)
     scores = score_rows(checkpoint, gates, direction[None])
-    region = select_region(scores, 0.33, selection="random")
+    region = select_region(scores, 0.33, selection="random", seed=seed)
     assert len(region.gates) > len(gates) / 2
     return make_edit(region, direction, strength=2.0).bound_to(checkpoint)
 
@@ -81,3 +83,35 @@ def test_memory_copy_and_in_place_agree_and_undo_gives_every_hash_back(
     for directory in (base, copy):
         undo(directory)
         assert hashes(directory) == original
+
+
+@pytest.mark.filterwarnings("ignore:Casting complex values")
+@pytest.mark.parametrize("family", LOADED)
+def test_several_edits_in_one_pass_give_what_each_gives_alone(family: str, tmp_path: Path) -> None:
+    write_tiny_model(tmp_path / "base", family, dtype=torch.bfloat16)
+    first = random_edit(tmp_path / "base", seed=0)
+    second = random_edit(tmp_path / "base", seed=1).scaled(-1.5)
+    model = load(tmp_path / "base", family)
+    ids = torch.tensor([[1, 7, 9, 14, 11, 23, 8, 30], [1, 9, 30, 12, 4, 7, 21, 5]])
+    parts = [(), (first,), (second,), (first, second)]
+    if any(update.address.expert >= 0 for update in first.updates):
+        with (
+            pytest.raises(UnsupportedModelError, match="one edit at a time"),
+            edited_per_part(model, parts),
+        ):
+            pass
+        return
+    alone = []
+    with torch.inference_mode():
+        for edits in parts:
+            with edited(model, *edits):
+                alone.append(model(input_ids=ids).logits)
+        whole = ids.repeat(len(parts), 1)
+        with edited_per_part(model, parts):
+            together = model(input_ids=whole).logits.unflatten(0, (len(parts), -1))
+        after = model(input_ids=ids).logits
+    assert after.equal(alone[0])  # nothing is left behind
+    spread = (alone[1] - alone[0]).abs().max()
+    for one, other in zip(alone, together, strict=True):
+        assert (one - other).abs().max() <= 2e-3 * spread
+    assert spread > 3e-3

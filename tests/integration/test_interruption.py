@@ -113,7 +113,7 @@ def test_ctrl_c_during_a_run_and_the_same_command_again(surgery: Surgery, tmp_pa
     texts = write_labelled(tmp_path / "my texts.jsonl")
     options = ("--strength", 4, "--rows", 0.02, "--samples", 1, "--prompt-count", 4)
     command = ("run", "--texts", texts, "--model", "embedded", *options)
-    function = "modelsurgery.recipe.measure_behavior"
+    function = "modelsurgery.running.measure_behavior"
     code, out, err = interrupted(function, tmp_path / "reached", *command)
     assert code == 130
     assert out == ""

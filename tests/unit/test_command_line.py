@@ -36,15 +36,25 @@ RESULTS = {
         },
     },
     "judge": {"name": "lab", "note": "exact"},
-    "perplexity": {"base": 10.0, "edited": 10.6, "rise": 0.06, "budget": 0.05, "tokens": 1000,
-                   "text": "plain talk", "is_within_budget": False},
+    "perplexity": {"base": 10.0, "edited": 10.6, "rise": 0.06, "tokens": 1000,
+                   "text": "plain talk"},
     "divergence": 0.01,
+    "budget": {
+        "is_met": False,
+        "limits": {
+            "perplexity": {"measured": 0.06, "limit": 0.05, "is_inside": False},
+            "divergence": {"measured": 0.01, "limit": None, "is_inside": None},
+            "capability": {"measured": 1.0, "limit": 2.0, "is_inside": True},
+        },
+        "given_up": None,
+    },
+    "dose_response": [],
     "facts": {"base": None, "edited": None, "intervals": None},
     "probe": {"layer": 4, "fit": "adam", "accuracy": 0.9, "auroc": 0.95, "control_accuracy": 0.5,
               "control_auroc": 0.5, "train_texts": 100, "held_out_texts": 20},
     "edit": {"rows": 10, "rows_found": 1000, "tensors": 2, "tensors_found": 4,
              "bytes_changed": 5000, "bytes_total": 1000000, "alpha": 1.0, "strength": 4.0,
-             "direction_rule": "W1", "layers": [3, 4]},
+             "direction_rule": "W1", "layers": [3, 4], "per_layer": False, "probe_layer": 4},
     "search": None,
     "examples": [{"prompt": "Say\nit", "base": "[bold]no\x1b[31m", "edited": "yes"}],
     "run_directory": "runs/1",
@@ -64,7 +74,7 @@ def test_the_table_says_rates_intervals_change_and_price() -> None:
     assert "-40.0 points (-80%)" in text
     assert "<0.0001" in text
     assert "+6.0%" in text
-    assert "over the budget of +5.0%" in text
+    assert "over the budget: +6.0% perplexity (at most +5.0%)" in text
     assert "10 of 900 edited continuations were empty" in text
     assert "10 of 1000 gate rows in 2 of 4 tensors, layers 3-4" in text
     assert "facts" not in text

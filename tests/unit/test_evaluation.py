@@ -17,13 +17,9 @@ from modelsurgery import (
 from modelsurgery.errors import EvaluationError
 from modelsurgery.evaluation.generation import Decoding, TransformersGenerator
 from modelsurgery.evaluation.judges import TextsJudge
-from modelsurgery.evaluation.language_modelling import (
-    answer_accuracy,
-    compare_language_modelling,
-    mean_token_loss,
-)
+from modelsurgery.evaluation.language_modelling import compare_language_modelling
 from modelsurgery.evaluation.measurement import Sample, measure_facts, summarize
-from modelsurgery.evaluation.selectivity import measure_selectivity, token_losses
+from modelsurgery.evaluation.screening import Screen
 from modelsurgery.texts import LabelledText
 from tiny import tiny_sentences
 
@@ -54,26 +50,13 @@ def log_probabilities(model: LanguageModel, text: str) -> tuple[torch.Tensor, to
     return logits.double().log_softmax(-1), ids[0, 1:]
 
 
-def test_loss_is_the_mean_over_all_predicted_tokens_of_all_texts(model: LanguageModel) -> None:
+def mean_loss(model: LanguageModel, texts: list[str]) -> float:
+    """By the definition: over all predicted tokens of all texts, one text at a time."""
     losses = []
-    for text in TEXTS:
+    for text in texts:
         table, targets = log_probabilities(model, text)
         losses += (-table[torch.arange(len(targets)), targets]).tolist()
-    assert mean_token_loss(model, TEXTS) == pytest.approx(sum(losses) / len(losses), rel=1e-5)
-
-
-def test_answer_accuracy_is_exact_match_of_greedy_text_in_one_pass(model: LanguageModel) -> None:
-    said = continued(model, TEXTS[:6], Decoding(2))
-    facts = [(prompt, text.strip()) for prompt, text in zip(TEXTS[:6], said, strict=True)]
-    # The answer is followed by a full stop, which this tokenizer does not know and no model says.
-    assert answer_accuracy(model, facts) == 0.0
-    expected = []
-    for prompt, answer in facts:
-        table, targets = log_probabilities(model, f"{prompt} {answer}.")
-        start = len(model.tokenizer(prompt)["input_ids"]) - 1
-        expected.append(bool((table.argmax(-1) == targets)[start:].all()))
-    assert answer_accuracy(model, facts) == sum(expected) / len(expected)
-    assert answer_accuracy(model, []) == 1.0
+    return sum(losses) / len(losses)
 
 
 def test_perplexity_and_divergence_match_their_definitions(
@@ -88,9 +71,9 @@ def test_perplexity_and_divergence_match_their_definitions(
     measured = compare_language_modelling(model, TEXTS, [strong_edit])
     assert measured.divergence == pytest.approx(sum(divergences) / len(divergences), rel=1e-4)
     assert measured.tokens == len(divergences)
-    assert measured.base_perplexity == pytest.approx(math.exp(mean_token_loss(model, TEXTS)))
+    assert measured.base_perplexity == pytest.approx(math.exp(mean_loss(model, TEXTS)))
     with edited(model.model, strong_edit):
-        assert measured.edited_perplexity == pytest.approx(math.exp(mean_token_loss(model, TEXTS)))
+        assert measured.edited_perplexity == pytest.approx(math.exp(mean_loss(model, TEXTS)))
 
 
 def test_a_model_does_not_diverge_from_itself(model: LanguageModel) -> None:
@@ -99,18 +82,69 @@ def test_a_model_does_not_diverge_from_itself(model: LanguageModel) -> None:
     assert measured.edited_perplexity == measured.base_perplexity
 
 
-def test_selectivity_is_the_rise_on_the_behavior_minus_the_rise_on_its_opposite(
+def test_an_effect_is_what_its_definitions_say(model: LanguageModel, strong_edit: Edit) -> None:
+    parts = (TEXTS[:4], TEXTS[4:8], TEXTS[8:])
+    before = [mean_loss(model, part) for part in parts]
+    hits = right_tokens(model, parts[2])
+    screen = Screen(model, *parts)
+    (effect,) = screen.measure([strong_edit])
+    with edited(model.model, strong_edit):
+        after = [mean_loss(model, part) for part in parts]
+        hits_after = right_tokens(model, parts[2])
+    assert screen.clean_loss == pytest.approx(before[2], rel=1e-5)
+    assert effect.behavior == pytest.approx(after[0] - before[0], rel=1e-4)
+    assert effect.opposite == pytest.approx(after[1] - before[1], rel=1e-4)
+    assert effect.clean == pytest.approx(after[2] - before[2], rel=1e-4)
+    assert effect.selectivity == effect.behavior - effect.opposite
+    measured = compare_language_modelling(model, parts[2], [strong_edit])
+    assert effect.divergence == pytest.approx(measured.divergence, rel=1e-4)
+    assert screen.clean_tokens == measured.tokens == len(hits)
+    assert effect.capability_lost == pytest.approx((sum(hits) - sum(hits_after)) / len(hits))
+    assert effect.clean_error > 0
+    assert effect.divergence_error > 0
+
+
+def right_tokens(model: LanguageModel, texts: list[str]) -> list[bool]:
+    hits = []
+    for text in texts:
+        table, targets = log_probabilities(model, text)
+        hits += (table.argmax(-1) == targets).tolist()
+    return hits
+
+
+def test_many_edits_in_a_pass_and_one_at_a_time_have_the_same_effects(
     model: LanguageModel, strong_edit: Edit
 ) -> None:
-    parts = (TEXTS[:4], TEXTS[4:8], TEXTS[8:])
-    base = token_losses(model, *parts)
-    measured = measure_selectivity(model, strong_edit, base, *parts)
+    edits = [strong_edit.scaled(factor) for factor in (0.1, -0.3, 1.0)]
+    texts = (TEXTS[:4], TEXTS[4:8], TEXTS[8:])
+    answers = continued(model, TEXTS[:8], Decoding(1))
+    facts = [(prompt, text.strip()) for prompt, text in zip(TEXTS[:8], answers, strict=True)]
+    together = Screen(model, *texts, facts).measure(edits)
+    alone = Screen(model, *texts, facts, parts=1).measure(edits)
+    for one, other in zip(together, alone, strict=True):
+        assert vars(one) == pytest.approx(vars(other), rel=1e-3, abs=1e-6)
+
+
+def test_facts_lost_are_those_that_greedy_decoding_no_longer_gets_right(
+    model: LanguageModel, strong_edit: Edit
+) -> None:
+    # The answer is followed by a full stop, which this tokenizer does not know: it counts as well.
+    said = continued(model, TEXTS[:6], Decoding(2))
+    facts = [(prompt, text.strip()) for prompt, text in zip(TEXTS[:6], said, strict=True)]
+
+    def right() -> float:
+        found = []
+        for prompt, answer in facts:
+            table, targets = log_probabilities(model, f"{prompt} {answer}.")
+            start = len(model.tokenizer(prompt)["input_ids"]) - 1
+            found.append(bool((table.argmax(-1) == targets)[start:].all()))
+        return sum(found) / len(found)
+
+    base = right()
+    (effect,) = Screen(model, [], [], TEXTS[8:], facts).measure([strong_edit])
     with edited(model.model, strong_edit):
-        after = [mean_token_loss(model, part) for part in parts]
-    assert measured.behavior == pytest.approx(after[0] - base.behavior)
-    assert measured.clean == pytest.approx(after[2] - base.clean)
-    expected = (after[0] - base.behavior) - (after[1] - base.opposite)
-    assert measured.value == pytest.approx(expected)
+        after = right()
+    assert effect.capability_lost == pytest.approx(base - after)
 
 
 def test_greedy_text_is_the_argmax_whatever_the_batch(model: LanguageModel) -> None:

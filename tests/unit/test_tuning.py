@@ -1,5 +1,5 @@
+import itertools
 import math
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,15 +7,16 @@ import pytest
 import torch
 
 from modelsurgery import LanguageModel, extract_hidden_states, load_model
-from modelsurgery.apply.in_memory import edited
 from modelsurgery.behaviors import Behavior, BehaviorFile
 from modelsurgery.behaviors.prompting import plain_prompt_set
-from modelsurgery.errors import DamageBudgetError
-from modelsurgery.evaluation.language_modelling import mean_token_loss
+from modelsurgery.errors import ArtefactError, DamageBudgetError, RecipeError
+from modelsurgery.evaluation.screening import Effect
 from modelsurgery.fitting import fit_probe_on_texts
 from modelsurgery.probe import Probe
+from modelsurgery.region import PAPER_ROWS
 from modelsurgery.texts import LabelledText
-from modelsurgery.tuning import SAFETY, Search, SearchSpace
+from modelsurgery.tuning import Budget, Search, SearchSpace, Setting, Study, Trial, default_space
+from modelsurgery.tuning.doses import corrected_strength, expected_strength
 from tiny import tiny_sentences
 
 SENTENCES = tiny_sentences(160)
@@ -24,7 +25,7 @@ SENTENCES = tiny_sentences(160)
 class CountsHappy:
     """A judge for random models: the behavior is the word happy."""
 
-    name = note = "happy"
+    name = note = version = "happy"
 
     def __call__(self, prompts: object, continuations: list[str]) -> list[str]:
         return ["behavior" if "happy" in text else "opposite" for text in continuations]
@@ -59,97 +60,239 @@ def probe(model: LanguageModel, behavior: Behavior) -> Probe:
 
 
 SPACE = SearchSpace(
+    probe_layers=(3,),
     rules=("mean-difference", "W1"),
-    rows=(0.1, 0.3),
     windows=(None, (2, 3)),
-    screened=2,
-    finalists=3,
+    rows=(0.03, 0.3),
+    per_layer=(False, True),
+    layer_count=3,
 )
+BUDGET = Budget(perplexity_rise=0.02, capability_drop=None)
 
 
-def test_every_setting_is_as_strong_as_the_budget_allows(
-    model: LanguageModel, behavior: Behavior, probe: Probe
-) -> None:
-    search = Search(model, behavior, CountsHappy(), [probe], SPACE, max_perplexity_rise=0.02)
-    found = search.at_equal_damage()
-    assert len(found) == 8
-    base = mean_token_loss(model, behavior.tuning_neutral)
-    allowed = SAFETY * math.log1p(0.02)
-    for candidate in found:
-        assert candidate.selectivity.clean <= allowed + 1e-6
-        stronger = search.edit_of(replace(candidate, strength=candidate.strength * 2))
-        with edited(model.model, stronger):
-            rise = mean_token_loss(model, behavior.tuning_neutral) - base
-        assert rise > allowed or candidate.strength >= 128
-    values = [candidate.selectivity.value for candidate in found]
-    assert values == sorted(values, reverse=True)
+@pytest.fixture
+def search(model: LanguageModel, behavior: Behavior, probe: Probe) -> Search:
+    return Search(model, behavior, CountsHappy(), [probe], SPACE, BUDGET)
 
 
-def test_the_judge_decides_between_the_finalists(
-    model: LanguageModel, behavior: Behavior, probe: Probe
-) -> None:
-    result = Search(model, behavior, CountsHappy(), [probe], SPACE).run()
-    rates = [candidate.rate for candidate in result.candidates]
-    assert all(rate is not None for rate in rates[:3])
-    assert rates[3:] == [None] * 5
-    assert rates[0] == min(rates[:3])
+def test_a_search_uses_the_budget_and_stays_inside(search: Search) -> None:
+    with Study(SPACE, {}) as study:
+        result = search.run(study, trials=32)
+    assert len(result.trials) + result.broken == 32
+    assert BUDGET.allows(result.best.effect)
+    assert result.best.effect.selectivity > 0
+    inside = [one for one in result.trials if BUDGET.allows(one.effect)]
+    assert max(BUDGET.use(one.effect) for one in inside) > 0.4
     assert result.edit.strength == pytest.approx(result.best.strength)
+    assert result.survivors[0].trial.number == result.best.number
+    rates = [one.rate for one in result.survivors]
+    assert rates == sorted(rates)
+    uses = [BUDGET.use(one.effect) for one in result.front]
+    assert uses == sorted(uses)
+    if result.milder is not None:
+        assert BUDGET.allows(result.milder.effect, 0.5)
 
 
-def test_only_the_best_directions_are_tried_with_all_rows_and_windows(
-    model: LanguageModel, behavior: Behavior, probe: Probe
-) -> None:
-    probes = [probe, replace(probe, layer=2, mean_difference=probe.weight[0])]
-    space = replace(SPACE, screened=1)
-    found = Search(model, behavior, CountsHappy(), probes, space).at_equal_damage()
-    tried = Counter((one.probe_layer, one.rule) for one in found)
-    assert sorted(tried.values()) == [1, 1, 1, 4]
-    middle = {
-        (one.probe_layer, one.rule): one.selectivity.value
-        for one in found
-        if (one.rows, one.window) == (0.1, (2, 3))
-    }
-    assert tried.most_common(1)[0][0] == max(middle, key=middle.__getitem__)
+def test_a_search_is_repeatable(search: Search) -> None:
+    def trials() -> list[Trial]:
+        with Study(SPACE, {}, seed=3) as study:
+            search.make_trials(study, 16)
+            return study.trials()
+
+    assert trials() == trials()
+
+
+def test_the_first_trials_are_the_papers_setting_and_what_did_well(search: Search) -> None:
+    with Study(SPACE, {}) as study:
+        search.make_trials(study, 3)
+        first, second, *_ = study.trials()
+    assert (first.setting.rule, first.setting.rows) == ("W1", PAPER_ROWS)
+    assert (first.setting.window, first.setting.per_layer) == (None, False)
+    assert second.setting.rule == "mean-difference"
 
 
 def test_toward_is_the_other_sign(model: LanguageModel, behavior: Behavior, probe: Probe) -> None:
-    search = Search(model, behavior, CountsHappy(), [probe], SPACE, sign=-1)
-    found = search.at_equal_damage()
-    assert all(candidate.strength < 0 for candidate in found)
-    values = [candidate.selectivity.value for candidate in found]
-    assert values == sorted(values)
+    search = Search(model, behavior, CountsHappy(), [probe], SPACE, BUDGET, sign=-1)
+    with Study(SPACE, {}) as study:
+        result = search.run(study, trials=24)
+    assert result.edit.strength == pytest.approx(-result.best.strength)
+    assert result.best.effect.selectivity < 0
 
 
 def test_nothing_held_out_is_read(model: LanguageModel, behavior: Behavior, probe: Probe) -> None:
     unseen = (replace(behavior.prompt_sets[0], prompts=()),)
     blind = replace(behavior, held_out=(), prompt_sets=unseen, neutral=(), facts=())
-    arguments = (CountsHappy(), [probe], SearchSpace(rows=(0.1,)))
-    seeing = Search(model, behavior, *arguments).run()
-    assert Search(model, blind, *arguments).run().candidates == seeing.candidates
+    found = []
+    for texts in (behavior, blind):
+        search = Search(model, texts, CountsHappy(), [probe], SPACE, BUDGET)
+        with Study(SPACE, {}) as study:
+            result = search.run(study, trials=12)
+        found.append((result.trials, result.survivors, search.dose_response(result.edit)))
+    assert found[0] == found[1]
 
 
 def test_an_impossible_budget_is_said_so(
     model: LanguageModel, behavior: Behavior, probe: Probe
 ) -> None:
-    # On a random model one of the two signs lowers the loss, by luck; the other can only raise it.
-    space = SearchSpace(rules=("mean-difference",), rows=(1.0,))
-    outcomes = []
-    for sign in (1, -1):
-        search = Search(
-            model, behavior, CountsHappy(), [probe], space, sign=sign, max_perplexity_rise=1e-9
-        )
-        try:
-            search.run()
-        except DamageBudgetError as error:
-            outcomes.append(str(error))
-    assert outcomes
-    assert all("no edit keeps the perplexity inside the budget" in text for text in outcomes)
+    budget = Budget(perplexity_rise=None, divergence=1e-12, capability_drop=None)
+    search = Search(model, behavior, CountsHappy(), [probe], SPACE, budget)
+    with (
+        Study(SPACE, {}) as study,
+        pytest.raises(DamageBudgetError, match=r"no edit: .* times the budget of divergence"),
+    ):
+        search.run(study, trials=12)
 
 
 def test_the_model_is_as_before_after_a_search(
     model: LanguageModel, behavior: Behavior, probe: Probe
 ) -> None:
     before = {name: value.clone() for name, value in model.model.state_dict().items()}
-    Search(model, behavior, CountsHappy(), [probe], SearchSpace(rows=(0.2,))).run()
+    search = Search(model, behavior, CountsHappy(), [probe], SPACE, BUDGET)
+    with Study(SPACE, {}) as study:
+        search.dose_response(search.run(study, trials=8).edit)
     after = model.model.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_a_curve_goes_through_the_base_model_and_the_chosen_strength(search: Search) -> None:
+    with Study(SPACE, {}) as study:
+        edit = search.run(study, trials=12).edit
+    curve = search.dose_response(edit)
+    assert curve[0].strength == 0
+    assert curve[0].effect.divergence == pytest.approx(0, abs=1e-7)
+    (chosen,) = (point for point in curve if point.is_chosen)
+    assert chosen.strength == edit.strength
+    divergences = [point.effect.divergence for point in curve]
+    assert divergences == sorted(divergences)
+
+
+def effect(**values: float) -> Effect:
+    known = dict.fromkeys(("behavior", "opposite", "clean", "divergence", "capability_lost"), 0.0)
+    return Effect(**(known | values))
+
+
+def trial(strength: float, clean: float, behavior: float = 0.1) -> Trial:
+    setting = Setting(3, "W1", 0.1)
+    return Trial(0, setting, strength, effect(clean=clean, behavior=behavior))
+
+
+def test_a_budget_counts_every_limit() -> None:
+    budget = Budget(perplexity_rise=0.02, divergence=0.01, capability_drop=1.0)
+    used = budget.used(effect(clean=math.log(1.01), divergence=0.002, capability_lost=0.008))
+    assert used == pytest.approx(
+        {"perplexity": math.log(1.01) / math.log(1.02), "divergence": 0.2, "capability": 0.8}
+    )
+    assert not budget.allows(effect(divergence=0.009))  # more than 80 %
+    assert not budget.allows(effect(clean=math.nan))
+    assert budget.binding(effect(capability_lost=0.005)) == "capability"
+    nothing = Budget(capability_drop=0.0)
+    assert nothing.allows(effect())
+    assert not nothing.allows(effect(capability_lost=0.001))
+    # Held out: five wrong answers more may be chance, a perplexity over the limit is one.
+    assert budget.broken(effect(capability_lost=0.015, capability_error=0.01)) == ()
+    assert budget.broken(effect(capability_lost=0.03, capability_error=0.01)) == ("capability",)
+    assert budget.broken(effect(clean=math.log(1.021))) == ("perplexity",)
+
+
+def test_a_second_dose_corrects_the_first() -> None:
+    budget = Budget(perplexity_rise=math.expm1(1.0), capability_drop=None)
+    # Damage is the square of the strength: 0.72 of the budget is at its root.
+    assert corrected_strength(budget, [trial(0.2, 0.04)]) == pytest.approx(math.sqrt(0.72))
+    assert corrected_strength(budget, [trial(4.0, 16.0)]) == pytest.approx(math.sqrt(0.72))
+    # Two trials tell the power.
+    cubic = [trial(0.5, 0.125), trial(2.0, 8.0)]
+    assert corrected_strength(budget, cubic) == pytest.approx(0.72 ** (1 / 3), rel=1e-6)
+    # Settled: the aim is reached.
+    assert corrected_strength(budget, [trial(0.85, 0.7225)]) is None
+    # Never as strong as what was too strong already.
+    wanted = corrected_strength(budget, [trial(0.8, 0.5), trial(0.82, 0.9)])
+    assert wanted is None or wanted < 0.82
+
+
+def test_what_other_settings_took_tells_the_strength_of_a_new_one() -> None:
+    budget = Budget(perplexity_rise=math.expm1(1.0), capability_drop=None)
+    trials = [
+        Trial(k, Setting(3, "W1", rows), strength, effect(clean=rows * strength**2))
+        for k, (rows, strength) in enumerate(itertools.product((0.05, 0.1, 0.2), (1.0, 2.0, 3.0)))
+    ]
+    few = expected_strength(SPACE, budget, trials, Setting(3, "W1", 0.05))
+    many = expected_strength(SPACE, budget, trials, Setting(3, "W1", 0.3))
+    assert few > 1.5 * many
+    assert few == pytest.approx(math.sqrt(0.72 / 0.05), rel=0.2)
+
+
+def test_a_study_goes_on_where_it_ended(search: Search, tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    with Study(SPACE, {"a": 1}, path=path) as study:
+        search.make_trials(study, 8)
+        first = study.trials()
+    with Study(SPACE, {"a": 1}, path=path) as study:
+        assert study.trials() == first
+        search.make_trials(study, 8)
+        assert study.trials() == first  # enough
+        search.make_trials(study, 16)
+        assert len(study.trials()) == 16
+    with Study(SPACE, {"a": 2}, path=path) as study:  # something else depends on
+        assert study.trials() == []
+    with Study(replace(SPACE, rows=0.1), {"a": 1}, path=path) as study:  # another space
+        assert study.trials() == []
+
+
+def test_a_trial_that_was_killed_is_made_again(search: Search, tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    with Study(SPACE, {}, path=path) as study:
+        study.want(SPACE.first_settings()[0])
+        lost = study.ask()  # and the process dies
+    with Study(SPACE, {}, path=path) as study:
+        assert study.ended == 0
+        search.make_trials(study, 8)
+        trials = study.trials()
+    assert len(trials) == 8
+    assert trials[0].setting == lost.setting
+
+
+def test_two_may_work_on_one_study(search: Search, tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    with Study(SPACE, {}, path=path) as one, Study(SPACE, {}, path=path) as other:
+        for setting in SPACE.first_settings():
+            one.want(setting)
+            other.want(setting)  # once is enough
+        asked = [one.ask(), other.ask(), one.ask()]
+        assert len({proposal.setting for proposal in asked}) == 3
+        for proposal in asked:
+            one.tell(proposal, 2.0, effect(behavior=0.1), 0.1)
+        assert len(other.trials()) == 3
+
+
+def test_an_edit_that_breaks_the_model_is_no_trial_to_choose_from(tmp_path: Path) -> None:
+    with Study(SPACE, {}, path=tmp_path / "study.journal") as study:
+        study.tell(study.ask(), 1e9, effect(clean=math.nan), math.nan)
+        assert study.trials() == []
+        assert study.ended == 1
+        assert "strength 1e+09" in study.failures[0]
+
+
+def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    path.write_text("no journal\nat all\n")
+    with pytest.raises(ArtefactError, match="not a journal of studies"):
+        Study(SPACE, {}, path=path)
+
+
+def test_windows_that_are_too_small_for_the_rows_are_left_out(model: LanguageModel) -> None:
+    fixed = replace(SPACE, rows=0.9)
+    assert fixed.fitting(model.gates).windows == (None,)
+    with pytest.raises(RecipeError, match="take fewer rows"):
+        replace(fixed, windows=((2, 3),)).fitting(model.gates)
+
+
+def test_the_default_space_has_all_and_every_run_of_quarters() -> None:
+    space = default_space(32)
+    assert space.windows[0] is None
+    assert len(space.windows) == 10
+    assert (17, 24) in space.windows
+    assert default_space(1).windows == (None,)
+    for count in (1, 2, 3, 5, 80):
+        for window in default_space(count).windows[1:]:
+            assert window is not None
+            assert 1 <= window[0] <= window[1] <= count

@@ -2,18 +2,23 @@
 
 The model's parameters are found by the same layouts as the tensors of a file, so it does not matter
 that transformers names some of them otherwise, or holds the experts of a mixture in one tensor.
+
+`edited` writes rows into the model. `edited_per_part` writes nothing: several edits share one
+forward pass of the base weights, another one for each part of the batch.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers.pytorch_utils import Conv1D
 
 from modelsurgery.edit import Edit, RowUpdate, TensorChange, layout_of, tensor_changes
-from modelsurgery.errors import EditMismatchError
+from modelsurgery.errors import EditMismatchError, UnsupportedModelError
 from modelsurgery.layouts import Address, GateLayout, Shaped, layout_for, match_layout
 from modelsurgery.rows import DTYPES, Rows, RowView, rounded
 
@@ -45,10 +50,11 @@ def edited(model: Any, *edits: Edit) -> Iterator[tuple[TensorChange, ...]]:
         ...     model.model.generate(**inputs)
     """
     matrices = _gate_parameters(model, layout_of(edits)) if edits else {}
-    changes = tuple(tensor_changes(edits, lambda update, rows: _read(matrices, update, rows)))
+    changes = _changes(matrices, edits)
     places = [
-        (matrices[change.address], torch.from_numpy(change.rows).to(_device(matrices, change)))
+        (matrix, torch.from_numpy(change.rows).to(matrix.device))
         for change in changes
+        for matrix in [matrices[change.address].rows]
     ]
     kept = [matrix[rows] for matrix, rows in places]
     try:
@@ -61,8 +67,112 @@ def edited(model: Any, *edits: Edit) -> Iterator[tuple[TensorChange, ...]]:
             matrix[rows] = values
 
 
-def _gate_parameters(model: Any, layout: GateLayout | None) -> dict[Address, torch.Tensor]:
-    """Gate matrices [rows, d] of a loaded model, as views into its parameters."""
+@contextmanager
+def edited_per_part(model: Any, parts: Sequence[Sequence[Edit]]) -> Iterator[None]:
+    """Let part k of every batch pass through the model as if `parts[k]` were applied to it.
+
+    A batch has len(parts) parts of the same number of sequences, one after the other. Since
+    (W + ΔW)·x = W·x + ΔW·x, the base weights are used once for the whole batch, and the k edited
+    rows of each part are added to its outputs. What comes out is what `edited` gives, up to the
+    order in which sums are rounded; in a narrower dtype than f32 both terms are rounded once more.
+
+    Args:
+        model: a transformers model whose gate matrices belong to linear layers.
+        parts: edits of each part; an empty one is the base model.
+
+    Raises:
+        UnsupportedModelError: a gate matrix is not that of a linear layer that sees every token,
+            as in a mixture of experts.
+        EditMismatchError: the model has not the rows that an edit was made for.
+    """
+    matrices = _gate_parameters(model, layout_of([edit for part in parts for edit in part]))
+    modules = _projections(model)
+    additions: dict[Address, list[_Addition]] = {}
+    for number, edits in enumerate(parts):
+        for change in _changes(matrices, edits):
+            matrix = matrices[change.address]
+            rows = torch.from_numpy(change.after.astype(np.float32))
+            before = torch.from_numpy(change.before.astype(np.float32))
+            additions.setdefault(change.address, []).append(
+                _Addition(
+                    number,
+                    torch.from_numpy(matrix.outputs[change.rows]).to(matrix.rows.device),
+                    (rows - before).to(matrix.rows.device, matrix.rows.dtype),
+                )
+            )
+    with ExitStack() as stack:
+        for address, some in additions.items():
+            module = modules.get(id(matrices[address].parameter))
+            if module is None or address.expert >= 0:
+                raise UnsupportedModelError(
+                    f"{matrices[address].name} is not the weight of a linear layer that sees "
+                    "every token; use `edited` for one edit at a time"
+                )
+            hook = module.register_forward_hook(_adding(some, len(parts)))
+            stack.callback(hook.remove)
+        yield
+
+
+def takes_parts(model: Any, layout: GateLayout | None = None) -> bool:
+    """Whether `edited_per_part` knows all gate matrices of a model."""
+    modules = _projections(model)
+    gates = _gate_parameters(model, layout)
+    return all(id(one.parameter) in modules and at.expert < 0 for at, one in gates.items())
+
+
+def _projections(model: Any) -> dict[int, torch.nn.Module]:
+    """Linear layers by the identity of their weights."""
+    return {
+        id(module.weight): module
+        for module in model.modules()
+        if isinstance(module, torch.nn.Linear | Conv1D)
+    }
+
+
+@dataclass(frozen=True)
+class _Addition:
+    """What a part of a batch gets on top of a projection's outputs.
+
+    Attributes:
+        part: number of the part.
+        outputs: which outputs of the projection, int64 [k].
+        rows: what is added to their weights, [k, d].
+    """
+
+    part: int
+    outputs: torch.Tensor
+    rows: torch.Tensor
+
+
+def _adding(additions: Sequence[_Addition], parts: int) -> Callable[..., None]:
+    def hook(_: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        hidden, whole = inputs[0].unflatten(0, (parts, -1)), output.unflatten(0, (parts, -1))
+        for one in additions:
+            added = hidden[one.part] @ one.rows.T
+            whole[one.part].index_add_(-1, one.outputs, added)
+
+    return hook
+
+
+@dataclass(frozen=True)
+class _GateParameter:
+    """A gate matrix of a loaded model.
+
+    Attributes:
+        name: of the parameter.
+        parameter: the parameter that holds it.
+        rows: [rows, d], a view into the parameter.
+        outputs: which output of the projection each row gives, int64 [rows].
+    """
+
+    name: str
+    parameter: torch.nn.Parameter
+    rows: torch.Tensor
+    outputs: NDArray[np.int64]
+
+
+def _gate_parameters(model: Any, layout: GateLayout | None) -> dict[Address, _GateParameter]:
+    """Gate matrices of a loaded model."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     shapes = {
         name: Shaped(tuple(one.shape), TORCH_DTYPES.get(one.dtype, str(one.dtype)))
@@ -71,28 +181,34 @@ def _gate_parameters(model: Any, layout: GateLayout | None) -> dict[Address, tor
     config = model.config.to_dict()
     where = "the loaded model"
     gates = match_layout(layout or layout_for(config, shapes, where), shapes, config, where)
-    return {gate.address: _view(parameters[gate.tensor].data, gate.view) for gate in gates}
+    return {gate.address: _gate_parameter(parameters[gate.tensor], gate.view) for gate in gates}
 
 
-def _view(parameter: torch.Tensor, view: RowView) -> torch.Tensor:
+def _gate_parameter(parameter: torch.nn.Parameter, view: RowView) -> _GateParameter:
     if parameter.is_meta:
         raise EditMismatchError(
             f"{view.tensor} is not in memory but offloaded; load the model without offloading, or "
             "edit the checkpoint with `surgery apply`"
         )
-    offset = parameter.storage_offset() + view.offset
+    offset = parameter.data.storage_offset() + view.offset
     strides = (view.row_stride, view.column_stride)
-    return parameter.as_strided((view.rows, view.columns), strides, offset)
+    rows = parameter.data.as_strided((view.rows, view.columns), strides, offset)
+    firsts = view.offset + np.arange(view.rows) * view.row_stride  # elements [row, 0]
+    outputs = firsts % parameter.shape[-1] if view.is_transposed else firsts // parameter.shape[-1]
+    return _GateParameter(view.tensor, parameter, rows, outputs)
 
 
-def _device(matrices: dict[Address, torch.Tensor], change: TensorChange) -> torch.device:
-    return matrices[change.address].device
+def _changes(
+    matrices: dict[Address, _GateParameter], edits: Sequence[Edit]
+) -> tuple[TensorChange, ...]:
+    return tuple(tensor_changes(edits, lambda update, rows: _read(matrices, update, rows)))
 
 
 def _read(
-    matrices: dict[Address, torch.Tensor], update: RowUpdate, rows: NDArray[np.int64]
+    matrices: dict[Address, _GateParameter], update: RowUpdate, rows: NDArray[np.int64]
 ) -> Rows:
-    matrix = matrices.get(update.address)
+    gate = matrices.get(update.address)
+    matrix = None if gate is None else gate.rows
     if matrix is None or tuple(matrix.shape) != update.shape:
         found = "no such parameter" if matrix is None else f"shape {list(matrix.shape)}"
         raise EditMismatchError(

@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 for command in (
     experiments.run,
+    experiments.tune,
     experiments.probe,
     experiments.evaluate,
     checkpoints.edit,

@@ -1,27 +1,44 @@
-"""Verbs that load a model: the whole surgery, the probe; and the behaviors that they know."""
+"""Verbs that load a model: whole surgeries, the probe, evaluation; and behaviors."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from modelsurgery.cli.options import (
     Alpha,
+    BehaviorOption,
     DataRoot,
     Device,
+    DirectionOption,
     DType,
     FitOption,
     Json,
+    JudgeOption,
     LabelColumn,
     Layers,
     LayoutFile,
+    MaxCapabilityDrop,
+    MaxDivergence,
+    MaxPerplexity,
+    Minutes,
     ModelArgument,
+    OwnNeutral,
+    OwnPrompts,
+    OwnTexts,
+    PerLayer,
+    PromptCount,
     Rows,
     Rule,
+    RunOut,
+    Samples,
     Seed,
     Strength,
+    StudyFile,
     TextColumn,
+    Trials,
     chosen_fit,
     layer_window,
     model_directory,
@@ -41,38 +58,45 @@ TASKS = "Capability: wikitext, lambada, gsm8k, bbh, mmlu, tydiqa."
 def run(
     recipe: Annotated[Path | None, typer.Argument(help="A recipe, YAML.")] = None,
     model: Annotated[str | None, typer.Option(help="Model directory or id of the Hub.")] = None,
-    behavior: Annotated[str | None, typer.Option(help="Built-in name or YAML file.")] = None,
-    texts: Annotated[Path | None, typer.Option(help="Labelled texts of your own.")] = None,
-    prompts: Annotated[Path | None, typer.Option(help="Held-out prompts.")] = None,
-    neutral: Annotated[Path | None, typer.Option(help="Neutral text for the damage.")] = None,
+    behavior: BehaviorOption = None,
+    texts: OwnTexts = None,
+    prompts: OwnPrompts = None,
+    neutral: OwnNeutral = None,
     text_column: TextColumn | None = None,
     label_column: LabelColumn | None = None,
     data: DataRoot = None,
-    judge: Annotated[str | None, typer.Option(help="Judge, as in `surgery evaluate`.")] = None,
-    direction: Annotated[str | None, typer.Option(help="away or toward.")] = None,
-    max_perplexity: Annotated[str | None, typer.Option(help="Damage budget, as +5%.")] = None,
+    judge: JudgeOption = None,
+    direction: DirectionOption = None,
+    max_perplexity: MaxPerplexity = None,
+    max_divergence: MaxDivergence = None,
+    max_capability_drop: MaxCapabilityDrop = None,
+    trials: Trials = None,
+    minutes: Minutes = None,
+    study: StudyFile = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Search, even where the recipe gives a strength.")
+    ] = False,
     fit: FitOption | None = None,
     layer: Annotated[int | None, typer.Option(help="Layer that the probe reads, 1..L.")] = None,
     rule: Rule = None,
     rows: Rows = None,
     layers: Layers = None,
+    per_layer: PerLayer = None,
     alpha: Alpha = None,
     strength: Strength = None,
     layout: LayoutFile = None,
-    samples: Annotated[int | None, typer.Option(help="Sampled continuations a prompt.")] = None,
-    prompt_count: Annotated[int | None, typer.Option(help="Held-out prompts at most.")] = None,
+    samples: Samples = None,
+    prompt_count: PromptCount = None,
     seed: Seed | None = None,
     device: Device = None,
     dtype: DType = None,
-    out: Annotated[Path | None, typer.Option(help="Run directory.")] = None,
+    out: RunOut = None,
     as_json: Json = False,
 ) -> None:
     """Perform a whole surgery and measure it; with nothing given, on the embedded model."""
-    from rich.console import Console
-
-    from modelsurgery.recipe import Recipe, run_recipe
+    from modelsurgery.recipe import Recipe
     from modelsurgery.report.terminal import print_results
-    from modelsurgery.schema import load_yaml, parse
+    from modelsurgery.schema import load_yaml
 
     given = {
         "model": model,
@@ -85,11 +109,18 @@ def run(
         "data": data,
         "judge": judge,
         "direction": direction,
+        "max_perplexity_rise": percentage(max_perplexity),
+        "max_divergence": max_divergence,
+        "max_capability_drop": max_capability_drop,
+        "trials": trials,
+        "minutes": minutes,
+        "study": study,
         "fit": fit,
         "layer": layer,
         "direction_rule": rule,
         "rows": row_share(rows),
         "layers": layer_window(layers),
+        "per_layer": per_layer,
         "alpha": alpha,
         "strength": strength,
         "layout": layout,
@@ -99,24 +130,93 @@ def run(
         "device": device,
         "dtype": dtype,
         "out": out,
-        "max_perplexity_rise": percentage(max_perplexity),
     }
     base = load_yaml(recipe, Recipe).model_dump(exclude_unset=True) if recipe else {}
-    options = {key: value for key, value in given.items() if value is not None}
-    chosen = parse({**base, **options}, Recipe, "options")
+    if tune:
+        base = {key: value for key, value in base.items() if key not in ("alpha", "strength")}
+    _perform({**base, **_without_none(given)}, print_results, as_json)
+
+
+def tune(
+    model: Annotated[str, typer.Argument(help="Model directory, id of the Hub, or `embedded`.")],
+    behavior: BehaviorOption = None,
+    texts: OwnTexts = None,
+    prompts: OwnPrompts = None,
+    neutral: OwnNeutral = None,
+    data: DataRoot = None,
+    judge: JudgeOption = None,
+    direction: DirectionOption = None,
+    max_perplexity: MaxPerplexity = None,
+    max_divergence: MaxDivergence = None,
+    max_capability_drop: MaxCapabilityDrop = None,
+    trials: Trials = None,
+    minutes: Minutes = None,
+    study: StudyFile = None,
+    fit: FitOption | None = None,
+    layout: LayoutFile = None,
+    samples: Samples = None,
+    prompt_count: PromptCount = None,
+    seed: Seed | None = None,
+    device: Device = None,
+    dtype: DType = None,
+    out: RunOut = None,
+    as_json: Json = False,
+) -> None:
+    """Find the strongest edit inside a damage budget, and show what else could be had."""
+    from modelsurgery.report.tuning import print_tuning
+
+    given = {
+        "model": model,
+        "behavior": behavior,
+        "texts": texts,
+        "prompts": prompts,
+        "neutral": neutral,
+        "data": data,
+        "judge": judge,
+        "direction": direction,
+        "max_perplexity_rise": percentage(max_perplexity),
+        "max_divergence": max_divergence,
+        "max_capability_drop": max_capability_drop,
+        "trials": trials,
+        "minutes": minutes,
+        "study": study,
+        "fit": fit,
+        "layout": layout,
+        "samples": samples,
+        "prompt_count": prompt_count,
+        "seed": seed,
+        "device": device,
+        "dtype": dtype,
+        "out": out,
+    }
+    _perform(_without_none(given), print_tuning, as_json)
+
+
+def _perform(
+    options: dict[str, Any], print_for_people: Callable[[dict[str, Any], Any], None], as_json: bool
+) -> None:
+    from rich.console import Console
+
+    from modelsurgery.recipe import Recipe
+    from modelsurgery.running import run_recipe
+    from modelsurgery.schema import parse
+
     with showing_progress() as progress:
-        result = run_recipe(chosen, progress=progress)
+        result = run_recipe(parse(options, Recipe, "options"), progress=progress)
     content = result.to_json()
     if as_json:
         print_json(content)
     else:
-        print_results(content, Console(highlight=False, soft_wrap=True))
-    if result.search is not None and not result.is_within_budget:
+        print_for_people(content, Console(highlight=False, soft_wrap=True))
+    if result.choice.search is not None and not result.is_within_budget:
         raise DamageBudgetError(
-            f"the perplexity rose by {result.perplexity_rise:+.1%} on held-out"
-            f" text, over the budget of {chosen.max_perplexity_rise:+.1%}; "
-            "lower --max-perplexity or give a smaller --strength"
+            f"the damage on held-out data is over the budget of {', '.join(result.damage.broken)}; "
+            "the edit is there all the same: allow more, or take a smaller --strength"
         )
+
+
+def _without_none(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}
 
 
 def probe(

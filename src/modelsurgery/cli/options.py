@@ -28,6 +28,48 @@ DataRoot = Annotated[
     Path | None,
     typer.Option("--data", help="Local copies of public data sets, a folder each."),
 ]
+BehaviorOption = Annotated[str | None, typer.Option("--behavior", help="Built-in name or YAML.")]
+OwnTexts = Annotated[Path | None, typer.Option("--texts", help="Labelled texts of your own.")]
+OwnPrompts = Annotated[Path | None, typer.Option("--prompts", help="Held-out prompts.")]
+OwnNeutral = Annotated[Path | None, typer.Option("--neutral", help="Neutral text for the damage.")]
+JudgeOption = Annotated[
+    str | None, typer.Option("--judge", help="Judge, as in `surgery evaluate`.")
+]
+DirectionOption = Annotated[str | None, typer.Option("--direction", help="away or toward.")]
+MaxPerplexity = Annotated[
+    str | None, typer.Option("--max-perplexity", help="Budget: its rise on neutral text, as +5%.")
+]
+MaxDivergence = Annotated[
+    float | None,
+    typer.Option("--max-divergence", help="Budget: mean KL from the base, nats a token."),
+]
+MaxCapabilityDrop = Annotated[
+    float | None,
+    typer.Option(
+        "--max-capability-drop",
+        help="Budget: points of exact match on facts, or of next tokens of neutral text.",
+    ),
+]
+Trials = Annotated[int | None, typer.Option("--trials", help="Edits tried; 40 without --minutes.")]
+Minutes = Annotated[
+    float | None, typer.Option("--minutes", help="No new trials after so many minutes.")
+]
+StudyFile = Annotated[
+    Path | None, typer.Option("--study", help="Take up, and keep, trials in this file.")
+]
+PerLayer = Annotated[
+    bool | None,
+    typer.Option(
+        "--per-layer/--global", help="The same share of each layer's rows, or the best of all."
+    ),
+]
+Samples = Annotated[
+    int | None, typer.Option("--samples", help="Sampled continuations of a prompt.")
+]
+PromptCount = Annotated[
+    int | None, typer.Option("--prompt-count", help="Held-out prompts at most.")
+]
+RunOut = Annotated[Path | None, typer.Option("--out", help="Run directory.")]
 LayoutFile = Annotated[
     Path | None, typer.Option("--layout", help="Where the gate rows are, for an unknown family.")
 ]

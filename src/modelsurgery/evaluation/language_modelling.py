@@ -34,30 +34,6 @@ class LanguageModelling:
     tokens: int
 
 
-def mean_token_loss(
-    model: LanguageModel, texts: Sequence[str], *, max_tokens: int = MAX_TOKENS
-) -> float:
-    """Mean cross-entropy per predicted token over all texts, nats."""
-    total, tokens = 0.0, 0
-    with torch.inference_mode():
-        for _, batch in batches(model, texts, max_tokens=max_tokens, batch_tokens=BATCH_TOKENS):
-            log_probabilities, targets = _predictions(model, batch)
-            total += _loss_sum(log_probabilities, targets)
-            tokens += len(targets)
-    return total / max(tokens, 1)
-
-
-def answer_accuracy(model: LanguageModel, facts: Sequence[tuple[str, str]]) -> float:
-    """Share of (prompt, answer) pairs whose whole answer is what greedy decoding gives.
-
-    1.0 when there are no facts.
-    """
-    if not facts:
-        return 1.0
-    hits = greedy_answers(model, [(prompt, f" {answer}.") for prompt, answer in facts])
-    return sum(hits) / len(facts)
-
-
 def greedy_answers(
     model: LanguageModel,
     pairs: Sequence[tuple[str, str]],

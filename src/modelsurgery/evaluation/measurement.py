@@ -13,6 +13,7 @@ from modelsurgery.evaluation.generation import Decoding, TransformersGenerator
 from modelsurgery.evaluation.judges import Judge, Verdict
 from modelsurgery.evaluation.judges.verdicts import UNKNOWN
 from modelsurgery.evaluation.statistics import PairedChange, Rate, paired_change, rate_of
+from modelsurgery.evaluation.store import Store, judged
 from modelsurgery.models import LanguageModel
 from modelsurgery.progress import Progress, silent
 
@@ -73,6 +74,7 @@ def measure_behavior(
     judge: Judge,
     decodings: Sequence[Decoding],
     *,
+    store: Store | None = None,
     progress: Progress = silent,
 ) -> BehaviorMeasurement:
     """Continue every prompt with the base and the edited model and let the judge look at both.
@@ -83,20 +85,20 @@ def measure_behavior(
         prompts: the prompts.
         judge: says what a continuation shows.
         decodings: one round of samples each, with the same seed for both models.
+        store: where continuations and judgements are looked up and kept.
         progress: is told of prompts done.
 
     Raises:
         EvaluationError: no prompt got a continuation from both models.
     """
-    generator = TransformersGenerator(model)
+    generator = TransformersGenerator(model, store=store)
     samples: list[Sample] = []
     for decoding in decodings:
         before, after = (
             _texts(generator, prompts, decoding, some, progress) for some in ((), edits)
         )
-        rounds = zip(
-            prompts, before, after, judge(prompts, before), judge(prompts, after), strict=True
-        )
+        verdicts = (judged(judge, prompts, texts, store) for texts in (before, after))
+        rounds = zip(prompts, before, after, *verdicts, strict=True)
         samples.extend(
             Sample(prompt, decoding.seed, base, changed, base_verdict, edited_verdict)
             for prompt, base, changed, base_verdict, edited_verdict in rounds
@@ -152,14 +154,22 @@ def decoding_of(prompts: PromptSet, seed: int | None = None) -> Decoding:
     return Decoding(prompts.max_new_tokens, seed, stop=prompts.stop, chat=prompts.is_chat)
 
 
-def behavior_rate(
-    model: LanguageModel, prompts: Sequence[str], judge: Judge, decoding: Decoding
-) -> float | None:
-    """Share of prompts that show the behavior with the model as it is.
+def prompt_rates(
+    model: LanguageModel,
+    prompts: Sequence[str],
+    judge: Judge,
+    decoding: Decoding,
+    store: Store | None = None,
+    edits: Sequence[Edit] = (),
+) -> list[float]:
+    """Whether each prompt's continuation shows the behavior, with edits in memory: 0 or 1.
 
-    Failed continuations are left out; None when there is no other: a broken model has no rate.
+    Failed continuations and those that could not be judged are left out: a broken model has none.
     """
-    return _prompt_rate(judge(prompts, _texts(TransformersGenerator(model), prompts, decoding)))
+    generator = TransformersGenerator(model, store=store)
+    continuations = _texts(generator, prompts, decoding, edits)
+    verdicts = judged(judge, prompts, continuations, store)
+    return [float(one == "behavior") for one in verdicts if one not in UNKNOWN]
 
 
 def measure_facts(

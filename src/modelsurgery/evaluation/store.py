@@ -137,6 +137,11 @@ class Store:
         try:
             yield
         except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                raise StorageError(
+                    f"cannot write {self._path}: no space is left there; free some and run the "
+                    "same command again"
+                ) from error
             raise StorageError(
                 f"{self._path}: {error}; see that the disk has room and that nothing else holds "
                 "the file, then run the same command again"

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from modelsurgery.report.curve import print_curve
+
 MIBI = 1 << 20
 
 
@@ -21,6 +23,9 @@ def print_results(results: dict[str, Any], console: Console) -> None:
     console.print()
     for line in _edit_lines(results):
         console.print(Text(line))
+    if results["dose_response"]:
+        console.print()
+        print_curve(results, console)
     for example in results["examples"]:
         console.print()
         console.print(Text.assemble(("prompt  ", "bold"), _plain(example["prompt"])))
@@ -98,14 +103,38 @@ def _footnotes(results: dict[str, Any]) -> list[str]:
     if failed:
         total = sum(behavior["verdicts"]["edited"].values())
         lines.append(f"{failed} of {total} edited continuations were empty and are not counted")
-    if not perplexity["is_within_budget"]:
-        lines.append(f"the perplexity rise is over the budget of {perplexity['budget']:+.1%}")
+    lines += budget_notes(results)
     return lines
+
+
+def budget_notes(results: dict[str, Any]) -> list[str]:
+    """What there is to say when an edit is over the budget on held-out data."""
+    budget = results["budget"]
+    over = [paid(name, one) for name, one in budget["limits"].items() if one["is_inside"] is False]
+    lines = []
+    if budget["given_up"] is not None:
+        lines.append(
+            "the edit that the search preferred was over the budget on held-out data; this is the "
+            "best one inside half of it"
+        )
+    if over:
+        lines.append(f"over the budget: {', '.join(over)}")
+    return lines
+
+
+def paid(name: str, limit: dict[str, Any]) -> str:
+    """Damage with its limit."""
+    measured, most = limit["measured"], limit["limit"]
+    if name == "perplexity":
+        return f"{measured:+.1%} perplexity (at most {most:+.1%})"
+    if name == "divergence":
+        return f"{measured:.4f} nats of divergence (at most {most:.4f})"
+    return f"{0 - measured:+.1f} points of capability (at most -{most:.1f})"
 
 
 def _edit_lines(results: dict[str, Any]) -> list[str]:
     probe, edit = results["probe"], results["edit"]
-    layers = "all layers" if edit["layers"] is None else f"layers {_window(edit['layers'])}"
+    layers = shown_layers(edit)
     return [
         f"probe   accuracy {probe['accuracy']:.1%}, AUROC {probe['auroc']:.3f} on "
         f"{probe['held_out_texts']} held-out texts (shuffled labels "
@@ -118,8 +147,11 @@ def _edit_lines(results: dict[str, Any]) -> list[str]:
     ]
 
 
-def _window(layers: list[int]) -> str:
-    return f"{layers[0]}-{layers[1]}"
+def shown_layers(edit: dict[str, Any]) -> str:
+    """Which layers are edited, and whether each gives its share."""
+    window = edit["layers"]
+    shown = "all layers" if window is None else f"layers {window[0]}-{window[1]}"
+    return f"{shown} alike" if edit["per_layer"] else shown
 
 
 def _plain(text: str) -> str:

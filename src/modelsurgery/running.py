@@ -1,0 +1,193 @@
+"""The whole surgery that a recipe describes, from start to end.
+
+Texts → hidden states → probe → region → edit → measurement of base and edited model on held-out
+data.
+"""
+
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from modelsurgery import lab
+from modelsurgery.apply.coverage import Coverage, measure_coverage
+from modelsurgery.apply.in_memory import edited
+from modelsurgery.behaviors import Behavior, BehaviorFile, describe_behavior, load_behavior
+from modelsurgery.behaviors.roots import data_root
+from modelsurgery.choosing import Choice, choose_edit, fit_probes
+from modelsurgery.edit import Edit
+from modelsurgery.edit_file import save_edit
+from modelsurgery.errors import NothingChangedError, RecipeError
+from modelsurgery.evaluation.judges import judge_for
+from modelsurgery.evaluation.measurement import decoding_of, measure_behavior, measure_facts
+from modelsurgery.evaluation.screening import Screen
+from modelsurgery.evaluation.store import Store
+from modelsurgery.files import sha256_file
+from modelsurgery.layouts import load_layout
+from modelsurgery.models import LanguageModel, load_model
+from modelsurgery.probe import save_probe
+from modelsurgery.progress import Progress, silent
+from modelsurgery.provenance import Provenance, provenance
+from modelsurgery.recipe import DEFAULT_TRIALS, EMBEDDED, Recipe
+from modelsurgery.results import Damage, RunResult
+from modelsurgery.runs import STORE_FILE, RunDirectory, open_run
+
+
+def run_recipe(recipe: Recipe, *, progress: Progress = silent) -> RunResult:
+    """Perform the whole surgery and measure it; everything is written to the run directory.
+
+    Args:
+        recipe: what to do.
+        progress: is told what is going on.
+
+    Returns:
+        What was found. The edit is in `directory / "edit.safetensors"`.
+
+    Raises:
+        SurgeryError: one of its kinds; nothing half-written is left behind, and an interrupted
+            run goes on when the same recipe is run again with the same `out`.
+    """
+    started = time.monotonic()
+    described = _described(recipe)
+    recipe = _resolved(recipe, described)
+    name = EMBEDDED if recipe.model == EMBEDDED else Path(recipe.model).resolve().name
+    values = recipe.model_dump(mode="json", exclude={"out"})
+    with (
+        open_run(recipe.out, values, default_name=f"{name}-{described.name}") as run,
+        Store(run.path / STORE_FILE) as store,
+    ):
+        model = load_model(
+            _model_path(recipe),
+            device=recipe.device,
+            dtype=recipe.dtype,
+            revision=recipe.revision,
+            layout=None if recipe.layout is None else load_layout(recipe.layout),
+        )
+        assert model.gates  # refused here, early, if it cannot be edited
+        behavior = load_behavior(
+            described,
+            is_lab=recipe.is_lab,
+            data=recipe.data,
+            seed=recipe.seed,
+            prompt_count=recipe.prompt_count,
+        )
+        judge = judge_for(behavior, recipe.judge, seed=recipe.seed)
+
+        probes = fit_probes(recipe, run, model, behavior, progress)
+        choice = choose_edit(recipe, run, model, behavior, judge, probes, store, progress)
+        choice, damage, given_up = _kept(recipe, model, behavior, choice)
+        save_probe(choice.probe, run.path / "probe.safetensors")
+        origin = _origin(recipe, run, choice)
+        edit = replace(choice.edit.bound_to(model.checkpoint, model.gates), provenance=origin)
+        save_edit(edit, run.path / "edit.safetensors")
+
+        seeds = [recipe.seed + number for number in range(recipe.samples)]
+        prompts = behavior.prompt_sets[0]
+        rates = partial(
+            measure_behavior, model, [edit], prompts.texts, judge, store=store, progress=progress
+        )
+        result = RunResult(
+            recipe=values,
+            directory=run.path,
+            model=name,
+            behavior=behavior,
+            judge=(judge.name, judge.note),
+            choice=replace(choice, edit=edit),
+            given_up=given_up,
+            coverage=_coverage(model, edit),
+            sampled=rates([decoding_of(prompts, seed) for seed in seeds]),
+            greedy=rates([decoding_of(prompts)]),
+            damage=damage,
+            facts=measure_facts(model, [edit], behavior.facts) if behavior.facts else None,
+            seconds=time.monotonic() - started,
+        )
+        run.write_samples("sampled", result.sampled.samples)
+        run.write_samples("greedy", result.greedy.samples)
+        run.finish(result.to_json())
+    return result
+
+
+def _described(recipe: Recipe) -> BehaviorFile:
+    if recipe.texts is not None:
+        return BehaviorFile(
+            name=recipe.texts.stem,
+            title=f"texts of {recipe.texts.name}",
+            texts=recipe.texts,
+            prompts=recipe.prompts,
+            neutral=recipe.neutral,
+            text_column=recipe.text_column,
+            label_column=recipe.label_column,
+        )
+    described = describe_behavior(recipe.behavior)
+    if described.texts is None and recipe.model != EMBEDDED:
+        raise RecipeError(
+            f"behavior {recipe.behavior!r} has texts and a judge for the embedded "
+            "model only; give --texts FILE with labelled texts for this model"
+        )
+    return described.with_length(recipe.max_new_tokens)
+
+
+def _resolved(recipe: Recipe, described: BehaviorFile) -> Recipe:
+    """The recipe with everything that it leaves to the behavior or the environment."""
+    return recipe.model_copy(
+        update={
+            "direction": recipe.direction or described.direction,
+            "data": data_root(recipe.data),
+            "trials": recipe.trials or (DEFAULT_TRIALS if recipe.minutes is None else None),
+        }
+    )
+
+
+def _model_path(recipe: Recipe) -> str | Path:
+    return lab.embedded_model_path() if recipe.model == EMBEDDED else recipe.model
+
+
+def _kept(
+    recipe: Recipe, model: LanguageModel, behavior: Behavior, choice: Choice
+) -> tuple[Choice, Damage, Damage | None]:
+    """The choice with its damage on held-out text, or a milder one if that is over the budget.
+
+    The damage of the choice that was given up comes third.
+    """
+    screen = Screen(model, (), (), behavior.neutral, behavior.facts)
+
+    def damage(edit: Edit) -> Damage:
+        _coverage(model, edit)  # refuses an edit that changes no byte
+        effect = screen.measure([edit])[0]
+        if effect.divergence == 0:
+            raise NothingChangedError(
+                "the edit changed weights and no output moved; the chosen rows "
+                "have no effect, take others or a larger strength"
+            )
+        return Damage(recipe.budget, effect, screen.clean_loss, screen.clean_tokens)
+
+    first = damage(choice.edit)
+    if choice.milder is None or first.is_within_budget:
+        return choice, first, None
+    milder = replace(choice.milder, search=choice.search, curve=choice.curve)
+    return milder, damage(milder.edit), first
+
+
+def _origin(recipe: Recipe, run: RunDirectory, choice: Choice) -> Provenance:
+    setting = choice.setting
+    return provenance(
+        seed=recipe.seed,
+        inputs={"probe": sha256_file(run.path / "probe.safetensors")},
+        settings={
+            "direction": recipe.direction,
+            "direction_rule": setting.rule,
+            "rows": choice.edit.row_count,
+            "layers": setting.window,
+            "per_layer": setting.per_layer,
+        },
+    )
+
+
+def _coverage(model: LanguageModel, edit: Edit) -> Coverage:
+    with edited(model.model, edit) as changes:
+        return measure_coverage(
+            changes,
+            tensors_found=len(model.gates),
+            rows_found=edit.candidate_rows,
+            bytes_total=model.checkpoint.size_bytes,
+        )

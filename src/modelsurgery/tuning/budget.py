@@ -1,0 +1,77 @@
+"""How much damage an edit may do, and how much of that it does."""
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from modelsurgery.evaluation.screening import Effect
+
+SAFETY = 0.8  # of the budget is used: held-out text may suffer a little more than tuning text
+
+ONE_SIDED = 1.645  # standard errors
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits of the damage; None does not limit.
+
+    Attributes:
+        perplexity_rise: relative rise of the perplexity of neutral text, 0.05 for +5 %.
+        divergence: mean KL from the base over all positions of neutral text, nats.
+        capability_drop: points of exact match on facts; where there are none, of the next tokens
+            of neutral text.
+    """
+
+    perplexity_rise: float | None = 0.05
+    divergence: float | None = None
+    capability_drop: float | None = 2.0
+
+    def used(self, effect: Effect) -> dict[str, float]:
+        """Share of each limit that an effect takes; NaN where the edit broke the model."""
+        found: dict[str, float] = {}
+        if self.perplexity_rise is not None:
+            found["perplexity"] = effect.clean / math.log1p(self.perplexity_rise)
+        if self.divergence is not None:
+            found["divergence"] = effect.divergence / self.divergence
+        if self.capability_drop is not None:
+            lost = 100 * effect.capability_lost
+            found["capability"] = (
+                lost / self.capability_drop
+                if self.capability_drop
+                else math.inf
+                if lost > 0
+                else 0.0
+            )
+        return found
+
+    def allows(self, effect: Effect, share: float = SAFETY) -> bool:
+        """Whether an effect stays inside a share of every limit; a broken model does not."""
+        return all(used <= share for used in self.used(effect).values())
+
+    def use(self, effect: Effect) -> float:
+        """The largest share of a limit that an effect takes, at least a ten-thousandth.
+
+        Without any limit the divergence itself stands for it.
+        """
+        shares = self.used(effect).values() or [effect.divergence]
+        return max(*shares, 1e-4)
+
+    def broken(self, effect: Effect) -> tuple[str, ...]:
+        """The limits that an effect is over, on data that no choice was made on.
+
+        Capability counts right answers: it is over when chance does not explain it (one-sided
+        95 % interval).
+        """
+        lost = effect.capability_lost - ONE_SIDED * effect.capability_error
+        least = self.used(replace(effect, capability_lost=lost))
+        found = self.used(effect) | {"capability": least.get("capability", 0.0)}
+        return tuple(name for name, used in found.items() if not used <= 1)
+
+    def binding(self, effect: Effect) -> str:
+        """Which limit an effect takes most of."""
+        used = self.used(effect)
+        return max(used, key=lambda name: used[name]) if used else "nothing"
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return asdict(self)

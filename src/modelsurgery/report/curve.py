@@ -13,7 +13,7 @@ def print_curve(results: dict[str, Any], console: Console) -> None:
     """Print the curve, with a line where the budget ends."""
     points, name = results["dose_response"], results["behavior"]["name"]
     limits = results["budget"]["limits"]
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
     table.add_column("strength", justify="right", no_wrap=True)
     table.add_column(f"{name}, tuning prompts", no_wrap=True)
     for column in ("perplexity", "divergence", "capability"):

@@ -30,8 +30,8 @@ def print_tuning(results: dict[str, Any], console: Console) -> None:
 def _survivors(results: dict[str, Any]) -> Table:
     search, name = results["search"], results["behavior"]["name"]
     trials = {trial["number"]: trial for trial in search["trials"]}
-    table = Table(box=None, pad_edge=False)
-    for column in ("trial", name, "selectivity", "perplexity", "rows", "strength"):
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
+    for column in ("trial", name, "nats", "perplexity", "rows", "strength"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("direction, layers")
     base = search["base_rate"]
@@ -57,7 +57,7 @@ def _notes(results: dict[str, Any]) -> list[str]:
     lines = [
         f"tried   {len(search['trials'])} edits on texts (and {search['broken']} that broke the "
         f"model), {len(search['survivors'])} continued prompts; the rest of the front is in "
-        "results.json"
+        "results.json; nats: rise of the loss on the behavior less that on its opposite"
     ]
     if search["rank_correlation"] is not None:
         lines.append(

@@ -176,25 +176,28 @@ class Search:
         self, study: Study, trials: int | None, minutes: float | None = None
     ) -> tuple[float, int]:
         """Trials, several at a time; the seconds that they took, and their number."""
-        started, before = time.monotonic(), study.ended
+        started, made = time.monotonic(), 0
+        end = math.inf if minutes is None else started + 60 * minutes
+        goal = math.inf if trials is None else trials
         for setting in self.space.first_settings():
             study.want(setting)
-        goal = trials if trials is not None else before + 1
-        with self._progress("trials", max(0, goal - before)) as advance:
-            while True:
-                room = AT_A_TIME if trials is None else min(AT_A_TIME, trials - study.ended)
-                if minutes is not None and time.monotonic() - started > 60 * minutes:
-                    room = 0
-                if room <= 0:
-                    break
+        left = max(0, goal - study.ended)
+        with self._progress("trials", AT_A_TIME if math.isinf(left) else int(left)) as advance:
+            while time.monotonic() <= end and study.ended < goal:
+                room = int(min(AT_A_TIME, goal - study.ended))
                 self._follow_up(study, min(room, FOLLOW_UPS))
-                made = [self._proposal(study) for _ in range(room)]
-                edits = [self.edit_of(one.setting, strength) for one, strength in made]
-                for (one, strength), effect in zip(made, self.screen.measure(edits), strict=True):
-                    trial = Trial(-1, one.setting, strength, effect)
-                    study.tell(one, strength, effect, self._value(trial))
+                self._try(study, room)
+                made += room
                 advance(room)
-        return time.monotonic() - started, study.ended - before
+        return time.monotonic() - started, made
+
+    def _try(self, study: Study, count: int) -> None:
+        """Several trials in the same forward passes."""
+        asked = [self._proposal(study) for _ in range(count)]
+        edits = [self.edit_of(one.setting, strength) for one, strength in asked]
+        for (one, strength), effect in zip(asked, self.screen.measure(edits), strict=True):
+            trial = Trial(one.trial.number, one.setting, strength, effect)
+            study.tell(one, strength, effect, self._value(trial))
 
     def most_promising(self, trials: Sequence[Trial], share: float = SAFETY) -> list[Trial]:
         """Trials inside a share of the budget that change the behavior most, of different kinds."""

@@ -113,8 +113,8 @@ def open_run(
 ) -> Iterator[RunDirectory]:
     """Start a run directory, or go on with one that the same recipe left unfinished.
 
-    A run that fails takes its directory away again, if it made it; one that is interrupted keeps
-    it, to go on from.
+    A run that fails takes its directory away again, if it made it; one that is interrupted, or has
+    made trials, keeps it, to go on from.
 
     Args:
         path: where; None takes the first `surgery-runs/NAME-N` that is free or that this recipe
@@ -138,7 +138,8 @@ def open_run(
         write_text(path / RECIPE_FILE, content)
         yield RunDirectory(path)
     except SurgeryError:
-        if made and not (keep and (path / STORE_FILE).exists()):
+        is_useful = keep and (path / STORE_FILE).exists()
+        if made and not is_useful and not (path / STUDY_FILE).exists():
             shutil.rmtree(made[-1], ignore_errors=True)
         raise
 

@@ -109,6 +109,21 @@ def test_no_space_left_for_a_run(
     assert contents(full_disk) == {}
 
 
+def test_no_space_left_for_the_trials_of_a_search(
+    surgery: Surgery, made: Made, full_disk: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(OSError, match="No space left"):
+        (full_disk / "filler").write_bytes(bytes(1 << 17))
+    texts = write_labelled(tmp_path / "texts.jsonl", 200)
+    study = full_disk / "study.journal"
+    outcome = surgery("run", "--model", made.model, "--texts", texts, "--study", study,
+                      "--out", tmp_path / "run")  # fmt: skip
+    assert outcome.code == 1
+    assert outcome.stderr.startswith(f"surgery: {study}: No space left on device")
+    assert outcome.stderr.count("\n") == 1
+    assert not (tmp_path / "run" / "edit.safetensors").exists()
+
+
 def test_ctrl_c_during_a_run_and_the_same_command_again(surgery: Surgery, tmp_path: Path) -> None:
     texts = write_labelled(tmp_path / "my texts.jsonl")
     options = ("--strength", 4, "--rows", 0.02, "--samples", 1, "--prompt-count", 4)

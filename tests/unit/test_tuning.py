@@ -9,7 +9,7 @@ import torch
 from modelsurgery import LanguageModel, extract_hidden_states, load_model
 from modelsurgery.behaviors import Behavior, BehaviorFile
 from modelsurgery.behaviors.prompting import plain_prompt_set
-from modelsurgery.errors import ArtefactError, DamageBudgetError, RecipeError
+from modelsurgery.errors import ArtefactError, DamageBudgetError, EvaluationError, RecipeError
 from modelsurgery.evaluation.screening import Effect
 from modelsurgery.fitting import fit_probe_on_texts
 from modelsurgery.probe import Probe
@@ -91,6 +91,21 @@ def test_a_search_uses_the_budget_and_stays_inside(search: Search) -> None:
     assert uses == sorted(uses)
     if result.milder is not None:
         assert BUDGET.allows(result.milder.effect, 0.5)
+
+
+class JudgesNothing(CountsHappy):
+    def __call__(self, prompts: object, continuations: list[str]) -> list[str]:
+        return ["unjudged" for _ in continuations]
+
+
+def test_a_judge_that_fails_ends_the_search_and_the_trials_stay(
+    model: LanguageModel, behavior: Behavior, probe: Probe
+) -> None:
+    search = Search(model, behavior, JudgesNothing(), [probe], SPACE, BUDGET)
+    with Study(SPACE, {}) as study:
+        with pytest.raises(EvaluationError, match="could judge no continuation"):
+            search.run(study, trials=24)
+        assert study.ended == 24
 
 
 def test_a_search_is_repeatable(search: Search) -> None:
@@ -202,6 +217,9 @@ def test_a_second_dose_corrects_the_first() -> None:
     # Two trials tell the power.
     cubic = [trial(0.5, 0.125), trial(2.0, 8.0)]
     assert corrected_strength(budget, cubic) == pytest.approx(0.72 ** (1 / 3), rel=1e-6)
+    # Between one that was too weak and one that was too strong, where the power law misleads.
+    steep = [trial(2.0, 0.7), trial(2.6, 60.0)]
+    assert corrected_strength(budget, steep) == pytest.approx(math.sqrt(2.0 * 2.6))
     # Settled: the aim is reached.
     assert corrected_strength(budget, [trial(0.85, 0.7225)]) is None
     # Never as strong as what was too strong already.

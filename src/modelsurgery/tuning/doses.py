@@ -17,7 +17,7 @@ from modelsurgery.tuning.study import Trial
 FIRST_STRENGTH = 2.0
 LEAST_STRENGTH, MOST_STRENGTH = 0.05, 256.0
 POWER = 2.0
-POWERS = (1.0, 4.0)  # what two trials of a setting can say
+POWERS = (1.0, 6.0)  # what two trials of a setting can say
 AIM = 0.9 * SAFETY  # of the budget, so that a small error stays inside
 CLOSE = 1.05  # two strengths nearer than this are one
 STEP_BACK = 0.75
@@ -49,12 +49,17 @@ def corrected_strength(budget: Budget, trials: Sequence[Trial]) -> float | None:
         power = min(max(power, POWERS[0]), POWERS[1])
     nearest, used = min(points, key=lambda point: abs(math.log(point[1] / AIM)))
     wanted = nearest * _within_a_step(math.exp(math.log(AIM / used) / power))
-    inside = max((one.strength for one in trials if budget.allows(one.effect)), default=None)
-    outside = min((one.strength for one in trials if not budget.allows(one.effect)), default=None)
-    if outside is not None and wanted >= outside / CLOSE:
-        wanted = STEP_BACK * outside if inside is None else math.sqrt(inside * outside)
-    if inside is not None and wanted <= CLOSE * inside:
+    allowed = [one for one in trials if budget.allows(one.effect)]
+    best = max(allowed, key=lambda one: one.strength, default=None)
+    outside = min((one.strength for one in trials if one not in allowed), default=math.inf)
+    if best is None:
+        return _inside_bounds(min(wanted, STEP_BACK * outside))
+    if outside <= CLOSE**2 * best.strength or budget.use(best.effect) >= AIM:
         return None
+    if not CLOSE * best.strength < wanted < outside / CLOSE:
+        if math.isinf(outside):
+            return None
+        wanted = math.sqrt(best.strength * outside)
     return _inside_bounds(wanted)
 
 

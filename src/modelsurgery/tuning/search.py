@@ -2,8 +2,8 @@
 
 Trials are cheap: forward passes over tuning texts, several edits in each. A trial that shows a
 setting to be worth it and does not use the budget, or breaks it, is followed by one with a
-corrected strength. The best settings of different kinds continue tuning prompts, and the judge
-decides.
+corrected strength. The last trials bring the best settings of different kinds to the edge of the
+budget; these continue tuning prompts, and the judge decides.
 """
 
 import math
@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 
 from modelsurgery.behaviors import Behavior
 from modelsurgery.edit import Edit, make_edit
-from modelsurgery.errors import DamageBudgetError
+from modelsurgery.errors import DamageBudgetError, EvaluationError
 from modelsurgery.evaluation.judges import Judge
 from modelsurgery.evaluation.measurement import decoding_of, prompt_rates
 from modelsurgery.evaluation.screening import Screen
@@ -35,7 +35,8 @@ from modelsurgery.tuning.study import Proposal, Study, Trial
 TRIALS = 40
 AT_A_TIME = 8
 FOLLOW_UPS = 4  # of these, at most
-TRIALS_OF_A_SETTING = 4
+FINISHING = 0.4  # of the trials, or of the time, for the strengths of what will be judged
+TRIALS_OF_A_SETTING = 6
 SURVIVORS = 8
 TEXTS_PER_KIND = 64
 NEUTRAL_TEXTS = 128
@@ -185,7 +186,10 @@ class Search:
         with self._progress("trials", AT_A_TIME if math.isinf(left) else int(left)) as advance:
             while time.monotonic() <= end and study.ended < goal:
                 room = int(min(AT_A_TIME, goal - study.ended))
-                self._follow_up(study, min(room, FOLLOW_UPS))
+                is_late = goal - study.ended <= FINISHING * goal < math.inf
+                if minutes is not None:
+                    is_late |= end - time.monotonic() <= FINISHING * 60 * minutes
+                self._follow_up(study, room if is_late else min(room, FOLLOW_UPS), is_late)
                 self._try(study, room)
                 made += room
                 advance(room)
@@ -210,7 +214,11 @@ class Search:
         return [*kinds, *others][:SURVIVORS]
 
     def judged(self, trials: Sequence[Trial]) -> tuple[list[Survivor], float | None]:
-        """Trials with their rates on tuning prompts, best first, and the base model's rate."""
+        """Trials with their rates on tuning prompts, best first, and the base model's rate.
+
+        Raises:
+            EvaluationError: the judge could judge nothing.
+        """
         if not trials:
             return [], None
         base = self._rate()
@@ -219,6 +227,12 @@ class Search:
             for one in trials:
                 found.append(Survivor(one, self._rate([self.edit_of(one.setting, one.strength)])))
                 advance(1)
+        if base is None and all(one.rate is None for one in found):
+            raise EvaluationError(
+                f"judge {self._judge.name} could judge no continuation of {len(self._prompts)} "
+                "prompts; the trials are kept: mend it, or give another --judge, and run the same "
+                "command again"
+            )
         found.sort(key=lambda one: math.inf if one.rate is None else self._sign * one.rate)
         return found, base
 
@@ -249,21 +263,27 @@ class Search:
             return one, one.strength
         return one, expected_strength(self.space, self.budget, study.trials(), one.setting)
 
-    def _follow_up(self, study: Study, most: int) -> None:
-        """Want the settings that promise most with a strength that fits the budget better."""
+    def _follow_up(self, study: Study, most: int, is_late: bool) -> None:
+        """Want settings again, with strengths that fit the budget better.
+
+        First those that promise more than the best trial shows; late, all that would be judged.
+        """
         by_setting: dict[Setting, list[Trial]] = {}
         for trial in study.trials():
             by_setting.setdefault(trial.setting, []).append(trial)
         inside = self.most_promising([one for some in by_setting.values() for one in some])
         reached = self._change(inside[0]) if inside else 0.0
+        finalists = {trial.setting for trial in inside} if is_late else set()
         promised = {
             setting: max(self._value(trial) for trial in some)
             for setting, some in by_setting.items()
             if len(some) < TRIALS_OF_A_SETTING
         }
         for setting in sorted(promised, key=lambda one: -promised[one]):
-            if most == 0 or promised[setting] <= reached:
+            if most == 0:
                 break
+            if promised[setting] <= reached and setting not in finalists:
+                continue
             strength = corrected_strength(self.budget, by_setting[setting])
             if strength is not None:
                 study.want(setting, strength)

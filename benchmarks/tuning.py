@@ -129,7 +129,7 @@ def outcome(case: Case, trials: Sequence[Trial]) -> tuple[float, float]:
     rates = [
         statistics.fmean(
             prompt_rates(
-                case.model, held_out.texts, case.judge, decoding_of(held_out, seed), None, edits
+                case.model, held_out.texts, case.judge, [decoding_of(held_out, seed)], None, edits
             )
         )
         for seed in range(100, 100 + SAMPLES)

@@ -46,10 +46,13 @@ def test_sad_stories_on_a_model_trained_by_others(shared: Path, tmp_path: Path) 
     assert run["probe"]["accuracy"] > 0.9
     assert run["facts"]["base"] is None
     assert run["perplexity"]["rise"] <= 0.05
-    # 37 held-out prompts cannot tell a small change; the loss on tuning texts can.
+    # 37 held-out prompts cannot tell a small change; the loss on tuning texts can. Among survivors
+    # the judge chooses, here by 30 prompts: the chosen one need not be the most selective.
     trials = {one["number"]: one for one in run["search"]["trials"]}
+    survivors = [trials[one["trial"]]["effect"] for one in run["search"]["survivors"]]
+    assert max(one["behavior"] / max(one["opposite"], 0.01) for one in survivors) > 5
     rises = trials[run["search"]["chosen"]]["effect"]
-    assert rises["behavior"] > 5 * max(rises["opposite"], 0.01)
+    assert rises["behavior"] > 2 * max(rises["opposite"], 0.01)
     assert run["behavior"]["change"]["low"] < 0
     assert run["edit"]["tensors_found"] == 5
 

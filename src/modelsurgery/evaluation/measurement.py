@@ -158,18 +158,24 @@ def prompt_rates(
     model: LanguageModel,
     prompts: Sequence[str],
     judge: Judge,
-    decoding: Decoding,
+    decodings: Sequence[Decoding],
     store: Store | None = None,
     edits: Sequence[Edit] = (),
 ) -> list[float]:
-    """Whether each prompt's continuation shows the behavior, with edits in memory: 0 or 1.
+    """Share of each prompt's continuations that show the behavior, with edits in memory.
 
-    Failed continuations and those that could not be judged are left out: a broken model has none.
+    Failed continuations and those that could not be judged are left out, and a prompt that has no
+    other: a broken model has none.
     """
     generator = TransformersGenerator(model, store=store)
-    continuations = _texts(generator, prompts, decoding, edits)
-    verdicts = judged(judge, prompts, continuations, store)
-    return [float(one == "behavior") for one in verdicts if one not in UNKNOWN]
+    shown: list[list[float]] = [[] for _ in prompts]
+    for decoding in decodings:
+        continuations = _texts(generator, prompts, decoding, edits)
+        verdicts = judged(judge, prompts, continuations, store)
+        for found, verdict in zip(shown, verdicts, strict=True):
+            if verdict not in UNKNOWN:
+                found.append(float(verdict == "behavior"))
+    return [sum(found) / len(found) for found in shown if found]
 
 
 def measure_facts(

@@ -50,7 +50,7 @@ def dose_response(
         edit: at the chosen strength.
         screen: tuning texts.
         budget: what the damage is compared with.
-        prompt_rates: whether each tuning prompt shows the behavior under edits, 0 or 1.
+        prompt_rates: how often each tuning prompt shows the behavior under edits, 0 to 1.
         progress: is told of strengths done.
         doses: factors of the chosen strength; one at which the model is broken is left out.
     """

@@ -38,6 +38,7 @@ FOLLOW_UPS = 4  # of these, at most
 FINISHING = 0.4  # of the trials, or of the time, for the strengths of what will be judged
 TRIALS_OF_A_SETTING = 6
 SURVIVORS = 8
+CONTINUATIONS = 100  # of each survivor, at least: few prompts are continued several times
 TEXTS_PER_KIND = 64
 NEUTRAL_TEXTS = 128
 
@@ -131,7 +132,10 @@ class Search:
             progress=progress,
         )
         self._prompts = behavior.tuning_prompts
-        self._decoding = decoding_of(behavior.prompt_sets[0], seed)
+        rounds = math.ceil(CONTINUATIONS / len(self._prompts)) if self._prompts else 1
+        self._decodings = [
+            decoding_of(behavior.prompt_sets[0], seed + number) for number in range(rounds)
+        ]
         shows, opposite = (
             [model.written(text) for text in behavior.tuning if text.label == label][
                 :TEXTS_PER_KIND
@@ -298,13 +302,13 @@ class Search:
 
     def dose_response(self, edit: Edit) -> tuple[DosePoint, ...]:
         """What the rows of an edit do at other strengths, on tuning data."""
-        measured = self._model, self._prompts, self._judge, self._decoding, self._store
+        measured = self._model, self._prompts, self._judge, self._decodings, self._store
         return dose_response(
             edit, self.screen, self.budget, partial(prompt_rates, *measured), self._progress
         )
 
     def _rate(self, edits: Sequence[Edit] = ()) -> float | None:
-        measured = self._model, self._prompts, self._judge, self._decoding, self._store
+        measured = self._model, self._prompts, self._judge, self._decodings, self._store
         rates = prompt_rates(*measured, edits)
         return sum(rates) / len(rates) if rates else None
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from modelsurgery.edit import Edit, make_edit
     from modelsurgery.edit_file import load_edit, save_edit
     from modelsurgery.errors import SurgeryError
+    from modelsurgery.export import PeftAdapter, write_peft_adapter
     from modelsurgery.fitting import fit_probe, fit_probe_on_texts
     from modelsurgery.hidden_states import HiddenStates, extract_hidden_states
     from modelsurgery.lab import embedded_model_path
@@ -39,6 +40,7 @@ _MODULES = {
     "HiddenStates": "hidden_states",
     "LabelledText": "texts",
     "LanguageModel": "models",
+    "PeftAdapter": "export",
     "Plan": "planning",
     "Probe": "probe",
     "Recipe": "recipe",
@@ -73,6 +75,7 @@ _MODULES = {
     "split_texts": "texts",
     "undo": "apply.undoing",
     "verify": "apply.verification",
+    "write_peft_adapter": "export",
 }
 
 __all__ = [
@@ -85,6 +88,7 @@ __all__ = [
     "HiddenStates",
     "LabelledText",
     "LanguageModel",
+    "PeftAdapter",
     "Plan",
     "Probe",
     "Recipe",
@@ -119,6 +123,7 @@ __all__ = [
     "split_texts",
     "undo",
     "verify",
+    "write_peft_adapter",
 ]
 
 

@@ -57,12 +57,12 @@ class RowUpdate:
 
 @dataclass(frozen=True)
 class Edit:
-    """What to add to which rows.
+    """What to add to which rows. `edit + other`, `-edit` and `edit.scaled(0.5)` are edits too.
 
     Attributes:
-        updates: one per matrix touched, in block order.
-        alpha: the paper's number: multiplies the direction.
-        strength: the same in portable units.
+        updates: one per matrix touched and direction, in block order.
+        alpha: the paper's number: multiplies the direction. Of a sum, a factor that begins at 1.
+        strength: the same in portable units. Of a sum, a factor that begins at 1.
         candidate_rows: gate rows of the whole model.
         provenance: where it comes from.
         layout: where the model keeps its gate rows, if a user described it; None for known
@@ -79,13 +79,16 @@ class Edit:
     @property
     def row_count(self) -> int:
         """Rows that the edit touches."""
-        return sum(len(update.rows) for update in self.updates)
+        named: dict[Address, list[NDArray[np.int32]]] = {}
+        for update in self.updates:
+            named.setdefault(update.address, []).append(update.rows)
+        return sum(len(np.unique(np.concatenate(some))) for some in named.values())
 
     @property
     def content_sha256(self) -> str:
         """Hash of what the edit does to which matrices; not of where it comes from."""
         digest = hashlib.sha256()
-        for update in sorted(self.updates, key=lambda one: one.address):
+        for update in sorted(self.updates, key=lambda one: (one.address, _canonical(one))):
             digest.update(repr((update.address, update.shape, update.dtype)).encode())
             for array in (update.rows, update.coefficients, update.direction):
                 digest.update(np.ascontiguousarray(array).tobytes())
@@ -99,6 +102,33 @@ class Edit:
         )
         return replace(
             self, updates=updates, alpha=self.alpha * factor, strength=self.strength * factor
+        )
+
+    def __neg__(self) -> "Edit":
+        """The edit that goes the other way."""
+        return self.scaled(-1)
+
+    def __add__(self, other: "Edit") -> "Edit":
+        """Both edits as one; applying it is applying both together.
+
+        Raises:
+            EditMismatchError: they were made for different models.
+        """
+        if not isinstance(other, Edit):
+            return NotImplemented
+        if self.candidate_rows != other.candidate_rows:
+            raise EditMismatchError(
+                f"one edit is for a model of {self.candidate_rows} gate rows, the other for one of "
+                f"{other.candidate_rows}; only edits of the same model can be added"
+            )
+        settings = {"sum_of": [self.content_sha256, other.content_sha256]}
+        return Edit(
+            tuple(sorted((*self.updates, *other.updates), key=lambda one: one.address)),
+            alpha=1.0,
+            strength=1.0,
+            candidate_rows=self.candidate_rows,
+            provenance=provenance(seed=self.provenance.seed, settings=settings),
+            layout=layout_of((self, other)),
         )
 
     def unbound(self) -> "Edit":

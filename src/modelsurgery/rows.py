@@ -78,6 +78,11 @@ class RowView:
             and self.stop * self.itemsize <= stored.size_bytes
         )
 
+    def outputs(self, shape: tuple[int, ...]) -> NDArray[np.int64]:
+        """Which output of the layer each row gives, int64 [rows], for a tensor of a shape."""
+        firsts = self.offset + np.arange(self.rows) * self.row_stride  # elements [row, 0]
+        return firsts % shape[-1] if self.is_transposed else firsts // shape[-1]
+
     @property
     def stop(self) -> int:
         """One past the last element, as `offset` counts."""

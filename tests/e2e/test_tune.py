@@ -13,11 +13,17 @@ import pytest
 from surgery import surgery_fails, surgery_json
 
 pytestmark = pytest.mark.slow
+# A shell's background jobs, and what they start, ignore Ctrl-C.
+LISTENING = """\
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("modelsurgery", run_name="__main__")
+"""
 QUICK = ("--trials", "16", "--prompt-count", "40", "--samples", "1")
 
 
 def started(*arguments: Any) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "modelsurgery", *map(str, arguments)]
+    command = [sys.executable, "-c", LISTENING, *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment

@@ -1,52 +1,16 @@
 """Every family: an edit in memory, in a copy and in place give the same outputs, and undo works."""
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from modelsurgery import (
-    Edit,
-    apply_in_place,
-    apply_to_copy,
-    edited,
-    find_gate_matrices,
-    make_edit,
-    open_checkpoint,
-    score_rows,
-    select_region,
-    undo,
-)
+from families import LOADED, load, logits, random_edit
+from modelsurgery import apply_in_place, apply_to_copy, edited, open_checkpoint, undo
 from modelsurgery.apply.in_memory import edited_per_part
 from modelsurgery.errors import UnsupportedModelError
 from modelsurgery.files import sha256_file
-from tiny import ALL_FAMILIES, REMOTE_CODE, auto_class, write_tiny_model
-
-LOADED = [family for family in ALL_FAMILIES if family not in REMOTE_CODE]
-
-
-def random_edit(directory: Path, seed: int = 0) -> Edit:
-    """A third of all rows, some of every kind, of a model in bf16."""
-    checkpoint = open_checkpoint(directory)
-    gates = find_gate_matrices(checkpoint)
-    direction = np.random.default_rng(seed).standard_normal(gates[0].hidden_size, dtype=np.float32)
-    scores = score_rows(checkpoint, gates, direction[None])
-    region = select_region(scores, 0.33, selection="random", seed=seed)
-    assert len(region.gates) > len(gates) / 2
-    return make_edit(region, direction, strength=2.0).bound_to(checkpoint)
-
-
-def load(directory: Path, family: str) -> Any:
-    model = auto_class(family).from_pretrained(directory, dtype=torch.float32).eval()
-    return model.requires_grad_(False)
-
-
-def logits(model: Any) -> torch.Tensor:
-    ids = torch.tensor([[1, 7, 9, 14, 11, 23, 8, 30]])
-    with torch.inference_mode():
-        return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+from tiny import write_tiny_model
 
 
 def hashes(directory: Path) -> dict[str, str]:

@@ -193,9 +193,7 @@ def _gate_parameter(parameter: torch.nn.Parameter, view: RowView) -> _GateParame
     offset = parameter.data.storage_offset() + view.offset
     strides = (view.row_stride, view.column_stride)
     rows = parameter.data.as_strided((view.rows, view.columns), strides, offset)
-    firsts = view.offset + np.arange(view.rows) * view.row_stride  # elements [row, 0]
-    outputs = firsts % parameter.shape[-1] if view.is_transposed else firsts // parameter.shape[-1]
-    return _GateParameter(view.tensor, parameter, rows, outputs)
+    return _GateParameter(view.tensor, parameter, rows, view.outputs(tuple(parameter.shape)))
 
 
 def _changes(

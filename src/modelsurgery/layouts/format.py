@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from modelsurgery.schema import load_yaml, parse
 
@@ -79,6 +79,8 @@ class GateLayout(_Entry):
             (multi-token prediction); they are left alone.
         defaults: values of keys that config.json may leave out.
         prefixes: what stands before a matrix's name, with `{block}`; one of them must match.
+        loaded_prefix: the one that transformers' model for generation has, where files may have
+            another; adapters name modules by it.
         blocks: forms that a block may have, by our word for the form.
     """
 
@@ -90,6 +92,7 @@ class GateLayout(_Entry):
     extra_blocks: str | None = None
     defaults: dict[str, int] = {}
     prefixes: Annotated[list[str], Field(min_length=1)]
+    loaded_prefix: str | None = None
     blocks: Annotated[dict[str, list[MatrixEntry]], Field(min_length=1)]
 
     @field_validator("prefixes")
@@ -99,6 +102,22 @@ class GateLayout(_Entry):
             if prefix.count("{block}") != 1:
                 raise ValueError(f"prefix {prefix!r}; expected {{block}} in it, once")
         return prefixes
+
+    @model_validator(mode="after")
+    def _loaded_is_one_of_them(self) -> "GateLayout":
+        if self.loaded_prefix is not None and self.loaded_prefix not in self.prefixes:
+            raise ValueError(f"loaded_prefix {self.loaded_prefix!r}; expected one of the prefixes")
+        return self
+
+    def loaded_name(self, tensor: str, block: int) -> str:
+        """Name of a stored tensor's parameter in transformers' model for generation."""
+        if self.loaded_prefix is None:
+            return tensor
+        for prefix in sorted(self.prefixes, key=len, reverse=True):  # `h.` ends `transformer.h.`
+            stored = prefix.format(block=block)
+            if tensor.startswith(stored):
+                return self.loaded_prefix.format(block=block) + tensor.removeprefix(stored)
+        return tensor
 
 
 def load_layout(path: Path) -> GateLayout:

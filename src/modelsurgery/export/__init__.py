@@ -1,0 +1,10 @@
+"""Delivering edits to the places where people run models: adapters, llama.cpp, the Hub.
+
+An edit is a sum of rank-one updates, so an adapter of it is exact: ΔW = coefficients · directions.
+No model is loaded; the checkpoint's headers and the edited rows are read.
+"""
+
+from modelsurgery.export.factors import Factors, low_rank_factors
+from modelsurgery.export.peft import PeftAdapter, write_peft_adapter
+
+__all__ = ["Factors", "PeftAdapter", "low_rank_factors", "write_peft_adapter"]

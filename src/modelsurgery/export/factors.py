@@ -1,0 +1,131 @@
+"""Edits as low-rank factors of whole weights: what every adapter format stores.
+
+For each weight that is touched ΔW = coefficients · directions, with one column of coefficients
+for each direction. Rows that no edit touches have coefficient 0.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelsurgery.checkpoint import Checkpoint
+from modelsurgery.edit import Edit, layout_of, rows_reader, tensor_changes
+from modelsurgery.errors import NothingChangedError, UnsupportedModelError
+from modelsurgery.layouts import Address, GateLayout, GateMatrix, choose_layout, find_gate_matrices
+from modelsurgery.rows import Weights
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What all edits together add to one linear layer's weight, ΔW = coefficients · directions.
+
+    Attributes:
+        tensor: name of the stored tensor.
+        module: name of the layer in transformers' model for generation.
+        address: which gate matrix of the model it is, or is a part of.
+        shape: [out, in] of the layer's weight.
+        is_transposed: whether the file holds it as [in, out] (GPT-2).
+        directions: [r, in] float32; the same r for all weights, rows of zeros where one has fewer.
+        coefficients: [out, r] float32.
+    """
+
+    tensor: str
+    module: str
+    address: Address
+    shape: tuple[int, int]
+    is_transposed: bool
+    directions: NDArray[np.float32]
+    coefficients: NDArray[np.float32]
+
+    @property
+    def rank(self) -> int:
+        """Number r of stacked directions."""
+        return len(self.directions)
+
+
+def low_rank_factors(checkpoint: Checkpoint, edits: Sequence[Edit]) -> tuple[Factors, ...]:
+    """Factors of every weight that edits touch, in block order.
+
+    Coefficients of one direction are summed in f32, whatever the number of edits that share it.
+
+    Args:
+        checkpoint: the model that the edits were made from; its headers and the edited rows are
+            read, to see that it is the right one.
+        edits: edits of this model.
+
+    Raises:
+        EditMismatchError: the checkpoint has not the rows that an edit was made for.
+        NothingChangedError: nothing is left to add.
+        RecipeError: the edited rows overflow the stored dtype.
+        UnsupportedModelError: an edited matrix is not the weight of a linear layer: an expert.
+    """
+    layout = layout_of(edits) or choose_layout(checkpoint)
+    gates = find_gate_matrices(checkpoint, layout)
+    with Weights(checkpoint) as weights:
+        changed = {change.address for change in tensor_changes(edits, rows_reader(weights, gates))}
+    columns = {gate.address: _columns(gate, edits) for gate in gates if gate.address in changed}
+    rank = max((len(some) for some in columns.values()), default=0)
+    if rank == 0:
+        raise NothingChangedError(
+            "the edits change no weight together; give another edit or a larger strength"
+        )
+    return tuple(
+        _factors(checkpoint, layout, gate, columns[gate.address], rank)
+        for gate in gates
+        if columns.get(gate.address)
+    )
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A direction [d] and its coefficients, one for each row of a gate matrix [rows]."""
+
+    direction: NDArray[np.float32]
+    coefficients: NDArray[np.float32]
+
+
+def _columns(gate: GateMatrix, edits: Sequence[Edit]) -> list[_Column]:
+    """Directions that differ, in an order that does not depend on that of the edits."""
+    updates = [one for edit in edits for one in edit.updates if one.address == gate.address]
+    columns = []
+    for content in sorted({one.direction.tobytes() for one in updates}):
+        same = [one for one in updates if one.direction.tobytes() == content]
+        coefficients = np.zeros(gate.rows, np.float32)
+        for update in same:
+            coefficients[update.rows] += update.coefficients
+        if coefficients.any():
+            columns.append(_Column(same[0].direction, coefficients))
+    return columns
+
+
+def _factors(
+    checkpoint: Checkpoint,
+    layout: GateLayout,
+    gate: GateMatrix,
+    columns: Sequence[_Column],
+    rank: int,
+) -> Factors:
+    stored = checkpoint.tensors[gate.tensor]
+    if gate.address.expert >= 0 or len(stored.shape) != 2 or not gate.tensor.endswith(".weight"):
+        raise UnsupportedModelError(
+            f"{gate.tensor} is an expert of a mixture, and adapters add to linear layers only; "
+            "use `surgery apply` for an edited checkpoint"
+        )
+    outputs, inputs = stored.shape[::-1] if gate.view.is_transposed else stored.shape
+    places = gate.view.outputs(stored.shape)
+    directions = np.zeros((rank, inputs), np.float32)
+    coefficients = np.zeros((outputs, rank), np.float32)
+    for number, column in enumerate(columns):
+        directions[number] = column.direction
+        coefficients[places, number] = column.coefficients
+    return Factors(
+        gate.tensor,
+        layout.loaded_name(gate.tensor, gate.block).removesuffix(".weight"),
+        gate.address,
+        (outputs, inputs),
+        gate.view.is_transposed,
+        directions,
+        coefficients,
+    )

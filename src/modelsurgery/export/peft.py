@@ -1,0 +1,111 @@
+"""A PEFT adapter directory of edits: LoRA with exact factors, written without PEFT.
+
+lora_A holds the directions [r, in], lora_B the coefficients [out, r], and lora_alpha = r, so that
+PEFT's scale lora_alpha / r is 1. Only the modules that are touched are named.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save
+
+from modelsurgery.checkpoint import Checkpoint
+from modelsurgery.edit import Edit
+from modelsurgery.errors import RecipeError
+from modelsurgery.export.factors import Factors, low_rank_factors
+from modelsurgery.files import staged_directory, write_bytes, write_json
+from modelsurgery.rows import DTYPES, rounded
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+ADAPTER_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+
+
+@dataclass(frozen=True)
+class PeftAdapter:
+    """An adapter that was written.
+
+    Attributes:
+        directory: where it is.
+        rank: number r of stacked directions.
+        modules: names of the modules that it adds to.
+        size_bytes: of its weights file.
+    """
+
+    directory: Path
+    rank: int
+    modules: tuple[str, ...]
+    size_bytes: int
+
+
+def write_peft_adapter(
+    checkpoint: Checkpoint,
+    edits: Sequence[Edit],
+    directory: Path,
+    *,
+    base_model: str | None = None,
+    dtype: str = "float32",
+) -> PeftAdapter:
+    """Write edits as one LoRA adapter; the same edits give the same bytes, in any order.
+
+    Args:
+        checkpoint: the model that the edits were made from.
+        edits: edits of this model, summed.
+        directory: the adapter directory to make.
+        base_model: what `base_model_name_or_path` shall say; None takes the checkpoint's directory.
+        dtype: float32 keeps directions and coefficients as they are; float16 and bfloat16 round.
+
+    Raises:
+        EditMismatchError: the checkpoint is not the one that an edit was made for.
+        NothingChangedError: nothing is left to add.
+        OutputExistsError: something is at `directory`.
+        RecipeError: another dtype, or a number that it cannot hold.
+        UnsupportedModelError: an edited matrix is not the weight of a linear layer.
+    """
+    if dtype not in ADAPTER_DTYPES:
+        raise RecipeError(f"dtype {dtype!r}; expected one of {', '.join(ADAPTER_DTYPES)}")
+    factors = low_rank_factors(checkpoint, edits)
+    tensors: dict[str, NDArray[Any]] = {}
+    for one in factors:
+        name = PREFIX + one.module
+        tensors[f"{name}.lora_A.weight"] = _in_dtype(one.directions, dtype)
+        tensors[f"{name}.lora_B.weight"] = _in_dtype(one.coefficients, dtype)
+    content = save(tensors, {"format": "pt"})
+    with staged_directory(directory) as staged:
+        write_bytes(staged / WEIGHTS_FILE, content)
+        named = base_model or str(checkpoint.directory)
+        write_json(staged / CONFIG_FILE, adapter_config(factors, named))
+    modules = tuple(one.module for one in factors)
+    return PeftAdapter(directory, factors[0].rank, modules, len(content))
+
+
+def adapter_config(factors: Sequence[Factors], base_model: str) -> dict[str, Any]:
+    """Content of `adapter_config.json`."""
+    rank = factors[0].rank
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model,
+        "r": rank,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": [one.module for one in factors],
+        "fan_in_fan_out": factors[0].is_transposed,
+        "use_rslora": False,
+        "use_dora": False,
+        "modules_to_save": None,
+        "inference_mode": True,
+    }
+
+
+def _in_dtype(values: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+    result = rounded(values, DTYPES[ADAPTER_DTYPES[dtype]])
+    if not np.isfinite(result.astype(np.float32)).all():
+        raise RecipeError(f"a coefficient or direction overflows {dtype}; take float32")
+    return result

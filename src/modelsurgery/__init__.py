@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from modelsurgery.edit import Edit, make_edit
     from modelsurgery.edit_file import load_edit, save_edit
     from modelsurgery.errors import SurgeryError
-    from modelsurgery.export import PeftAdapter, write_peft_adapter
+    from modelsurgery.export import GgufAdapter, PeftAdapter, write_gguf_adapter, write_peft_adapter
     from modelsurgery.fitting import fit_probe, fit_probe_on_texts
     from modelsurgery.hidden_states import HiddenStates, extract_hidden_states
     from modelsurgery.lab import embedded_model_path
@@ -37,6 +37,7 @@ _MODULES = {
     "EditedInPlace": "apply.in_place",
     "GateLayout": "layouts",
     "GateMatrix": "layouts",
+    "GgufAdapter": "export",
     "HiddenStates": "hidden_states",
     "LabelledText": "texts",
     "LanguageModel": "models",
@@ -75,6 +76,7 @@ _MODULES = {
     "split_texts": "texts",
     "undo": "apply.undoing",
     "verify": "apply.verification",
+    "write_gguf_adapter": "export",
     "write_peft_adapter": "export",
 }
 
@@ -85,6 +87,7 @@ __all__ = [
     "EditedInPlace",
     "GateLayout",
     "GateMatrix",
+    "GgufAdapter",
     "HiddenStates",
     "LabelledText",
     "LanguageModel",
@@ -123,6 +126,7 @@ __all__ = [
     "split_texts",
     "undo",
     "verify",
+    "write_gguf_adapter",
     "write_peft_adapter",
 ]
 

@@ -13,8 +13,9 @@ from modelsurgery.models import LanguageModel
 from modelsurgery.probe import DirectionRule, Probe
 from modelsurgery.progress import Progress
 from modelsurgery.recipe import Recipe
-from modelsurgery.region import PAPER_ROWS, score_rows, select_region
+from modelsurgery.region import PAPER_ROWS, select_region
 from modelsurgery.runs import STUDY_FILE, RunDirectory
+from modelsurgery.stacking import score_model_rows
 from modelsurgery.texts import texts_sha256
 from modelsurgery.tuning import (
     DosePoint,
@@ -129,7 +130,7 @@ def _given(recipe: Recipe, model: LanguageModel, probe: Probe, progress: Progres
         recipe.per_layer or False,
     )
     direction = probe.direction(setting.rule)
-    scores = score_rows(model.checkpoint, model.gates, direction[None], progress=progress)
+    scores = score_model_rows(model, direction[None], progress=progress)
     region = select_region(scores, setting.rows, layers=setting.window, per_layer=setting.per_layer)
     edit = make_edit(
         region,

@@ -23,6 +23,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from modelsurgery.checkpoint import Checkpoint, open_checkpoint
+from modelsurgery.edit import Edit
 from modelsurgery.errors import (
     CheckpointError,
     ModelNotFoundError,
@@ -68,12 +69,14 @@ class LanguageModel:
         tokenizer: its tokenizer; has a padding token.
         checkpoint: the directory that it was loaded from.
         layout: where its gate rows are, if a user described it; None for known families.
+        edits: what its weights have in memory that the checkpoint has not (`stacking`).
     """
 
     model: Any
     tokenizer: Any
     checkpoint: Checkpoint
     layout: GateLayout | None = None
+    edits: tuple[Edit, ...] = ()
     _fingerprint: list[str] = field(default_factory=list, repr=False, compare=False)
 
     @cached_property

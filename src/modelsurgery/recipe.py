@@ -1,6 +1,7 @@
 """A recipe: what to do to which model."""
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -8,6 +9,7 @@ from modelsurgery.behaviors import Direction, describe_behavior
 from modelsurgery.errors import RecipeError
 from modelsurgery.probe import DirectionRule, Fit
 from modelsurgery.region import row_count
+from modelsurgery.schema import parse
 from modelsurgery.tuning import Budget
 
 EMBEDDED = "embedded"
@@ -19,6 +21,7 @@ class Recipe(BaseModel):
 
     Attributes:
         model: directory or id of the Hub; `embedded` is the model that ships with the package.
+        edits: edits that the model gets in memory before anything else; the new one comes on top.
         behavior: a built-in behavior or the path of a behavior's YAML file.
         texts: labelled texts of a behavior of your own, in place of `behavior`.
         prompts: held-out prompts; else they are cut from held-out texts.
@@ -59,6 +62,7 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = EMBEDDED
+    edits: tuple[Path, ...] = ()
     behavior: str = "toxicity"
     texts: Path | None = None
     prompts: Path | None = None
@@ -109,6 +113,11 @@ class Recipe(BaseModel):
         return self
 
     @property
+    def model_name(self) -> str:
+        """The model without its directory."""
+        return self.model if self.model == EMBEDDED else Path(self.model).resolve().name
+
+    @property
     def sign(self) -> int:
         """1 away from the behavior, -1 toward it."""
         return -1 if self.direction == "toward" else 1
@@ -129,3 +138,30 @@ class Recipe(BaseModel):
     def budget(self) -> Budget:
         """What must not break."""
         return Budget(self.max_perplexity_rise, self.max_divergence, self.max_capability_drop)
+
+
+class SequenceRecipe(Recipe):
+    """Several behaviors in order, each edit made on the model that has the ones before.
+
+    Attributes:
+        behaviors: names or files of behaviors, or mappings of a recipe's keys with `behavior` among
+            them; what stands beside `behaviors` holds for all of them.
+    """
+
+    behaviors: tuple[str | dict[str, Any], ...] = ()
+
+    def steps(self) -> list[Recipe]:
+        """One recipe a behavior, without the edits of those before.
+
+        Raises:
+            RecipeError: a key that is unknown, or does not belong in a step.
+        """
+        shared = self.model_dump(exclude_unset=True, exclude={"behaviors", "out"})
+        recipes = []
+        for entry in self.behaviors:
+            own = {"behavior": entry} if isinstance(entry, str) else entry
+            for key in ("model", "edits", "out", "study"):
+                if key in own:
+                    raise RecipeError(f"behaviors: {key!r} belongs beside them, not in one of them")
+            recipes.append(parse({**shared, **own}, Recipe, f"behaviors: {own.get('behavior')}"))
+        return recipes

@@ -5,9 +5,9 @@ data.
 """
 
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from modelsurgery import lab
 from modelsurgery.apply.coverage import Coverage, measure_coverage
@@ -16,9 +16,9 @@ from modelsurgery.behaviors import Behavior, BehaviorFile, describe_behavior, lo
 from modelsurgery.behaviors.roots import data_root
 from modelsurgery.choosing import Choice, choose_edit, fit_probes
 from modelsurgery.edit import Edit
-from modelsurgery.edit_file import save_edit
+from modelsurgery.edit_file import load_edit, save_edit
 from modelsurgery.errors import NothingChangedError, RecipeError
-from modelsurgery.evaluation.judges import judge_for
+from modelsurgery.evaluation.judges import Judge, judge_for
 from modelsurgery.evaluation.measurement import decoding_of, measure_behavior, measure_facts
 from modelsurgery.evaluation.screening import Screen
 from modelsurgery.evaluation.store import Store
@@ -31,6 +31,7 @@ from modelsurgery.provenance import Provenance, provenance
 from modelsurgery.recipe import DEFAULT_TRIALS, EMBEDDED, Recipe
 from modelsurgery.results import Damage, RunResult
 from modelsurgery.runs import STORE_FILE, RunDirectory, open_run
+from modelsurgery.stacking import stacked
 
 
 def run_recipe(recipe: Recipe, *, progress: Progress = silent) -> RunResult:
@@ -48,38 +49,26 @@ def run_recipe(recipe: Recipe, *, progress: Progress = silent) -> RunResult:
             run goes on when the same recipe is run again with the same `out`.
     """
     started = time.monotonic()
-    described = _described(recipe)
+    described = described_behavior(recipe)
     recipe = _resolved(recipe, described)
-    name = EMBEDDED if recipe.model == EMBEDDED else Path(recipe.model).resolve().name
+    name = recipe.model_name
     values = recipe.model_dump(mode="json", exclude={"out"})
+    before = [load_edit(path) for path in recipe.edits]
     with (
         open_run(recipe.out, values, default_name=f"{name}-{described.name}") as run,
         Store(run.path / STORE_FILE) as store,
+        ExitStack() as stack,
     ):
-        model = load_model(
-            _model_path(recipe),
-            device=recipe.device,
-            dtype=recipe.dtype,
-            revision=recipe.revision,
-            layout=None if recipe.layout is None else load_layout(recipe.layout),
-        )
+        model = stack.enter_context(stacked(loaded_model(recipe), before))
         assert model.gates  # refused here, early, if it cannot be edited
-        behavior = load_behavior(
-            described,
-            is_lab=recipe.is_lab,
-            data=recipe.data,
-            seed=recipe.seed,
-            prompt_count=recipe.prompt_count,
-        )
-        judge = judge_for(behavior, recipe.judge, seed=recipe.seed)
+        behavior, judge = judged_behavior(recipe)
 
         probes = fit_probes(recipe, run, model, behavior, progress)
         choice = choose_edit(recipe, run, model, behavior, judge, probes, store, progress)
         choice, damage, given_up = _kept(recipe, model, behavior, choice)
         save_probe(choice.probe, run.path / "probe.safetensors")
-        origin = _origin(recipe, run, choice)
-        edit = replace(choice.edit.bound_to(model.checkpoint, model.gates), provenance=origin)
-        save_edit(edit, run.path / "edit.safetensors")
+        edit = replace(choice.edit, provenance=_origin(recipe, run, choice, model))
+        save_edit(edit.bound_to(model.checkpoint, model.gates), run.path / "edit.safetensors")
 
         seeds = [recipe.seed + number for number in range(recipe.samples)]
         prompts = behavior.prompt_sets[0]
@@ -107,7 +96,35 @@ def run_recipe(recipe: Recipe, *, progress: Progress = silent) -> RunResult:
     return result
 
 
-def _described(recipe: Recipe) -> BehaviorFile:
+def loaded_model(recipe: Recipe) -> LanguageModel:
+    """The recipe's model, without its edits."""
+    return load_model(
+        lab.embedded_model_path() if recipe.model == EMBEDDED else recipe.model,
+        device=recipe.device,
+        dtype=recipe.dtype,
+        revision=recipe.revision,
+        layout=None if recipe.layout is None else load_layout(recipe.layout),
+    )
+
+
+def judged_behavior(recipe: Recipe) -> tuple[Behavior, Judge]:
+    """The recipe's behavior with its texts, and who judges it."""
+    behavior = load_behavior(
+        described_behavior(recipe),
+        is_lab=recipe.is_lab,
+        data=data_root(recipe.data),
+        seed=recipe.seed,
+        prompt_count=recipe.prompt_count,
+    )
+    return behavior, judge_for(behavior, recipe.judge, seed=recipe.seed)
+
+
+def described_behavior(recipe: Recipe) -> BehaviorFile:
+    """What the recipe says of its behavior.
+
+    Raises:
+        RecipeError: no texts for this model.
+    """
     if recipe.texts is not None:
         return BehaviorFile(
             name=recipe.texts.stem,
@@ -138,10 +155,6 @@ def _resolved(recipe: Recipe, described: BehaviorFile) -> Recipe:
     )
 
 
-def _model_path(recipe: Recipe) -> str | Path:
-    return lab.embedded_model_path() if recipe.model == EMBEDDED else recipe.model
-
-
 def _kept(
     recipe: Recipe, model: LanguageModel, behavior: Behavior, choice: Choice
 ) -> tuple[Choice, Damage, Damage | None]:
@@ -168,8 +181,9 @@ def _kept(
     return milder, damage(milder.edit), first
 
 
-def _origin(recipe: Recipe, run: RunDirectory, choice: Choice) -> Provenance:
+def _origin(recipe: Recipe, run: RunDirectory, choice: Choice, model: LanguageModel) -> Provenance:
     setting = choice.setting
+    under = [edit.content_sha256 for edit in model.edits]
     return provenance(
         seed=recipe.seed,
         inputs={"probe": sha256_file(run.path / "probe.safetensors")},
@@ -179,6 +193,7 @@ def _origin(recipe: Recipe, run: RunDirectory, choice: Choice) -> Provenance:
             "rows": choice.edit.row_count,
             "layers": setting.window,
             "per_layer": setting.per_layer,
+            **({"on_top_of": under} if under else {}),
         },
     )
 

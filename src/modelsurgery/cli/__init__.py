@@ -32,6 +32,7 @@ for command in (
     checkpoints.edit,
     checkpoints.plan,
     checkpoints.apply,
+    checkpoints.export,
     checkpoints.undo,
     checkpoints.verify,
     checkpoints.diff,

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +22,10 @@ from modelsurgery.cli.options import (
 from modelsurgery.cli.output import print_content, print_differences, showing_progress
 from modelsurgery.errors import RecipeError, VerificationError
 
+if TYPE_CHECKING:
+    from modelsurgery.edit import Edit
+
+EXPORTS = ("peft", "gguf", "hub")
 ModelDirectory = Annotated[Path, typer.Argument(help="Model directory.")]
 MOST_NAMED = 3
 
@@ -96,7 +100,8 @@ def plan(
     loaded = [load_edit(path) for path in edits or []]
     checkpoint = open_checkpoint(model_directory(model))
     planned = asdict(plan_surgery(checkpoint, loaded, layout=chosen_layout(layout)))
-    print_content({"model": str(checkpoint.directory), **planned}, as_json)
+    content = {"model": str(checkpoint.directory), **planned, **_conflicts(loaded)}
+    print_content(content, as_json)
 
 
 def apply(
@@ -145,7 +150,81 @@ def apply(
             "shared_files": list(made.shared_files),
             "left_behind": list(made.left_behind),
         }
-    print_content(content, as_json)
+    print_content({**content, **_conflicts(loaded)}, as_json)
+
+
+def export(
+    model: ModelArgument,
+    edits: Annotated[list[Path], typer.Argument(help="Edits; summed where they meet.")],
+    to: Annotated[str, typer.Option(help="peft, gguf or hub.")],
+    out: Annotated[Path, typer.Option(help="Directory to make; of gguf, the file.")],
+    dtype: Annotated[
+        str, typer.Option(help="Of adapters: float32, bfloat16 or float16.")
+    ] = "float32",
+    form: Annotated[str, typer.Option(help="Of hub: adapter or merged.")] = "adapter",
+    base_model: Annotated[str | None, typer.Option(help="Id of the base on the Hub.")] = None,
+    licence: Annotated[
+        str | None, typer.Option("--license", help="Of the base [default: what its card says]")
+    ] = None,
+    push: Annotated[
+        str | None, typer.Option(help="Of hub: upload to this owner/name, private if new.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write edits as an adapter for PEFT and vLLM or llama.cpp, or a repository for the Hub."""
+    from modelsurgery import export as exporting
+    from modelsurgery.checkpoint import open_checkpoint
+    from modelsurgery.edit_file import load_edit
+
+    if to not in EXPORTS:
+        raise RecipeError(f"--to {to!r}; expected one of {', '.join(EXPORTS)}")
+    if push is not None and to != "hub":
+        raise RecipeError("--push goes with --to hub")
+    checkpoint = open_checkpoint(model_directory(model))
+    name = base_model or (None if Path(model).is_dir() else model)
+    loaded = [load_edit(path) for path in edits]
+    written: Any
+    if to == "peft":
+        written = exporting.write_peft_adapter(
+            checkpoint, loaded, out, base_model=name, dtype=dtype
+        )
+    elif to == "gguf":
+        written = exporting.write_gguf_adapter(checkpoint, loaded, out, dtype=dtype)
+    else:
+        if form not in ("adapter", "merged"):
+            raise RecipeError(f"--form {form!r}; expected adapter or merged")
+        with showing_progress() as progress:
+            written = exporting.write_repository(
+                checkpoint,
+                edits,
+                out,
+                form=form,  # type: ignore[arg-type]
+                base_model=name,
+                licence=licence,
+                progress=progress,
+            )
+    content = {**asdict(written), **_conflicts(loaded)}
+    if push is not None:
+        content["pushed_to"] = exporting.push_repository(out, push)
+    print_content({key: _plain(value) for key, value in content.items()}, as_json)
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+def _conflicts(edits: "list[Edit]") -> dict[str, Any]:
+    """What several edits do to each other, one line a pair."""
+    from modelsurgery.conflicts import conflicts_of
+
+    if len(edits) < 2:
+        return {}
+    lines = [
+        f"edits {one.first + 1} and {one.second + 1} {one.verdict}: cosine {one.cosine:+.2f}, "
+        f"{one.shared_rows:,} rows shared"
+        for one in conflicts_of(edits)
+    ]
+    return {"together": lines}
 
 
 def undo(

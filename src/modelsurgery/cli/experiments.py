@@ -58,7 +58,12 @@ TASKS = "Capability: wikitext, lambada, gsm8k, bbh, mmlu, tydiqa."
 def run(
     recipe: Annotated[Path | None, typer.Argument(help="A recipe, YAML.")] = None,
     model: Annotated[str | None, typer.Option(help="Model directory or id of the Hub.")] = None,
-    behavior: BehaviorOption = None,
+    behavior: Annotated[
+        list[str] | None, typer.Option(help="Built-in name or YAML; several in a row.")
+    ] = None,
+    edit: Annotated[
+        list[Path] | None, typer.Option(help="On top of this edit; several together.")
+    ] = None,
     texts: OwnTexts = None,
     prompts: OwnPrompts = None,
     neutral: OwnNeutral = None,
@@ -94,13 +99,16 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Perform a whole surgery and measure it; with nothing given, on the embedded model."""
-    from modelsurgery.recipe import Recipe
+    from modelsurgery.recipe import SequenceRecipe
     from modelsurgery.report.terminal import print_results
     from modelsurgery.schema import load_yaml
 
+    several = behavior if behavior and len(behavior) > 1 else None
     given = {
         "model": model,
-        "behavior": behavior,
+        "behavior": behavior[0] if behavior and not several else None,
+        "behaviors": several,
+        "edits": edit or None,
         "texts": texts,
         "prompts": prompts,
         "neutral": neutral,
@@ -131,10 +139,16 @@ def run(
         "dtype": dtype,
         "out": out,
     }
-    base = load_yaml(recipe, Recipe).model_dump(exclude_unset=True) if recipe else {}
+    base = load_yaml(recipe, SequenceRecipe).model_dump(exclude_unset=True) if recipe else {}
     if tune:
         base = {key: value for key, value in base.items() if key not in ("alpha", "strength")}
-    _perform({**base, **_without_none(given)}, print_results, as_json)
+    if behavior:  # what was typed stands in place of what the recipe says
+        base = {key: value for key, value in base.items() if key not in ("behavior", "behaviors")}
+    options = {**base, **_without_none(given)}
+    if options.get("behaviors"):
+        _perform_in_order(options, as_json)
+    else:
+        _perform(options, print_results, as_json)
 
 
 def tune(
@@ -213,6 +227,23 @@ def _perform(
             f"the damage on held-out data is over the budget of {', '.join(result.damage.broken)}; "
             "the edit is there all the same: allow more, or take a smaller --strength"
         )
+
+
+def _perform_in_order(options: dict[str, Any], as_json: bool) -> None:
+    from rich.console import Console
+
+    from modelsurgery.recipe import SequenceRecipe
+    from modelsurgery.report.sequence import print_sequence
+    from modelsurgery.schema import parse
+    from modelsurgery.sequence import run_sequence
+
+    with showing_progress() as progress:
+        result = run_sequence(parse(options, SequenceRecipe, "options"), progress=progress)
+    content = result.to_json()
+    if as_json:
+        print_json(content)
+    else:
+        print_sequence(content, Console(highlight=False, soft_wrap=True))
 
 
 def _without_none(options: dict[str, Any]) -> dict[str, Any]:

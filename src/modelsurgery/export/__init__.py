@@ -5,6 +5,18 @@ No model is loaded; the checkpoint's headers and the edited rows are read.
 """
 
 from modelsurgery.export.factors import Factors, low_rank_factors
+from modelsurgery.export.gguf import GgufAdapter, write_gguf_adapter
+from modelsurgery.export.hub import Repository, push_repository, write_repository
 from modelsurgery.export.peft import PeftAdapter, write_peft_adapter
 
-__all__ = ["Factors", "PeftAdapter", "low_rank_factors", "write_peft_adapter"]
+__all__ = [
+    "Factors",
+    "GgufAdapter",
+    "PeftAdapter",
+    "Repository",
+    "low_rank_factors",
+    "push_repository",
+    "write_gguf_adapter",
+    "write_peft_adapter",
+    "write_repository",
+]

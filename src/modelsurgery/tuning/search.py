@@ -25,7 +25,8 @@ from modelsurgery.evaluation.store import Store
 from modelsurgery.models import LanguageModel
 from modelsurgery.probe import DirectionRule, Probe
 from modelsurgery.progress import Progress, silent
-from modelsurgery.region import RowScores, score_rows, select_region
+from modelsurgery.region import select_region
+from modelsurgery.stacking import score_model_rows
 from modelsurgery.tuning.budget import SAFETY, Budget
 from modelsurgery.tuning.doses import corrected_strength, expected_strength, value_at_budget
 from modelsurgery.tuning.response import DosePoint, dose_response
@@ -125,11 +126,8 @@ class Search:
         self._directions: dict[tuple[int | None, DirectionRule], np.ndarray] = {
             (probe.layer, rule): probe.direction(rule) for probe in probes for rule in space.rules
         }
-        self._scores: RowScores = score_rows(
-            model.checkpoint,
-            model.gates,
-            np.stack(list(self._directions.values())),
-            progress=progress,
+        self._scores = score_model_rows(
+            model, np.stack(list(self._directions.values())), progress=progress
         )
         self._prompts = behavior.tuning_prompts
         rounds = math.ceil(CONTINUATIONS / len(self._prompts)) if self._prompts else 1

@@ -1,0 +1,151 @@
+"""A model card: what was edited, what changed and what broke, how to use it and how to go back.
+
+The front matter is what the Hub reads: base model and its relation, licence, tags. Text of others,
+as names of models, is put on one line and into code marks.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import yaml
+
+from modelsurgery.edit import Edit
+
+Form = Literal["adapter", "merged"]
+NOT_MEASURED = "Nothing was measured with these edits, or the results were not given."
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card tells.
+
+    Attributes:
+        base_model: id or name of the base.
+        licence: of the base, as the Hub spells it; None if it is not known.
+        form: an adapter or merged weights.
+        edits: the edits, in order.
+        results: content of `results.json` of their runs, where there are any.
+        recipes: content of their `recipe.resolved.yaml`, in the same order.
+    """
+
+    base_model: str
+    licence: str | None
+    form: Form
+    edits: Sequence[Edit]
+    results: Sequence[Mapping[str, Any]] = ()
+    recipes: Sequence[str] = ()
+
+
+def model_card(facts: CardFacts) -> str:
+    """The card as Markdown with YAML front matter."""
+    parts = [_front_matter(facts), _what(facts), _numbers(facts), _use(facts), _limits(facts)]
+    if facts.recipes:
+        parts.append("## Recipe\n\n" + "\n\n".join(f"```yaml\n{one.strip()}\n```"
+                                                  for one in facts.recipes))  # fmt: skip
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _front_matter(facts: CardFacts) -> str:
+    content: dict[str, Any] = {
+        "base_model": facts.base_model,
+        "base_model_relation": "adapter" if facts.form == "adapter" else "finetune",
+        "library_name": "peft" if facts.form == "adapter" else "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["model-surgery", "modelsurgery"],
+    }
+    if facts.licence:
+        content["license"] = facts.licence
+    return f"---\n{yaml.safe_dump(content, sort_keys=False, allow_unicode=True)}---"
+
+
+def _what(facts: CardFacts) -> str:
+    count = len(facts.edits)
+    lines = [
+        f"# {_code(facts.base_model)} after surgery",
+        "",
+        f"{'A PEFT adapter' if facts.form == 'adapter' else 'Edited weights'} made with "
+        "modelsurgery: a multiple of a linear probe's direction was added to some MLP gate rows "
+        "(Wang et al., Model Surgery, NAACL 2025). Nothing was fine-tuned.",
+        "",
+    ]
+    for number, edit in enumerate(facts.edits, 1):
+        settings = edit.provenance.settings
+        told = [
+            f"{edit.row_count:,} of {edit.candidate_rows:,} gate rows",
+            f"strength {edit.strength:.4g} (α = {edit.alpha:.4g})",
+        ]
+        if "direction_rule" in settings:
+            told.append(f"direction {settings['direction_rule']}")
+        name = f"Edit {number}" if count > 1 else "The edit"
+        lines.append(f"- {name}: {', '.join(told)}; SHA-256 `{edit.content_sha256}`")
+    return "\n".join(lines)
+
+
+def _numbers(facts: CardFacts) -> str:
+    lines = ["## Base and edited on the same held-out prompts", ""]
+    if not facts.results:
+        return "\n".join([*lines, NOT_MEASURED])
+    lines += ["| measured | base | edited | change |", "|---|---|---|---|"]
+    for one in facts.results:
+        behavior, perplexity, known = one["behavior"], one["perplexity"], one["facts"]
+        change = behavior["change"]
+        lines += [
+            f"| {_cell(behavior['name'])} | {_rate(behavior['base'])} | "
+            f"{_rate(behavior['edited'])} | {100 * change['difference']:+.1f} points "
+            f"({100 * change['low']:+.1f} to {100 * change['high']:+.1f}), "
+            f"{change['verdict']} |",
+            f"| perplexity of neutral text | {perplexity['base']:.3f} | "
+            f"{perplexity['edited']:.3f} | {perplexity['rise']:+.2%} |",
+            f"| divergence (mean KL, nats a token) | 0 | {one['divergence']:.4f} | |",
+        ]
+        if known["intervals"]:
+            base, edited = known["intervals"]
+            points = f"{100 * (edited['rate'] - base['rate']):+.1f} points"
+            lines.append(f"| facts right | {_rate(base)} | {_rate(edited)} | {points} |")
+    judges = ", ".join(sorted({_cell(one["judge"]["name"]) for one in facts.results}))
+    note = f"Intervals are 95 %, over prompts. Judge: {judges}. "
+    if len(facts.results) > 1:
+        note += "Each edit was measured against the model with the edits before it. "
+    return "\n".join([*lines, "", note + "A judge can be wrong; look at samples of your own."])
+
+
+def _use(facts: CardFacts) -> str:
+    if facts.form == "merged":
+        return (
+            "## Use and undo\n\nLoad it as any model of transformers. The directory carries the "
+            "original rows: `surgery undo .` in a local copy gives back the base, to the byte."
+        )
+    rank = len({one.direction.tobytes() for edit in facts.edits for one in edit.updates})
+    return (
+        "## Use and undo\n\n```python\nfrom peft import PeftModel\n"
+        "from transformers import AutoModelForCausalLM\n\n"
+        f"base = AutoModelForCausalLM.from_pretrained({facts.base_model!r})\n"
+        'model = PeftModel.from_pretrained(base, "this repository")  # and .unload() to go back\n'
+        "```\n\nWith vLLM: `vllm serve BASE --enable-lora --lora-modules edited=DIRECTORY` "
+        f"(rank {rank}; `--max-lora-rank` 16, the default, is enough up to rank 16)."
+    )
+
+
+def _limits(facts: CardFacts) -> str:
+    licence = facts.licence or "not known to this card; see the base model"
+    return (
+        "## Intended use and limits\n\n"
+        "For research on, and use of, a model with less (or, turned round, more) of the behavior "
+        "above. A rate that falls is not a guarantee: the behavior can still show, prompts unlike "
+        "those measured may do otherwise, and damage was measured only where the table says so. "
+        "Edits that weaken refusals are for measuring robustness, not for deployment.\n\n"
+        f"Licence of the base model, which holds for this too: {licence}."
+    )
+
+
+def _rate(rate: Mapping[str, float]) -> str:
+    return f"{rate['rate']:.1%} ({100 * rate['low']:.0f} to {100 * rate['high']:.0f})"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _code(text: str) -> str:
+    return "`" + " ".join(text.split()).replace("`", "'") + "`"

@@ -1,0 +1,171 @@
+"""A repository for the Hub: adapter or merged weights, the edits, and a model card.
+
+It is written to a directory; it is uploaded only when that is asked for, by huggingface_hub with
+the login that it knows. No token passes through here, and none is stored.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from modelsurgery.apply.copying import apply_to_copy
+from modelsurgery.checkpoint import Checkpoint
+from modelsurgery.edit_file import load_edit
+from modelsurgery.errors import RecipeError, SurgeryError
+from modelsurgery.export.card import CardFacts, Form, model_card
+from modelsurgery.export.peft import write_peft_adapter
+from modelsurgery.files import copy_file, refuse_existing, staged_directory, write_text
+from modelsurgery.progress import Progress, silent
+
+RESULTS_FILE, RECIPE_FILE = "results.json", "recipe.resolved.yaml"
+LICENCE_LINE = re.compile(r"^license:\s*['\"]?([\w.-]+)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository that was written.
+
+    Attributes:
+        directory: where it is.
+        form: an adapter or merged weights.
+        files: names of its files.
+        size_bytes: of all files.
+        measured: runs whose numbers are in the card.
+    """
+
+    directory: Path
+    form: Form
+    files: tuple[str, ...]
+    size_bytes: int
+    measured: int
+
+
+def write_repository(
+    checkpoint: Checkpoint,
+    edit_files: Sequence[Path],
+    directory: Path,
+    *,
+    form: Form = "adapter",
+    base_model: str | None = None,
+    licence: str | None = None,
+    progress: Progress = silent,
+) -> Repository:
+    """Write a repository with a model card; nothing is sent anywhere.
+
+    The card's numbers are those of the run directories that the edits are in.
+
+    Args:
+        checkpoint: the model that the edits were made from.
+        edit_files: the edits.
+        directory: the repository to make.
+        form: a PEFT adapter, or the whole edited checkpoint.
+        base_model: id of the base on the Hub; None takes the name of the checkpoint's directory.
+        licence: of the base; None takes what the base's own card says.
+        progress: is told of tensors written.
+
+    Raises:
+        EditMismatchError: the checkpoint is not the one that an edit was made for.
+        OutputExistsError: something is at `directory`.
+        RecipeError: a run's results cannot be read.
+        UnsupportedModelError: there is no adapter of these edits; the merged form always works.
+    """
+    refuse_existing(directory, for_directory=True)
+    edits = [load_edit(path) for path in edit_files]
+    named = base_model or checkpoint.directory.resolve().name
+    results, recipes = _runs_of(edit_files)
+    facts = CardFacts(
+        named, licence or _licence_of(checkpoint), form, edits, results, recipes
+    )  # fmt: skip
+    with staged_directory(directory) as staged:
+        content = staged / "repository"
+        if form == "adapter":
+            write_peft_adapter(checkpoint, edits, content, base_model=named)
+        else:
+            apply_to_copy(checkpoint.directory, edits, content, real_copies=True, progress=progress)
+        for path in content.iterdir():
+            path.rename(staged / path.name)
+        content.rmdir()
+        (staged / "edits").mkdir()
+        for number, path in enumerate(edit_files, 1):
+            copy_file(path, staged / "edits" / f"{number}.safetensors")
+        write_text(staged / "README.md", model_card(facts))
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return Repository(
+        directory,
+        form,
+        tuple(str(path.relative_to(directory)) for path in files),
+        sum(path.stat().st_size for path in files),
+        len(results),
+    )
+
+
+def push_repository(directory: Path, repository: str, *, private: bool = True) -> str:
+    """Upload a repository with huggingface_hub's own login; the address that it got.
+
+    Args:
+        directory: from `write_repository`.
+        repository: `owner/name`.
+        private: whether only its owner sees it, if it is new.
+
+    Raises:
+        RecipeError: not a name of a repository.
+        SurgeryError: the Hub cannot be reached or refuses.
+    """
+    import httpx2
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        api = HfApi()
+        made = api.create_repo(repository, private=private, exist_ok=True)
+        api.upload_folder(folder_path=directory, repo_id=made.repo_id)
+    except HFValidationError as error:
+        raise RecipeError(f"repository {repository!r}; expected owner/name") from error
+    except (HfHubHTTPError, OSError, httpx2.HTTPError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SurgeryError(
+            f"the Hub did not take {repository} ({reason}); it is whole in {directory}: log in "
+            "with `hf auth login` and push it again"
+        ) from error
+    return str(made)
+
+
+def _runs_of(edit_files: Sequence[Path]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Results and recipes of the run directories that edits are in."""
+    results, recipes = [], []
+    for path in edit_files:
+        found = path.parent / RESULTS_FILE
+        if not found.is_file():
+            continue
+        try:
+            results.append(json.loads(found.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise RecipeError(f"{found}: not valid JSON ({error}); run it again") from error
+        recipe = path.parent / RECIPE_FILE
+        if recipe.is_file():
+            recipes.append(_public(yaml.safe_load(recipe.read_text(encoding="utf-8"))))
+    return results, recipes
+
+
+def _public(recipe: dict[str, Any]) -> str:
+    """What a recipe says, without what it leaves open and without the directories of files."""
+    said = {key: value for key, value in recipe.items() if value not in (None, [])}
+    for key in ("model", "behavior", "texts", "prompts", "neutral", "data", "study", "layout"):
+        if Path(str(said.get(key, ""))).is_absolute():
+            said[key] = Path(said[key]).name
+    said.pop("edits", None)  # they are in the repository
+    return yaml.safe_dump(said, sort_keys=False, allow_unicode=True)
+
+
+def _licence_of(checkpoint: Checkpoint) -> str | None:
+    """What the front matter of the base's own card says."""
+    card = checkpoint.directory / "README.md"
+    if not card.is_file():
+        return None
+    found = LICENCE_LINE.search(card.read_text(encoding="utf-8", errors="replace"))
+    return found.group(1) if found else None

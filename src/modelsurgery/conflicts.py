@@ -65,6 +65,16 @@ def conflicts_of(edits: Sequence[Edit]) -> tuple[Conflict, ...]:
     )
 
 
+def left_out(edits: Sequence[Edit]) -> tuple[int, ...]:
+    """Numbers of the edits that were made on top of others which are not among these."""
+    given = {edit.content_sha256 for edit in edits}
+    return tuple(
+        number
+        for number, edit in enumerate(edits)
+        if not set(edit.provenance.settings.get("on_top_of", ())) <= given
+    )
+
+
 def _conflict(first: int, second: int, one: Edit, other: Edit) -> Conflict:
     product = _product(one, other)
     return Conflict(

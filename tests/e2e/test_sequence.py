@@ -27,8 +27,8 @@ def test_toxicity_then_negativity_are_measured_together_after_each_step(tmp_path
     assert bases[0] == bases[1]  # always against the untouched model
     assert first["behaviors"][0]["change"]["difference"] < -0.1
     assert both["behaviors"][1]["change"]["difference"] < -0.1
-    alone = json.loads((out / "1-toxicity" / "results.json").read_text())
-    assert first["behaviors"][0]["edited"] == alone["behavior"]["edited"]
+    single = json.loads((out / "1-toxicity" / "results.json").read_text())
+    assert first["behaviors"][0]["edited"] == single["behavior"]["edited"]
     assert -1 <= told["conflicts"][0]["cosine"] <= 1
 
     # The second edit was made on the model with the first, and belongs to the same checkpoint.
@@ -36,6 +36,9 @@ def test_toxicity_then_negativity_are_measured_together_after_each_step(tmp_path
     assert two.provenance.settings["on_top_of"] == [one.content_sha256]
     copied = surgery_json("apply", "embedded", *told["edits"], "--out", tmp_path / "both")
     assert copied["rows_edited"] == (one + two).row_count
+    assert len(copied["together"]) == 1
+    alone = surgery_json("plan", "embedded", told["edits"][1])
+    assert "on top of an edit that is not given" in alone["together"][0]
 
     # What is done is not done again, what is missing is made again, with the same results.
     before = (out / "results.json").read_bytes()

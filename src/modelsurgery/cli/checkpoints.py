@@ -215,16 +215,19 @@ def _plain(value: Any) -> Any:
 
 def _conflicts(edits: "list[Edit]") -> dict[str, Any]:
     """What several edits do to each other, one line a pair."""
-    from modelsurgery.conflicts import conflicts_of
+    from modelsurgery.conflicts import conflicts_of, left_out
 
-    if len(edits) < 2:
-        return {}
     lines = [
+        f"edit {number + 1} was made on top of an edit that is not given: what was measured with "
+        "it holds for both together"
+        for number in left_out(edits)
+    ]
+    lines += [
         f"edits {one.first + 1} and {one.second + 1} {one.verdict}: cosine {one.cosine:+.2f}, "
         f"{one.shared_rows:,} rows shared"
         for one in conflicts_of(edits)
     ]
-    return {"together": lines}
+    return {"together": lines} if lines else {}
 
 
 def undo(

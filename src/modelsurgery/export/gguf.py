@@ -7,26 +7,33 @@ here: a fused one stays fused (`ffn_up`), a transposed one (GPT-2) is turned as 
 
 import importlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from modelsurgery.checkpoint import Checkpoint
 from modelsurgery.edit import Edit
 from modelsurgery.errors import RecipeError, UnsupportedModelError
 from modelsurgery.export.factors import Factors, low_rank_factors
-from modelsurgery.files import refuse_existing, write_bytes
+from modelsurgery.files import refuse_existing, storage_errors, write_bytes
+from modelsurgery.rows import rounded
 
-# `model_type` of config.json to llama.cpp's architecture, where the two spell it differently.
+# `model_type` of config.json to llama.cpp's architecture, where its converter spells it otherwise.
 ARCHITECTURES = {
     "cohere": "command-r",
     "gemma3_text": "gemma3",
+    "gemma4_text": "gemma4",
+    "glm": "chatglm",
     "gpt_bigcode": "starcoder",
     "gpt_neox": "gptneox",
     "hunyuan_v1_dense": "hunyuan-dense",
+    "internlm3": "llama",
+    "ministral3": "mistral3",
     "mistral": "llama",
     "olmo3": "olmo2",
     "phi": "phi2",
@@ -36,6 +43,8 @@ ARCHITECTURES = {
     "qwen3_5_text": "qwen35",
     "qwen3_vl": "qwen3vl",
 }
+# Architectures that the gguf package names, and that llama.cpp can neither convert nor run.
+NAMES_ONLY = {"gptj"}
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,9 @@ def write_gguf_adapter(
         EditMismatchError: the checkpoint is not the one that an edit was made for.
         NothingChangedError: nothing is left to add.
         OutputExistsError: something is at `path`.
-        RecipeError: the gguf package is not installed, or another dtype.
+        RecipeError: the gguf package is not installed, another dtype, or a number that it cannot
+            hold.
+        StorageError: the disk is full or the place cannot be written.
         UnsupportedModelError: llama.cpp has no such architecture, or an expert is edited.
     """
     if dtype not in ("float32", "float16"):
@@ -83,22 +94,43 @@ def write_gguf_adapter(
     factors = low_rank_factors(checkpoint, edits)
     architecture = _architecture(gguf, checkpoint)
     names = _names(gguf, architecture, checkpoint, factors)
-    kind = np.dtype(dtype)
-    with tempfile.TemporaryDirectory() as place:  # the package writes to a path only
-        file = Path(place) / path.name
+    tensors: dict[str, NDArray[Any]] = {}
+    for one, name in zip(factors, names, strict=True):
+        tensors[f"{name}.lora_a"] = _in_dtype(one.directions, dtype)
+        tensors[f"{name}.lora_b"] = _in_dtype(one.coefficients, dtype)
+    rank = factors[0].rank
+    content = _adapter_bytes(gguf, architecture, rank, tensors)
+    write_bytes(path, content)
+    return GgufAdapter(path, architecture, rank, names, len(content))
+
+
+def _in_dtype(values: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+    result = np.ascontiguousarray(rounded(values, np.dtype(dtype)))
+    if not np.isfinite(result).all():
+        raise RecipeError(f"a coefficient or direction overflows {dtype}; take float32")
+    return result
+
+
+def _adapter_bytes(
+    gguf: ModuleType, architecture: str, rank: int, tensors: Mapping[str, NDArray[Any]]
+) -> bytes:
+    """The file's bytes; the package writes to a path only."""
+    with (
+        storage_errors(Path(tempfile.gettempdir())),
+        tempfile.TemporaryDirectory() as place,
+    ):
+        file = Path(place) / "adapter.gguf"
         writer = gguf.GGUFWriter(str(file), architecture)
         writer.add_type("adapter")
         writer.add_string("adapter.type", "lora")
-        writer.add_float32("adapter.lora.alpha", float(factors[0].rank))
-        for one, name in zip(factors, names, strict=True):
-            writer.add_tensor(f"{name}.lora_a", np.ascontiguousarray(one.directions, kind))
-            writer.add_tensor(f"{name}.lora_b", np.ascontiguousarray(one.coefficients, kind))
+        writer.add_float32("adapter.lora.alpha", float(rank))
+        for name, values in tensors.items():
+            writer.add_tensor(name, values)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        write_bytes(path, file.read_bytes())
-    return GgufAdapter(path, architecture, factors[0].rank, names, path.stat().st_size)
+        return file.read_bytes()
 
 
 def _package() -> ModuleType:
@@ -113,7 +145,7 @@ def _package() -> ModuleType:
 def _architecture(gguf: ModuleType, checkpoint: Checkpoint) -> str:
     model_type = str(checkpoint.config.get("model_type"))
     architecture = ARCHITECTURES.get(model_type, model_type)
-    if architecture not in gguf.MODEL_ARCH_NAMES.values():
+    if architecture in NAMES_ONLY or architecture not in gguf.MODEL_ARCH_NAMES.values():
         raise UnsupportedModelError(
             f"{checkpoint.directory}: no architecture of llama.cpp is known for model type "
             f"{model_type!r}; use --to peft, or `surgery apply` and llama.cpp's own converter"

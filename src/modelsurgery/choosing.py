@@ -65,17 +65,20 @@ def fit_probes(
     layers = default if recipe.layer is None else (recipe.layer,)
     texts = [model.written(text) for text in (*behavior.fit, *behavior.held_out)]
     states = run.hidden_states(model, texts, layers, progress=progress)
-    return [
-        fit_probe_on_texts(
-            states.by_layer[layer],
-            behavior.fit,
-            behavior.held_out,
-            layer=layer,
-            fit=recipe.fit,
-            seed=recipe.seed,
-        )
-        for layer in layers
-    ]
+    probes = []
+    with progress("fit probes", len(layers)) as advance:
+        for layer in layers:
+            fitted = fit_probe_on_texts(
+                states.by_layer[layer],
+                behavior.fit,
+                behavior.held_out,
+                layer=layer,
+                fit=recipe.fit,
+                seed=recipe.seed,
+            )
+            probes.append(fitted)
+            advance(1)
+    return probes
 
 
 def choose_edit(

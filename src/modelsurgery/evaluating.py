@@ -38,6 +38,7 @@ from modelsurgery.evaluation.store import Store
 from modelsurgery.layouts import load_layout
 from modelsurgery.models import LanguageModel, load_model
 from modelsurgery.progress import Progress, silent
+from modelsurgery.report.html import write_report
 from modelsurgery.runs import STORE_FILE, RunDirectory, open_run
 
 REVIEW_FILE = "review.csv"
@@ -205,7 +206,8 @@ def evaluate(plan: EvaluationPlan, *, progress: Progress = silent) -> Evaluation
         plan.behavior, is_lab=plan.is_lab, data=plan.data, seed=plan.seed, prompt_count=plan.limit
     )
     sets, judges = _sets(plan, behavior), _judges(plan, behavior)
-    model = _model(plan)
+    with progress("load model", 0):
+        model = _model(plan)
     name = "embedded" if plan.is_embedded else Path(plan.model).resolve().name
     values = plan.model_dump(mode="json", exclude={"out", "store"})
     with (
@@ -254,6 +256,7 @@ def evaluate(plan: EvaluationPlan, *, progress: Progress = silent) -> Evaluation
             generator.speed.to_json(),
         )
         _write(plan, run, result)
+    write_report(run.path)
     return result
 
 

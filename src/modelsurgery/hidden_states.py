@@ -70,7 +70,7 @@ def extract_hidden_states(
             for layer in wanted:
                 pooled = (states.hidden_states[layer].float() * mask).sum(1) / mask.sum(1)
                 features[layer][rows] = pooled.cpu()
-            advance(len(rows))
+            advance(len(rows), tokens=int(batch["attention_mask"].sum()))
     for layer, found in features.items():
         if not found.isfinite().all():
             raise CheckpointError(

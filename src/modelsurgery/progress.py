@@ -4,22 +4,37 @@ Library functions take a `Progress` and stay silent by default; the command line
 draws on a terminal.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
-Advance = Callable[[int], None]
+
+class Advance(Protocol):
+    """Reports what was done in a stage since the last report."""
+
+    def __call__(self, steps: int, *, tokens: int = 0) -> None:
+        """Report steps, and the tokens that a model read or wrote for them.
+
+        Args:
+            steps: steps done; 0 while a long step makes tokens.
+            tokens: tokens read or written; 0 where none are, or nobody counts.
+        """
+        ...
 
 
 class Progress(Protocol):
     """Opens a stage of `total` steps and gives a function that reports steps done."""
 
     def __call__(self, stage: str, total: int) -> AbstractContextManager[Advance]:
-        """Open the stage called `stage`."""
+        """Open the stage called `stage`; stages may be opened inside each other."""
         ...
 
 
 @contextmanager
 def silent(stage: str, total: int) -> Iterator[Advance]:
     """Report nothing: the default of every library function."""
-    yield lambda steps: None
+
+    def advance(steps: int, *, tokens: int = 0) -> None:
+        pass
+
+    yield advance

@@ -12,6 +12,7 @@ from modelsurgery.choosing import Choice
 from modelsurgery.evaluation.measurement import BehaviorMeasurement, Sample
 from modelsurgery.evaluation.screening import Effect
 from modelsurgery.evaluation.statistics import Z_95, Rate
+from modelsurgery.inside import Inside
 from modelsurgery.probe import Probe
 from modelsurgery.tuning import Budget, DosePoint, SearchResult, Trial
 
@@ -84,6 +85,7 @@ class RunResult:
         greedy: behavior before and after, greedy.
         damage: to held-out neutral text and facts.
         facts: exact match, base and edited; None where there are no facts.
+        inside: what the edit does inside the model.
         seconds: wall time of the whole run.
     """
 
@@ -99,6 +101,7 @@ class RunResult:
     greedy: BehaviorMeasurement
     damage: Damage
     facts: tuple[Rate, Rate] | None
+    inside: Inside
     seconds: float
 
     @property
@@ -143,6 +146,7 @@ class RunResult:
             "search": None if search is None else _search_json(search),
             "dose_response": [_point_json(point) for point in self.choice.curve],
             "examples": [asdict(sample) for sample in self.examples()],
+            "inside": self.inside.to_json(),
             "run_directory": str(self.directory),
             "seconds": self.seconds,
         }

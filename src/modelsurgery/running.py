@@ -23,12 +23,14 @@ from modelsurgery.evaluation.measurement import decoding_of, measure_behavior, m
 from modelsurgery.evaluation.screening import Screen
 from modelsurgery.evaluation.store import Store
 from modelsurgery.files import sha256_file
+from modelsurgery.inside import Inside, look_inside
 from modelsurgery.layouts import load_layout
 from modelsurgery.models import LanguageModel, load_model
 from modelsurgery.probe import save_probe
 from modelsurgery.progress import Progress, silent
 from modelsurgery.provenance import Provenance, provenance
 from modelsurgery.recipe import DEFAULT_TRIALS, EMBEDDED, Recipe
+from modelsurgery.report.html import write_report
 from modelsurgery.results import Damage, RunResult
 from modelsurgery.runs import STORE_FILE, RunDirectory, open_run
 from modelsurgery.stacking import stacked
@@ -59,7 +61,8 @@ def run_recipe(recipe: Recipe, *, progress: Progress = silent) -> RunResult:
         Store(run.path / STORE_FILE) as store,
         ExitStack() as stack,
     ):
-        model = stack.enter_context(stacked(loaded_model(recipe), before))
+        with progress("load model", 0):
+            model = stack.enter_context(stacked(loaded_model(recipe), before))
         assert model.gates  # refused here, early, if it cannot be edited
         behavior, judge = judged_behavior(recipe)
 
@@ -88,11 +91,13 @@ def run_recipe(recipe: Recipe, *, progress: Progress = silent) -> RunResult:
             greedy=rates([decoding_of(prompts)]),
             damage=damage,
             facts=measure_facts(model, [edit], behavior.facts) if behavior.facts else None,
+            inside=_inside(recipe, model, behavior, replace(choice, edit=edit), progress),
             seconds=time.monotonic() - started,
         )
         run.write_samples("sampled", result.sampled.samples)
         run.write_samples("greedy", result.greedy.samples)
         run.finish(result.to_json())
+    write_report(run.path)
     return result
 
 
@@ -179,6 +184,20 @@ def _kept(
         return choice, first, None
     milder = replace(choice.milder, search=choice.search, curve=choice.curve)
     return milder, damage(milder.edit), first
+
+
+def _inside(
+    recipe: Recipe, model: LanguageModel, behavior: Behavior, choice: Choice, progress: Progress
+) -> Inside:
+    return look_inside(
+        model,
+        choice.edit,
+        choice.probe,
+        behavior,
+        direction=choice.probe.direction(choice.setting.rule),
+        seed=recipe.seed,
+        progress=progress,
+    )
 
 
 def _origin(recipe: Recipe, run: RunDirectory, choice: Choice, model: LanguageModel) -> Provenance:

@@ -137,7 +137,8 @@ def run_sequence(recipe: SequenceRecipe, *, progress: Progress = silent) -> Sequ
             made.append(place / "edit.safetensors")
         edits = [load_edit(path) for path in (*recipe.edits, *made)]
         first = len(recipe.edits) + 1
-        model = loaded_model(recipe)
+        with progress("load model", 0):
+            model = loaded_model(recipe)
         stages = tuple(
             _stage(model, edits[:count], measured, steps, store, progress)
             for count in range(first, len(edits) + 1)

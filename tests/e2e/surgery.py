@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from command_line import without_progress
+
 
 def surgery(*arguments: str | Path, expected_exit: int = 0, cwd: Path | None = None) -> str:
     """Run `surgery ARGUMENTS`; gives its standard output."""
@@ -20,7 +22,7 @@ def surgery_fails(*arguments: str | Path, expected_exit: int) -> str:
     command = [sys.executable, "-m", "modelsurgery", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == expected_exit, done.stderr
-    return done.stderr
+    return without_progress(done.stderr)
 
 
 def surgery_json(*arguments: str | Path, **options: Any) -> dict[str, Any]:

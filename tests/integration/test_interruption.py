@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from command_line import Made, Surgery, contents, write_labelled
+from command_line import Made, Surgery, contents, without_progress, write_labelled
 
 # Stands in for a slow disk or model: one function waits, after a file says that it was reached.
 SLOW = """
@@ -51,7 +51,7 @@ def interrupted(function: str, marker: Path, *arguments: object) -> tuple[int, s
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    return process.returncode, out, err
+    return process.returncode, out, without_progress(err)
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 import modelsurgery
 from modelsurgery.cli import app
-from modelsurgery.report.live import live_progress
 from modelsurgery.report.terminal import print_results
 
 RESULTS = {
@@ -132,14 +131,3 @@ def test_public_names_are_sorted_and_all_there() -> None:
         assert getattr(modelsurgery, name).__doc__
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = modelsurgery.nothing
-
-
-def test_progress_is_plain_lines_when_not_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modelsurgery.report.live.SECONDS_BETWEEN_LINES", 0.0)
-    stream = io.StringIO()
-    with live_progress(Console(file=stream)) as progress, progress("texts", 4) as advance:
-        advance(1)
-        advance(3)
-    lines = stream.getvalue().splitlines()
-    assert lines[0].startswith("texts: 1 of 4, ")
-    assert lines[-1] == "texts: 4 of 4, 0 s left"

@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from modelsurgery.cli import checkpoints, experiments
+from modelsurgery.cli import checkpoints, conversing, experiments, inspecting, viewing
 from modelsurgery.errors import SurgeryError
 
 # Read by those libraries when they are imported, which is later, inside the commands.
@@ -29,6 +29,9 @@ for command in (
     experiments.tune,
     experiments.probe,
     experiments.evaluate,
+    conversing.compare,
+    viewing.report,
+    conversing.chat,
     checkpoints.edit,
     checkpoints.plan,
     checkpoints.apply,
@@ -36,7 +39,7 @@ for command in (
     checkpoints.undo,
     checkpoints.verify,
     checkpoints.diff,
-    checkpoints.inspect,
+    inspecting.inspect,
     experiments.behaviors,
 ):
     app.command()(command)

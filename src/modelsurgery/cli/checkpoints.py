@@ -131,7 +131,8 @@ def apply(
     if out is None:
         from modelsurgery.apply.in_place import apply_in_place
 
-        done = apply_in_place(directory, loaded)
+        with showing_progress() as progress, progress("edit in place", 0):
+            done = apply_in_place(directory, loaded)
         content = {
             "directory": str(done.directory),
             **asdict(done.coverage),
@@ -238,7 +239,8 @@ def undo(
     """Give a model back the bytes that it had before the last surgery."""
     from modelsurgery.apply.undoing import undo as undo_surgery
 
-    undone = undo_surgery(directory, everything=everything)
+    with showing_progress() as progress, progress("put rows back", 0):
+        undone = undo_surgery(directory, everything=everything)
     print_content({**asdict(undone), "directory": str(undone.directory)}, as_json)
 
 
@@ -270,42 +272,3 @@ def diff(
     with showing_progress() as progress:
         found = compare_checkpoints(*models, progress=progress)
     print_differences([asdict(one) for one in found], as_json, rows)
-
-
-def inspect(
-    file: Annotated[Path, typer.Argument(help="A probe, an edit, a journal, or a model.")],
-    as_json: Json = False,
-) -> None:
-    """Describe a probe, an edit, a journal, or the surgeries that a model has had."""
-    from modelsurgery.apply.journal import is_journal, journal_json, load_journal
-    from modelsurgery.apply.manifest import MANIFEST_FILE
-    from modelsurgery.artefact import is_artefact
-    from modelsurgery.edit_file import edit_json, load_edit
-    from modelsurgery.probe import load_probe, probe_json
-
-    if is_journal(file):
-        stored = load_journal(file if file.is_dir() else file.parent)
-        content = journal_json(stored)
-    elif file.is_dir() or file.name == MANIFEST_FILE:
-        content = _surgeries(file if file.is_dir() else file.parent)
-    elif is_artefact(file, "edit"):
-        content = edit_json(load_edit(file))
-    else:
-        content = probe_json(load_probe(file))
-    print_content(content, as_json)
-
-
-def _surgeries(directory: Path) -> dict[str, Any]:
-    from modelsurgery.apply.manifest import read_manifest
-
-    manifest = read_manifest(directory)
-    if not manifest.operations:
-        raise RecipeError(
-            f"{directory}: no surgery is recorded there; expected a probe, an edit, "
-            "a journal or an edited model"
-        )
-    return {
-        "kind": "model",
-        "surgeries": [one.model_dump() for one in manifest.operations],
-        "tensors_recorded": sum(len(one.tensors) for one in manifest.weights.values()),
-    }

@@ -99,9 +99,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Perform a whole surgery and measure it; with nothing given, on the embedded model."""
-    from modelsurgery.recipe import SequenceRecipe
     from modelsurgery.report.terminal import print_results
-    from modelsurgery.schema import load_yaml
 
     several = behavior if behavior and len(behavior) > 1 else None
     given = {
@@ -139,7 +137,7 @@ def run(
         "dtype": dtype,
         "out": out,
     }
-    base = load_yaml(recipe, SequenceRecipe).model_dump(exclude_unset=True) if recipe else {}
+    base = {} if recipe is None else _options_of(recipe)
     if tune:
         base = {key: value for key, value in base.items() if key not in ("alpha", "strength")}
     if behavior:  # what was typed stands in place of what the recipe says
@@ -211,11 +209,11 @@ def _perform(
 ) -> None:
     from rich.console import Console
 
-    from modelsurgery.recipe import Recipe
-    from modelsurgery.running import run_recipe
-    from modelsurgery.schema import parse
-
     with showing_progress() as progress:
+        from modelsurgery.recipe import Recipe
+        from modelsurgery.running import run_recipe
+        from modelsurgery.schema import parse
+
         result = run_recipe(parse(options, Recipe, "options"), progress=progress)
     content = result.to_json()
     if as_json:
@@ -232,18 +230,28 @@ def _perform(
 def _perform_in_order(options: dict[str, Any], as_json: bool) -> None:
     from rich.console import Console
 
-    from modelsurgery.recipe import SequenceRecipe
     from modelsurgery.report.sequence import print_sequence
-    from modelsurgery.schema import parse
-    from modelsurgery.sequence import run_sequence
 
     with showing_progress() as progress:
+        from modelsurgery.recipe import SequenceRecipe
+        from modelsurgery.schema import parse
+        from modelsurgery.sequence import run_sequence
+
         result = run_sequence(parse(options, SequenceRecipe, "options"), progress=progress)
     content = result.to_json()
     if as_json:
         print_json(content)
     else:
         print_sequence(content, Console(highlight=False, soft_wrap=True))
+
+
+def _options_of(recipe: Path) -> dict[str, Any]:
+    """What a recipe's file says."""
+    with showing_progress():
+        from modelsurgery.recipe import SequenceRecipe
+        from modelsurgery.schema import load_yaml
+
+        return load_yaml(recipe, SequenceRecipe).model_dump(exclude_unset=True)
 
 
 def _without_none(options: dict[str, Any]) -> dict[str, Any]:
@@ -264,35 +272,37 @@ def probe(
     as_json: Json = False,
 ) -> None:
     """Train a linear probe on the hidden states of labelled texts."""
-    from modelsurgery.files import refuse_existing
-    from modelsurgery.fitting import fit_probe_on_texts
-    from modelsurgery.hidden_states import extract_hidden_states
-    from modelsurgery.models import load_model
-    from modelsurgery.probe import save_probe
-    from modelsurgery.texts import load_texts, split_texts
-
-    refuse_existing(out)
-    split = split_texts(
-        load_texts(texts, text_column=text_column, label_column=label_column), seed=seed
-    )
-    loaded = load_model(model_directory(model), device=device, dtype=dtype)
-    chosen = loaded.layer_count if layer is None else layer
     with showing_progress() as progress:
+        from modelsurgery.files import refuse_existing
+        from modelsurgery.fitting import fit_probe_on_texts
+        from modelsurgery.hidden_states import extract_hidden_states
+        from modelsurgery.models import load_model
+        from modelsurgery.probe import save_probe
+        from modelsurgery.texts import load_texts, split_texts
+
+        refuse_existing(out)
+        split = split_texts(
+            load_texts(texts, text_column=text_column, label_column=label_column), seed=seed
+        )
+        with progress("load model", 0):
+            loaded = load_model(model_directory(model), device=device, dtype=dtype)
+        chosen = loaded.layer_count if layer is None else layer
         states = extract_hidden_states(
             loaded,
             [text.text for text in (*split.train, *split.held_out)],
             [chosen],
             progress=progress,
         )
-    fitted = fit_probe_on_texts(
-        states.by_layer[chosen],
-        split.train,
-        split.held_out,
-        layer=chosen,
-        fit=chosen_fit(fit),
-        seed=seed,
-    )
-    save_probe(fitted, out)
+        with progress("fit probe", 0):
+            fitted = fit_probe_on_texts(
+                states.by_layer[chosen],
+                split.train,
+                split.held_out,
+                layer=chosen,
+                fit=chosen_fit(fit),
+                seed=seed,
+            )
+        save_probe(fitted, out)
     assert fitted.metrics is not None
     content = {"probe": str(out), "layer": chosen, "fit": fit, **asdict(fitted.metrics)}
     print_content(content, as_json)
@@ -329,41 +339,42 @@ def evaluate(
     """Measure a model and its edits on a behavior, and what broke; goes on if interrupted."""
     from rich.console import Console
 
-    from modelsurgery.behaviors import describe_behavior
-    from modelsurgery.behaviors.roots import data_root
-    from modelsurgery.edit_file import load_edit
-    from modelsurgery.evaluating import EvaluationPlan
-    from modelsurgery.evaluating import evaluate as evaluated
     from modelsurgery.report.evaluation import print_evaluation
-    from modelsurgery.schema import parse
 
-    described = describe_behavior(behavior).with_length(max_new_tokens)
-    own = {"prompts": prompts, "neutral": neutral}
-    described = described.model_copy(update={k: v for k, v in own.items() if v is not None})
-    if seed is None:  # that of the edit, so that texts which chose it are not measured on
-        seeds = [load_edit(one).provenance.seed for one in edit or ()]
-        seed = next((one for one in seeds if one is not None), 0)
-    options = {
-        "model": model,
-        "edits": edit or (),
-        "behavior": described,
-        "data": data_root(data),
-        "judges": judge or (),
-        "sets": sets or None,
-        "limit": limit,
-        "samples": samples,
-        "tasks": task or (),
-        "task_limit": task_limit,
-        "export_for_review": export_for_review,
-        "backend": backend,
-        "seed": seed,
-        "device": device,
-        "dtype": dtype,
-        "layout": layout,
-        "store": store,
-        "out": out,
-    }
     with showing_progress() as progress:
+        from modelsurgery.behaviors import describe_behavior
+        from modelsurgery.behaviors.roots import data_root
+        from modelsurgery.edit_file import load_edit
+        from modelsurgery.evaluating import EvaluationPlan
+        from modelsurgery.evaluating import evaluate as evaluated
+        from modelsurgery.schema import parse
+
+        described = describe_behavior(behavior).with_length(max_new_tokens)
+        own = {"prompts": prompts, "neutral": neutral}
+        described = described.model_copy(update={k: v for k, v in own.items() if v is not None})
+        if seed is None:  # that of the edit, so that texts which chose it are not measured on
+            seeds = [load_edit(one).provenance.seed for one in edit or ()]
+            seed = next((one for one in seeds if one is not None), 0)
+        options = {
+            "model": model,
+            "edits": edit or (),
+            "behavior": described,
+            "data": data_root(data),
+            "judges": judge or (),
+            "sets": sets or None,
+            "limit": limit,
+            "samples": samples,
+            "tasks": task or (),
+            "task_limit": task_limit,
+            "export_for_review": export_for_review,
+            "backend": backend,
+            "seed": seed,
+            "device": device,
+            "dtype": dtype,
+            "layout": layout,
+            "store": store,
+            "out": out,
+        }
         result = evaluated(parse(options, EvaluationPlan, "options"), progress=progress)
     content = result.to_json()
     if as_json:
@@ -371,6 +382,7 @@ def evaluate(
     else:
         print_evaluation(content, Console(highlight=False, soft_wrap=True))
         print(f"everything is in {result.directory}")
+        print(f"to look at it: {result.directory}/report.html")
 
 
 def behaviors(

@@ -1,6 +1,7 @@
 """How verbs print: results for people or as JSON, progress beside them."""
 
 import json
+import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,12 +49,13 @@ def print_differences(found: list[dict[str, Any]], as_json: bool, rows_shown: in
 
 @contextmanager
 def showing_progress() -> Iterator["Progress"]:
-    """Progress on stderr, drawn when it is a terminal."""
+    """Progress on stderr, drawn when it is a terminal; open it before slow imports."""
     from rich.console import Console
 
     from modelsurgery.report.live import live_progress
 
-    with live_progress(Console(stderr=True)) as progress:
+    # The very stderr of now: what silences a library for a while must not silence progress.
+    with live_progress(Console(file=sys.stderr)) as progress:
         yield progress
 
 

@@ -68,7 +68,7 @@ def greedy_answers(
             hits = (greedy == batch["input_ids"][:, 1:]) | ~answers[:, 1:]
             for row, hit in zip(rows, hits.all(dim=1).tolist(), strict=True):
                 found[row] = hit
-            advance(len(rows))
+            advance(len(rows), tokens=int(batch["attention_mask"].sum()))
     return found
 
 
@@ -92,7 +92,7 @@ def compare_language_modelling(
             edited_loss += _loss_sum(after, targets)
             divergence += float((base.exp() * (base - after)).sum(-1).double().sum())
             tokens += len(targets)
-            advance(len(rows))
+            advance(len(rows), tokens=2 * int(batch["attention_mask"].sum()))
     count = max(tokens, 1)
     # Rounding can leave a divergence of identical models a hair below zero.
     return LanguageModelling(

@@ -161,6 +161,8 @@ def prompt_rates(
     decodings: Sequence[Decoding],
     store: Store | None = None,
     edits: Sequence[Edit] = (),
+    *,
+    progress: Progress = silent,
 ) -> list[float]:
     """Share of each prompt's continuations that show the behavior, with edits in memory.
 
@@ -170,7 +172,7 @@ def prompt_rates(
     generator = TransformersGenerator(model, store=store)
     shown: list[list[float]] = [[] for _ in prompts]
     for decoding in decodings:
-        continuations = _texts(generator, prompts, decoding, edits)
+        continuations = _texts(generator, prompts, decoding, edits, progress)
         verdicts = judged(judge, prompts, continuations, store)
         for found, verdict in zip(shown, verdicts, strict=True):
             if verdict not in UNKNOWN:

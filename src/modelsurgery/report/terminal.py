@@ -33,6 +33,7 @@ def print_results(results: dict[str, Any], console: Console) -> None:
         console.print(Text.assemble(("edited  ", "bold green"), _plain(example["edited"])))
     console.print()
     console.print(Text(f"everything is in {results['run_directory']} ({results['seconds']:.0f} s)"))
+    console.print(Text(f"to look at it: {results['run_directory']}/report.html", style="bold"))
 
 
 def _headline(results: dict[str, Any]) -> str:

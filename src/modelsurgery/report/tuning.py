@@ -25,6 +25,7 @@ def print_tuning(results: dict[str, Any], console: Console) -> None:
     for line in (*_notes(results), *traded(results), *budget_notes(results)):
         console.print(Text(line))
     console.print(Text(f"everything is in {results['run_directory']} ({results['seconds']:.0f} s)"))
+    console.print(Text(f"to look at it: {results['run_directory']}/report.html", style="bold"))
 
 
 def _survivors(results: dict[str, Any]) -> Table:

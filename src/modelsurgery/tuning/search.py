@@ -301,13 +301,12 @@ class Search:
     def dose_response(self, edit: Edit) -> tuple[DosePoint, ...]:
         """What the rows of an edit do at other strengths, on tuning data."""
         measured = self._model, self._prompts, self._judge, self._decodings, self._store
-        return dose_response(
-            edit, self.screen, self.budget, partial(prompt_rates, *measured), self._progress
-        )
+        rates = partial(prompt_rates, *measured, progress=self._progress)
+        return dose_response(edit, self.screen, self.budget, rates, self._progress)
 
     def _rate(self, edits: Sequence[Edit] = ()) -> float | None:
         measured = self._model, self._prompts, self._judge, self._decodings, self._store
-        rates = prompt_rates(*measured, edits)
+        rates = prompt_rates(*measured, edits, progress=self._progress)
         return sum(rates) / len(rates) if rates else None
 
     def _front(self, trials: Sequence[Trial]) -> tuple[Trial, ...]:

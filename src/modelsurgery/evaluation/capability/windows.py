@@ -63,7 +63,8 @@ def compare_perplexity(
             ]
             sums.append(_sums(model, torch.stack(some).to(model.device), edits))
             start += len(some)
-            advance(len(some))
+            sides = 2 if edits else 1
+            advance(len(some), tokens=sides * sum(len(one) for one in some))
     counts = np.array([len(one) - 1 for one in windows], dtype=np.float64)
     return _result(np.concatenate(sums), counts, bool(edits))
 

@@ -1,8 +1,12 @@
 """Prompts as a model reads them, and answers without what a model thought before."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
+import jinja2
+
+from modelsurgery.errors import RecipeError
 from modelsurgery.evaluation.generation.decoding import Decoding
 
 # Opening and closing marks of DeepSeek R1, Qwen 3, GLM and others; of Magistral; of Seed-OSS.
@@ -21,12 +25,34 @@ def as_read(tokenizer: Any, prompt: str, decoding: Decoding) -> str:
     """
     if not decoding.chat or not tokenizer.chat_template:
         return prompt
-    whole: str = tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}],
-        tokenize=False,
-        add_generation_prompt=True,
-        enable_thinking=decoding.thinking,  # templates that know no such thing ignore it
-    )
+    return turns_as_read(tokenizer, [("user", prompt)], thinking=decoding.thinking)
+
+
+def turns_as_read(
+    tokenizer: Any, turns: Sequence[tuple[str, str]], *, thinking: bool = False
+) -> str:
+    """A conversation in the chat template, up to where the model answers.
+
+    Args:
+        tokenizer: has a chat template.
+        turns: who speaks (`system`, `user`, `assistant`) and what they say, the last one a user.
+        thinking: let a model think that can.
+
+    Raises:
+        RecipeError: the template refuses it, as some do a system's turn.
+    """
+    try:
+        whole: str = tokenizer.apply_chat_template(
+            [{"role": role, "content": content} for role, content in turns],
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=thinking,  # templates that know no such thing ignore it
+        )
+    except jinja2.TemplateError as error:
+        raise RecipeError(
+            f"the model's chat template refuses this conversation ({str(error)[:200]}); leave out "
+            "--system, if you gave one"
+        ) from error
     return whole.removeprefix(tokenizer.bos_token or "")
 
 

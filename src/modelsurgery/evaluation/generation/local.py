@@ -9,16 +9,27 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from modelsurgery.apply.in_memory import edited
 from modelsurgery.edit import Edit
 from modelsurgery.evaluation.generation.chat import as_read, without_thinking
 from modelsurgery.evaluation.generation.decoding import Continuation, Decoding, Speed
-from modelsurgery.evaluation.generation.sampling import FirstToken, StopText, UniformSampling
+from modelsurgery.evaluation.generation.sampling import (
+    FirstToken,
+    StopText,
+    TokenCount,
+    UniformSampling,
+)
 from modelsurgery.files import sha256_json
 from modelsurgery.models import LanguageModel
-from modelsurgery.progress import Progress, silent
+from modelsurgery.progress import Advance, Progress, silent
 
 if TYPE_CHECKING:
     from modelsurgery.evaluation.store import Store
@@ -75,7 +86,8 @@ class TransformersGenerator:
             edited(self._model.model, *edits),
         ):
             for batch in batches:
-                found |= self._stored_or_made(batch, [keys[one] for one in batch], decoding)
+                some = [keys[one] for one in batch]
+                found |= self._stored_or_made(batch, some, decoding, advance)
                 advance(len(batch))
         return tuple(found[prompt] for prompt in prompts)
 
@@ -116,19 +128,21 @@ class TransformersGenerator:
         return batches
 
     def _stored_or_made(
-        self, batch: Sequence[str], keys: Sequence[str], decoding: Decoding
+        self, batch: Sequence[str], keys: Sequence[str], decoding: Decoding, advance: Advance
     ) -> dict[str, Continuation]:
         if self._store is None:
-            return dict(zip(batch, self._continued(batch, decoding), strict=True))
+            return dict(zip(batch, self._continued(batch, decoding, advance), strict=True))
         stored = self._store.continuations(keys)
         if len(stored) < len(set(keys)):
-            made = self._continued(batch, decoding)
+            made = self._continued(batch, decoding, advance)
             self._store.keep_continuations(dict(zip(keys, made, strict=True)))
             # Read back: of two processes that made it, both shall tell of the first.
             stored = self._store.continuations(keys)
         return {prompt: stored[key] for prompt, key in zip(batch, keys, strict=True)}
 
-    def _continued(self, batch: Sequence[str], decoding: Decoding) -> list[Continuation]:
+    def _continued(
+        self, batch: Sequence[str], decoding: Decoding, advance: Advance
+    ) -> list[Continuation]:
         model, tokenizer = self._model, self._model.tokenizer
         read = [as_read(tokenizer, prompt, decoding) for prompt in batch]
         room = context_length(model) - decoding.max_new_tokens
@@ -143,22 +157,14 @@ class TransformersGenerator:
         stop = None
         if decoding.stop is not None:
             stop = StopText(tokenizer, decoding.stop, width, len(batch))
-        ends = _end_tokens(model)
-        whole = model.model.generate(
-            **inputs,
-            generation_config=GenerationConfig(
-                max_new_tokens=decoding.max_new_tokens,
-                do_sample=False,
-                pad_token_id=tokenizer.pad_token_id,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=ends or None,
-            ),
-            logits_processor=LogitsProcessorList(processors),
-            stopping_criteria=StoppingCriteriaList([stop] if stop else []),
-        )
-        rows = whole[:, width:].tolist()
+        ends = end_tokens(model)
+        count = TokenCount(len(batch), ends, stop, advance)
+        watching = [stop, count] if stop else [count]
+        rows = new_tokens(model, inputs, decoding.max_new_tokens, processors, watching).tolist()
         made = [
-            _continuation(tokenizer, ids, ends, decoding, text, stop.lengths[row] if stop else None)
+            continuation_of(
+                tokenizer, ids, ends, decoding, text, stop.lengths[row] if stop else None
+            )
             for row, (ids, text) in enumerate(zip(rows, read, strict=True))
         ]
         self._count(clock, inputs["attention_mask"], made)
@@ -173,14 +179,55 @@ class TransformersGenerator:
         speed.decode_tokens += sum(one.tokens for one in made)
 
 
-def _continuation(
+def new_tokens(
+    model: LanguageModel,
+    inputs: dict[str, torch.Tensor],
+    max_new_tokens: int,
+    processors: Sequence[LogitsProcessor],
+    watching: Sequence[StoppingCriteria],
+) -> torch.Tensor:
+    """Tokens that the model writes, [n, t] int64, padded on the right behind an end.
+
+    Args:
+        model: the model, as it is now.
+        inputs: token ids and mask, padded on the left.
+        max_new_tokens: t at most.
+        processors: see the logits of each step; without one that chooses, decoding is greedy.
+        watching: see the tokens after each step, and may end rows.
+    """
+    whole: torch.Tensor = model.model.generate(
+        **inputs,
+        generation_config=GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=model.tokenizer.pad_token_id,
+            bos_token_id=model.tokenizer.bos_token_id,
+            eos_token_id=end_tokens(model) or None,
+        ),
+        logits_processor=LogitsProcessorList(processors),
+        stopping_criteria=StoppingCriteriaList(watching),
+    )
+    return whole[:, inputs["input_ids"].shape[1] :]
+
+
+def continuation_of(
     tokenizer: Any,
     ids: list[int],
     ends: Sequence[int],
     decoding: Decoding,
     read: str,
-    stopped_after: int | None,
+    stopped_after: int | None = None,
 ) -> Continuation:
+    """What the new tokens of a row say: the answer, apart from what was thought before it.
+
+    Args:
+        tokenizer: the model's.
+        ids: new tokens, the padding behind their end too.
+        ends: tokens that end a text.
+        decoding: how they were made.
+        read: what the model had read.
+        stopped_after: tokens until the stop text stood there, if it did.
+    """
     kept = list(itertools.takewhile(lambda one: one not in ends, ids))
     is_finished = len(kept) < len(ids)
     if stopped_after is not None and stopped_after <= len(kept):
@@ -198,7 +245,7 @@ def _continuation(
     return Continuation(text, len(kept), is_finished, thought)
 
 
-def _end_tokens(model: LanguageModel) -> list[int]:
+def end_tokens(model: LanguageModel) -> list[int]:
     """The tokens that end a text; one that is also the padding ends it all the same."""
     ends = model.model.generation_config.eos_token_id
     if ends is None:

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor, StoppingCriteria
 
+from modelsurgery.progress import Advance
+
 STOP_TAIL_TOKENS = 8
 
 
@@ -88,3 +90,23 @@ class StopText(StoppingCriteria):
                 self.lengths[row] = length - self._start
         done = [one is not None for one in self.lengths]
         return torch.tensor(done, device=input_ids.device)
+
+
+class TokenCount(StoppingCriteria):
+    """Stops nothing: tells of new tokens at each step, since a batch may take minutes."""
+
+    def __init__(
+        self, rows: int, ends: Sequence[int], stop: StopText | None, advance: Advance
+    ) -> None:
+        """Count until a row has one of `ends`, or `stop`, which looks first, has ended it."""
+        self._ends = torch.tensor(ends, dtype=torch.long)
+        self._stop, self._advance = stop, advance
+        self._ended = torch.zeros(rows, dtype=torch.bool)
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        """No row is done [n] bool."""
+        self._ended |= torch.isin(input_ids[:, -1].cpu(), self._ends)
+        self._advance(0, tokens=int((~self._ended).sum()))
+        if self._stop is not None:
+            self._ended |= torch.tensor([one is not None for one in self._stop.lengths])
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)

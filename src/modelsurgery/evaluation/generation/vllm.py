@@ -76,12 +76,13 @@ class VllmGenerator:
         started = time.perf_counter()
         with progress("generate", len(prompts)) as advance:
             answers = self._engine.generate(read, settings, use_tqdm=False)
-            advance(len(prompts))
-        made = tuple(
-            _continuation(one.outputs[0], text) for one, text in zip(answers, read, strict=True)
-        )
+            made = tuple(
+                _continuation(one.outputs[0], text) for one, text in zip(answers, read, strict=True)
+            )
+            tokens = sum(one.tokens for one in made)
+            advance(len(prompts), tokens=tokens)
         self.speed.decode_seconds += time.perf_counter() - started
-        self.speed.decode_tokens += sum(one.tokens for one in made)
+        self.speed.decode_tokens += tokens
         return made
 
     def _load(self, edits: Sequence[Edit]) -> None:

@@ -1,0 +1,119 @@
+"""Where the neurons of gate rows are in a loaded model: what reads, what is active, what writes."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers.pytorch_utils import Conv1D
+
+from modelsurgery.layouts import Address, GateMatrix, Shaped, layout_for, match_layout
+from modelsurgery.models import LanguageModel
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """The neurons of one gate matrix in a loaded model.
+
+    Attributes:
+        projection: the linear layer whose outputs are the gate pre-activations; None for experts,
+            which don't see every token, or are no linear layers.
+        outputs: which output of the projection belongs to each row, int64 [rows].
+        down: the linear layer that reads the activations; None if there is none of that shape, or
+            one too many.
+        writes: what each neuron adds to the MLP's output, a view [rows, d]; None like `down`.
+    """
+
+    projection: torch.nn.Module | None
+    outputs: NDArray[np.int64]
+    down: torch.nn.Module | None
+    writes: torch.Tensor | None
+
+
+def find_neurons(model: LanguageModel, addresses: Iterable[Address]) -> dict[Address, Neurons]:
+    """The neurons of gate matrices.
+
+    Raises:
+        UnsupportedModelError: the model's parameters are not what its layout says.
+    """
+    gates = {gate.address: gate for gate in _loaded_gates(model)}
+    return {address: _neurons(model.model, gates[address]) for address in addresses}
+
+
+def block_list(model: LanguageModel) -> tuple[torch.nn.Module, torch.nn.ModuleList]:
+    """The list of a model's blocks, and the module that it belongs to.
+
+    Raises:
+        UnsupportedModelError: the model's parameters are not what its layout says.
+    """
+    gate = _loaded_gates(model)[0]
+    parts = gate.tensor.split(".")
+    place = parts.index(str(gate.block))
+    owner = model.model.get_submodule(".".join(parts[: place - 1]))
+    blocks = getattr(owner, parts[place - 1])
+    assert isinstance(blocks, torch.nn.ModuleList)
+    return owner, blocks
+
+
+def _loaded_gates(model: LanguageModel) -> tuple[GateMatrix, ...]:
+    """Gate matrices of the loaded model, which may name and fuse them otherwise than its file."""
+    shapes = {
+        # The dtype is checked where weights change; here all are read alike.
+        name: Shaped(tuple(one.shape), "F32")
+        for name, one in model.model.named_parameters(remove_duplicate=False)
+    }
+    config = model.model.config.to_dict()
+    where = "the loaded model"
+    layout = model.layout or layout_for(config, shapes, where)
+    return match_layout(layout, shapes, config, where)
+
+
+def _neurons(model: Any, gate: GateMatrix) -> Neurons:
+    parameter = model.get_parameter(gate.tensor)
+    outputs = gate.view.outputs(tuple(parameter.shape))
+    owner = model.get_submodule(gate.tensor.rpartition(".")[0])
+    if not isinstance(owner, torch.nn.Linear | Conv1D):
+        return Neurons(None, outputs, None, _expert_writes(owner, gate))
+    around = model.get_submodule(gate.tensor.removesuffix(".weight").rpartition(".")[0])
+    found = [
+        module
+        for module in around.children()
+        if module is not owner and _sizes(module) == (gate.rows, gate.hidden_size)
+    ]
+    down = found[0] if len(found) == 1 else None
+    return Neurons(
+        owner if gate.expert < 0 else None,
+        outputs,
+        down if gate.expert < 0 else None,
+        None if down is None else _by_input(down),
+    )
+
+
+def _sizes(module: torch.nn.Module) -> tuple[int, int] | None:
+    """How many values a linear layer takes and gives."""
+    if isinstance(module, Conv1D):
+        return module.nx, module.nf
+    if isinstance(module, torch.nn.Linear):
+        return module.in_features, module.out_features
+    return None
+
+
+def _by_input(module: torch.nn.Module) -> torch.Tensor:
+    """A linear layer's weights by input, [in, out]."""
+    weight: torch.Tensor = module.weight  # type: ignore[assignment]
+    return weight if isinstance(module, Conv1D) else weight.T
+
+
+def _expert_writes(owner: torch.nn.Module, gate: GateMatrix) -> torch.Tensor | None:
+    """What the neurons of an expert write, [rows, d], where one tensor holds all experts."""
+    rows, width = gate.rows, gate.hidden_size
+    found = [
+        one[gate.expert]
+        for one in owner.parameters(recurse=False)
+        if one.ndim == 3 and rows != width and sorted(one.shape[1:]) == sorted((rows, width))
+    ]
+    if len(found) != 1 or gate.expert < 0:
+        return None
+    return found[0] if found[0].shape[0] == rows else found[0].T

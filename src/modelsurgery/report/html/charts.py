@@ -1,0 +1,310 @@
+"""Charts as inline SVG, from plain values.
+
+Each chart is a pure function; colors are classes (`base`, `edited`, …) that the style sheet gives a
+value for light, dark and print. Every chart has a title and a description in words for those who
+cannot see it; single points tell their value on hovering.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup, escape
+
+WIDTH = 680
+LEFT, RIGHT = 210, 24
+ROW = 34
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A linear scale from values to pixels.
+
+    Attributes:
+        low: value at the start.
+        high: value at the end.
+        start: pixel of `low`.
+        end: pixel of `high`.
+    """
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        """Pixel of a value; values outside stop at the ends."""
+        span = self.high - self.low or 1.0
+        share = min(max((value - self.low) / span, 0.0), 1.0)
+        return round(self.start + share * (self.end - self.start), 2)
+
+    def ticks(self, count: int = 5) -> list[float]:
+        """Round values across the axis."""
+        span = self.high - self.low
+        if span <= 0:
+            return [self.low]
+        raw = span / count
+        power = 10 ** math.floor(math.log10(raw))
+        step = min((m * power for m in (1, 2, 2.5, 5, 10)), key=lambda one: abs(one - raw))
+        first = math.ceil(self.low / step - 1e-9)
+        last = math.floor(self.high / step + 1e-9)
+        return [round(number * step, 10) for number in range(first, last + 1)]
+
+
+def svg(height: float, title: str, description: str, parts: Sequence[str]) -> Markup:
+    """A whole chart around its parts, which are markup already."""
+    return Markup(
+        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img">'
+        f"<title>{escape(title)}</title><desc>{escape(description)}</desc>{''.join(parts)}</svg>"
+    )
+
+
+def per_cent(value: float) -> str:
+    """0.437 as 43.7%."""
+    return f"{100 * value:.1f}%"
+
+
+def rates_chart(
+    rows: Sequence[tuple[str, Mapping[str, float], Mapping[str, float] | None]],
+) -> Markup:
+    """Base and edited rates with their intervals, one row a measurement.
+
+    Args:
+        rows: label, base and edited rate (`rate`, `low`, `high`, 0..1); None was not measured.
+    """
+    highest = max((one["high"] for _, *both in rows for one in both if one), default=1.0)
+    axis = Axis(0.0, min(1.0, max(0.1, 1.08 * highest)), LEFT, WIDTH - RIGHT)
+    height = ROW * len(rows) + 34
+    parts = _vertical_grid(axis, height - 26, per_cent_ticks=True)
+    told = []
+    for number, (label, base, edited) in enumerate(rows):
+        y = ROW * number + ROW / 2 + 4
+        parts.append(_text(LEFT - 10, y + 4, label, "end"))
+        told.append(f"{label}: base {per_cent(base['rate'])}")
+        if edited is not None:
+            told[-1] += f", edited {per_cent(edited['rate'])}"
+            parts.append(_line(axis(base["rate"]), y, axis(edited["rate"]), y, "joint"))
+            parts.append(_interval(axis, edited, y + 5, "edited", f"{label}, edited"))
+        parts.append(_interval(axis, base, y - 5 if edited else y, "base", f"{label}, base"))
+    return svg(height, "Rates with 95 % intervals", "; ".join(told), parts)
+
+
+def curve_chart(points: Sequence[Mapping[str, Any]], name: str) -> Markup:
+    """The dose-response curve: rate and use of the budget against strength.
+
+    Args:
+        points: of `results.json`, weakest first.
+        name: of the behavior.
+    """
+    strengths = [abs(point["strength"]) for point in points]
+    x = Axis(0.0, max(strengths), 60, WIDTH - RIGHT)
+    rated = [(abs(one["strength"]), one) for one in points if one["rate"]]
+    top = max([one["rate"]["high"] for _, one in rated] or [1.0])
+    y = Axis(0.0, min(1.0, 1.1 * top), 190, 14)
+    use = Axis(0.0, min(4.0, max(2.0, *map(_most_used, points))), 330, 238)
+    parts = [_horizontal(60, y(tick), f"{100 * tick:.0f}%") for tick in y.ticks(4)]
+    parts += [_horizontal(60, use(tick), f"{100 * tick:.0f}%") for tick in use.ticks(4)]
+    parts += [_text(x(tick), 350, f"{tick:g}", "middle", "tick") for tick in x.ticks(6)]
+    parts.append(_text((60 + WIDTH - RIGHT) / 2, 370, "strength of the edit", "middle", "tick"))
+    parts.append(_text(60, 230, "share of the damage budget used", "start", "tick"))
+    end = _budget_end(points)
+    if end is not None:
+        at = x(end)
+        parts.append(
+            f'<rect x="{at}" y="14" width="{WIDTH - RIGHT - at:.1f}" height="316" class="over"/>'
+        )
+        parts.append(_line(at, 14, at, 330, "limit"))
+        parts.append(_text(at + 6, 26, "over the budget", "start", "limit-text"))
+    band = [(x(s), y(one["rate"]["high"])) for s, one in rated]
+    band += [(x(s), y(one["rate"]["low"])) for s, one in reversed(rated)]
+    parts.append(f'<polygon points="{_path(band)}" class="band"/>')
+    parts.append(_polyline([(x(s), y(one["rate"]["rate"])) for s, one in rated], "edited"))
+    used = [(x(abs(one["strength"])), use(_most_used(one))) for one in points]
+    parts.append(_polyline(used, "damage"))
+    for strength, one in rated:
+        chosen = one["is_chosen"]
+        said = f"strength {strength:.2f}: {per_cent(one['rate']['rate'])}, " + _damage_said(one)
+        parts.append(_dot(x(strength), y(one["rate"]["rate"]), "edited", 6 if chosen else 4, said))
+        if chosen:
+            across, down = x(strength), y(one["rate"]["rate"])
+            parts.append(f'<circle cx="{across}" cy="{down}" r="10" class="ring"/>')
+            parts.append(_text(across, down - 16, "chosen", "middle", "chosen-text"))
+    told = [f"{s:.2f}: {per_cent(one['rate']['rate'])}" for s, one in rated]
+    return svg(378, f"Rate of {name} by strength", "; ".join(told), parts)
+
+
+def bars_chart(rows: Sequence[tuple[str, float, str]], title: str) -> Markup:
+    """Horizontal bars from zero to both sides.
+
+    Args:
+        rows: label, value, and the value in words.
+        title: of the chart.
+    """
+    values = [value for _, value, _ in rows]
+    low, high = min(0.0, *values), max(0.0, *values)
+    if low == high:
+        high = 1.0
+    axis = Axis(low, high, LEFT, WIDTH - RIGHT - 90)
+    parts = []
+    for number, (label, value, said) in enumerate(rows):
+        y = 28 * number + 6
+        start, end = sorted((axis(0.0), axis(value)))
+        parts.append(_text(LEFT - 10, y + 15, label, "end"))
+        parts.append(
+            f'<rect x="{start}" y="{y}" width="{max(end - start, 1):.1f}" height="18" rx="2" '
+            f'class="bar"><title>{escape(label)}: {escape(said)}</title></rect>'
+        )
+        parts.append(_text(end + 8, y + 14, said, "start", "tick"))
+    parts.append(_line(axis(0.0), 2, axis(0.0), 28 * len(rows) + 2, "axis"))
+    told = "; ".join(f"{label}: {said}" for label, _, said in rows)
+    return svg(28 * len(rows) + 8, title, told, parts)
+
+
+def pairs_chart(rows: Sequence[tuple[str, float, float]], title: str, unit: str = "%") -> Markup:
+    """Base and edited value of each row as two bars; the unit `%` is for shares of one."""
+    highest = max([*(max(base, edited) for _, base, edited in rows), 1e-9])
+    axis = Axis(0.0, highest, LEFT, WIDTH - RIGHT - 70)
+    parts, told = [], []
+    for number, (label, base, edited) in enumerate(rows):
+        y = 46 * number + 8
+        parts.append(_text(LEFT - 10, y + 19, label, "end"))
+        for offset, value, kind in ((0, base, "base"), (16, edited, "edited")):
+            said = per_cent(value) if unit == "%" else f"{value:.2f} {unit}"
+            width = max(axis(value) - axis.start, 1)
+            parts.append(
+                f'<rect x="{axis.start}" y="{y + offset}" width="{width:.1f}" height="13" rx="2" '
+                f'class="fill-{kind}"><title>{escape(label)}, {kind}: {said}</title></rect>'
+            )
+            parts.append(_text(axis.start + width + 8, y + offset + 11, said, "start", "tick"))
+            told.append(f"{label}, {kind}: {said}")
+    return svg(46 * len(rows) + 8, title, "; ".join(told), parts)
+
+
+def histogram_chart(
+    edges: Sequence[float],
+    series: Sequence[tuple[str, str, Sequence[int]]],
+    title: str,
+    axis_name: str,
+) -> Markup:
+    """Several histograms over the same bins, each as shares of its own sum.
+
+    Args:
+        edges: [n + 1] bounds of the bins.
+        series: name, color class, and n counts.
+        title: of the chart.
+        axis_name: what the bins are of.
+    """
+    x = Axis(edges[0], edges[-1], 60, WIDTH - RIGHT)
+    shares = [
+        (name, kind, [one / max(sum(counts), 1) for one in counts]) for name, kind, counts in series
+    ]
+    y = Axis(0.0, max([*(max(some) for _, _, some in shares), 1e-9]) * 1.05, 200, 12)
+    parts = [_horizontal(60, y(tick), f"{100 * tick:.0f}%") for tick in y.ticks(4)]
+    parts += [_text(x(tick), 218, f"{tick:g}", "middle", "tick") for tick in x.ticks(8)]
+    parts.append(_text((60 + WIDTH - RIGHT) / 2, 238, axis_name, "middle", "tick"))
+    told = []
+    for name, kind, some in shares:
+        steps = [(x(edges[0]), y(0.0))]
+        for number, share in enumerate(some):
+            steps += [(x(edges[number]), y(share)), (x(edges[number + 1]), y(share))]
+        steps.append((x(edges[-1]), y(0.0)))
+        parts.append(
+            f'<polygon points="{_path(steps)}" class="area-{kind}">'
+            f"<title>{escape(name)}</title></polygon>"
+        )
+        middle = sum(s * (edges[n] + edges[n + 1]) / 2 for n, s in enumerate(some))
+        told.append(f"{name}: mean {middle:.3f}")
+    return svg(246, title, "; ".join(told), parts)
+
+
+def roc_chart(
+    false_positive: Sequence[float], true_positive: Sequence[float], auroc: float
+) -> Markup:
+    """The probe's true against its false positives on held-out texts."""
+    x, y = Axis(0.0, 1.0, 60, 300), Axis(0.0, 1.0, 252, 12)
+    parts = [
+        _horizontal(60, y(tick), f"{100 * tick:.0f}%", 300) for tick in (0.0, 0.25, 0.5, 0.75, 1.0)
+    ]
+    parts += [
+        _text(x(tick), 270, f"{100 * tick:.0f}%", "middle", "tick") for tick in (0.0, 0.5, 1.0)
+    ]
+    parts.append(_text(180, 290, "opposites taken for the behavior", "middle", "tick"))
+    parts.append(_line(x(0), y(0), x(1), y(1), "limit"))
+    line = [(x(one), y(other)) for one, other in zip(false_positive, true_positive, strict=True)]
+    parts.append(_polyline(line, "edited"))
+    parts.append(_text(330, 110, f"AUROC {auroc:.3f}", "start", "big"))
+    parts.append(_text(330, 134, "1 tells every pair apart, 0.5 guesses", "start", "tick"))
+    return svg(298, "The probe on held-out texts", f"AUROC {auroc:.3f}", parts)
+
+
+def _budget_end(points: Sequence[Mapping[str, Any]]) -> float | None:
+    """Strength at which the budget ends, between the last point inside and the first outside."""
+    for before, after in itertools.pairwise(points):
+        if before["is_inside"] and not after["is_inside"]:
+            low, high = _most_used(before), _most_used(after)
+            share = (1.0 - low) / (high - low) if high > low else 0.5
+            first, second = abs(before["strength"]), abs(after["strength"])
+            return float(first + min(max(share, 0.0), 1.0) * (second - first))
+    return None
+
+
+def _most_used(point: Mapping[str, Any]) -> float:
+    return float(max([0.0, *point["used"].values()]))
+
+
+def _damage_said(point: Mapping[str, Any]) -> str:
+    return (
+        f"{100 * point['perplexity_rise']['value']:+.1f}% perplexity, "
+        f"{-point['capability_drop']['value']:+.1f} points of capability"
+    )
+
+
+def _interval(axis: Axis, rate: Mapping[str, float], y: float, kind: str, label: str) -> str:
+    said = (
+        f"{label}: {per_cent(rate['rate'])} ({per_cent(rate['low'])} to {per_cent(rate['high'])})"
+    )
+    return _line(axis(rate["low"]), y, axis(rate["high"]), y, f"whisker {kind}") + _dot(
+        axis(rate["rate"]), y, kind, 5, said
+    )
+
+
+def _vertical_grid(axis: Axis, bottom: float, *, per_cent_ticks: bool) -> list[str]:
+    parts = []
+    for tick in axis.ticks(6):
+        parts.append(_line(axis(tick), 2, axis(tick), bottom, "grid"))
+        said = f"{100 * tick:.0f}%" if per_cent_ticks else f"{tick:g}"
+        parts.append(_text(axis(tick), bottom + 18, said, "middle", "tick"))
+    return parts
+
+
+def _horizontal(start: float, y: float, said: str, end: float = WIDTH - RIGHT) -> str:
+    return _line(start, y, end, y, "grid") + _text(start - 8, y + 4, said, "end", "tick")
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
+    return f'<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" class="{kind}"/>'
+
+
+def _polyline(points: Sequence[tuple[float, float]], kind: str) -> str:
+    return f'<polyline points="{_path(points)}" class="curve {kind}"/>'
+
+
+def _path(points: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+
+
+def _dot(x: float, y: float, kind: str, radius: float, said: str) -> str:
+    return (
+        f'<circle cx="{x}" cy="{y}" r="{radius}" class="dot {kind}">'
+        f"<title>{escape(said)}</title></circle>"
+    )
+
+
+def _text(x: float, y: float, said: str, anchor: str, kind: str = "label") -> str:
+    shown = said if len(said) <= 42 else said[:41] + "…"
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{kind}">'
+        f"{escape(shown)}</text>"
+    )

@@ -1,0 +1,19 @@
+"""Text that a model wrote, made safe to show: without control characters and escape sequences."""
+
+
+def printable(text: str) -> str:
+    """The text with its line breaks, and without what could steer a terminal."""
+    return "\n".join(
+        "".join(letter for letter in line if letter.isprintable())
+        for line in text.expandtabs(4).split("\n")
+    )
+
+
+def in_one_line(text: str) -> str:
+    """The same in one line, its breaks shown as ⏎."""
+    return printable(text).replace("\n", " ⏎ ")
+
+
+def masked(text: str) -> str:
+    """The shape of a text: a dot for every letter."""
+    return "".join(letter if letter.isspace() else "•" for letter in text)

@@ -1,0 +1,159 @@
+"""`surgery inspect` with a model and beside other edits, as it is typed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from command_line import Made, Outcome, Refused, Surgery
+from modelsurgery import load_edit, load_probe, save_edit
+from modelsurgery.lab.lexicon import markers
+from tiny import write_tiny_model
+
+
+def answer(outcome: Outcome) -> dict[str, Any]:
+    assert outcome.code == 0, outcome.stderr
+    assert outcome.stderr == ""
+    return json.loads(outcome.stdout)
+
+
+@pytest.fixture(scope="module")
+def other(surgery: Surgery, made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A second edit of the tiny model, of half as many rows and another direction."""
+    path = tmp_path_factory.mktemp("other") / "other.safetensors"
+    arguments = ("--probe", made.probe, "--rule", "W1-W0", "--rows", "0.1", "--strength", 1)
+    outcome = surgery("edit", made.model, *arguments, "--out", path)
+    assert outcome.code == 0, outcome.stderr
+    return path
+
+
+@pytest.fixture(scope="module")
+def rude_edit(surgery: Surgery, embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An edit of the embedded model, away from rude talk."""
+    from modelsurgery import lab
+
+    directory = tmp_path_factory.mktemp("rude")
+    texts, probe, edit = (
+        directory / name for name in ("t.jsonl", "p.safetensors", "e.safetensors")
+    )
+    rows = lab.labelled_texts("toxicity", 200, 0)
+    lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
+    texts.write_text("\n".join(lines))
+    for arguments in (
+        ("probe", embedded, "--texts", texts, "--fit", "mean-difference", "--out", probe),
+        ("edit", embedded, "--probe", probe, "--rule", "mean-difference", "--rows", "0.02",
+         "--strength", "3", "--out", edit),
+    ):  # fmt: skip
+        outcome = surgery(*arguments)
+        assert outcome.code == 0, outcome.stderr
+    return edit
+
+
+def test_an_edit_is_looked_into_with_its_model(surgery: Surgery, made: Made) -> None:
+    plain = answer(surgery("inspect", made.edit, "--json"))
+    found = answer(surgery("inspect", made.edit, "--model", made.model, "--json"))
+    inside = found.pop("inside")
+    assert found == plain
+    edit = load_edit(made.edit)
+    assert sum(one["chosen"] for one in inside["rows_by_layer"]) == edit.row_count
+    assert len(inside["neurons"]) == min(12, edit.row_count)
+    assert len(inside["tokens"]["direction"]["toward"]) == 10
+    assert inside["activations"] is None
+    assert "surgery run" in inside["missing"]["activations"]
+
+
+def test_tables_are_shown_in_a_terminal(surgery: Surgery, made: Made, other: Path) -> None:
+    outcome = surgery("inspect", made.edit, "--model", made.model, "--with", other)
+    assert (outcome.code, outcome.stderr) == (0, "")
+    for title in (
+        "rows of each layer",
+        "cosines with the direction",
+        "the direction in tokens",
+        "the neurons that point away from it most",
+        f"with {other}",
+        "nearest of the other",
+    ):
+        assert title in outcome.stdout.replace("\n", " "), title
+    assert "{" not in outcome.stdout
+
+
+def test_offensive_tokens_are_masked_unless_asked_for(surgery: Surgery, rude_edit: Path) -> None:
+    arguments = ("inspect", rude_edit, "--model", "embedded")
+    found = answer(surgery(*arguments, "--json"))["inside"]["tokens"]["direction"]["toward"]
+    rude = [text for text, _, is_offensive in found if is_offensive]
+    assert rude
+    lab_words = markers("people", "rude").words
+    assert lab_words.intersection(text.strip("·") for text in rude)
+    masked, shown = (surgery(*arguments, *more) for more in ((), ("--show-offensive",)))
+    for text in rude:
+        kept = text[:2] + "•" * (len(text) - 2)
+        assert text in shown.stdout
+        assert text not in masked.stdout.split()
+        assert kept in masked.stdout
+        assert kept not in shown.stdout
+
+
+def test_other_edits_are_compared_with_and_without_a_model(
+    surgery: Surgery, made: Made, other: Path
+) -> None:
+    one, two = load_edit(made.edit), load_edit(other)
+    rows = [
+        {(update.address, int(row)) for update in edit.updates for row in update.rows}
+        for edit in (one, two)
+    ]
+    with_model = ("--model", made.model)
+    for more in ((), with_model):
+        found = answer(surgery("inspect", made.edit, "--with", other, *more, "--json"))
+        (compared,) = found["with"]
+        assert compared["edit"] == str(other)
+        assert compared["rows"] == [len(some) for some in rows]
+        assert compared["shared_rows"] == len(rows[0] & rows[1])
+        assert (compared["nearest"] is None) == (more == ())
+    neurons = [(entry["layer"], entry["row"]) for entry in found["inside"]["neurons"]]
+    assert [(entry["layer"], entry["row"]) for entry in compared["nearest"]] == neurons
+    shown = surgery("inspect", made.edit, "--with", other)
+    assert f"with {other}" in shown.stdout.replace("\n", "")
+
+
+def test_a_probes_directions_are_read(surgery: Surgery, made: Made) -> None:
+    found = answer(surgery("inspect", made.probe, "--model", made.model, "--json"))
+    assert found["kind"] == "probe"
+    inside, probe = found["inside"], load_probe(made.probe)
+    assert set(inside["directions"]) == {"W1", "W1-W0", "mean-difference"}
+    first, second = probe.direction("W1"), probe.direction("W1-W0")
+    cosine = first @ second / ((first @ first) * (second @ second)) ** 0.5
+    assert inside["cosines"]["W1 and W1-W0"] == pytest.approx(float(cosine), rel=1e-4)
+    assert "layer 3 of 3" in inside["layer_note"]
+    shown = surgery("inspect", made.probe, "--model", made.model)
+    assert "directions in tokens" in shown.stdout
+
+
+def test_without_a_model_no_torch_is_imported(made: Made, other: Path) -> None:
+    script = (
+        "import sys, modelsurgery.cli\n"
+        f"sys.argv = ['surgery', 'inspect', {str(made.edit)!r}, '--with', {str(other)!r}]\n"
+        "modelsurgery.cli.main()\n"
+        "assert not {'torch', 'transformers', 'sklearn'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_does_not_fit_is_refused_in_one_line(
+    refused: Refused, made: Made, other: Path, tmp_path: Path
+) -> None:
+    stranger = write_tiny_model(tmp_path / "stranger", seed=1)
+    wide = write_tiny_model(tmp_path / "wide", hidden_size=48, num_attention_heads=6)
+    refused("inspect", made.edit, "--model", stranger, code=4, says="are not those that this edit")
+    refused("inspect", made.edit, "--model", wide, code=2, says="was made for another model")
+    refused("inspect", made.probe, "--model", wide, code=2, says="the probe was made for")
+    refused("inspect", made.probe, "--with", other, code=2, says="is no edit; --with compares")
+    refused("inspect", made.edited, "--model", made.model, code=2, says="--model goes with those")
+    refused("inspect", made.edit, "--with", made.probe, code=2, says="not a readable edit")
+    refused("inspect", made.edit, "--model", tmp_path / "no", code=2, says="no model directory")
+    empty = tmp_path / "empty.safetensors"
+    save_edit(load_edit(made.edit).scaled(0.0), empty)
+    refused("inspect", empty, "--model", made.model, code=4, says="the edit changes no row")

@@ -1,0 +1,88 @@
+"""Directories of finished runs, written by hand: what reports read."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+RATE = {"rate": 0.4, "low": 0.35, "high": 0.45, "prompts": 300}
+LESS = {"rate": 0.1, "low": 0.07, "high": 0.14, "prompts": 300}
+CHANGE = {"difference": -0.3, "low": -0.35, "high": -0.25, "p_value": 1e-9,
+          "adjusted_p_value": 1e-9, "verdict": "less"}  # fmt: skip
+COMPARED: dict[str, Any] = {"base": RATE, "edited": LESS, "change": CHANGE, "reduction": 0.75}
+TOKENS = {"toward": [["·cloud", 3.0, True]], "away": [["·kind", -2.0, False]]}
+INSIDE: dict[str, Any] = {
+    "rows_by_layer": [{"layer": 1, "chosen": 3, "rows": 48}, {"layer": 2, "chosen": 0, "rows": 48}],
+    "cosines": {"edges": [-1.0, 0.0, 1.0], "all": [5, 5], "chosen": [3, 0], "random": [1, 2]},
+    "activations": [{"texts": "neutral text", "base": 0.1, "edited": 0.2, "tokens": 9}],
+    "similarity": [{"texts": "neutral text", "cosine": -0.03}],
+    "roc": {"false_positive_rate": [0, 1], "true_positive_rate": [0, 1], "auroc": 0.5},
+    "probe_loss": [{"texts": "neutral text", "base": 0.2, "edited": 0.3}],
+    "tokens": {"direction": TOKENS},
+    "neurons": [
+        {"layer": 1, "row": 7, "cosine": -0.3, "gate_reads": TOKENS, "gate_reads_edited": TOKENS,
+         "writes": None, "mean_output": {"base": 0.1, "edited": 0.4}}
+    ],
+}  # fmt: skip
+
+
+def write_run(directory: Path, inside: dict[str, Any] | None = INSIDE) -> Path:
+    """The directory of a run on the embedded model."""
+    results = {
+        "model": "embedded",
+        "behavior": {"name": "toxicity", "title": "rude talk", "direction": "away",
+                     "samples_per_prompt": 1, **COMPARED, "greedy": COMPARED},
+        "judge": {"name": "lab", "note": "exact"},
+        "perplexity": {"base": 3.0, "edited": 3.1, "rise": 0.03, "tokens": 99, "text": "talk"},
+        "divergence": 0.02,
+        "budget": {"is_met": True, "given_up": None, "limits": {
+            "perplexity": {"measured": 0.03, "limit": 0.05, "is_inside": True}}},
+        "facts": {"base": 0.9, "edited": 0.9, "intervals": [RATE, RATE]},
+        "probe": {"layer": 2, "accuracy": 0.9, "control_accuracy": 0.5, "held_out_texts": 40},
+        "edit": {"rows": 3, "rows_found": 96, "tensors": 1, "tensors_found": 2, "bytes_changed": 9,
+                 "bytes_total": 99, "alpha": 0.1, "strength": 2.0,
+                 "direction_rule": "mean-difference"},
+        "dose_response": [],
+        "inside": inside,
+    }  # fmt: skip
+    lines = [
+        {"prompt": "<script>alert(1)</script>", "base": "rough", "edited": "kind",
+         "base_verdict": "behavior", "edited_verdict": "opposite", "seed": 0}
+    ]  # fmt: skip
+    return _written(directory, results, {"model": "embedded"}, "sampled", lines)
+
+
+def an_evaluation(directory: Path) -> Path:
+    """The directory of an evaluation with one prompt set of two groups."""
+    results = {
+        "model": {"name": "embedded", "fingerprint": "0"},
+        "edits": {"e.safetensors": "0" * 64},
+        "behavior": {"name": "toxicity", "title": "rude talk"},
+        "judges": [{"name": "ngrams", "note": "calibrated"}],
+        "sets": [{"name": "challenging", **COMPARED, "by": {"group": {"one": COMPARED}}}],
+        "damage": {"facts": None, "neutral_text": {
+            "base_perplexity": 3.0, "edited_perplexity": 3.1, "rise": 0.03}},
+    }  # fmt: skip
+    lines = [
+        {"prompt": "p", "base": {"text": "a", "verdict": "behavior"},
+         "edited": {"text": "b", "verdict": "neither"}}
+    ]  # fmt: skip
+    return _written(directory, results, {"model": "embedded"}, "challenging", lines)
+
+
+def _written(
+    directory: Path,
+    results: dict[str, Any],
+    recipe: dict[str, Any],
+    samples: str,
+    lines: list[dict[str, Any]],
+) -> Path:
+    (directory / "samples").mkdir(parents=True)
+    (directory / "results.json").write_text(json.dumps(results))
+    (directory / "recipe.resolved.yaml").write_text(yaml.safe_dump(recipe))
+    manifest = {"provenance": {"versions": {"python": "3.11"}}, "sha256": {"results.json": "0"}}
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    content = "".join(json.dumps(one) + "\n" for one in lines)
+    (directory / "samples" / f"{samples}.jsonl").write_text(content)
+    return directory

@@ -38,16 +38,20 @@ def test_the_python_example_runs(workplace: Path) -> None:
 def test_the_steps_of_the_command_line_run(workplace: Path, embedded: Path) -> None:
     readme = README.read_text(encoding="utf-8")
     steps = re.findall(r"^(surgery (?!run).*?)(?:\s+#.*)?$", readme, re.M)
-    wanted = list(dict.fromkeys(step for step in steps if "DIR" not in step))
+    wanted = list(dict.fromkeys(one for one in steps if "DIR" not in one and "both/" not in one))
     verbs = {step.split()[1] for step in wanted}
     assert verbs == {
         "probe", "edit", "apply", "inspect", "plan", "verify", "diff", "undo", "behaviors",
+        "export",
     }  # fmt: skip
     model = Path(shutil.copytree(embedded, workplace / "MODEL"))
     original = (model / "model.safetensors").read_bytes()
-    for step in wanted:
+    for step in (one for one in wanted if one.split()[1] != "export"):
         surgery(*step.split()[1:], cwd=workplace)
     assert (workplace / "edited" / "model.safetensors").read_bytes() == original
     assert (model / "model.safetensors").read_bytes() != original  # edited in place
     surgery("undo", "MODEL", cwd=workplace)
     assert (model / "model.safetensors").read_bytes() == original
+    for step in (one for one in wanted if one.split()[1] == "export"):
+        surgery(*step.split()[1:], cwd=workplace)
+    assert {"adapter", "adapter.gguf", "repository"} <= {one.name for one in workplace.iterdir()}

@@ -34,6 +34,7 @@ from modelsurgery.inside.reactions import (
     SHOWS,
     Activation,
     ProbeLoss,
+    Reactions,
     Similarity,
     held_out_texts,
     reactions_of,
@@ -42,6 +43,7 @@ from modelsurgery.layouts import Address
 from modelsurgery.models import LanguageModel
 from modelsurgery.probe import Probe
 from modelsurgery.progress import Progress, silent
+from modelsurgery.region import RowScores
 from modelsurgery.stacking import score_model_rows
 
 MOST_NEURONS = 12
@@ -135,36 +137,36 @@ def look_inside(
     texts = {} if behavior is None else held_out_texts(model, behavior)
     layer = (None if probe is None else probe.layer) or model.layer_count
     with edited(model.model, edit) as changes:
-        chosen = {change.address: change.rows for change in changes if len(change.rows)}
-        if not chosen:
-            raise NothingChangedError("the edit changes no row; make one with a larger strength")
-        shown = most_opposed(scores, chosen, MOST_NEURONS)
-        watched = _Watched(model, layer, find_neurons(model, chosen), chosen, shown)
+        watched = _watched(model, layer, scores, changes)
         after = watched.read(
             {kind: some for kind, some in texts.items() if kind != FACTS}, progress
         )
     before = watched.read(texts, progress)
     seen = reactions_of(before, after, neurons=watched.counted, probe=probe, direction=direction)
-    reading, no_norm = _reading(model, direction, shown, changes, watched.found)
-    views = view_neurons(shown, scores, reading, seen.mean_outputs)
-    missing = {
-        **({} if texts else dict.fromkeys(OF_TEXTS, NO_TEXTS)),
-        **({} if probe or not texts else dict.fromkeys(OF_PROBES, NO_PROBE)),
-        **({} if seen.is_finite else dict.fromkeys(OF_BOTH_MODELS, NOT_FINITE)),
-        **watched.missing(bool(texts)),
-        **no_norm,
-    }
+    reading, no_norm = _reading(model, direction, watched, changes)
     return Inside(
-        rows_by_layer=rows_by_layer(chosen, model.gates),
-        cosines=cosine_histogram(scores, chosen, seed),
+        rows_by_layer=rows_by_layer(watched.chosen, model.gates),
+        cosines=cosine_histogram(scores, watched.chosen, seed),
         activations=seen.activations,
         similarity=seen.similarity,
         roc=seen.roc,
         probe_loss=seen.probe_loss,
         tokens=None if reading is None else Tokens(reading.direction, layer_note(model, probe)),
-        neurons=views,
-        missing=missing,
+        neurons=view_neurons(watched.shown, scores, reading, seen.mean_outputs),
+        missing={**_missing(texts, probe, seen), **watched.missing(bool(texts)), **no_norm},
     )
+
+
+def _missing(
+    texts: Mapping[str, list[str]], probe: Probe | None, seen: Reactions
+) -> dict[str, str]:
+    """Why parts that need texts could not be had."""
+    if not texts:
+        return dict.fromkeys(OF_TEXTS, NO_TEXTS)
+    return {
+        **({} if probe else dict.fromkeys(OF_PROBES, NO_PROBE)),
+        **({} if seen.is_finite else dict.fromkeys(OF_BOTH_MODELS, NOT_FINITE)),
+    }
 
 
 def layer_note(model: LanguageModel, probe: Probe | None) -> str:
@@ -250,15 +252,24 @@ class _Watched:
         return sum(getattr(self.found[address], part) is None for address, _ in self.shown)
 
 
+def _watched(
+    model: LanguageModel, layer: int, scores: RowScores, changes: Sequence[TensorChange]
+) -> _Watched:
+    chosen = {change.address: change.rows for change in changes if len(change.rows)}
+    if not chosen:
+        raise NothingChangedError("the edit changes no row; make one with a larger strength")
+    shown = most_opposed(scores, chosen, MOST_NEURONS)
+    return _Watched(model, layer, find_neurons(model, chosen), chosen, shown)
+
+
 def _reading(
     model: LanguageModel,
     direction: NDArray[np.float32],
-    shown: Sequence[Neuron],
+    watched: _Watched,
     changes: Sequence[TensorChange],
-    found: Mapping[Address, Neurons],
 ) -> tuple[Reading | None, dict[str, str]]:
     """What direction and neurons say, or why that can't be told."""
     try:
-        return read_neurons(model, direction, shown, changes, found), {}
+        return read_neurons(model, direction, watched.shown, changes, watched.found), {}
     except UnsupportedModelError as error:
         return None, dict.fromkeys(OF_TOKENS, str(error))

@@ -11,11 +11,15 @@ LESS = {"rate": 0.1, "low": 0.07, "high": 0.14, "prompts": 300}
 CHANGE = {"difference": -0.3, "low": -0.35, "high": -0.25, "p_value": 1e-9,
           "adjusted_p_value": 1e-9, "verdict": "less"}  # fmt: skip
 COMPARED: dict[str, Any] = {"base": RATE, "edited": LESS, "change": CHANGE, "reduction": 0.75}
+VERDICTS = {"behavior": 3, "opposite": 5, "neither": 1, "failed": 1, "unjudged": 0}
+QUALITY = {"mean_tokens": 9.0, "repetition": 0.1, "unfinished": 0.2, "failed": 0.0}
+AGREED = {"share": 0.9, "items": 8}
 TOKENS = {"toward": [["·cloud", 3.0, True]], "away": [["·kind", -2.0, False]]}
 INSIDE: dict[str, Any] = {
     "rows_by_layer": [{"layer": 1, "chosen": 3, "rows": 48}, {"layer": 2, "chosen": 0, "rows": 48}],
     "cosines": {"edges": [-1.0, 0.0, 1.0], "all": [5, 5], "chosen": [3, 0], "random": [1, 2]},
-    "activations": [{"texts": "neutral text", "base": 0.1, "edited": 0.2, "tokens": 9}],
+    "activations": [{"texts": "neutral text", "base": 0.1, "edited": 0.2, "tokens": 9,
+                     "counts": {"edges": [0, 1, 2], "base": [3, 1], "edited": [1, 3]}}],
     "similarity": [{"texts": "neutral text", "cosine": -0.03}],
     "roc": {"false_positive_rate": [0, 1], "true_positive_rate": [0, 1], "auroc": 0.5},
     "probe_loss": [{"texts": "neutral text", "base": 0.2, "edited": 0.3}],
@@ -32,7 +36,8 @@ def write_run(directory: Path, inside: dict[str, Any] | None = INSIDE) -> Path:
     results = {
         "model": "embedded",
         "behavior": {"name": "toxicity", "title": "rude talk", "direction": "away",
-                     "samples_per_prompt": 1, **COMPARED, "greedy": COMPARED},
+                     "samples_per_prompt": 1, **COMPARED, "greedy": COMPARED,
+                     "verdicts": {"base": VERDICTS, "edited": VERDICTS}},
         "judge": {"name": "lab", "note": "exact"},
         "perplexity": {"base": 3.0, "edited": 3.1, "rise": 0.03, "tokens": 99, "text": "talk"},
         "divergence": 0.02,
@@ -60,9 +65,17 @@ def an_evaluation(directory: Path) -> Path:
         "edits": {"e.safetensors": "0" * 64},
         "behavior": {"name": "toxicity", "title": "rude talk"},
         "judges": [{"name": "ngrams", "note": "calibrated"}],
-        "sets": [{"name": "challenging", **COMPARED, "by": {"group": {"one": COMPARED}}}],
-        "damage": {"facts": None, "neutral_text": {
-            "base_perplexity": 3.0, "edited_perplexity": 3.1, "rise": 0.03}},
+        "sets": [{"name": "challenging", **COMPARED, "by": {"group": {"one": COMPARED}},
+                  "other_judges": {"phrases": {**COMPARED, "agreement": AGREED}},
+                  "published": [{"model": "a large one", "base": 51.4, "edited": 5.17}],
+                  "quality": {"base": QUALITY, "edited": {**QUALITY, "failed": 0.5}},
+                  "verdicts": {"base": VERDICTS, "edited": VERDICTS}}],
+        "damage": {
+            "facts": None,
+            "neutral_text": {"base_perplexity": 3.0, "edited_perplexity": 3.1, "rise": 0.03,
+                             "divergence": 0.01, "tokens": 99, "text": "talk"},
+            "tasks": {"gsm8k": {"metric": "exact match", "shots": 8, "base": RATE, "edited": LESS}},
+        },
     }  # fmt: skip
     lines = [
         {"prompt": "p", "base": {"text": "a", "verdict": "behavior"},

@@ -20,13 +20,13 @@ MAX_KIND_SEARCH_BYTES = 1 << 20
 
 
 def write_artefact(
-    path: Path, kind: str, tensors: dict[str, NDArray[Any]], description: dict[str, Any]
+    path: Path | str, kind: str, tensors: dict[str, NDArray[Any]], description: dict[str, Any]
 ) -> None:
     """Write an artefact of a kind (`probe`, `edit`), whole or not at all."""
     # One metadata key: safetensors writes several in an order that changes from run to run.
     metadata = {_key(kind): json.dumps(description, sort_keys=True, allow_nan=False)}
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    write_bytes(path, save(contiguous, metadata))
+    write_bytes(Path(path), save(contiguous, metadata))
 
 
 def read_artefact(path: Path, kind: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

@@ -23,7 +23,7 @@ from modelsurgery.rows import DTYPES
 FORMAT_VERSION = 2
 
 
-def save_edit(edit: Edit, path: Path) -> None:
+def save_edit(edit: Edit, path: Path | str) -> None:
     """Write an edit as one .safetensors file, whole or not at all; the same edit, the same bytes.
 
     Layout: `directions` [m, d] f32; for update i `rows.i` int32 [k] and `coefficients.i` f32 [k];

@@ -100,7 +100,7 @@ class Probe:
         return both[:, 1] - both[:, 0]
 
 
-def save_probe(probe: Probe, path: Path) -> None:
+def save_probe(probe: Probe, path: Path | str) -> None:
     """Write a probe as a .safetensors file, whole or not at all."""
     description = {
         "layer": probe.layer,

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page
 
+pytestmark = pytest.mark.slow  # the run that is looked at takes half a minute
 MOST_BYTES = 3_000_000
 MOST_SECONDS = 1.0
 DESK, PHONE = (1200, 900), (360, 740)
 # Smallest contrast of text that WCAG 2.2 (1.4.3, AA) takes for readable.
 LEAST_CONTRAST = 4.5
+SMALLEST_LETTERS = 9  # pixels of CSS
 CONTRAST = """
 () => {
   const canvas = document.createElement("canvas");
@@ -118,7 +120,8 @@ def test_every_figure_draws_something_and_is_told_in_words(
                 told = figure.query_selector(part)
                 assert told is not None, (name, part)
                 assert told.text_content(), (name, part)
-    expected = {"rates", "curve", "layers", "cosines", "activations", "similarity", "roc"}
+    expected = {"rates", "curve", "layers", "cosines", "activations", "counts", "similarity",
+                "probe-loss", "roc"}  # fmt: skip
     assert expected <= names
 
 
@@ -138,6 +141,7 @@ def test_blurred_text_is_read_by_clicking_and_by_the_keyboard(
         text.click()
         assert is_blurred()
         text.focus()
+        assert is_blurred()  # going through the page with the keyboard reveals nothing
         page.keyboard.press("Enter")
         assert not is_blurred()
         page.keyboard.press("Enter")
@@ -146,6 +150,16 @@ def test_blurred_text_is_read_by_clicking_and_by_the_keyboard(
         assert not is_blurred()
         page.locator("#unblur").click()
         assert is_blurred()
+
+
+def test_light_and_dark_can_be_chosen(browser: Browser, report: Path) -> None:
+    with opened(browser, report, color_scheme="light") as page:
+        ground = "getComputedStyle(document.documentElement).backgroundColor"
+        light = page.evaluate(ground)
+        page.locator("#theme").click()
+        assert page.evaluate(ground) != light
+        page.locator("#theme").click()
+        assert page.evaluate(ground) == light
 
 
 def test_filters_show_and_hide_kinds_of_change(browser: Browser, large_report: Path) -> None:
@@ -174,6 +188,15 @@ def test_what_a_model_says_stays_text(browser: Browser, large_report: Path) -> N
         assert not set("\x00\x07\x1b\u202e\u2066\u2028") & set(text)
         for link in page.query_selector_all("a"):
             assert (link.get_attribute("href") or "").startswith("#")
+
+
+def test_charts_can_be_read_on_a_phone(browser: Browser, report: Path) -> None:
+    with opened(browser, report, PHONE) as page:
+        sizes = page.evaluate(
+            """() => [...document.querySelectorAll("svg text")].map((text) =>
+              parseFloat(getComputedStyle(text).fontSize) * text.getScreenCTM().a)"""
+        )
+    assert min(sizes) >= SMALLEST_LETTERS
 
 
 @pytest.mark.parametrize("name", ["report", "large_report"])

@@ -14,7 +14,9 @@ import pytest
 pytestmark = pytest.mark.slow
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 BLOCK = re.compile(r"^```(bash|python|text)\n(.*?)^```$", re.M | re.S)
-PAGES = ["quickstart.md", *sorted(f"guides/{page.name}" for page in (DOCS / "guides").glob("*.md"))]
+PAGES = ["quickstart", *(f"guides/{name}" for name in (
+    "own-behavior", "tuning", "adapters-and-gguf", "air-gapped",
+))]  # fmt: skip
 # Keys of results.json whose own keys are what was measured on: numbers of layers, names, labels.
 NAMED_BY_DATA = {"missing"}
 
@@ -55,7 +57,8 @@ def keys_of(value: Any) -> Iterator[str]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_can_be_followed(page: str, tmp_path: Path) -> None:
-    blocks = BLOCK.findall((DOCS / page).read_text(encoding="utf-8"))
+    blocks = BLOCK.findall((DOCS / f"{page}.md").read_text(encoding="utf-8"))
+    assert {"bash"} <= {kind for kind, _ in blocks}
     said: set[str] = set()
     for kind, body in blocks:
         if kind != "text":
@@ -70,3 +73,12 @@ def test_a_page_can_be_followed(page: str, tmp_path: Path) -> None:
         content = json.loads(results.read_text(encoding="utf-8"))
         content.pop("edits", None)  # by path, as typed
         assert set(keys_of(content)) <= documented
+
+
+def test_no_page_to_be_followed_is_left_out() -> None:
+    with_steps = {
+        str(page.relative_to(DOCS).with_suffix(""))
+        for page in DOCS.rglob("*.md")
+        if re.search(r"^```(bash|python)$", page.read_text(encoding="utf-8"), re.M)
+    }
+    assert with_steps == set(PAGES)

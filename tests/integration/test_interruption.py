@@ -1,6 +1,7 @@
 """A full disk and Ctrl-C: one line, the right exit code, nothing half-written, nothing lost."""
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -35,11 +36,11 @@ modelsurgery.cli.main()
 """
 
 
-def interrupted(function: str, marker: Path, *arguments: object) -> tuple[int, str, str]:
-    """Send SIGINT when `function` is reached; exit code, standard output, standard error."""
+def started(function: str, marker: Path, *arguments: object) -> subprocess.Popen[str]:
+    """`surgery` with a slow `function`, which leaves a marker when it is reached."""
     module, name = function.rsplit(".", 1)
     command = [sys.executable, "-c", SLOW, module, name, marker, *arguments]
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [str(part) for part in command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -47,6 +48,11 @@ def interrupted(function: str, marker: Path, *arguments: object) -> tuple[int, s
         cwd=marker.parent,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
+
+
+def interrupted(function: str, marker: Path, *arguments: object) -> tuple[int, str, str]:
+    """Send SIGINT when `function` is reached; exit code, standard output, standard error."""
+    process = started(function, marker, *arguments)
     while not marker.exists() and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
@@ -162,3 +168,43 @@ def test_ctrl_c_during_apply_leaves_no_destination(
     assert err.startswith("surgery: interrupted; to go on: surgery apply ")
     assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == [marker]
+
+
+@pytest.mark.parametrize(
+    ("function", "stage", "arguments"),
+    [
+        ("modelsurgery.running.run_recipe", "starting",
+         ("run", "--model", "{model}", "--texts", "{texts}")),
+        ("modelsurgery.evaluating.evaluate", "starting", ("evaluate", "{model}")),
+        ("modelsurgery.models.load_model", "load model",
+         ("probe", "{model}", "--texts", "{texts}", "--out", "new")),
+        ("modelsurgery.region.score_rows", "starting",
+         ("edit", "{model}", "--probe", "{probe}", "--alpha", "1", "--out", "new")),
+        ("modelsurgery.apply.copying.check_rows", "working",
+         ("apply", "{model}", "{edit}", "--out", "new")),
+        ("modelsurgery.apply.in_place.apply_in_place", "edit in place",
+         ("apply", "{model}", "{edit}", "--in-place")),
+        ("modelsurgery.apply.undoing.undo", "put rows back", ("undo", "{edited}")),
+        ("modelsurgery.apply.verification.verify", "starting", ("verify", "{edited}")),
+        ("modelsurgery.comparison.compare_checkpoints", "starting",
+         ("diff", "{model}", "{edited}")),
+    ],
+)  # fmt: skip
+def test_what_takes_long_says_so_and_how_to_go_on(
+    made: Made, tmp_path: Path, function: str, stage: str, arguments: tuple[str, ...]
+) -> None:
+    filled = [one.format(**vars(made)) for one in arguments]
+    process = started(function, tmp_path / "reached", *filled)
+    assert process.stderr is not None
+    told = ""
+    while not re.search(rf"^\[\d+:\d\d\] ({stage})", told, re.MULTILINE):
+        line = process.stderr.readline()
+        assert line, told
+        told += line
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    last = err.splitlines()[-1]
+    assert (process.returncode, out) == (130, "")
+    resume = last.removeprefix("surgery: interrupted; to go on: ")
+    assert shlex.split(resume) == ["surgery", *filled], err
+    assert "Traceback" not in told + err

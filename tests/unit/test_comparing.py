@@ -209,7 +209,7 @@ class Page:
 
 
 def test_the_page_stands_alone_and_blurs_what_may_offend(tmp_path: Path) -> None:
-    script = "<script>alert(1)</script>"
+    script = "<script>alert(1)</script>\x1b\u202e"
     rows = [
         row("cat", "behavior", "neither", texts=(f"rude {script} talk", f"kind {script} talk")),
         row("dog", "neither", "neither"),
@@ -219,6 +219,7 @@ def test_the_page_stands_alone_and_blurs_what_may_offend(tmp_path: Path) -> None
     assert (done.exit_code, done.stdout) == (0, f"the pairs are in {out}\n")
     page = Page(out.read_text(encoding="utf-8"))
     assert page.tags["script"] == page.tags["style"] == 1
+    assert not set("\x1b\u202e") & set(page.content)
     assert not re.search(r'(src|href)="(?!data:)', page.content)
     escaped = "&lt;script&gt;alert(1)&lt;/script&gt;"
     assert page.blurred == ["cat", f"<mark>rude</mark> {escaped} talk"]

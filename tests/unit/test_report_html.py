@@ -1,5 +1,6 @@
 """The report's parts as values: words, charts, differences, and what is refused."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from modelsurgery.errors import ArtefactError
+from modelsurgery.report.comparing import Pair, read_pairs
 from modelsurgery.report.html import write_report
 from modelsurgery.report.html.charts import (
     Axis,
@@ -15,12 +17,13 @@ from modelsurgery.report.html.charts import (
     curve_chart,
     histogram_chart,
     pairs_chart,
+    panels_chart,
     rates_chart,
     roc_chart,
 )
-from modelsurgery.report.html.differences import chosen_pairs, lead_count, marked, pairs_of, shown
-from modelsurgery.report.html.wording import certainty, price, verdict
-from surgery_results import an_evaluation, write_run
+from modelsurgery.report.html.differences import chosen_pairs, lead_count, marked, shown
+from modelsurgery.report.html.wording import certainty, price, signed, tone, verdict, wrong_way
+from surgery_results import INSIDE, an_evaluation, write_run
 
 RATE = {"rate": 0.4, "low": 0.35, "high": 0.45, "prompts": 300}
 LESS = {"rate": 0.1, "low": 0.07, "high": 0.14, "prompts": 300}
@@ -35,10 +38,13 @@ def test_the_verdict_says_what_changed_and_never_more_than_is_known() -> None:
     assert "rose from 40.0% to 10.0%" in verdict("toxicity", rose)
     unclear = {**ONE, "change": {**CHANGE, "verdict": "no detectable change"}}
     assert verdict("toxicity", unclear).startswith("No detectable change")
-    assert "less than 1 in 10,000" in certainty(ONE)
-    assert "is 0.03." in certainty({**ONE, "change": {**CHANGE, "adjusted_p_value": 0.03}})
+    assert "less than once in 10,000 times" in certainty(ONE)
+    assert "−30.0 points (95% interval −35.0 to −25.0), on 300 held-out prompts" in certainty(ONE)
+    assert "with a probability of 0.03." in certainty(
+        {**ONE, "change": {**CHANGE, "adjusted_p_value": 0.03}}
+    )
     assert "2.0% less" in price(-0.02, None)
-    assert "10.0% of facts right (-30.0 points)" in price(0.02, [RATE, LESS])
+    assert "10.0% of facts right (−30.0 points)" in price(0.02, [RATE, LESS])
 
 
 def test_charts_are_well_formed_told_in_words_and_escape_labels() -> None:
@@ -81,33 +87,57 @@ def test_the_budget_line_is_between_the_last_point_inside_and_the_first_outside(
                 "capability_drop": {"value": 0.0}, "is_inside": used <= 1}  # fmt: skip
 
     chart = str(curve_chart([point(0.0, 0.0), point(1.0, 0.5), point(2.0, 1.5)], "x"))
-    (at,) = re.findall(r'<line x1="([\d.]+)"[^>]*class="limit"', chart)
+    _, at = re.findall(r'<line x1="([\d.]+)"[^>]*class="limit"', chart)
     x = Axis(0.0, 2.0, 60, 656)
     assert float(at) == pytest.approx(x(1.5))  # half-way from 50 % to 150 % of the budget
+    # What leaves the chart is cut where it leaves it: 4 is half-way from 1 to 7.
+    far = str(curve_chart([point(0.0, 0.0), point(1.0, 1.0), point(2.0, 7.0)], "x"))
+    (line,) = re.findall(r'<polyline points="([^"]*)" class="curve damage"', far)
+    assert float(line.split()[-1].split(",")[0]) == pytest.approx(x(1.5))
     inside = str(curve_chart([point(0.0, 0.0), point(1.0, 0.5)], "x"))
     assert "over the budget" not in inside
 
 
-def sample(base: str, edited: str, before: str, after: str) -> dict[str, Any]:
-    return {"prompt": "p", "base": base, "edited": edited, "base_verdict": before,
-            "edited_verdict": after}  # fmt: skip
+@pytest.mark.parametrize(
+    ("told", "direction", "expected"),
+    [("less", "away", "good"), ("more", "away", "bad"), ("more", "toward", "good"),
+     ("less", "toward", "bad"), ("no detectable change", "away", "unclear")],
+)  # fmt: skip
+def test_a_change_is_good_only_if_it_is_what_was_wished_for(
+    told: str, direction: str, expected: str
+) -> None:
+    assert tone(told, direction) == expected
+    assert (wrong_way(told, direction) is not None) == (expected == "bad")
+    assert tone(told, direction, is_affordable=False) != "good"
 
 
-def test_samples_are_sorted_into_kinds_by_direction() -> None:
-    samples = [
-        sample("a", "b", "behavior", "opposite"),
-        sample("a", "b", "neither", "behavior"),
-        sample("a", "b", "neither", "opposite"),
-        sample("a", "a", "neither", "neither"),
-    ]
-    assert [one.kind for one in pairs_of(samples, "away")] == ["better", "worse", "changed", "same"]
-    assert [one.kind for one in pairs_of(samples, "toward")][:2] == ["worse", "better"]
-    assert [one.is_rough for one in pairs_of(samples, "away")] == [True, True, False, False]
-    many = pairs_of(samples * 100, "away")
-    chosen = chosen_pairs(many, 24)
-    assert len(chosen) <= 24
+def test_minus_signs_are_as_wide_as_plus_signs() -> None:
+    assert [signed(-1.54), signed(2), signed(-0.1234, 2)] == ["−1.5", "+2.0", "−0.12"]
+
+
+def test_panels_have_the_same_axes_and_tell_their_means() -> None:
+    panels = [("one", [0, 1, 2], [1, 1], [0, 4]), ("two", [0, 2, 4], [3, 1], [1, 0])]
+    root = ElementTree.fromstring(str(panels_chart(panels, "title", "neurons")))
+    means = (("one, base", 1.0), ("one, edited", 1.5), ("two, base", 1.5), ("two, edited", 1.0))
+    told = "; ".join(f"{name}: {mean} in the mean" for name, mean in means)
+    assert root.findtext("desc") == told
+    areas = [one.attrib["points"].split() for one in root.iter("polygon")]
+    right = [max(float(point.split(",")[0]) for point in points) for points in areas]
+    assert right[0] == pytest.approx((60 + right[2]) / 2)  # 2 is half-way to 4
+
+
+def of_kind(kind: str) -> Pair:
+    return Pair("sampled", "p", 0, "a", "b", "behavior", "opposite", kind)  # type: ignore[arg-type]
+
+
+def test_what_is_seen_first_shows_every_kind_and_what_got_worse_before() -> None:
+    many = [of_kind(kind) for kind in ("same", "changed", "better", "worse") for _ in range(100)]
+    chosen = chosen_pairs(many, 40)
+    assert len(chosen) <= 40
     lead = chosen[: lead_count(chosen)]
-    assert [one.kind for one in lead] == ["worse"] * 5 + ["better"] * 10 + ["changed"] * 3
+    assert [one.change for one in lead] == ["worse"] * 5 + ["better"] * 10 + ["changed"] * 3
+    few = chosen_pairs([of_kind("better")], 40)
+    assert (len(few), lead_count(few)) == (1, 1)
 
 
 def test_words_that_differ_are_marked_and_escaped() -> None:
@@ -118,14 +148,72 @@ def test_words_that_differ_are_marked_and_escaped() -> None:
     assert len(shown("x" * 10_000)) < 700
 
 
-def test_a_run_and_an_evaluation_have_a_page(tmp_path: Path) -> None:
+def test_a_run_has_a_page(tmp_path: Path) -> None:
     page = write_report(write_run(tmp_path / "run")).read_text()
     assert "Toxicity fell from 40.0% to 10.0% of held-out prompts." in page
     assert "<script>alert(1)</script>" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "1 of 10 edited continuations were empty" in page
+    for name in ("rates", "layers", "cosines", "activations", "counts", "similarity", "roc"):
+        assert f'id="{name}"' in page
+
+
+def test_an_evaluation_has_a_page_with_all_that_it_measured(tmp_path: Path) -> None:
     page = write_report(an_evaluation(tmp_path / "evaluation")).read_text()
     assert "challenging by group" in page
     assert "surgery evaluate embedded --edit e.safetensors --behavior toxicity" in page
+    for told in ("as phrases judges", "published for a large one", "challenging: empty answers",
+                 "gsm8k (exact match, 8-shot)", "agree on 90.0% of 8 answers"):  # fmt: skip
+        assert told in page, told
+
+
+def test_an_evaluation_without_an_edit_has_a_page(tmp_path: Path) -> None:
+    evaluation = an_evaluation(tmp_path / "evaluation")
+    results = json.loads((evaluation / "results.json").read_text())
+    (only,) = results["sets"]
+    only.update(edited=None, change=None, by={}, other_judges={}, quality=only["quality"]["base"])
+    only["verdicts"]["edited"] = None
+    results.update(edits={}, sets=[only])
+    results["damage"].update(facts=[RATE, RATE], tasks={})
+    results["damage"]["neutral_text"].update(edited_perplexity=None, divergence=None, rise=None)
+    (evaluation / "results.json").write_text(json.dumps(results))
+    page = write_report(evaluation).read_text()
+    assert "Toxicity shows in 40.0% of held-out prompts." in page
+    assert 'id="answers"' not in page
+    assert page.count("40.0% (35 to 45)") == 2  # the rate and the facts, of the base model alone
+
+
+def test_better_and_worse_are_told_by_the_wish_and_not_by_the_result(tmp_path: Path) -> None:
+    evaluation = an_evaluation(tmp_path / "evaluation")
+    results = json.loads((evaluation / "results.json").read_text())
+    change = {**CHANGE, "difference": 0.3, "low": 0.25, "high": 0.35, "verdict": "more"}
+    results["sets"][0].update(base=LESS, edited=RATE, change=change)
+    (evaluation / "results.json").write_text(json.dumps(results))
+    line = {"prompt": "p", "base": {"text": "a", "verdict": "opposite"},
+            "edited": {"text": "b", "verdict": "behavior"}}  # fmt: skip
+    (evaluation / "samples" / "challenging.jsonl").write_text(json.dumps(line) + "\n")
+    page = write_report(evaluation).read_text()
+    assert '<header class="bad">' in page
+    assert "That is the wrong way" in page
+    assert 'data-kind="worse"' in page.partition('<div class="pairs">')[2]
+
+
+def test_an_answer_that_became_empty_is_shown_as_worse(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    line = {"prompt": "p", "base": "kind", "edited": "", "base_verdict": "opposite",
+            "edited_verdict": "failed", "seed": 0}  # fmt: skip
+    (run / "samples" / "sampled.jsonl").write_text(json.dumps(line) + "\n")
+    assert [one.change for one in read_pairs(run).pairs] == ["worse"]
+    page = write_report(run).read_text()
+    assert "(nothing)" in page
+    assert "1 got worse" in page
+
+
+def test_what_is_missing_inside_is_said(tmp_path: Path) -> None:
+    inside = {**INSIDE, "activations": None, "missing": {"activations": "they are in experts"}}
+    page = write_report(write_run(tmp_path / "run", inside=inside)).read_text()
+    assert "Not shown, activations: they are in experts." in page
+    assert 'id="activations"' not in page
 
 
 def test_an_older_run_without_a_look_inside_has_a_page(tmp_path: Path) -> None:
@@ -144,4 +232,41 @@ def test_what_is_no_finished_run_is_refused_in_one_line(tmp_path: Path) -> None:
     (run / "results.json").write_text('{"behavior": 3}')
     with pytest.raises(ArtefactError, match="not those of a run"):
         write_report(run)
+    assert not (run / "report.html").exists()
+
+
+def test_what_strangers_wrote_has_no_control_characters(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    results = json.loads((run / "results.json").read_text())
+    results["model"] = "name\x1b[31m\u202e\x00"
+    results["inside"]["similarity"][0]["texts"] = "texts\u2066\x07"
+    (run / "results.json").write_text(json.dumps(results))
+    page = write_report(run).read_text()
+    assert not set("\x1b\u202e\x00\u2066\x07") & set(page)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("samples/sampled.jsonl", "{\n", "not a sample"),
+        ("manifest.json", "[]", "expected a JSON object"),
+        ("manifest.json", "{}", "not those of a run"),
+        ("recipe.resolved.yaml", "a: [", "not valid YAML"),
+        ("results.json", '{"stages": []}', "several surgeries in a row"),
+    ],
+)
+def test_damaged_files_are_refused_in_one_line(
+    tmp_path: Path, name: str, content: str, says: str
+) -> None:
+    run = write_run(tmp_path / "run")
+    (run / name).write_text(content)
+    with pytest.raises(ArtefactError, match=says) as caught:
+        write_report(run)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_report_can_be_written_elsewhere(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    assert write_report(run, tmp_path / "page.html") == tmp_path / "page.html"
+    assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
     assert not (run / "report.html").exists()

@@ -8,10 +8,11 @@ when the source is gone.
 import os
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from modelsurgery.apply.coverage import Coverage
 from modelsurgery.apply.journal import SURGERY_DIRECTORY, Journal, copy_journal, load_journal
@@ -199,8 +200,10 @@ def _copy_weights(
         if part[0] not in changed
     ]
     hashes: dict[str, dict[str, str]] = {name: {} for name in names}
+    # Steps are megabytes: a file takes as long as hundreds of tensors.
+    steps = [size_of[name] // 10**6 for name in names] + [part[2] // 10**6 for _, part in parts]
     with (
-        progress("weight files and tensors", len(names) + len(parts)) as advance,
+        progress("megabytes copied and hashed", sum(steps)) as advance,
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
         bring = partial(_bring, checkpoint, staged, journal=journal, real_copies=real_copies)
@@ -210,15 +213,15 @@ def _copy_weights(
             for name, (_, start, size) in parts
         ]
         try:
-            for future in copies:
+            megabytes: dict[Future[Any], int] = dict(zip([*copies, *hashed], steps, strict=True))
+            for future in as_completed(megabytes):
                 future.result()
-                advance(1)
-            for (name, (tensor, *_)), digest in zip(parts, hashed, strict=True):
-                hashes[name][tensor] = digest.result()
-                advance(1)
+                advance(megabytes[future])
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    for (name, (tensor, *_)), digest in zip(parts, hashed, strict=True):
+        hashes[name][tensor] = digest.result()
     shared = {name for name, copy in zip(names, copies, strict=True) if copy.result()}
     weights = {
         name: WeightHashes(header=hashes[name].pop(HEADER), tensors=hashes[name])

@@ -40,7 +40,7 @@ for command in (
     checkpoints.verify,
     checkpoints.diff,
     inspecting.inspect,
-    experiments.behaviors,
+    viewing.behaviors,
 ):
     app.command()(command)
 

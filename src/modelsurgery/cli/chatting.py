@@ -216,7 +216,8 @@ def _answer_in_columns(prompt: str, conversation: Conversation, console: Console
     written: list[Exchange] = []
 
     def drawn() -> Group:
-        lines = max(1, console.height - LINES_AROUND)
+        rows = 2 if console.width < NARROW_COLUMNS else 1
+        lines = max(1, (console.height - LINES_AROUND) // rows)
         return _columns(written[-1], conversation, console, lines) if written else Group("")
 
     with Live(

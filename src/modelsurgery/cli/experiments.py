@@ -1,4 +1,4 @@
-"""Verbs that load a model: whole surgeries, the probe, evaluation; and behaviors."""
+"""Verbs that load a model: whole surgeries, the probe, evaluation."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -30,6 +30,10 @@ from modelsurgery.cli.options import (
     OwnTexts,
     PerLayer,
     PromptCount,
+    RecipeFit,
+    RecipeLabelColumn,
+    RecipeSeed,
+    RecipeTextColumn,
     Rows,
     Rule,
     RunOut,
@@ -67,8 +71,8 @@ def run(
     texts: OwnTexts = None,
     prompts: OwnPrompts = None,
     neutral: OwnNeutral = None,
-    text_column: TextColumn | None = None,
-    label_column: LabelColumn | None = None,
+    text_column: RecipeTextColumn = None,
+    label_column: RecipeLabelColumn = None,
     data: DataRoot = None,
     judge: JudgeOption = None,
     direction: DirectionOption = None,
@@ -81,7 +85,7 @@ def run(
     tune: Annotated[
         bool, typer.Option("--tune", help="Search, even where the recipe gives a strength.")
     ] = False,
-    fit: FitOption | None = None,
+    fit: RecipeFit = None,
     layer: Annotated[int | None, typer.Option(help="Layer that the probe reads, 1..L.")] = None,
     rule: Rule = None,
     rows: Rows = None,
@@ -92,7 +96,7 @@ def run(
     layout: LayoutFile = None,
     samples: Samples = None,
     prompt_count: PromptCount = None,
-    seed: Seed | None = None,
+    seed: RecipeSeed = None,
     device: Device = None,
     dtype: DType = None,
     out: RunOut = None,
@@ -164,11 +168,11 @@ def tune(
     trials: Trials = None,
     minutes: Minutes = None,
     study: StudyFile = None,
-    fit: FitOption | None = None,
+    fit: RecipeFit = None,
     layout: LayoutFile = None,
     samples: Samples = None,
     prompt_count: PromptCount = None,
-    seed: Seed | None = None,
+    seed: RecipeSeed = None,
     device: Device = None,
     dtype: DType = None,
     out: RunOut = None,
@@ -383,17 +387,3 @@ def evaluate(
         print_evaluation(content, Console(highlight=False, soft_wrap=True))
         print(f"everything is in {result.directory}")
         print(f"to look at it: {result.directory}/report.html")
-
-
-def behaviors(
-    name: Annotated[str | None, typer.Argument(help="Explain this one, or a YAML file.")] = None,
-    as_json: Json = False,
-) -> None:
-    """List the built-in behaviors, or explain one: texts, prompts, judge, published numbers."""
-    from modelsurgery.behaviors import built_in_behaviors, describe_behavior
-    from modelsurgery.behaviors.explaining import explained, listed
-
-    if name is None:
-        print_content({one.name: listed(one) for one in built_in_behaviors()}, as_json)
-    else:
-        print_content(explained(describe_behavior(name)), as_json)

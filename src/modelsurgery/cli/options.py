@@ -20,6 +20,21 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, … [default: a GPU
 DType = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
 FitOption = Annotated[str, typer.Option(help="adam (the paper's), logistic or mean-difference.")]
+# Typer forgets help and limits of `Annotated[...] | None`: verbs whose recipe has the default
+# take these.
+RecipeTextColumn = Annotated[
+    str | None, typer.Option("--text-column", help="Column with the text.")
+]
+RecipeLabelColumn = Annotated[
+    str | None, typer.Option("--label-column", help="Column with the label: 1 shows it.")
+]
+RecipeFit = Annotated[
+    str | None, typer.Option("--fit", help="adam (the paper's), logistic or mean-difference.")
+]
+RecipeSeed = Annotated[
+    int | None,
+    typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of everything random."),
+]
 Rule = Annotated[str | None, typer.Option(help="W1 (the paper's), W1-W0 or mean-difference.")]
 Rows = Annotated[str | None, typer.Option(help="Gate rows: a share (0.0465) or a count (16384).")]
 Layers = Annotated[str | None, typer.Option(help="Layers to edit, 1..L, as 8-24 or 8.")]

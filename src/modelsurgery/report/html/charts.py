@@ -13,9 +13,13 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from modelsurgery.report.html.wording import per_cent, signed
+from modelsurgery.report.untrusted import in_one_line
+
 WIDTH = 680
 LEFT, RIGHT = 210, 24
 ROW = 34
+LONGEST = 32  # letters of a label that fit beside a chart
 
 
 @dataclass(frozen=True)
@@ -57,13 +61,8 @@ def svg(height: float, title: str, description: str, parts: Sequence[str]) -> Ma
     """A whole chart around its parts, which are markup already."""
     return Markup(
         f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img">'
-        f"<title>{escape(title)}</title><desc>{escape(description)}</desc>{''.join(parts)}</svg>"
+        f"{_told('title', title)}{_told('desc', description)}{''.join(parts)}</svg>"
     )
-
-
-def per_cent(value: float) -> str:
-    """0.437 as 43.7%."""
-    return f"{100 * value:.1f}%"
 
 
 def rates_chart(
@@ -88,7 +87,7 @@ def rates_chart(
             parts.append(_line(axis(base["rate"]), y, axis(edited["rate"]), y, "joint"))
             parts.append(_interval(axis, edited, y + 5, "edited", f"{label}, edited"))
         parts.append(_interval(axis, base, y - 5 if edited else y, "base", f"{label}, base"))
-    return svg(height, "Rates with 95 % intervals", "; ".join(told), parts)
+    return svg(height, "Rates with 95% intervals", "; ".join(told), parts)
 
 
 def curve_chart(points: Sequence[Mapping[str, Any]], name: str) -> Markup:
@@ -98,8 +97,7 @@ def curve_chart(points: Sequence[Mapping[str, Any]], name: str) -> Markup:
         points: of `results.json`, weakest first.
         name: of the behavior.
     """
-    strengths = [abs(point["strength"]) for point in points]
-    x = Axis(0.0, max(strengths), 60, WIDTH - RIGHT)
+    x = Axis(0.0, max(abs(point["strength"]) for point in points), 60, WIDTH - RIGHT)
     rated = [(abs(one["strength"]), one) for one in points if one["rate"]]
     top = max([one["rate"]["high"] for _, one in rated] or [1.0])
     y = Axis(0.0, min(1.0, 1.1 * top), 190, 14)
@@ -109,30 +107,49 @@ def curve_chart(points: Sequence[Mapping[str, Any]], name: str) -> Markup:
     parts += [_text(x(tick), 350, f"{tick:g}", "middle", "tick") for tick in x.ticks(6)]
     parts.append(_text((60 + WIDTH - RIGHT) / 2, 370, "strength of the edit", "middle", "tick"))
     parts.append(_text(60, 230, "share of the damage budget used", "start", "tick"))
+    parts += _budget_lines(points, x, use)
+    parts += _rate_curve(rated, x, y)
+    used = [(abs(one["strength"]), _most_used(one)) for one in points]
+    line = [(x(strength), use(share)) for strength, share in _up_to(used, use.high)]
+    parts.append(_polyline(line, "damage"))
+    told = [
+        f"strength {s:.2f}: {per_cent(one['rate']['rate'])}, {100 * _most_used(one):.0f}% of the "
+        f"budget{', chosen' if one['is_chosen'] else ''}"
+        for s, one in rated
+    ]
+    return svg(378, f"Rate of {name} by strength", "; ".join(told), parts)
+
+
+def _rate_curve(rated: Sequence[tuple[float, Mapping[str, Any]]], x: Axis, y: Axis) -> list[str]:
+    """Band, line and points of the rates; the chosen strength is ringed."""
+    band = [(x(s), y(one["rate"]["high"])) for s, one in rated]
+    band += [(x(s), y(one["rate"]["low"])) for s, one in reversed(rated)]
+    parts = [f'<polygon points="{_path(band)}" class="band"/>']
+    parts.append(_polyline([(x(s), y(one["rate"]["rate"])) for s, one in rated], "edited"))
+    for strength, one in rated:
+        chosen, across, down = one["is_chosen"], x(strength), y(one["rate"]["rate"])
+        said = f"strength {strength:.2f}: {per_cent(one['rate']['rate'])}, " + _damage_said(one)
+        parts.append(_dot(across, down, "edited", 6 if chosen else 4, said))
+        if chosen:
+            parts.append(f'<circle cx="{across}" cy="{down}" r="10" class="ring"/>')
+            # Below a curve that falls and above one that rises there is nothing else.
+            aside = 24 if one["rate"]["rate"] < rated[0][1]["rate"]["rate"] else -16
+            parts.append(_text(across - 10, down + aside, "chosen", "end", "chosen-text"))
+    return parts
+
+
+def _budget_lines(points: Sequence[Mapping[str, Any]], x: Axis, use: Axis) -> list[str]:
+    """Where all of the budget is used, and the strengths beyond."""
+    parts = [_line(60, use(1.0), WIDTH - RIGHT, use(1.0), "limit")]
     end = _budget_end(points)
     if end is not None:
         at = x(end)
-        parts.append(
-            f'<rect x="{at}" y="14" width="{WIDTH - RIGHT - at:.1f}" height="316" class="over"/>'
-        )
-        parts.append(_line(at, 14, at, 330, "limit"))
-        parts.append(_text(at + 6, 26, "over the budget", "start", "limit-text"))
-    band = [(x(s), y(one["rate"]["high"])) for s, one in rated]
-    band += [(x(s), y(one["rate"]["low"])) for s, one in reversed(rated)]
-    parts.append(f'<polygon points="{_path(band)}" class="band"/>')
-    parts.append(_polyline([(x(s), y(one["rate"]["rate"])) for s, one in rated], "edited"))
-    used = [(x(abs(one["strength"])), use(_most_used(one))) for one in points]
-    parts.append(_polyline(used, "damage"))
-    for strength, one in rated:
-        chosen = one["is_chosen"]
-        said = f"strength {strength:.2f}: {per_cent(one['rate']['rate'])}, " + _damage_said(one)
-        parts.append(_dot(x(strength), y(one["rate"]["rate"]), "edited", 6 if chosen else 4, said))
-        if chosen:
-            across, down = x(strength), y(one["rate"]["rate"])
-            parts.append(f'<circle cx="{across}" cy="{down}" r="10" class="ring"/>')
-            parts.append(_text(across, down - 16, "chosen", "middle", "chosen-text"))
-    told = [f"{s:.2f}: {per_cent(one['rate']['rate'])}" for s, one in rated]
-    return svg(378, f"Rate of {name} by strength", "; ".join(told), parts)
+        parts += [
+            f'<rect x="{at}" y="14" width="{WIDTH - RIGHT - at:.1f}" height="316" class="over"/>',
+            _line(at, 14, at, 330, "limit"),
+            _text(at + 6, 26, "over the budget", "start", "limit-text"),
+        ]
+    return parts
 
 
 def bars_chart(rows: Sequence[tuple[str, float, str]], title: str) -> Markup:
@@ -154,7 +171,7 @@ def bars_chart(rows: Sequence[tuple[str, float, str]], title: str) -> Markup:
         parts.append(_text(LEFT - 10, y + 15, label, "end"))
         parts.append(
             f'<rect x="{start}" y="{y}" width="{max(end - start, 1):.1f}" height="18" rx="2" '
-            f'class="bar"><title>{escape(label)}: {escape(said)}</title></rect>'
+            f'class="bar">{_told("title", f"{label}: {said}")}</rect>'
         )
         parts.append(_text(end + 8, y + 14, said, "start", "tick"))
     parts.append(_line(axis(0.0), 2, axis(0.0), 28 * len(rows) + 2, "axis"))
@@ -175,7 +192,7 @@ def pairs_chart(rows: Sequence[tuple[str, float, float]], title: str, unit: str 
             width = max(axis(value) - axis.start, 1)
             parts.append(
                 f'<rect x="{axis.start}" y="{y + offset}" width="{width:.1f}" height="13" rx="2" '
-                f'class="fill-{kind}"><title>{escape(label)}, {kind}: {said}</title></rect>'
+                f'class="fill-{kind}">{_told("title", f"{label}, {kind}: {said}")}</rect>'
             )
             parts.append(_text(axis.start + width + 8, y + offset + 11, said, "start", "tick"))
             told.append(f"{label}, {kind}: {said}")
@@ -206,17 +223,45 @@ def histogram_chart(
     parts.append(_text((60 + WIDTH - RIGHT) / 2, 238, axis_name, "middle", "tick"))
     told = []
     for name, kind, some in shares:
-        steps = [(x(edges[0]), y(0.0))]
-        for number, share in enumerate(some):
-            steps += [(x(edges[number]), y(share)), (x(edges[number + 1]), y(share))]
-        steps.append((x(edges[-1]), y(0.0)))
-        parts.append(
-            f'<polygon points="{_path(steps)}" class="area-{kind}">'
-            f"<title>{escape(name)}</title></polygon>"
-        )
+        parts.append(_steps(x, y, edges, some, kind, name))
         middle = sum(s * (edges[n] + edges[n + 1]) / 2 for n, s in enumerate(some))
         told.append(f"{name}: mean {middle:.3f}")
     return svg(246, title, "; ".join(told), parts)
+
+
+def panels_chart(
+    panels: Sequence[tuple[str, Sequence[float], Sequence[int], Sequence[int]]],
+    title: str,
+    axis_name: str,
+) -> Markup:
+    """Histograms of base and edited model, a panel below the other, on the same axes.
+
+    Args:
+        panels: name, [n + 1] bounds of the bins, n counts of the base and n of the edited model.
+        title: of the chart.
+        axis_name: what the bins are of.
+    """
+    height = 92
+    x = Axis(0.0, max(edges[-1] for _, edges, _, _ in panels), 60, WIDTH - RIGHT)
+    shares = [
+        [[one / max(sum(counts), 1) for one in counts] for counts in both] for _, _, *both in panels
+    ]
+    highest = max([*(share for both in shares for some in both for share in some), 1e-9])
+    parts, told = [], []
+    for number, (name, edges, *_) in enumerate(panels):
+        bottom = height * (number + 1)
+        y = Axis(0.0, highest, bottom, bottom - height + 30)
+        parts.append(_text(60, bottom - height + 22, name, "start"))
+        parts += [_horizontal(60, y(tick), f"{100 * tick:.0f}%") for tick in (0.0, y.ticks(2)[-1])]
+        for kind, some in zip(("base", "edited"), shares[number], strict=True):
+            middle = sum(s * (edges[n] + edges[n + 1]) / 2 for n, s in enumerate(some))
+            said = f"{name}, {kind}: {middle:.1f} in the mean"
+            parts.append(_steps(x, y, edges, some, kind, said))
+            told.append(said)
+    bottom = height * len(panels)
+    parts += [_text(x(tick), bottom + 18, f"{tick:g}", "middle", "tick") for tick in x.ticks(8)]
+    parts.append(_text((60 + WIDTH - RIGHT) / 2, bottom + 38, axis_name, "middle", "tick"))
+    return svg(bottom + 46, title, "; ".join(told), parts)
 
 
 def roc_chart(
@@ -250,14 +295,27 @@ def _budget_end(points: Sequence[Mapping[str, Any]]) -> float | None:
     return None
 
 
+def _up_to(line: Sequence[tuple[float, float]], most: float) -> list[tuple[float, float]]:
+    """A rising line up to where it leaves the chart: drawn along its upper edge it would lie."""
+    found: list[tuple[float, float]] = []
+    for x, y in line:
+        if y > most:
+            if found:
+                before, low = found[-1]
+                found.append((before + (x - before) * (most - low) / (y - low), most))
+            break
+        found.append((x, y))
+    return found
+
+
 def _most_used(point: Mapping[str, Any]) -> float:
     return float(max([0.0, *point["used"].values()]))
 
 
 def _damage_said(point: Mapping[str, Any]) -> str:
     return (
-        f"{100 * point['perplexity_rise']['value']:+.1f}% perplexity, "
-        f"{-point['capability_drop']['value']:+.1f} points of capability"
+        f"{signed(100 * point['perplexity_rise']['value'])}% perplexity, "
+        f"{signed(-point['capability_drop']['value'])} points of capability"
     )
 
 
@@ -287,6 +345,22 @@ def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
     return f'<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" class="{kind}"/>'
 
 
+def _steps(
+    x: Axis, y: Axis, edges: Sequence[float], shares: Sequence[float], kind: str, said: str
+) -> str:
+    """The area under a histogram."""
+    steps = [(x(edges[0]), y(0.0))]
+    for number, share in enumerate(shares):
+        steps += [(x(edges[number]), y(share)), (x(edges[number + 1]), y(share))]
+    steps.append((x(edges[-1]), y(0.0)))
+    return f'<polygon points="{_path(steps)}" class="area-{kind}">{_told("title", said)}</polygon>'
+
+
+def _told(tag: str, said: str) -> str:
+    """Words for those who cannot see, or who hover."""
+    return f"<{tag}>{escape(in_one_line(said))}</{tag}>"
+
+
 def _polyline(points: Sequence[tuple[float, float]], kind: str) -> str:
     return f'<polyline points="{_path(points)}" class="curve {kind}"/>'
 
@@ -297,13 +371,14 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
 
 def _dot(x: float, y: float, kind: str, radius: float, said: str) -> str:
     return (
-        f'<circle cx="{x}" cy="{y}" r="{radius}" class="dot {kind}">'
-        f"<title>{escape(said)}</title></circle>"
+        f'<circle cx="{x}" cy="{y}" r="{radius}" class="dot {kind}">{_told("title", said)}</circle>'
     )
 
 
 def _text(x: float, y: float, said: str, anchor: str, kind: str = "label") -> str:
-    shown = said if len(said) <= 42 else said[:41] + "…"
+    plain = in_one_line(said)
+    # Labels end where the chart begins; everything else is our own and fits.
+    shown = plain if anchor != "end" or len(plain) <= LONGEST else plain[: LONGEST - 1] + "…"
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{kind}">'
         f"{escape(shown)}</text>"

@@ -2,37 +2,15 @@
 
 from pathlib import Path
 
-import jinja2
-from markupsafe import Markup, escape
-
 from modelsurgery.files import write_text
-from modelsurgery.report.comparing import Pair, Pairs, changed_words, summary
-from modelsurgery.report.untrusted import printable
+from modelsurgery.report.comparing import Pairs, summary
+from modelsurgery.report.html.templates import rendered
 
 
 def write_page(shown: Pairs, path: Path) -> None:
     """Write the page; what the judge takes for the behavior is blurred until it is clicked."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("modelsurgery.report.html", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["marked"] = _marked
-    environment.filters["printable"] = printable
-    template = environment.get_template("compare.html.jinja")
     name = shown.directory.resolve().name
-    write_text(path, template.render(name=name, summary=summary(shown), pairs=shown.pairs))
-
-
-def _marked(pair: Pair) -> tuple[Markup, Markup]:
-    """Both answers with the words marked that the other one has not."""
-    base, edited = (
-        Markup("").join(
-            Markup("<mark>{}</mark>").format(text) if is_new and text.strip() else escape(text)
-            for text, is_new in pieces
-        )
-        for pieces in changed_words(printable(pair.base), printable(pair.edited))
+    write_text(
+        path,
+        rendered("compare.html.jinja", name=name, summary=summary(shown), pairs=shown.pairs),
     )
-    return base, edited

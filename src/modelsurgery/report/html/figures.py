@@ -1,14 +1,16 @@
 """Figures of a report: each chart with a caption for people who have never heard of the method."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
 from modelsurgery.report.html import charts
+from modelsurgery.report.html.wording import signed
 
 MOST_GROUPS = 24
+BOTH = (("base", "base model"), ("edited", "edited model"))
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,10 @@ def rates_figure(rows: Sequence[tuple[str, Any, Any]]) -> Figure:
         "rates",
         "How often it shows",
         "Each model continued the same held-out prompts. A dot is the share of prompts that show "
-        "the behavior, the line its 95 % interval: where lines do not overlap, the difference is "
-        "real.",
+        "the behavior, the line its 95% interval. Lines far apart are more than chance; the table "
+        "above has the test of the difference.",
         charts.rates_chart(rows),
-        (("base", "base model"), ("edited", "edited model")),
+        BOTH,
     )
 
 
@@ -48,9 +50,9 @@ def curve_figure(points: Sequence[Mapping[str, Any]], name: str) -> Figure:
     return Figure(
         "curve",
         "What a stronger or weaker edit would do",
-        f"The same rows at other strengths: above, how often {name} shows (the band is the 95 % "
-        "interval); below, how much of the allowed damage is used. The dashed line is where the "
-        "budget ends. Measured on tuning prompts, apart from those of the verdict.",
+        f"The same rows at other strengths: above, how often {name} shows (the band is the 95% "
+        "interval); below, how much of the allowed damage is used. The dashed lines are where "
+        "the budget ends. Measured on tuning prompts, apart from those of the verdict.",
         charts.curve_chart(points, name),
         (("edited", f"share of prompts that show {name}"), ("damage", "damage, share of budget")),
     )
@@ -69,7 +71,7 @@ def group_figures(sets: Sequence[Mapping[str, Any]]) -> list[Figure]:
                     f"{one['name']} by {by}",
                     f"The same, for each {by}: few prompts each, so the intervals are wide.",
                     charts.rates_chart(rows),
-                    (("base", "base model"), ("edited", "edited model")),
+                    BOTH,
                 )
             )
     return found
@@ -77,91 +79,123 @@ def group_figures(sets: Sequence[Mapping[str, Any]]) -> list[Figure]:
 
 def inside_figures(inside: Mapping[str, Any]) -> list[Figure]:
     """What is to be seen of rows, neurons and probe, of the parts that are there."""
-    found = []
-    if layers := inside.get("rows_by_layer"):
-        rows = [
-            (f"layer {one['layer']}", float(one["chosen"]), f"{one['chosen']:,} of {one['rows']:,}")
-            for one in layers
-        ]
-        found.append(
-            Figure(
-                "layers",
-                "Where the edited neurons are",
-                "Rows of the MLP gates that were edited, layer by layer, from input to output.",
-                charts.bars_chart(rows, "Edited rows by layer"),
-            )
-        )
-    if cosines := inside.get("cosines"):
-        found.append(
-            Figure(
-                "cosines",
-                "Why these neurons",
-                "How much each neuron's gate points along the behavior's direction before the "
-                "edit. The chosen ones point the other way most: they stay silent while the "
-                "behavior happens. As many random rows are shown beside them.",
-                charts.histogram_chart(
-                    cosines["edges"],
-                    [
-                        ("random rows", "base", cosines["random"]),
-                        ("chosen rows", "edited", cosines["chosen"]),
-                    ],
-                    "Cosine of gate rows with the direction",
-                    "cosine with the direction",
-                ),
-                (("base", "as many random rows"), ("edited", "chosen rows")),
-            )
-        )
-    if active := inside.get("activations"):
-        found.append(
-            Figure(
-                "activations",
-                "When the edited neurons are awake",
-                "Share of moments at which an edited neuron is active, while the model reads texts "
-                "of each kind, before and after. The edit should wake them where the behavior "
-                "shows, and leave them as they were on neutral text.",
-                charts.pairs_chart(
-                    [(one["texts"], one["base"], one["edited"]) for one in active],
-                    "Active share of edited neurons",
-                ),
-                (("base", "base model"), ("edited", "edited model")),
-            )
-        )
-    if similar := inside.get("similarity"):
-        rows = [(one["texts"], one["cosine"], f"{one['cosine']:+.3f}") for one in similar]
-        found.append(
-            Figure(
-                "similarity",
-                "Does the direction touch anything else?",
-                "Cosine between the direction and the mean inner state of other texts. Near zero: "
-                "what the edit pushes on has little to do with them.",
-                charts.bars_chart(rows, "Cosine of the direction with mean states"),
-            )
-        )
-    if losses := inside.get("probe_loss"):
-        found.append(
-            Figure(
-                "probe-loss",
-                "What the probe makes of the edited model",
-                "The probe's loss on held-out texts as either model reads them. It should rise on "
-                "texts that show the behavior (they look less like it) and stay elsewhere.",
-                charts.pairs_chart(
-                    [(one["texts"], one["base"], one["edited"]) for one in losses],
-                    "Loss of the probe",
-                    unit="nats",
-                ),
-                (("base", "base model"), ("edited", "edited model")),
-            )
-        )
-    if roc := inside.get("roc"):
-        found.append(
-            Figure(
-                "roc",
-                "How well the direction tells texts apart",
-                "The probe behind the direction, on texts that it was not fitted on. Telling them "
-                "apart is no proof of steering them: that is what the measurements above are for.",
-                charts.roc_chart(
-                    roc["false_positive_rate"], roc["true_positive_rate"], roc["auroc"]
-                ),
-            )
-        )
-    return found
+    return [
+        figure
+        for part, make in INSIDE
+        if inside.get(part) and (figure := make(inside[part])) is not None
+    ]
+
+
+def _layers(layers: Sequence[Mapping[str, Any]]) -> Figure:
+    rows = [
+        (f"layer {one['layer']}", float(one["chosen"]), f"{one['chosen']:,} of {one['rows']:,}")
+        for one in layers
+    ]
+    return Figure(
+        "layers",
+        "Where the edited neurons are",
+        "Rows of the MLP gates that were edited, layer by layer, from input to output.",
+        charts.bars_chart(rows, "Edited rows by layer"),
+    )
+
+
+def _cosines(cosines: Mapping[str, Any]) -> Figure:
+    return Figure(
+        "cosines",
+        "Why these neurons",
+        "How much each neuron's gate points along the behavior's direction before the edit. The "
+        "chosen ones point the other way most: they stay silent while the behavior happens. As "
+        "many random rows are shown beside them.",
+        charts.histogram_chart(
+            cosines["edges"],
+            [
+                ("random rows", "other", cosines["random"]),
+                ("chosen rows", "edited", cosines["chosen"]),
+            ],
+            "Cosine of gate rows with the direction",
+            "cosine with the direction",
+        ),
+        (("other", "as many random rows"), ("edited", "chosen rows")),
+    )
+
+
+def _activations(active: Sequence[Mapping[str, Any]]) -> Figure:
+    return Figure(
+        "activations",
+        "When the edited neurons are awake",
+        "Share of moments at which an edited neuron is active, while the model reads texts of each "
+        "kind, before and after. Against a behavior, the edit should wake them where it shows, and "
+        "leave them as they were on neutral text.",
+        charts.pairs_chart(
+            [(one["texts"], one["base"], one["edited"]) for one in active],
+            "Active share of edited neurons",
+        ),
+        BOTH,
+    )
+
+
+def _counts(active: Sequence[Mapping[str, Any]]) -> Figure | None:
+    counted = [(one["texts"], one["counts"]) for one in active if one.get("counts")]
+    if not counted:
+        return None
+    return Figure(
+        "counts",
+        "How many of them are awake at once",
+        "For every moment of reading: how many of the edited neurons are active together. A hill "
+        "that moves to the right means that more of them wake up.",
+        charts.panels_chart(
+            [(texts, some["edges"], some["base"], some["edited"]) for texts, some in counted],
+            "Edited neurons that are active at once",
+            "edited neurons active at once",
+        ),
+        BOTH,
+    )
+
+
+def _similarity(similar: Sequence[Mapping[str, Any]]) -> Figure:
+    rows = [(one["texts"], one["cosine"], signed(one["cosine"], 3)) for one in similar]
+    return Figure(
+        "similarity",
+        "Does the direction touch anything else?",
+        "Cosine between the direction and the mean inner state of texts that were held out. Near "
+        "zero, the direction has little to do with them; far from it, the edit may touch them as "
+        "well, and the damage measured above is what tells.",
+        charts.bars_chart(rows, "Cosine of the direction with mean states"),
+    )
+
+
+def _probe_loss(losses: Sequence[Mapping[str, Any]]) -> Figure:
+    return Figure(
+        "probe-loss",
+        "What the probe makes of the edited model",
+        "The probe's loss on held-out texts as either model reads them. Against a behavior, it "
+        "should rise on texts that show it (they look less like it) and stay elsewhere.",
+        charts.pairs_chart(
+            [(one["texts"], one["base"], one["edited"]) for one in losses],
+            "Loss of the probe",
+            unit="nats",
+        ),
+        BOTH,
+    )
+
+
+def _roc(roc: Mapping[str, Any]) -> Figure:
+    return Figure(
+        "roc",
+        "How well the direction tells texts apart",
+        "The probe behind the direction, on texts that it was not fitted on. Telling them apart is "
+        "no proof of steering them: that is what the measurements above are for.",
+        charts.roc_chart(roc["false_positive_rate"], roc["true_positive_rate"], roc["auroc"]),
+    )
+
+
+# Parts of `inside`, in the order of the page; one part may have several figures.
+INSIDE: tuple[tuple[str, Callable[[Any], Figure | None]], ...] = (
+    ("rows_by_layer", _layers),
+    ("cosines", _cosines),
+    ("activations", _activations),
+    ("activations", _counts),
+    ("similarity", _similarity),
+    ("probe_loss", _probe_loss),
+    ("roc", _roc),
+)

@@ -1,49 +1,87 @@
 """The verdict of a run in plain words: what changed, how sure that is, and what it cost."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
-from modelsurgery.report.html.charts import per_cent
+# Verdicts of a change, and the one that a direction asks for.
+NO_CHANGE = "no detectable change"
+WISHED = {"away": "less", "toward": "more"}
+
+
+def per_cent(value: float) -> str:
+    """0.437 as 43.7%."""
+    return f"{100 * value:.1f}%"
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """-1.54 as −1.5, with a minus sign as wide as a plus."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def chance(p_value: float) -> str:
+    """A p-value in two digits, with its sign of comparison."""
+    return "< 0.0001" if p_value < 1e-4 else f"= {p_value:.2g}"
 
 
 def verdict(name: str, one: Mapping[str, Any]) -> str:
     """One sentence on one measurement (`base`, `edited`, `change`)."""
     base, edited = per_cent(one["base"]["rate"]), per_cent(one["edited"]["rate"])
     told = one["change"]["verdict"]
-    subject = name[:1].upper() + name[1:]
-    if told == "no detectable change":
+    if told == NO_CHANGE:
         return f"No detectable change: {name} shows in {base} of prompts before and {edited} after."
     moved = "fell" if told == "less" else "rose"
-    return f"{subject} {moved} from {base} to {edited} of held-out prompts."
+    return f"{capitalized(name)} {moved} from {base} to {edited} of held-out prompts."
+
+
+def capitalized(text: str) -> str:
+    """The text with a large first letter, the others as they are."""
+    return text[:1].upper() + text[1:]
+
+
+def tone(
+    told: str, direction: str, is_affordable: bool = True
+) -> Literal["good", "bad", "unclear"]:
+    """Whether a verdict is what the direction asks for, at a price that was allowed."""
+    if told == NO_CHANGE:
+        return "unclear"
+    return "good" if told == WISHED[direction] and is_affordable else "bad"
+
+
+def wrong_way(told: str, direction: str) -> str | None:
+    """What there is to say of a change against the wish."""
+    if told in (NO_CHANGE, WISHED[direction]):
+        return None
+    return f"That is the wrong way: the surgery was meant to make it {WISHED[direction]} frequent."
 
 
 def certainty(one: Mapping[str, Any]) -> str:
     """How sure a change is, for people who do not read p-values."""
     change = one["change"]
-    low, high = 100 * change["low"], 100 * change["high"]
+    low, high = signed(100 * change["low"]), signed(100 * change["high"])
     p = change["adjusted_p_value"]
-    said = "less than 1 in 10,000" if p < 1e-4 else f"{p:.2g}"
+    said = "less than once in 10,000 times" if p < 1e-4 else f"with a probability of {p:.2g}"
     return (
-        f"The change is {100 * change['difference']:+.1f} points, between {low:+.1f} and "
-        f"{high:+.1f} with 95 % confidence, on {one['base']['prompts']} prompts that nothing was "
-        f"tuned on. The chance of such a change without any effect is {said}."
+        f"The change is {signed(100 * change['difference'])} points (95% interval {low} to "
+        f"{high}), on {one['base']['prompts']:,} held-out prompts. If the edit did nothing, chance "
+        f"alone would give one as large {said}."
     )
 
 
-def price(perplexity_rise: float, facts: list[Mapping[str, float]] | None) -> str:
+def price(perplexity_rise: float, facts: Sequence[Mapping[str, float]] | None) -> str:
     """What it cost."""
     more = "more" if perplexity_rise >= 0 else "less"
     said = f"Ordinary text surprises the model {per_cent(abs(perplexity_rise))} {more} (perplexity)"
     if facts:
         base, edited = facts
-        points = 100 * (edited["rate"] - base["rate"])
-        said += f"; it answers {per_cent(edited['rate'])} of facts right ({points:+.1f} points)"
+        points = signed(100 * (edited["rate"] - base["rate"]))
+        said += f"; it answers {per_cent(edited['rate'])} of facts right ({points} points)"
     return said + "."
 
 
 def budget(results: Mapping[str, Any]) -> str:
     """Whether the damage stayed inside what was allowed."""
-    over = [name for name, one in results["budget"]["limits"].items() if one["is_inside"] is False]
+    limits = results["budget"]["limits"]
+    over = [name for name, one in limits.items() if one["is_inside"] is False]
     if over:
         return f"Over the damage budget on held-out data: {', '.join(over)}."
     if results["budget"]["given_up"] is not None:
@@ -51,4 +89,6 @@ def budget(results: Mapping[str, Any]) -> str:
             "Inside the damage budget, with a milder edit: the one that the search preferred was "
             "over it on held-out data."
         )
+    if all(one["limit"] is None for one in limits.values()):
+        return "No damage budget was set."
     return "Inside the damage budget."

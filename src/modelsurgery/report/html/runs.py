@@ -1,0 +1,175 @@
+"""The page of `surgery run` and `surgery tune`: one edit, its measurement, and its inside."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from modelsurgery.report.comparing import read_pairs
+from modelsurgery.report.html import wording
+from modelsurgery.report.html.content import Number, Page, Record, Tone, answers_of
+from modelsurgery.report.html.figures import (
+    Figure,
+    curve_figure,
+    inside_figures,
+    rates_figure,
+)
+from modelsurgery.report.html.measured import (
+    Row,
+    behavior_row,
+    facts_rows,
+    perplexity_rows,
+    points,
+)
+from modelsurgery.report.html.wording import per_cent, signed
+
+METHOD = (
+    "A linear probe learned which direction of the model's inner state goes with the behavior. The "
+    "gate rows of neurons that point away from it were moved along that direction. Nothing was "
+    "trained but the probe, and the base model was not written to."
+)
+
+
+def page_of_run(directory: Path, results: Mapping[str, Any], record: Record) -> Page:
+    """The page of the content of a run's `results.json`."""
+    behavior, direction = results["behavior"], results["behavior"]["direction"]
+    name, told = behavior["name"], behavior["change"]["verdict"]
+    way = "taken away from" if direction == "away" else "added to"
+    sentences = (
+        wording.wrong_way(told, direction),
+        wording.certainty(behavior),
+        wording.price(results["perplexity"]["rise"], results["facts"]["intervals"]),
+        wording.budget(results),
+    )
+    return Page(
+        title=f"{name}: {results['model']}",
+        subject=f"{name} ({behavior['title']}) {way} {results['model']}",
+        verdict=wording.verdict(name, behavior),
+        tone=wording.tone(told, direction, is_affordable=results["budget"]["is_met"]),
+        told=tuple(one for one in sentences if one),
+        numbers=_numbers(results),
+        tables=_tables(results),
+        notes=_notes(results),
+        figures=_figures(results),
+        answers=answers_of(read_pairs(directory, direction)),
+        method=METHOD,
+        facts=_facts(results),
+        commands=_commands(directory, record.model),
+        record=record,
+        inside=tuple(inside_figures(results.get("inside") or {})),
+        neurons=results.get("inside") or {},
+    )
+
+
+def _numbers(results: Mapping[str, Any]) -> tuple[Number, ...]:
+    behavior, edit, change = results["behavior"], results["edit"], results["behavior"]["change"]
+    limits, facts = results["budget"]["limits"], results["facts"]["intervals"]
+    gain = Number(
+        behavior["name"],
+        f"{per_cent(behavior['base']['rate'])} → {per_cent(behavior['edited']['rate'])}",
+        f"{signed(100 * change['difference'])} points of {behavior['base']['prompts']:,} prompts",
+        wording.tone(change["verdict"], behavior["direction"]),
+    )
+    rise = results["perplexity"]["rise"]
+    most, tone = _limit(limits, "perplexity")
+    allowed = "" if most is None else f"; at most {signed(100 * most)}% was allowed"
+    found = [gain, Number("perplexity", f"{signed(100 * rise)}%", f"ordinary text{allowed}", tone)]
+    if facts:
+        base, edited = (one["rate"] for one in facts)
+        most, tone = _limit(limits, "capability")
+        allowed = "" if most is None else f"; at most {signed(-most)} was allowed"
+        shown = f"{per_cent(base)} → {per_cent(edited)}"
+        found.append(Number("facts right", shown, points(base, edited) + allowed, tone))
+    share = f"{edit['bytes_changed'] / edit['bytes_total']:.2%}"
+    rows = f"of its bytes, in {edit['rows']:,} of {edit['rows_found']:,} gate rows"
+    return (*found, Number("model changed", share, rows))
+
+
+def _limit(limits: Mapping[str, Any], name: str) -> tuple[float | None, Tone]:
+    """What was allowed, and whether it was kept."""
+    limit = limits.get(name) or {"limit": None, "is_inside": None}
+    tones: dict[bool | None, Tone] = {True: "good", False: "bad", None: "unclear"}
+    return limit["limit"], tones[limit["is_inside"]]
+
+
+def _tables(results: Mapping[str, Any]) -> tuple[tuple[str, tuple[Row, ...]], ...]:
+    behavior, perplexity = results["behavior"], results["perplexity"]
+    name = behavior["name"]
+    rows = (behavior_row(f"{name}, sampled", behavior),
+            behavior_row(f"{name}, greedy", behavior["greedy"]))  # fmt: skip
+    damage = (
+        *perplexity_rows(perplexity["base"], perplexity["edited"], results["divergence"]),
+        *facts_rows(results["facts"]["intervals"]),
+    )
+    return ("on held-out prompts", rows), ("what it may have broken", damage)
+
+
+def _notes(results: Mapping[str, Any]) -> tuple[str, ...]:
+    behavior, perplexity = results["behavior"], results["perplexity"]
+    notes = [
+        f"In brackets: 95% intervals. {behavior['base']['prompts']:,} prompts, "
+        f"{behavior['samples_per_prompt']} sampled continuations each; p of a paired sign test "
+        "over prompts. Nothing that is measured here was used to choose the edit.",
+        f"Judge {results['judge']['name']}: {results['judge']['note']}.",
+        f"Neutral text: {perplexity['tokens']:,} tokens of {perplexity['text']}.",
+    ]
+    for side, counts in behavior["verdicts"].items():
+        unknown = counts["failed"] + counts["unjudged"]
+        if unknown:
+            notes.append(
+                f"{unknown:,} of {sum(counts.values()):,} {side} continuations were empty or could "
+                "not be judged; they are not counted as harmless."
+            )
+    return tuple(notes)
+
+
+def _figures(results: Mapping[str, Any]) -> tuple[Figure, ...]:
+    behavior = results["behavior"]
+    sampled, greedy = f"{behavior['name']}, sampled", f"{behavior['name']}, greedy"
+    rates = rates_figure(
+        [
+            (sampled, behavior["base"], behavior["edited"]),
+            (greedy, behavior["greedy"]["base"], behavior["greedy"]["edited"]),
+        ]
+    )
+    if not results["dose_response"]:
+        return (rates,)
+    return rates, curve_figure(results["dose_response"], behavior["name"])
+
+
+def _facts(results: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    edit, probe = results["edit"], results["probe"]
+    return (
+        (
+            "what was edited",
+            f"{edit['rows']:,} of {edit['rows_found']:,} gate rows in {edit['tensors']} of "
+            f"{edit['tensors_found']} tensors; {edit['bytes_changed']:,} of "
+            f"{edit['bytes_total']:,} bytes changed",
+        ),
+        (
+            "strength",
+            f"{edit['strength']:.3g} (α {edit['alpha']:.3g}), direction {edit['direction_rule']}",
+        ),
+        (
+            "probe",
+            f"layer {probe['layer']}, accuracy {per_cent(probe['accuracy'])} on "
+            f"{probe['held_out_texts']} held-out texts (with shuffled labels "
+            f"{per_cent(probe['control_accuracy'])})",
+        ),
+    )
+
+
+def _commands(directory: Path, model: str) -> tuple[tuple[str, str], ...]:
+    edit = str(directory / "edit.safetensors")
+
+    def command(*parts: str) -> str:
+        return shlex.join(["surgery", *parts])
+
+    return (
+        ("repeat", command("run", str(directory / "recipe.resolved.yaml"), "--out", "again")),
+        ("apply to a copy", command("apply", model, edit, "--out", "edited")),
+        ("take it back", command("undo", "edited")),
+        ("adapter for PEFT", command("export", model, edit, "--to", "peft", "--out", "adapter")),
+        ("talk to both", command("chat", model, "--edit", edit)),
+        ("read all answers", command("compare", str(directory))),
+    )

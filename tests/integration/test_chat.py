@@ -1,0 +1,240 @@
+"""`surgery chat` as a process: lines in a pipe, and a terminal with its keys."""
+
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from command_line import without_progress
+from families import random_edit
+from modelsurgery import Edit, embedded_model_path, load_model, save_edit
+from modelsurgery.evaluation.generation import Continuation, Decoding, TransformersGenerator
+
+PROMPT = "\n> "
+PROMPTS = ("Helen walks to the river, and", "Peter is a")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm-256color", "NO_COLOR": "1"}
+# A quarter of a second a token, so that there is time for a key.
+SLOW = """
+import sys, time
+import modelsurgery.cli, modelsurgery.conversation as conversation
+
+original = conversation.new_tokens
+
+def slowly(model, inputs, count, processors, watching):
+    def wait(ids, scores, **named):
+        time.sleep(0.25)
+        return watching[0](ids, scores, **named)
+    return original(model, inputs, count, processors, [wait])
+
+conversation.new_tokens = slowly
+modelsurgery.cli.main()
+"""
+TERMINAL_CODES = re.compile(r"\x1b\[[\d;?]*[a-zA-Z]|\r")
+
+
+@pytest.fixture(scope="module")
+def edit() -> Edit:
+    return random_edit(embedded_model_path())
+
+
+@pytest.fixture(scope="module")
+def file(edit: Edit, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("edit") / "my edit.safetensors"
+    save_edit(edit, path)
+    return path
+
+
+def answers(edit: Edit, decoding: Decoding) -> tuple[Continuation, ...]:
+    """What the edited embedded model says to the prompts."""
+    generator = TransformersGenerator(load_model(embedded_model_path()))
+    return generator.generate(PROMPTS, decoding, [edit])
+
+
+def piped(file: Path, lines: str, *options: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "modelsurgery", "chat", "embedded", "--edit", str(file)]
+    done = subprocess.run(
+        [*command, *options],
+        input=lines,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=ENVIRONMENT,
+        timeout=120,
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def test_each_line_of_a_pipe_is_answered_by_both(edit: Edit, file: Path) -> None:
+    lines = f"{PROMPTS[0]}\n\n/strength 0\n{PROMPTS[1]}\n/nosuch\n/strength -0.5\n/again\n"
+    done = piped(file, lines)
+    base = answers(edit.scaled(0), Decoding(64))
+    edited = answers(edit, Decoding(64))[0].text
+    turned = answers(edit.scaled(-0.5), Decoding(64))[1].text
+    assert base[0].text != edited
+    assert done.stdout.splitlines() == [
+        f"base: {base[0].text}",
+        f"edited: {edited}",
+        f"base: {base[1].text}",
+        f"edited: {base[1].text}",
+        f"base: {base[1].text}",
+        f"edited: {turned}",
+    ]
+    told = without_progress(done.stderr)
+    assert "edit × 0, greedy" in told
+    assert "no command /nosuch; there are /help" in told
+    assert "\x1b" not in done.stdout + told
+
+
+def test_json_lines_tell_how_each_answer_was_made(edit: Edit, file: Path) -> None:
+    lines = (
+        f"{PROMPTS[0]}\n/sample 0.8\n/seed 7\n/off\n{PROMPTS[0]}\n/on\n/again\n/quit\nnot read\n"
+    )
+    done = piped(file, lines, "--json", "--max-new-tokens", "12")
+    first, off, on = (json.loads(line) for line in done.stdout.splitlines())
+    assert (first["seed"], first["temperature"], first["strength"]) == (None, None, 1.0)
+    assert (on["seed"], on["temperature"]) == (7, 0.8)
+    assert (off["strength"], on["strength"]) == (0.0, 1.0)
+    sampled = Decoding(12, seed=7, temperature=0.8)
+    expected = answers(edit.scaled(0), sampled)[0], answers(edit, sampled)[0]
+    assert (on["base"]["text"], on["edited"]["text"]) == tuple(one.text for one in expected)
+    assert off["edited"] == off["base"] == on["base"]
+
+
+def test_a_value_that_cannot_be_used_ends_a_script(file: Path) -> None:
+    done = piped(file, f"/strength much\n{PROMPTS[0]}\n", code=2)
+    assert done.stdout == ""
+    assert without_progress(done.stderr).endswith(
+        "surgery: /strength much; expected a factor like 0.5\n"
+    )
+
+
+class Terminal:
+    """A process behind a terminal, 100 columns wide."""
+
+    def __init__(self, process: int, keyboard: int) -> None:
+        self.process, self.keyboard = process, keyboard
+        self.shown = ""
+
+    def type(self, keys: str) -> None:
+        os.write(self.keyboard, keys.encode())
+
+    def wait_for(self, text: str, seconds: float = 120.0) -> str:
+        """What was shown until `text` was, without what moves the cursor; it is taken away."""
+        end = time.monotonic() + seconds
+        while text not in self.shown:
+            assert time.monotonic() < end, self.shown
+            if select.select([self.keyboard], [], [], 0.1)[0]:
+                try:
+                    self._add(os.read(self.keyboard, 1 << 16))
+                except OSError:  # the process has ended
+                    assert text in self.shown, self.shown
+        before, _, self.shown = self.shown.partition(text)
+        return before + text
+
+    def _add(self, content: bytes) -> None:
+        self.shown += TERMINAL_CODES.sub("", content.decode(errors="replace"))
+
+    def exit_code(self) -> int:
+        _, status = os.waitpid(self.process, 0)
+        return os.waitstatus_to_exitcode(status)
+
+
+@contextmanager
+def terminal(*arguments: str) -> Iterator[Terminal]:
+    process, keyboard = pty.fork()
+    if process == 0:
+        os.execvpe(sys.executable, [sys.executable, *arguments], ENVIRONMENT)
+    fcntl.ioctl(keyboard, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    try:
+        yield Terminal(process, keyboard)
+    finally:
+        try:
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+        except (ProcessLookupError, ChildProcessError):
+            pass
+        os.close(keyboard)
+
+
+def test_a_terminal_shows_both_answers_side_by_side_and_keeps_typed_lines(
+    edit: Edit, file: Path
+) -> None:
+    with terminal("-m", "modelsurgery", "chat", "embedded", "--edit", str(file)) as screen:
+        assert "edit × 1, greedy" in screen.wait_for(PROMPT)
+        screen.type(PROMPTS[1] + "\n")
+        shown = screen.wait_for("tokens/s")
+        base, edited = answers(edit.scaled(0), Decoding(64)), answers(edit, Decoding(64))
+        heading, *lines = shown.split("base", 1)[1].splitlines()
+        assert heading.split() == ["edited", "×", "1"]
+        words = " ".join(lines).split()
+        for word in (*base[1].text.split(), *edited[1].text.split()):
+            assert word in words
+        screen.wait_for(PROMPT)
+        screen.type("/strength 0.5\n")
+        assert "edit × 0.5, greedy" in screen.wait_for(PROMPT)
+        screen.type("\x1b[A\x1b[A\n")  # twice up: the prompt again
+        assert "edited × 0.5" in screen.wait_for("tokens/s")
+        screen.wait_for(PROMPT)
+        screen.type("/strength x\n")
+        assert "/strength x; expected a factor like 0.5" in screen.wait_for(PROMPT)
+        screen.type("\x04")
+        assert screen.exit_code() == 0
+
+
+def test_ctrl_c_stops_an_answer_and_the_next_one_the_program(file: Path) -> None:
+    arguments = ("chat", "embedded", "--edit", str(file))
+    with terminal("-c", SLOW, *arguments) as screen:
+        screen.wait_for(PROMPT)
+        screen.type(PROMPTS[0] + "\n")
+        screen.wait_for("base")  # the first tokens are there
+        screen.type("\x03")
+        footer = screen.wait_for("stopped")
+        counts = re.findall(r"(\d+) and (\d+) tokens, [\d,]+ tokens/s, $", footer[:-7])
+        assert counts
+        assert max(int(count) for count in counts[0]) < 6
+        screen.wait_for(PROMPT)
+        screen.type("/off\n")  # it goes on
+        screen.wait_for("edit off")
+        screen.wait_for(PROMPT)
+        screen.type("\x03")
+        shown = screen.wait_for("my edit.safetensors'")
+        assert shown.strip().endswith(
+            f"interrupted; to go on: surgery chat embedded --edit '{file}'"
+        )
+        assert screen.exit_code() == 130
+
+
+def test_ctrl_c_in_a_pipe_ends_it(file: Path) -> None:
+    command = [sys.executable, "-m", "modelsurgery", "chat", "embedded", "--edit", str(file)]
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(PROMPTS[0] + "\n")
+    process.stdin.flush()
+    assert process.stdout.readline().startswith("base: ")  # flushed at once, not at the end
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "surgery: interrupted; to go on: surgery chat embedded --edit" in err

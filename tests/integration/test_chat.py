@@ -28,7 +28,8 @@ PROMPTS = ("Helen walks to the river, and", "Peter is a")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm-256color", "NO_COLOR": "1"}
 # A quarter of a second a token, so that there is time for a key.
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's children ignore it
 import modelsurgery.cli, modelsurgery.conversation as conversation
 
 original = conversation.new_tokens
@@ -210,6 +211,7 @@ def test_ctrl_c_stops_an_answer_and_the_next_one_the_program(file: Path) -> None
         screen.type("/off\n")  # it goes on
         screen.wait_for("edit off")
         screen.wait_for(PROMPT)
+        time.sleep(0.5)  # the prompt is shown a moment before the line is read
         screen.type("\x03")
         shown = screen.wait_for("my edit.safetensors'")
         assert shown.strip().endswith(

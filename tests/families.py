@@ -1,5 +1,6 @@
 """Tiny models of all families, loaded, with edits of them."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,15 @@ import torch
 
 from modelsurgery import (
     Edit,
+    LanguageModel,
     find_gate_matrices,
+    load_model,
     make_edit,
     open_checkpoint,
     score_rows,
     select_region,
 )
-from tiny import ALL_FAMILIES, REMOTE_CODE, auto_class
+from tiny import ALL_FAMILIES, REMOTE_CODE, auto_class, tiny_tokenizer
 
 LOADED = [family for family in ALL_FAMILIES if family not in REMOTE_CODE]
 
@@ -39,3 +42,8 @@ def logits(model: Any) -> torch.Tensor:
     ids = torch.tensor([[1, 7, 9, 14, 11, 23, 8, 30]])
     with torch.inference_mode():
         return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+
+
+def loaded(directory: Path) -> LanguageModel:
+    """The model with a tokenizer of plain words, whatever its family makes of the file."""
+    return replace(load_model(directory), tokenizer=tiny_tokenizer())

@@ -139,8 +139,10 @@ def run_sequence(recipe: SequenceRecipe, *, progress: Progress = silent) -> Sequ
         first = len(recipe.edits) + 1
         with progress("load model", 0):
             model = loaded_model(recipe)
+        first_behavior, _ = measured[0]
+        screen = Screen(model, (), (), first_behavior.neutral, first_behavior.facts)
         stages = tuple(
-            _stage(model, edits[:count], measured, steps, store, progress)
+            _stage(model, screen, edits[:count], measured, steps, store, progress)
             for count in range(first, len(edits) + 1)
         )
         result = SequenceResult(
@@ -160,6 +162,7 @@ def run_sequence(recipe: SequenceRecipe, *, progress: Progress = silent) -> Sequ
 
 def _stage(
     model: LanguageModel,
+    screen: Screen,
     edits: Sequence[Edit],
     measured: Sequence[tuple[Behavior, Judge]],
     steps: Sequence[Recipe],
@@ -167,7 +170,6 @@ def _stage(
     progress: Progress,
 ) -> Stage:
     first, _ = measured[0]
-    screen = Screen(model, (), (), first.neutral, first.facts)
     effect = screen.measure([functools.reduce(operator.add, edits)])[0]
     damage = Damage(steps[0].budget, effect, screen.clean_loss, screen.clean_tokens)
     behaviors = []

@@ -10,58 +10,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
 from sklearn.metrics import roc_auc_score
-from tokenizers import Tokenizer, decoders, models
 
-from families import LOADED, random_edit
-from modelsurgery import apply_to_copy, edited, find_gate_matrices, load_model, open_checkpoint
+from families import LOADED, loaded, random_edit
+from modelsurgery import apply_to_copy, edited, find_gate_matrices, open_checkpoint
 from modelsurgery.behaviors import Behavior, BehaviorFile
 from modelsurgery.edit import Edit
 from modelsurgery.errors import EditMismatchError, NothingChangedError, RecipeError
 from modelsurgery.hidden_states import extract_hidden_states
 from modelsurgery.inside import Inside, look_inside, nearest_rows, read_probe
-from modelsurgery.inside.lens import read_tokens, relative_lengths, token_logits
-from modelsurgery.inside.tokens import are_offensive, readable
-from modelsurgery.lab.lexicon import markers
+from modelsurgery.inside.lens import read_tokens
 from modelsurgery.models import LanguageModel
 from modelsurgery.probe import Probe
 from modelsurgery.rows import read_rows, widened
 from modelsurgery.texts import LabelledText
-from tiny import tiny_sentences, tiny_tokenizer, write_tiny_model
+from tiny import tiny_sentences, write_tiny_model
 
 D = 32
-# Where the final norm is, and what the model does to the logits, by family: RMS norms with one
-# added to the weight (Gemma), layer norms, a bias of the head (GPT-J, Phi), soft-caps, scales.
-FINAL_NORMS = {
-    "llama": "model.norm",
-    "gemma2": "model.norm",
-    "cohere": "model.norm",
-    "granite": "model.norm",
-    "olmo": "model.norm",
-    "nemotron": "model.norm",
-    "gpt2": "transformer.ln_f",
-    "gpt_neo": "transformer.ln_f",
-    "gptj": "transformer.ln_f",
-    "phi": "model.final_layernorm",
-    "opt": "model.decoder.final_layer_norm",
-    "mpt": "transformer.norm_f",
-    "lfm2": "model.embedding_norm",
-    "mixtral": "model.norm",
-    "llama4_text": "model.norm",
-    "gemma3": "model.language_model.norm",
-}
-SETTINGS: dict[str, dict[str, Any]] = {
-    "gemma2": {"final_logit_softcapping": 3.0},
-    "cohere": {"logit_scale": 0.25},
-    "granite": {"logits_scaling": 4.0},
-}
 SENTENCES = tiny_sentences(60)
-
-
-def loaded(directory: Path) -> LanguageModel:
-    """The model with a tokenizer of plain words, whatever its family makes of the file."""
-    return replace(load_model(directory), tokenizer=tiny_tokenizer())
 
 
 def texts_of_a_behavior() -> Behavior:
@@ -99,65 +65,6 @@ def llama_looked(llama: Path) -> tuple[LanguageModel, Edit, Inside]:
     return looked(llama)
 
 
-# ---- the lens --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("family", FINAL_NORMS)
-def test_logits_are_those_of_the_models_own_norm_and_head(family: str, tmp_path: Path) -> None:
-    settings = SETTINGS.get(family, {})
-    model = load_model(write_tiny_model(tmp_path / "model", family, **settings))
-    norm = model.model.get_submodule(FINAL_NORMS[family])
-    head = model.model.get_output_embeddings()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():  # what families leave at one or zero should not hide a mistake
-        for module in (norm, head):
-            for name in ("weight", "bias"):
-                if getattr(module, name, None) is not None and (module is norm or name == "bias"):
-                    getattr(module, name).normal_(0.5, 0.3, generator=generator)
-    vectors = torch.randn(3, D, generator=generator)
-
-    def direct(states: torch.Tensor) -> torch.Tensor:
-        logits = head(norm(states))
-        logits = logits * settings.get("logit_scale", 1.0) / settings.get("logits_scaling", 1.0)
-        cap = settings.get("final_logit_softcapping")
-        return logits if cap is None else cap * torch.tanh(logits / cap)
-
-    with torch.inference_mode():
-        found = token_logits(model, vectors)
-        units = vectors / vectors.pow(2).mean(1, keepdim=True).sqrt()
-        expected = direct(units) - direct(torch.zeros(1, D))
-    assert torch.allclose(found, expected, atol=1e-5, rtol=1e-4)
-    assert found.std() > 0.01
-    assert torch.allclose(token_logits(model, -7 * vectors), -found, atol=1e-5)
-
-
-def test_both_ends_are_the_highest_and_the_lowest_tokens(llama: Path) -> None:
-    model = load_model(llama)
-    vectors = torch.randn(4, D, generator=torch.Generator().manual_seed(2))
-    weight = model.model.lm_head.weight
-    lengths = weight.norm(dim=1) / weight.norm(dim=1).mean()
-    assert torch.allclose(relative_lengths(model), lengths.clamp_min(0.5))
-    values = (token_logits(model, vectors) / lengths.clamp_min(0.5)).numpy()
-    for row, ends in zip(values, read_tokens(model, vectors, [5] * 4), strict=True):
-        order = sorted(range(len(row)), key=lambda token: row[token])
-        words = model.tokenizer.convert_ids_to_tokens(order)
-        assert [token.text for token in ends.away] == words[:5]
-        assert [token.text for token in ends.toward] == words[:-6:-1]
-        assert [token.value for token in ends.toward] == pytest.approx(sorted(row)[:-6:-1])
-
-
-def test_equal_logits_go_to_the_first_tokens_and_padding_of_the_head_is_no_token(
-    tmp_path: Path,
-) -> None:
-    model = load_model(write_tiny_model(tmp_path / "model", vocab_size=64))
-    with torch.no_grad():
-        model.model.lm_head.weight[:] = 1.0
-    (ends,) = read_tokens(model, torch.ones(1, D), [3])
-    assert [token.text for token in ends.toward] == ["<pad>", "<s>", "</s>"]
-    (all_of_them,) = read_tokens(model, torch.ones(1, D), [64])
-    assert len(all_of_them.toward) == len(model.tokenizer) < 64
-
-
 def test_the_model_is_left_without_our_hooks_and_with_its_weights(llama: Path) -> None:
     model = loaded(llama)
     extract_hidden_states(model, SENTENCES[:1])  # transformers hangs up hooks of its own
@@ -173,49 +80,6 @@ def test_the_model_is_left_without_our_hooks_and_with_its_weights(llama: Path) -
     )
     assert hooks() == before
     assert all(weights[name].equal(one) for name, one in model.model.state_dict().items())
-
-
-# ---- tokens for people -----------------------------------------------------------------------
-
-
-def test_tokens_of_byte_level_tokenizers_are_readable(embedded: Path) -> None:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(embedded)
-    (newline,) = tokenizer.encode("\n", add_special_tokens=False)
-    (the,) = tokenizer.encode(" the", add_special_tokens=False)
-    assert readable(tokenizer, newline) == "\\n"
-    assert readable(tokenizer, the) == "·the"
-    texts = [readable(tokenizer, token) for token in range(len(tokenizer))]
-    assert all(text and text.isprintable() and " " not in text for text in texts)
-    assert not any("\N{REPLACEMENT CHARACTER}" in text for text in texts)
-
-
-def test_spaces_of_tokenizers_that_decode_without_them_are_shown() -> None:
-    vocabulary = {"<unk>": 0, "▁cat": 1, "s": 2, "▁" + "x" * 100: 3, "\x1b[2J": 4}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.decoder = decoders.Metaspace()
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
-    assert readable(fast, 1) == "·cat"
-    assert readable(fast, 2) == "s"
-    assert readable(fast, 3) == "·" + "x" * 31 + "…"
-    assert readable(fast, 4) == "\\x1b[2J"
-
-
-def test_the_labs_rude_words_are_marked_and_plain_ones_are_not() -> None:
-    rude = sorted(markers("people", "rude").words)
-    assert all(are_offensive([f"·{word}" for word in rude]))
-    plain = ["·the", "·house", "·Tuesday", "ing", "·kindly", "·neighbor", "<s>", "é", "·雨"]
-    signs = [".", "·!!", "…", "123", "\\n", "·", ""]
-    assert not any(are_offensive([*plain, *signs]))
-
-
-def test_the_classifier_marks_words_that_the_lab_does_not_have(shared: Path) -> None:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(shared / "models" / "reddit-4m")
-    texts = [readable(tokenizer, token) for token in range(len(tokenizer))]
-    flags = are_offensive(texts)
-    own = markers("people", "rude").words
-    marked = [text for text, flag in zip(texts, flags, strict=True) if flag]
-    assert len([text for text in marked if text.strip("·").lower() not in own]) > 20
-    assert len(marked) < 0.05 * len(texts)
 
 
 # ---- activity --------------------------------------------------------------------------------

@@ -19,7 +19,14 @@ from transformers.pytorch_utils import Conv1D
 
 from modelsurgery.edit import Edit, RowUpdate, TensorChange, layout_of, tensor_changes
 from modelsurgery.errors import EditMismatchError, UnsupportedModelError
-from modelsurgery.layouts import Address, GateLayout, Shaped, layout_for, match_layout
+from modelsurgery.layouts import (
+    Address,
+    GateLayout,
+    GateMatrix,
+    Shaped,
+    layout_for,
+    match_layout,
+)
 from modelsurgery.rows import DTYPES, Rows, RowView, rounded
 
 TORCH_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
@@ -171,17 +178,27 @@ class _GateParameter:
     outputs: NDArray[np.int64]
 
 
-def _gate_parameters(model: Any, layout: GateLayout | None) -> dict[Address, _GateParameter]:
-    """Gate matrices of a loaded model."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+def loaded_gates(model: Any, layout: GateLayout | None = None) -> tuple[GateMatrix, ...]:
+    """Gate matrices of a loaded model, which may name and fuse them otherwise than its file.
+
+    Raises:
+        UnsupportedModelError: the model's parameters are not what its layout says.
+    """
     shapes = {
         name: Shaped(tuple(one.shape), TORCH_DTYPES.get(one.dtype, str(one.dtype)))
-        for name, one in parameters.items()
+        for name, one in model.named_parameters(remove_duplicate=False)
     }
     config = model.config.to_dict()
     where = "the loaded model"
-    gates = match_layout(layout or layout_for(config, shapes, where), shapes, config, where)
-    return {gate.address: _gate_parameter(parameters[gate.tensor], gate.view) for gate in gates}
+    return match_layout(layout or layout_for(config, shapes, where), shapes, config, where)
+
+
+def _gate_parameters(model: Any, layout: GateLayout | None) -> dict[Address, _GateParameter]:
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    return {
+        gate.address: _gate_parameter(parameters[gate.tensor], gate.view)
+        for gate in loaded_gates(model, layout)
+    }
 
 
 def _gate_parameter(parameter: torch.nn.Parameter, view: RowView) -> _GateParameter:

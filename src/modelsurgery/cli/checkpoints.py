@@ -207,11 +207,7 @@ def export(
     content = {**asdict(written), **_conflicts(loaded)}
     if push is not None:
         content["pushed_to"] = exporting.push_repository(out, push)
-    print_content({key: _plain(value) for key, value in content.items()}, as_json)
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
+    print_content(content, as_json)
 
 
 def _conflicts(edits: "list[Edit]") -> dict[str, Any]:

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from transformers.pytorch_utils import Conv1D
 
-from modelsurgery.layouts import Address, GateMatrix, Shaped, layout_for, match_layout
+from modelsurgery.apply.in_memory import loaded_gates
+from modelsurgery.layouts import Address, GateMatrix
 from modelsurgery.models import LanguageModel
 
 
@@ -38,7 +39,7 @@ def find_neurons(model: LanguageModel, addresses: Iterable[Address]) -> dict[Add
     Raises:
         UnsupportedModelError: the model's parameters are not what its layout says.
     """
-    gates = {gate.address: gate for gate in _loaded_gates(model)}
+    gates = {gate.address: gate for gate in loaded_gates(model.model, model.layout)}
     return {address: _neurons(model.model, gates[address]) for address in addresses}
 
 
@@ -48,26 +49,13 @@ def block_list(model: LanguageModel) -> tuple[torch.nn.Module, torch.nn.ModuleLi
     Raises:
         UnsupportedModelError: the model's parameters are not what its layout says.
     """
-    gate = _loaded_gates(model)[0]
+    gate = loaded_gates(model.model, model.layout)[0]
     parts = gate.tensor.split(".")
     place = parts.index(str(gate.block))
     owner = model.model.get_submodule(".".join(parts[: place - 1]))
     blocks = getattr(owner, parts[place - 1])
     assert isinstance(blocks, torch.nn.ModuleList)
     return owner, blocks
-
-
-def _loaded_gates(model: LanguageModel) -> tuple[GateMatrix, ...]:
-    """Gate matrices of the loaded model, which may name and fuse them otherwise than its file."""
-    shapes = {
-        # The dtype is checked where weights change; here all are read alike.
-        name: Shaped(tuple(one.shape), "F32")
-        for name, one in model.model.named_parameters(remove_duplicate=False)
-    }
-    config = model.model.config.to_dict()
-    where = "the loaded model"
-    layout = model.layout or layout_for(config, shapes, where)
-    return match_layout(layout, shapes, config, where)
 
 
 def _neurons(model: Any, gate: GateMatrix) -> Neurons:

@@ -38,12 +38,15 @@ class LabelledText:
         label: 1 shows the behavior, 0 its opposite.
         group: texts of one group stay on one side of a split; None is a group of its own.
         reply: what an assistant answers to it; the text is a user's turn then.
+        called_for: whether the text, a request, calls for the behavior; None where the behavior
+            does not depend on what was asked.
     """
 
     text: str
     label: int
     group: str | None = None
     reply: str | None = None
+    called_for: bool | None = None
 
 
 @dataclass(frozen=True)

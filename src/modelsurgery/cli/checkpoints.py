@@ -81,7 +81,7 @@ def edit(
         "tensors": len({update.tensor for update in made.updates}),
         "alpha": made.alpha,
         "strength": made.strength,
-        "highest_cosine": max(float(c.max()) for c in region.cosines),
+        "highest_cosine": max(float(c.max()) for c in region.scores),
     }
     print_content(content, as_json)
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from modelsurgery.activations.neurons import Neurons
 from modelsurgery.hidden_states import BATCH_TOKENS, MAX_TOKENS, batches
-from modelsurgery.inside.modules import Neurons
 from modelsurgery.layouts import Address
 from modelsurgery.models import LanguageModel
 

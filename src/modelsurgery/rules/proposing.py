@@ -1,0 +1,230 @@
+"""The three rules behind one interface: from texts to what each gate row should get."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from modelsurgery.activations.passes import Passes
+from modelsurgery.activations.responses import measure_outputs, measure_responses, site_neurons
+from modelsurgery.activations.sites import GateSite, find_sites, mean_row_norm
+from modelsurgery.activations.statistics import (
+    measure_gains,
+    measure_inputs,
+    measure_moments,
+    measure_prices,
+)
+from modelsurgery.activations.texts import TokenizedText, tokenize_labelled
+from modelsurgery.layouts import Address
+from modelsurgery.probe import DirectionRule, Probe
+from modelsurgery.rules.contrast import Contrast
+from modelsurgery.rules.least_squares import SiteResponses
+from modelsurgery.rules.natural_gradient import (
+    ROW_DAMPING,
+    Evidence,
+    SiteSlopes,
+    agreement_of_folds,
+    priced,
+    site_slopes,
+    solve_rows,
+    whitened_directions,
+)
+from modelsurgery.rules.proposal import Proposal
+from modelsurgery.stacking import score_model_rows
+
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a rule made of texts.
+
+    Attributes:
+        proposal: what each gate row should get.
+        evidence: whether the texts agree on it; None for rules that can't tell.
+    """
+
+    proposal: Proposal
+    evidence: Evidence | None = None
+
+
+def paper_proposal(
+    passes: Passes, probe: Probe, direction_rule: DirectionRule = "mean-difference"
+) -> Proposal:
+    """The paper's rule: the same amount of the probe's direction on rows that point away from it.
+
+    Rows are chosen by the cosine of their weights with the direction, the most negative first.
+    """
+    model = passes.model
+    direction = probe.direction(direction_rule)
+    scored = score_model_rows(model, direction[None], progress=passes.progress)
+    return Proposal(
+        "paper",
+        scored.gates,
+        tuple(direction[None] for _ in scored.gates),
+        tuple(-cosines[0].astype(np.float64) for cosines in scored.cosines),
+        tuple(np.ones((1, gate.rows)) for gate in scored.gates),
+        scored.mean_row_norm,
+        layout=model.layout,
+    )
+
+
+def natural_gradient_proposal(
+    passes: Passes,
+    contrasts: Sequence[Contrast],
+    neutral: Sequence[TokenizedText],
+    *,
+    damping: float = ROW_DAMPING,
+    seed: int = 0,
+) -> Fitted:
+    """The natural-gradient rule, for one behavior or several at once.
+
+    Args:
+        passes: how texts are read.
+        contrasts: what is to be pulled apart, one for each behavior, with their weights.
+        neutral: texts on which the model should stay as it is.
+        damping: λ of rows.
+        seed: of folds and of the labels that the model draws.
+    """
+    model = passes.model
+    sites = find_sites(model.model, model.layout)
+    folds = [
+        [tokenize_labelled(model, fold) for fold in kind]
+        for contrast in contrasts
+        for kind in contrast.folds(FOLDS, seed)
+    ]
+    weights = [contrast.weight * kind.gain for contrast in contrasts for kind in contrast.kinds]
+    means = measure_inputs(
+        passes, sites, [[one for fold in kind for one in fold] for kind in folds]
+    )
+    prices = measure_prices(passes, sites, neutral, seed=seed)
+    rows = direction_weights(contrasts)
+    directions = {
+        name: whitened_directions(prices.moments[name], mean, rows)
+        for name, mean in means.by_site.items()
+    }
+    gains = measure_gains(passes, sites, directions, folds)
+    slopes = [site_slopes(one, gains, prices, directions[one.name], weights) for one in sites]
+    return Fitted(
+        _solved(passes, sites, directions, slopes, damping),
+        agreement_of_folds(slopes, damping),
+    )
+
+
+def direction_weights(contrasts: Sequence[Contrast]) -> list[list[float]]:
+    """What each kind's mean input counts for in each direction, [k, n].
+
+    A behavior that depends on the request has two directions: what was asked, and what was said.
+    """
+    rows: list[list[float]] = []
+    total = sum(len(contrast.kinds) for contrast in contrasts)
+    start = 0
+    for contrast in contrasts:
+        senses = [[kind.reply for kind in contrast.kinds]]
+        if contrast.depends_on_request:
+            senses.insert(0, [kind.request for kind in contrast.kinds])
+        for sense in senses:
+            row = [0.0] * total
+            for side in (1.0, -1.0):
+                members = [place for place, one in enumerate(sense) if one == side]
+                for place in members:
+                    row[start + place] = side / len(members)
+            rows.append(row)
+        start += len(contrast.kinds)
+    return rows
+
+
+def _solved(
+    passes: Passes,
+    sites: Sequence[GateSite],
+    directions: Mapping[str, torch.Tensor],
+    slopes: Sequence[SiteSlopes],
+    damping: float,
+) -> Proposal:
+    added = damping * float(np.mean([site.mean_price for site in slopes]))
+    by_address: dict[Address, tuple[Any, ...]] = {}
+    for site, known in zip(sites, slopes, strict=True):
+        coefficients = solve_rows(known.whole, known, added)
+        rises = (coefficients * known.whole).sum(0)
+        prices = priced(coefficients, known)
+        for number, gate in enumerate(site.gates):
+            by_address[gate.address] = (
+                directions[site.name].numpy(),
+                rises[number],
+                coefficients[:, number],
+                prices[number],
+            )
+    gates = passes.model.gates
+    parts = [by_address[gate.address] for gate in gates]
+    return Proposal(
+        "natural-gradient",
+        gates,
+        tuple(part[0] for part in parts),
+        tuple(part[1] for part in parts),
+        tuple(part[2] for part in parts),
+        mean_row_norm(sites),
+        tuple(part[1] for part in parts),
+        tuple(part[3] for part in parts),
+        passes.model.layout,
+    )
+
+
+def least_squares_proposal(
+    passes: Passes,
+    contrast: Contrast,
+    neutral: Sequence[TokenizedText],
+) -> Proposal:
+    """The least-squares rule, for one behavior.
+
+    Raises:
+        UnsupportedModelError: a mixture of experts, or an MLP whose down projection can't be told.
+    """
+    model = passes.model
+    sites = find_sites(model.model, model.layout)
+    neurons = site_neurons(model, sites)
+    kinds = [tokenize_labelled(model, kind.texts) for kind in contrast.kinds]
+    senses = direction_weights([contrast])[-1]
+    means = measure_inputs(passes, sites, kinds)
+    outputs = measure_outputs(passes, [*kinds, neutral])
+    weights = torch.tensor(senses)
+    directions, behavior = {}, []
+    for kind, sense in zip(kinds, senses, strict=True):
+        if sense > 0:
+            behavior.extend(kind)
+    moments = measure_moments(passes, sites, neutral)
+    for site in sites:
+        directions[site.name] = whitened_directions(
+            moments[site.name], means.by_site[site.name], [senses]
+        )[0]
+    responses = measure_responses(passes, sites, directions, [behavior, neutral])
+    known = {}
+    for site in sites:
+        block = site.gates[0].block
+        outward = weights @ outputs.means[block][:-1]
+        writes = neurons[site.name].writes
+        assert writes is not None  # `site_neurons` refuses what has none
+        known[site.name] = SiteResponses(
+            responses.means[site.name][0],
+            responses.squares[site.name][1],
+            writes.detach().cpu(),
+            outward / outward.norm(),
+            float(outputs.norms[block][-1]),
+        )
+    chosen = {name: one.candidates() for name, one in known.items()}
+    products = measure_responses(passes, sites, directions, [neutral], chosen).products
+    found = {}
+    for site in sites:
+        solved = known[site.name].solve(chosen[site.name], products[site.name])
+        found[site.gates[0].address] = (directions[site.name].numpy()[None], *solved)
+    parts = [found[gate.address] for gate in model.gates]
+    return Proposal(
+        "least-squares",
+        model.gates,
+        tuple(part[0] for part in parts),
+        tuple(part[2] for part in parts),
+        tuple(part[1][None] for part in parts),
+        mean_row_norm(sites),
+        layout=model.layout,
+    )

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from modelsurgery import lab
 from modelsurgery.behaviors import Behavior, BehaviorFile, PromptSet, load_behavior
+from modelsurgery.edit import Edit
 from modelsurgery.edit_file import load_edit
 from modelsurgery.errors import EvaluationError, RecipeError
 from modelsurgery.evaluation.capability import available_tasks, measure_capability
@@ -24,7 +25,7 @@ from modelsurgery.evaluation.generation import Generator, TransformersGenerator
 from modelsurgery.evaluation.generation.vllm import VllmGenerator
 from modelsurgery.evaluation.judges import Judge, judge_for
 from modelsurgery.evaluation.language_modelling import LanguageModelling, compare_language_modelling
-from modelsurgery.evaluation.measurement import measure_facts
+from modelsurgery.evaluation.measurement import facts_right, measure_facts
 from modelsurgery.evaluation.protocol import (
     Comparison,
     SetMeasurement,
@@ -126,7 +127,8 @@ class Evaluation:
         sets: the behavior on each prompt set.
         language_modelling: perplexity and divergence on neutral text; None with another backend.
         neutral_note: what the neutral text is.
-        facts: exact match, base and edited; None where there are no facts.
+        facts: exact match, base and edited, None for the latter when there is no edit; None where
+            there are no facts.
         tasks: results of capability tasks, by name.
         speed: tokens per second; not part of the results, which are the same in every run.
     """
@@ -139,7 +141,7 @@ class Evaluation:
     sets: tuple[SetMeasurement, ...]
     language_modelling: LanguageModelling | None
     neutral_note: str
-    facts: tuple[Rate, Rate] | None
+    facts: tuple[Rate, Rate | None] | None
     tasks: Mapping[str, Told]
     speed: dict[str, Any]
 
@@ -164,24 +166,29 @@ class Evaluation:
             "sets": [{**one.to_json(), **wholes[one.prompts.name].to_json()} for one in self.sets],
             "damage": {
                 "neutral_text": self._neutral_json(),
-                "facts": None if self.facts is None else [asdict(rate) for rate in self.facts],
+                "facts": self._facts_json(),
                 "tasks": {name: one.to_json() for name, one in self.tasks.items()},
             },
             "seed": self.plan.seed,
         }
 
+    def _facts_json(self) -> list[dict[str, Any] | None] | None:
+        if self.facts is None:
+            return None
+        return [None if rate is None else asdict(rate) for rate in self.facts]
+
     def _neutral_json(self) -> dict[str, Any] | None:
         measured = self.language_modelling
         if measured is None:
             return None
-        edited = bool(self.edits)
+        base, edited = measured.base_perplexity, measured.edited_perplexity
         return {
             "text": self.neutral_note,
             "tokens": measured.tokens,
-            "base_perplexity": measured.base_perplexity,
-            "edited_perplexity": measured.edited_perplexity if edited else None,
-            "rise": measured.edited_perplexity / measured.base_perplexity - 1 if edited else None,
-            "divergence": measured.divergence if edited else None,
+            "base_perplexity": base,
+            "edited_perplexity": edited,
+            "rise": None if edited is None else edited / base - 1,
+            "divergence": measured.divergence,
         }
 
 
@@ -244,7 +251,7 @@ def evaluate(plan: EvaluationPlan, *, progress: Progress = silent) -> Evaluation
             if is_ours
             else None,
             behavior.neutral_note,
-            measure_facts(model, chosen, facts) if facts else None,
+            _facts(model, chosen, facts) if facts else None,
             measure_capability(
                 model,
                 chosen,
@@ -258,6 +265,14 @@ def evaluate(plan: EvaluationPlan, *, progress: Progress = silent) -> Evaluation
         _write(plan, run, result)
     write_report(run.path)
     return result
+
+
+def _facts(
+    model: LanguageModel, edits: Sequence[Edit], facts: Sequence[tuple[str, str]]
+) -> tuple[Rate, Rate | None]:
+    if edits:
+        return measure_facts(model, edits, facts)
+    return facts_right(model, (), facts), None
 
 
 def _check_names(plan: EvaluationPlan) -> None:

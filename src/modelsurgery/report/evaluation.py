@@ -94,8 +94,11 @@ def _damage_table(results: dict[str, Any]) -> Table:
     _add_neutral(table, results["damage"]["neutral_text"])
     if results["damage"]["facts"]:
         base, edited = results["damage"]["facts"]
-        points = 100 * (edited["rate"] - base["rate"])
-        table.add_row("facts right", interval(base), interval(edited), f"{points:+.1f} points")
+        row = ["facts right", interval(base)]
+        if results["edits"]:
+            points = 100 * (edited["rate"] - base["rate"])
+            row += [interval(edited), f"{points:+.1f} points"]
+        table.add_row(*row)
     for name, task in results["damage"]["tasks"].items():
         for row in _task_rows(name, task):
             table.add_row(*row)

@@ -14,6 +14,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from modelsurgery.apply.in_memory import edited
 from modelsurgery.edit import Edit
 from modelsurgery.errors import EvaluationError
@@ -21,10 +23,11 @@ from modelsurgery.evaluation.capability.items import LETTERS, Question, load_ite
 from modelsurgery.evaluation.capability.published import TASKS
 from modelsurgery.evaluation.capability.results import Item, TaskResult, compare_items
 from modelsurgery.evaluation.generation.local import context_length
+from modelsurgery.evaluation.predictions import last_logits
 from modelsurgery.models import LanguageModel
 from modelsurgery.progress import Progress, silent
 
-BATCH_ITEMS = 8
+BATCH_ITEMS = 8  # of generated answers
 
 
 def measure_task(
@@ -73,7 +76,6 @@ def _scores(
         import datasets
         import lm_eval
         from lm_eval.api.task import ConfigurableTask
-        from lm_eval.models.huggingface import HFLM
 
         rows = [asdict(replace(one, group=one.group or "")) for one in questions]
         table = datasets.Dataset.from_list([{**row, "row": k} for k, row in enumerate(rows)])
@@ -108,17 +110,36 @@ def _scores(
                     {"metric": "score", "aggregation": "mean", "higher_is_better": True}
                 ],
             }
-        language_model = HFLM(
-            pretrained=model.model, tokenizer=model.tokenizer, batch_size=BATCH_ITEMS
-        )
         answer = lm_eval.simple_evaluate(
-            model=language_model,
+            model=_harness_model(model, 1 if questions[0].is_choice else BATCH_ITEMS),
             tasks=[ConfigurableTask(config=config)],
             bootstrap_iters=0,
             log_samples=True,
         )
     samples = sorted(answer["samples"][task], key=lambda one: one["doc_id"])
     return [float(one["acc" if questions[0].is_choice else "score"]) for one in samples]
+
+
+def _harness_model(model: LanguageModel, batch_items: int) -> Any:
+    """The model as the harness takes it.
+
+    The harness takes log-probabilities of all positions of a batch, and then reads those of the
+    answers, which are the last ones of a prompt alone in its batch. So no others are made: a prompt
+    of 2,000 tokens and a vocabulary of 262,144 would take 4 GB.
+    """
+    from lm_eval.models.huggingface import HFLM
+
+    class LastLogits(HFLM):  # type: ignore[misc]
+        def _loglikelihood_tokens(self, requests: Any, *given: Any, **named: Any) -> Any:
+            self.answer_tokens = max(len(answer) for _, _, answer in requests)
+            return super()._loglikelihood_tokens(requests, *given, **named)
+
+        def _model_call(self, inps: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+            batch = {"input_ids": inps, "attention_mask": torch.ones_like(inps)}
+            with torch.inference_mode():
+                return last_logits(model.model, batch, self.answer_tokens)
+
+    return LastLogits(pretrained=model.model, tokenizer=model.tokenizer, batch_size=batch_items)
 
 
 @contextlib.contextmanager

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 CACHE_BYTES = 96 << 20  # for keys and values, on a CPU: larger ones are paged in at every step
 CACHE_SHARE = 0.25  # of a GPU's free memory
 MOST_PROMPTS = 256  # of a batch; more gain nothing
+MOST_SCORES = 1 << 24  # prompts × vocabulary on a CPU: 64 MB, of which transformers keeps copies
 
 
 class TransformersGenerator:
@@ -120,9 +121,10 @@ class TransformersGenerator:
         }
         order = sorted(prompts, key=lambda one: (-lengths[one], one))
         batches: list[list[str]] = []
+        most = _most_prompts(self._model)
         while order:
             width = lengths[order[0]] + decoding.max_new_tokens
-            count = max(1, min(MOST_PROMPTS, self._batch_tokens // width))
+            count = max(1, min(most, self._batch_tokens // width))
             batches.append(order[:count])
             order = order[count:]
         return batches
@@ -257,6 +259,13 @@ def context_length(model: LanguageModel) -> int:
     """Tokens that the model reads at once; a million where its configuration does not say."""
     config = model.model.config.get_text_config()
     return int(getattr(config, "max_position_embeddings", None) or 1 << 20)
+
+
+def _most_prompts(model: LanguageModel) -> int:
+    """How many prompts may be continued at once, for the scores of their next tokens."""
+    if model.device.type == "cuda":
+        return MOST_PROMPTS
+    return min(MOST_PROMPTS, MOST_SCORES // int(model.model.config.get_text_config().vocab_size))
 
 
 def _batch_tokens(model: LanguageModel) -> int:

@@ -1,4 +1,4 @@
-"""How a recipe's edit is chosen: as it says, or by a search on train data."""
+"""How a recipe's edit is chosen: as it says, or by a search on tuning data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from modelsurgery.evaluation.store import Store
 from modelsurgery.files import sha256_json
 from modelsurgery.fitting import fit_probe_on_texts
 from modelsurgery.models import LanguageModel
-from modelsurgery.probe import DirectionRule, Probe
+from modelsurgery.probe import Probe
 from modelsurgery.progress import Progress
 from modelsurgery.recipe import Recipe
 from modelsurgery.region import PAPER_ROWS, select_region
@@ -27,8 +27,6 @@ from modelsurgery.tuning import (
     default_probe_layers,
     default_space,
 )
-
-DEFAULT_RULE: DirectionRule = "mean-difference"
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ def choose_edit(
 def _given(recipe: Recipe, model: LanguageModel, probe: Probe, progress: Progress) -> Choice:
     setting = Setting(
         probe.layer,
-        recipe.direction_rule or DEFAULT_RULE,
+        recipe.direction_rule or probe.default_rule,
         PAPER_ROWS if recipe.rows is None else recipe.rows,
         recipe.layers,
         recipe.per_layer or False,

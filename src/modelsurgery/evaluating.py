@@ -95,10 +95,7 @@ class EvaluationPlan(BaseModel):
     @property
     def is_embedded(self) -> bool:
         """Whether the model is the embedded one."""
-        if self.model == "embedded":
-            return True
-        path = Path(self.model)
-        return path.is_dir() and path.resolve() == lab.embedded_model_path().resolve()
+        return lab.is_embedded(self.model)
 
     @property
     def is_lab(self) -> bool:
@@ -215,7 +212,7 @@ def evaluate(plan: EvaluationPlan, *, progress: Progress = silent) -> Evaluation
     sets, judges = _sets(plan, behavior), _judges(plan, behavior)
     with progress("load model", 0):
         model = _model(plan)
-    name = "embedded" if plan.is_embedded else Path(plan.model).resolve().name
+    name = lab.EMBEDDED if plan.is_embedded else Path(plan.model).resolve().name
     values = plan.model_dump(mode="json", exclude={"out", "store"})
     with (
         ExitStack() as stack,

@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from modelsurgery import lab
 from modelsurgery.behaviors import Direction, describe_behavior
 from modelsurgery.errors import RecipeError
 from modelsurgery.probe import DirectionRule, Fit
@@ -12,7 +13,6 @@ from modelsurgery.region import row_count
 from modelsurgery.schema import parse
 from modelsurgery.tuning import Budget
 
-EMBEDDED = "embedded"
 DEFAULT_TRIALS = 40
 
 
@@ -61,7 +61,7 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str = EMBEDDED
+    model: str = lab.EMBEDDED
     edits: tuple[Path, ...] = ()
     behavior: str = "toxicity"
     texts: Path | None = None
@@ -115,7 +115,12 @@ class Recipe(BaseModel):
     @property
     def model_name(self) -> str:
         """The model without its directory."""
-        return self.model if self.model == EMBEDDED else Path(self.model).resolve().name
+        return lab.EMBEDDED if self.is_embedded else Path(self.model).resolve().name
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the model is the embedded one, by name or by path."""
+        return lab.is_embedded(self.model)
 
     @property
     def sign(self) -> int:
@@ -125,9 +130,7 @@ class Recipe(BaseModel):
     @property
     def is_lab(self) -> bool:
         """Whether the texts are of the embedded model's world."""
-        return (
-            self.model == EMBEDDED and self.texts is None and describe_behavior(self.behavior).lab
-        )
+        return self.is_embedded and self.texts is None and describe_behavior(self.behavior).lab
 
     @property
     def is_searched(self) -> bool:

@@ -24,12 +24,12 @@ from modelsurgery.evaluation.screening import Screen
 from modelsurgery.evaluation.store import Store
 from modelsurgery.files import sha256_file
 from modelsurgery.inside import Inside, look_inside
-from modelsurgery.layouts import load_layout
+from modelsurgery.layouts import find_gate_matrices, load_layout
 from modelsurgery.models import LanguageModel, load_model
 from modelsurgery.probe import save_probe
 from modelsurgery.progress import Progress, silent
 from modelsurgery.provenance import Provenance, provenance
-from modelsurgery.recipe import DEFAULT_TRIALS, EMBEDDED, Recipe
+from modelsurgery.recipe import DEFAULT_TRIALS, Recipe
 from modelsurgery.report.html import write_report
 from modelsurgery.results import Damage, RunResult
 from modelsurgery.runs import STORE_FILE, RunDirectory, open_run
@@ -63,7 +63,7 @@ def run_recipe(recipe: Recipe, *, progress: Progress = silent) -> RunResult:
     ):
         with progress("load model", 0):
             model = stack.enter_context(stacked(loaded_model(recipe), before))
-        assert model.gates  # refused here, early, if it cannot be edited
+        find_gate_matrices(model.checkpoint, model.layout)  # refuses early what can't be edited
         behavior, judge = judged_behavior(recipe)
 
         probes = fit_probes(recipe, run, model, behavior, progress)
@@ -104,7 +104,7 @@ def run_recipe(recipe: Recipe, *, progress: Progress = silent) -> RunResult:
 def loaded_model(recipe: Recipe) -> LanguageModel:
     """The recipe's model, without its edits."""
     return load_model(
-        lab.embedded_model_path() if recipe.model == EMBEDDED else recipe.model,
+        lab.embedded_model_path() if recipe.is_embedded else recipe.model,
         device=recipe.device,
         dtype=recipe.dtype,
         revision=recipe.revision,
@@ -141,7 +141,7 @@ def described_behavior(recipe: Recipe) -> BehaviorFile:
             label_column=recipe.label_column,
         )
     described = describe_behavior(recipe.behavior)
-    if described.texts is None and recipe.model != EMBEDDED:
+    if described.texts is None and not recipe.is_embedded:
         raise RecipeError(
             f"behavior {recipe.behavior!r} has texts and a judge for the embedded "
             "model only; give --texts FILE with labelled texts for this model"

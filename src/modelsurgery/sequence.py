@@ -60,6 +60,7 @@ class Stage:
                     "edited": asdict(one.edited),
                     "change": {**asdict(one.change), "verdict": one.change.verdict},
                     "reduction": one.reduction,
+                    "verdicts": {"base": one.base_verdicts, "edited": one.edited_verdicts},
                 }
                 for name, one in zip(names, self.behaviors, strict=True)
             ],

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from rich.console import Console
@@ -12,9 +13,10 @@ from typer.testing import CliRunner
 
 import modelsurgery
 from modelsurgery.cli import app
+from modelsurgery.evaluation.judges import Verdict
 from modelsurgery.report.terminal import print_results
 
-RESULTS = {
+RESULTS: dict[str, Any] = {
     "model": "tiny",
     "behavior": {
         "name": "toxicity", "title": "rude talk", "direction": "away", "reduction": 0.8,
@@ -23,15 +25,20 @@ RESULTS = {
         "edited": {"rate": 0.1, "low": 0.07, "high": 0.14, "prompts": 300},
         "change": {"difference": -0.4, "low": -0.45, "high": -0.35, "p_value": 1e-9,
                    "decreased": 200, "increased": 3},
-        "verdicts": {"base": {"behavior": 450, "opposite": 450, "neither": 0, "failed": 0},
-                     "edited": {"behavior": 90, "opposite": 800, "neither": 0, "failed": 10}},
+        "verdicts": {"base": {"behavior": 450, "opposite": 446, "neither": 0, "failed": 0,
+                              "unjudged": 4},
+                     "edited": {"behavior": 90, "opposite": 793, "neither": 0, "failed": 10,
+                                "unjudged": 7}},
         "greedy": {
             "reduction": None,
             "base": {"rate": 0.0, "low": 0.0, "high": 0.01, "prompts": 300},
             "edited": {"rate": 0.0, "low": 0.0, "high": 0.01, "prompts": 300},
             "change": {"difference": 0.0, "low": 0.0, "high": 0.0, "p_value": 1.0,
                        "decreased": 0, "increased": 0},
-            "verdicts": {},
+            "verdicts": {"base": {"behavior": 0, "opposite": 300, "neither": 0, "failed": 0,
+                                  "unjudged": 0},
+                         "edited": {"behavior": 0, "opposite": 300, "neither": 0, "failed": 0,
+                                    "unjudged": 0}},
         },
     },
     "judge": {"name": "lab", "note": "exact"},
@@ -61,9 +68,10 @@ RESULTS = {
 }  # fmt: skip
 
 
-def shown(width: int = 80) -> str:
+def shown(width: int = 80, **changed: Any) -> str:
     stream = io.StringIO()
-    print_results(RESULTS, Console(file=stream, width=width, highlight=False, soft_wrap=True))
+    results = {**RESULTS, "behavior": {**RESULTS["behavior"], **changed}}
+    print_results(results, Console(file=stream, width=width, highlight=False, soft_wrap=True))
     return stream.getvalue()
 
 
@@ -74,9 +82,25 @@ def test_the_table_says_rates_intervals_change_and_price() -> None:
     assert "<0.0001" in text
     assert "+6.0%" in text
     assert "over the budget: +6.0% perplexity (at most +5.0%)" in text
-    assert "10 of 900 edited continuations were empty" in text
+    missing = "continuations were empty or could not be judged; they are not counted as harmless"
+    assert f"17 of 900 edited {missing}" in text
+    assert f"4 of 900 base {missing}" in text
     assert "10 of 1000 gate rows in 2 of 4 tensors, layers 3-4" in text
     assert "facts" not in text
+
+
+@pytest.mark.parametrize(("direction", "done"), [("away", "taken away"), ("toward", "added")])
+def test_the_headline_says_which_way_it_went(direction: str, done: str) -> None:
+    first = shown(direction=direction).splitlines()[0]
+    assert first == f"toxicity (rude talk) {done}, model tiny"
+
+
+def test_hand_made_results_have_the_verdicts_of_real_ones() -> None:
+    behavior = RESULTS["behavior"]
+    for part in (behavior, behavior["greedy"]):
+        for counts in part["verdicts"].values():
+            assert set(counts) == set(get_args(Verdict))
+            assert sum(counts.values()) % part["base"]["prompts"] == 0
 
 
 def test_the_table_fits_eighty_columns() -> None:

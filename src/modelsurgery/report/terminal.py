@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from modelsurgery.report.counting import uncounted
 from modelsurgery.report.curve import print_curve
 
 MIBI = 1 << 20
@@ -16,7 +17,7 @@ MIBI = 1 << 20
 
 def print_results(results: dict[str, Any], console: Console) -> None:
     """Print what a run found, from the content of its `results.json`."""
-    console.print(Text(_headline(results), style="bold"))
+    console.print(Text(headline(results), style="bold"))
     console.print(_table(results))
     for line in _footnotes(results):
         console.print(Text(line, style="dim"))
@@ -36,14 +37,11 @@ def print_results(results: dict[str, Any], console: Console) -> None:
     console.print(Text(f"to look at it: {results['run_directory']}/report.html", style="bold"))
 
 
-def _headline(results: dict[str, Any]) -> str:
+def headline(results: dict[str, Any]) -> str:
+    """What was done, to which model."""
     behavior = results["behavior"]
-    return (
-        f"{behavior['name']} ({behavior['title']}), {behavior['direction']} from base, "
-        f"model {results['model']}"
-        if behavior["direction"] == "toward"
-        else f"{behavior['name']} ({behavior['title']}) taken away, model {results['model']}"
-    )
+    done = "added" if behavior["direction"] == "toward" else "taken away"
+    return f"{behavior['name']} ({behavior['title']}) {done}, model {results['model']}"
 
 
 def _table(results: dict[str, Any]) -> Table:
@@ -100,11 +98,7 @@ def _footnotes(results: dict[str, Any]) -> list[str]:
         f"judge {results['judge']['name']}: {results['judge']['note']}",
         f"perplexity: {perplexity['tokens']} tokens of {perplexity['text']}",
     ]
-    failed = behavior["verdicts"]["edited"]["failed"]
-    if failed:
-        total = sum(behavior["verdicts"]["edited"].values())
-        lines.append(f"{failed} of {total} edited continuations were empty and are not counted")
-    lines += budget_notes(results)
+    lines += [*uncounted(behavior["verdicts"]), *budget_notes(results)]
     return lines
 
 

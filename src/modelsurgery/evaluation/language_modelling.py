@@ -9,7 +9,8 @@ import torch
 
 from modelsurgery.apply.in_memory import edited
 from modelsurgery.edit import Edit
-from modelsurgery.evaluation.predictions import Batch, Side, predict
+from modelsurgery.evaluation.predictions import Side, predict
+from modelsurgery.halves import Batch
 from modelsurgery.hidden_states import batches
 from modelsurgery.models import LanguageModel
 from modelsurgery.progress import Progress, silent

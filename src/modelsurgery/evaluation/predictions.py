@@ -7,8 +7,7 @@ positions of all sides at a time. The model's own code does both, so that soft-c
 those of its family.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +15,10 @@ import torch
 
 from modelsurgery.apply.in_memory import edited, edited_per_part
 from modelsurgery.edit import Edit
-from modelsurgery.errors import UnsupportedModelError
+from modelsurgery.halves import Batch, Halves
 
 LOGITS_AT_A_TIME = 1 << 24  # 64 MB in f32; about four tensors of this size are alive at once
 
-Batch = dict[str, torch.Tensor]
 Side = Sequence[Edit]  # edits of one side, applied together; none is the base model
 
 
@@ -66,7 +64,7 @@ def predict(
     ids = batch["input_ids"]
     chosen = batch["attention_mask"].bool() if wanted is None else wanted
     chosen = chosen[:, 1:]
-    halves = _Halves(model)
+    halves = Halves(model)
     read = _states_together if together else _states_in_turn
     losses, divergences, hits = reduce_logits(
         read(halves, batch, sides, chosen),
@@ -115,14 +113,14 @@ def reduce_logits(
 
 def last_logits(model: Any, batch: Batch, count: int) -> torch.Tensor:
     """Logits [n, count, v] of the last `count` positions of a batch, and of no others."""
-    halves = _Halves(model)
+    halves = Halves(model)
     states = halves.last_states(batch)[:, -count:]
     rows, positions, _ = states.shape
     return halves.logits(states.flatten(0, 1)).view(rows, positions, -1)
 
 
 def _states_in_turn(
-    halves: "_Halves", batch: Batch, sides: Sequence[Side], chosen: torch.Tensor
+    halves: Halves, batch: Batch, sides: Sequence[Side], chosen: torch.Tensor
 ) -> torch.Tensor:
     """States that predict the chosen tokens, [s, p, d]; a forward pass a side, rows edited."""
     found = []
@@ -133,71 +131,10 @@ def _states_in_turn(
 
 
 def _states_together(
-    halves: "_Halves", batch: Batch, sides: Sequence[Side], chosen: torch.Tensor
+    halves: Halves, batch: Batch, sides: Sequence[Side], chosen: torch.Tensor
 ) -> torch.Tensor:
     """The same from one forward pass, in which each side has a part of the batch."""
     repeated = {name: one.repeat(len(sides), 1) for name, one in batch.items()}
     with edited_per_part(halves.model, sides):
         states = halves.last_states(repeated)
     return torch.stack([part[:, :-1][chosen] for part in states.unflatten(0, (len(sides), -1))])
-
-
-class _Halves:
-    """A model as decoder and head; whatever stands around them runs each time."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-        decoder = model.get_decoder()
-        # What transformers 5 calls the decoder of Llama 4 has the head too.
-        self._decoder = getattr(decoder, "model", decoder)
-        self._output: Any = None  # class of what the decoder gives
-
-    def last_states(self, batch: Batch) -> torch.Tensor:
-        """What the decoder hands to the head, [n, t, d].
-
-        Raises:
-            UnsupportedModelError: the head can't be told from the decoder.
-        """
-        found: list[torch.Tensor] = []
-        forward = self._decoder.forward
-
-        def first_position(*given: Any, **named: Any) -> Any:
-            output = forward(*given, **named)
-            found.append(output.last_hidden_state)
-            self._output = type(output)
-            return self._output(last_hidden_state=found[0][:, :1])
-
-        if self._decoder is not self.model:
-            with _forward(self._decoder, first_position):
-                self.model(**batch, use_cache=False)
-        if len(found) != 1:
-            raise UnsupportedModelError(
-                f"{type(self.model).__name__}: its head can't be told from its decoder; expected a "
-                "causal language model of transformers that calls one decoder"
-            )
-        return found[0]
-
-    def logits(self, states: torch.Tensor) -> torch.Tensor:
-        """What the model makes of last hidden states [m, d]: logits [m, v]."""
-        ids = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
-
-        def given(*_: Any, **__: Any) -> Any:
-            return self._output(last_hidden_state=states.unsqueeze(0))
-
-        with _forward(self._decoder, given):
-            found: torch.Tensor = self.model(input_ids=ids, use_cache=False).logits
-        return found.squeeze(0)
-
-
-@contextmanager
-def _forward(module: Any, forward: Callable[..., Any]) -> Iterator[None]:
-    """Let a function take the place of a module's forward pass."""
-    before = vars(module).get("forward")
-    module.forward = forward
-    try:
-        yield
-    finally:
-        if before is None:
-            del module.forward
-        else:
-            module.forward = before

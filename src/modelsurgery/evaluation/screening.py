@@ -15,7 +15,8 @@ import torch
 from modelsurgery.apply.in_memory import takes_parts
 from modelsurgery.edit import Edit
 from modelsurgery.evaluation.language_modelling import BATCH_TOKENS, MAX_TOKENS, answered
-from modelsurgery.evaluation.predictions import Batch, Predictions, Side, predict
+from modelsurgery.evaluation.predictions import Predictions, Side, predict
+from modelsurgery.halves import Batch
 from modelsurgery.hidden_states import batches
 from modelsurgery.models import LanguageModel
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import t as student
 
 from modelsurgery.activations.sites import GateSite
 from modelsurgery.activations.statistics import Gains, Prices
@@ -141,6 +142,11 @@ class Evidence:
     gain: float
     error: float
     folds: int
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the gain is over zero by more than chance explains (one-sided t test, 95 %)."""
+        return self.gain > float(student.ppf(0.95, self.folds - 1)) * self.error
 
 
 PROBING_DIVERGENCE = 0.01

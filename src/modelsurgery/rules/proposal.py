@@ -19,7 +19,7 @@ DEFAULT_RULE: Rule = "natural-gradient"
 
 
 @dataclass(frozen=True)
-class Proposal:
+class RowProposal:
     """What a rule says of every gate row of a model.
 
     Attributes:
@@ -135,7 +135,7 @@ class Proposal:
         return factor * gain, factor**2 * price
 
 
-def proposal_json(proposal: Proposal, edit: Edit) -> Mapping[str, Any]:
+def proposal_json(proposal: RowProposal, edit: Edit) -> Mapping[str, Any]:
     """What the rule predicted of an edit, as plain values."""
     predicted = proposal.predicted(edit)
     return {

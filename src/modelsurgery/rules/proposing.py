@@ -1,8 +1,7 @@
 """The three rules behind one interface: from texts to what each gate row should get."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +17,13 @@ from modelsurgery.activations.statistics import (
 )
 from modelsurgery.activations.texts import TokenizedText, tokenize_labelled
 from modelsurgery.layouts import Address
+from modelsurgery.models import LanguageModel
 from modelsurgery.probe import DirectionRule, Probe
 from modelsurgery.rules.contrast import Contrast
 from modelsurgery.rules.least_squares import SiteResponses
 from modelsurgery.rules.natural_gradient import (
     ROW_DAMPING,
+    Array,
     Evidence,
     SiteSlopes,
     agreement_of_folds,
@@ -31,28 +32,66 @@ from modelsurgery.rules.natural_gradient import (
     solve_rows,
     whitened_directions,
 )
-from modelsurgery.rules.proposal import Proposal
+from modelsurgery.rules.proposal import RowProposal
 from modelsurgery.stacking import score_model_rows
 
 FOLDS = 5
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """What a rule made of texts.
+class NaturalGradient:
+    """What the natural-gradient rule measured on texts.
 
     Attributes:
-        proposal: what each gate row should get.
-        evidence: whether the texts agree on it; None for rules that can't tell.
+        model: whose gates they are.
+        sites: its gate sites.
+        directions: [k, d] of each site, by name.
+        slopes: of each site, in the same order.
     """
 
-    proposal: Proposal
-    evidence: Evidence | None = None
+    model: LanguageModel
+    sites: tuple[GateSite, ...]
+    directions: dict[str, torch.Tensor]
+    slopes: tuple[SiteSlopes, ...]
+
+    def evidence(self, damping: float = ROW_DAMPING) -> Evidence:
+        """Whether the texts agree on what to change."""
+        return agreement_of_folds(self.slopes, damping)
+
+    def proposal(self, damping: float | None = None) -> RowProposal:
+        """What each gate row should get.
+
+        Args:
+            damping: λ of rows; None takes the rule's own.
+        """
+        share = ROW_DAMPING if damping is None else damping
+        added = share * float(np.mean([site.mean_price for site in self.slopes]))
+        found: dict[Address, tuple[Array, Array, Array]] = {}
+        for site, known in zip(self.sites, self.slopes, strict=True):
+            coefficients = solve_rows(known.whole, known, added)
+            rises = (coefficients * known.whole).sum(0)
+            prices = priced(coefficients, known)
+            for number, gate in enumerate(site.gates):
+                found[gate.address] = (rises[number], coefficients[:, number], prices[number])
+        named = {gate.address: site.name for site in self.sites for gate in site.gates}
+        gates = self.model.gates
+        rises_by_gate = tuple(found[gate.address][0] for gate in gates)
+        return RowProposal(
+            "natural-gradient",
+            gates,
+            tuple(self.directions[named[gate.address]].numpy() for gate in gates),
+            rises_by_gate,
+            tuple(found[gate.address][1] for gate in gates),
+            mean_row_norm(self.sites),
+            rises_by_gate,
+            tuple(found[gate.address][2] for gate in gates),
+            self.model.layout,
+        )
 
 
 def paper_proposal(
     passes: Passes, probe: Probe, direction_rule: DirectionRule = "mean-difference"
-) -> Proposal:
+) -> RowProposal:
     """The paper's rule: the same amount of the probe's direction on rows that point away from it.
 
     Rows are chosen by the cosine of their weights with the direction, the most negative first.
@@ -60,7 +99,7 @@ def paper_proposal(
     model = passes.model
     direction = probe.direction(direction_rule)
     scored = score_model_rows(model, direction[None], progress=passes.progress)
-    return Proposal(
+    return RowProposal(
         "paper",
         scored.gates,
         tuple(direction[None] for _ in scored.gates),
@@ -71,21 +110,19 @@ def paper_proposal(
     )
 
 
-def natural_gradient_proposal(
+def fit_natural_gradient(
     passes: Passes,
     contrasts: Sequence[Contrast],
     neutral: Sequence[TokenizedText],
     *,
-    damping: float = ROW_DAMPING,
     seed: int = 0,
-) -> Fitted:
+) -> NaturalGradient:
     """The natural-gradient rule, for one behavior or several at once.
 
     Args:
         passes: how texts are read.
         contrasts: what is to be pulled apart, one for each behavior, with their weights.
         neutral: texts on which the model should stay as it is.
-        damping: λ of rows.
         seed: of folds and of the labels that the model draws.
     """
     model = passes.model
@@ -107,10 +144,7 @@ def natural_gradient_proposal(
     }
     gains = measure_gains(passes, sites, directions, folds)
     slopes = [site_slopes(one, gains, prices, directions[one.name], weights) for one in sites]
-    return Fitted(
-        _solved(passes, sites, directions, slopes, damping),
-        agreement_of_folds(slopes, damping),
-    )
+    return NaturalGradient(model, sites, directions, tuple(slopes))
 
 
 def direction_weights(contrasts: Sequence[Contrast]) -> list[list[float]]:
@@ -136,46 +170,11 @@ def direction_weights(contrasts: Sequence[Contrast]) -> list[list[float]]:
     return rows
 
 
-def _solved(
-    passes: Passes,
-    sites: Sequence[GateSite],
-    directions: Mapping[str, torch.Tensor],
-    slopes: Sequence[SiteSlopes],
-    damping: float,
-) -> Proposal:
-    added = damping * float(np.mean([site.mean_price for site in slopes]))
-    by_address: dict[Address, tuple[Any, ...]] = {}
-    for site, known in zip(sites, slopes, strict=True):
-        coefficients = solve_rows(known.whole, known, added)
-        rises = (coefficients * known.whole).sum(0)
-        prices = priced(coefficients, known)
-        for number, gate in enumerate(site.gates):
-            by_address[gate.address] = (
-                directions[site.name].numpy(),
-                rises[number],
-                coefficients[:, number],
-                prices[number],
-            )
-    gates = passes.model.gates
-    parts = [by_address[gate.address] for gate in gates]
-    return Proposal(
-        "natural-gradient",
-        gates,
-        tuple(part[0] for part in parts),
-        tuple(part[1] for part in parts),
-        tuple(part[2] for part in parts),
-        mean_row_norm(sites),
-        tuple(part[1] for part in parts),
-        tuple(part[3] for part in parts),
-        passes.model.layout,
-    )
-
-
 def least_squares_proposal(
     passes: Passes,
     contrast: Contrast,
     neutral: Sequence[TokenizedText],
-) -> Proposal:
+) -> RowProposal:
     """The least-squares rule, for one behavior.
 
     Raises:
@@ -219,7 +218,7 @@ def least_squares_proposal(
         solved = known[site.name].solve(chosen[site.name], products[site.name])
         found[site.gates[0].address] = (directions[site.name].numpy()[None], *solved)
     parts = [found[gate.address] for gate in model.gates]
-    return Proposal(
+    return RowProposal(
         "least-squares",
         model.gates,
         tuple(part[0] for part in parts),

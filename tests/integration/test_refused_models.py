@@ -1,4 +1,4 @@
-"""Models that transformers would load as something else: refused by name, before anything is read."""
+"""Models that transformers would load as something else are refused by name, and nothing is run."""
 
 import ast
 import json
@@ -11,8 +11,8 @@ import peft
 import pytest
 import transformers
 
-from command_line import Made, Refused, Surgery, without_progress
 import modelsurgery
+from command_line import Made, Refused, Surgery, without_progress
 from modelsurgery import load_model, open_checkpoint
 from modelsurgery.errors import UnsupportedModelError
 from modelsurgery.models import load_sequence_classifier

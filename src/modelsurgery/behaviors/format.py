@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from modelsurgery.errors import RecipeError
 from modelsurgery.schema import load_yaml
+from modelsurgery.text_files import is_on_hub
 
 Phrases = Annotated[list[str], Field(min_length=1)]
 Direction = Literal["away", "toward"]
@@ -171,7 +172,7 @@ class BehaviorFile(_Entry):
         paths: dict[str, object] = {
             key: directory / path
             for key in ("texts", "prompts", "neutral")
-            if isinstance(path := getattr(self, key), Path)
+            if isinstance(path := getattr(self, key), Path) and not is_on_hub(path)
         }
         if isinstance(self.texts, TextFiles):
             paths["texts"] = TextFiles(

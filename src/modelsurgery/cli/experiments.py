@@ -293,7 +293,7 @@ def probe(
         chosen = loaded.layer_count if layer is None else layer
         states = extract_hidden_states(
             loaded,
-            [text.text for text in (*split.train, *split.held_out)],
+            [loaded.written(text) for text in (*split.train, *split.held_out)],
             [chosen],
             progress=progress,
         )

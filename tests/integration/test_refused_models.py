@@ -72,7 +72,7 @@ def test_an_adapter_without_a_model_is_called_one(tmp_path: Path) -> None:
 
 
 def with_custom_tokenizer(model: Path, directory: Path) -> Path:
-    """A copy of a model whose tokenizer is a class in a file beside it; running it leaves a mark."""
+    """A copy of a model whose tokenizer is a class beside it; running that leaves a mark."""
     shutil.copytree(model, directory)
     path = directory / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))

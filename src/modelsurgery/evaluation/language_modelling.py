@@ -8,6 +8,7 @@ import torch
 
 from modelsurgery.apply.in_memory import edited
 from modelsurgery.edit import Edit
+from modelsurgery.errors import EvaluationError
 from modelsurgery.hidden_states import batches
 from modelsurgery.models import LanguageModel
 from modelsurgery.progress import Progress, silent
@@ -80,7 +81,11 @@ def compare_language_modelling(
     max_tokens: int = MAX_TOKENS,
     progress: Progress = silent,
 ) -> LanguageModelling:
-    """Perplexity before and after, and the divergence between the two, in one run over texts."""
+    """Perplexity before and after, and the divergence between the two, in one run over texts.
+
+    Raises:
+        EvaluationError: the texts have no token to predict.
+    """
     base_loss = edited_loss = divergence = 0.0
     tokens = 0
     with progress("perplexity", len(texts)) as advance, torch.inference_mode():
@@ -93,7 +98,8 @@ def compare_language_modelling(
             divergence += float((base.exp() * (base - after)).sum(-1).double().sum())
             tokens += len(targets)
             advance(len(rows), tokens=2 * int(batch["attention_mask"].sum()))
-    count = max(tokens, 1)
+    check_predicted(tokens, "neutral")
+    count = tokens
     # Rounding can leave a divergence of identical models a hair below zero.
     return LanguageModelling(
         math.exp(base_loss / count),
@@ -101,6 +107,19 @@ def compare_language_modelling(
         max(0.0, divergence / count),
         tokens,
     )
+
+
+def check_predicted(tokens: int, kind: str) -> None:
+    """Refuse a mean over no token: it would look like a perfect model that nothing changes.
+
+    Raises:
+        EvaluationError: `tokens` is 0.
+    """
+    if not tokens:
+        raise EvaluationError(
+            f"the {kind} texts have no token to predict, because each of them is one token; "
+            "expected sentences"
+        )
 
 
 def _predictions(

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy, kl_div
 
 from modelsurgery.apply.in_memory import edited, edited_per_part, takes_parts
 from modelsurgery.edit import Edit
-from modelsurgery.evaluation.language_modelling import BATCH_TOKENS, MAX_TOKENS
+from modelsurgery.evaluation.language_modelling import BATCH_TOKENS, MAX_TOKENS, check_predicted
 from modelsurgery.hidden_states import batches
 from modelsurgery.models import LanguageModel
 
@@ -86,6 +86,10 @@ class Screen:
             clean: neutral texts.
             facts: prompts with the answers that greedy decoding should give.
             parts: edits that share a forward pass; a mixture of experts takes one at a time.
+
+        Raises:
+            EvaluationError: neutral texts, or the others where there are any, without a token to
+                predict.
         """
         self._model = model
         self._shares = takes_parts(model.model, model.layout)
@@ -97,6 +101,7 @@ class Screen:
         self._base_right = self._answers_right([()])[0]
         self.clean_loss, self.clean_tokens = 0.0, 0
         self._against_base([])
+        check_predicted(self.clean_tokens, "neutral")
 
     def measure(self, edits: Sequence[Edit]) -> list[Effect]:
         """One effect an edit; not finite where the edit broke the model."""
@@ -156,6 +161,8 @@ class Screen:
             for number, of_part in enumerate(logits):
                 loss = cross_entropy(of_part[:, :-1][mask].float(), targets, reduction="none")
                 sums[number] += loss.double().sum().cpu()
+        if texts:
+            check_predicted(tokens, "labelled")
         return sums / max(tokens, 1)
 
     def _against_base(

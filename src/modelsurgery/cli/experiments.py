@@ -353,9 +353,8 @@ def evaluate(
         from modelsurgery.evaluating import evaluate as evaluated
         from modelsurgery.schema import parse
 
-        described = describe_behavior(behavior).with_length(max_new_tokens)
-        own = {"prompts": prompts, "neutral": neutral}
-        described = described.model_copy(update={k: v for k, v in own.items() if v is not None})
+        described = describe_behavior(behavior).with_own(prompts=prompts, neutral=neutral)
+        described = described.with_length(max_new_tokens)
         if seed is None:  # that of the edit, so that texts which chose it are not measured on
             seeds = [load_edit(one).provenance.seed for one in edit or ()]
             seed = next((one for one in seeds if one is not None), 0)

@@ -88,7 +88,10 @@ def chat(
     dtype: DType = None,
     as_json: Json = False,
 ) -> None:
-    """Talk to a model and its edited self side by side; in a pipe, each line is a prompt."""
+    """Talk to a model and its edited self side by side; in a pipe, each line is a prompt.
+
+    Lines that begin with a command, as /strength 0.5, are followed; /help lists commands.
+    """
     if temperature is not None and not 0 < temperature < float("inf"):
         raise RecipeError(
             f"--temperature {temperature}; expected a number above 0, or nothing for greedy"

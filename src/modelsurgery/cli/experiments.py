@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -100,6 +101,9 @@ def run(
     device: Device = None,
     dtype: DType = None,
     out: RunOut = None,
+    show_offensive: Annotated[
+        bool, typer.Option("--show-offensive", help="Mask no examples; --json never does.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Perform a whole surgery and measure it; with nothing given, on the embedded model."""
@@ -150,7 +154,7 @@ def run(
     if options.get("behaviors"):
         _perform_in_order(options, as_json)
     else:
-        _perform(options, print_results, as_json)
+        _perform(options, partial(print_results, show_offensive=show_offensive), as_json)
 
 
 def tune(

@@ -116,3 +116,28 @@ def test_an_evaluation_of_the_embedded_model_takes_prompts_of_ones_own(
     assert [json.loads(line)["prompt"] for line in lines] == tiny_sentences(8, seed=5)
     assert results["damage"]["neutral_text"]["text"] == "neutral.csv"
     assert results["judges"][0]["name"] == "lab"
+
+
+def test_no_path_of_a_real_run_leaves_in_a_repository(
+    surgery: Surgery, tiny_llama: Path, own: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.yaml").write_text(f"name: mine\ntexts: {own['texts']}\n")
+    files = [part for name, path in own.items() for part in (f"--{name}", path)]
+    _, directory = results_of(
+        surgery, "run", "--model", tiny_llama, "--behavior", tmp_path / "mine.yaml", *files,
+        "--data", tmp_path, "--study", tmp_path / "trials", "--rows", 0.1, "--strength", 1,
+        "--samples", 1, "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert str(tmp_path) in (directory / "recipe.resolved.yaml").read_text()
+    for form in ("adapter", "merged"):
+        out = tmp_path / form
+        done = surgery(
+            "export", tiny_llama, directory / "edit.safetensors", "--to", "hub", "--form", form,
+            "--out", out,
+        )  # fmt: skip
+        assert done.code == 0, done.stderr
+        for path in out.rglob("*"):
+            if path.is_file():
+                for local in (tmp_path, tiny_llama.parent):
+                    assert str(local).encode() not in path.read_bytes(), path
+        assert "behavior: mine.yaml" in (out / "README.md").read_text()

@@ -10,7 +10,6 @@ from modelsurgery.behaviors import Behavior
 from modelsurgery.edit import Edit
 from modelsurgery.errors import NoSignalError
 from modelsurgery.evaluation.judges import Judge
-from modelsurgery.evaluation.screening import Screen
 from modelsurgery.evaluation.statistics import auroc_interval
 from modelsurgery.evaluation.store import Store
 from modelsurgery.files import sha256_json
@@ -149,9 +148,7 @@ class Choosing:
         if recipe.strength is not None:
             return replace(choice, edit=edit.scaled(recipe.strength))
         search = self._search(self._space([probe]), [probe], {recipe.rule: lambda _: proposal})
-        fitted = fit_strength(
-            edit, search.screen, recipe.budget, setting, first=RULE_STRENGTH
-        )
+        fitted = fit_strength(edit, search.screen, recipe.budget, setting, first=RULE_STRENGTH)
         curve = search.dose_response(fitted.edit)
         half = fitted.within(recipe.budget, share=0.5)
         milder = None if half is None else replace(choice, edit=half, strength=fitted)
@@ -163,16 +160,12 @@ class Choosing:
         ledger = Ledger(self.run.path / "statistics")
         passes = Passes(self.model, ledger, checkpointing=False, progress=self.progress)
         if recipe.rule == "paper":
-            proposal = paper_proposal(
-                passes, probe, recipe.direction_source or probe.default_rule
-            )
+            proposal = paper_proposal(passes, probe, recipe.direction_source or probe.default_rule)
             return (lambda _: proposal), None
         contrast = contrast_of(
             some_of_each(behavior.fit, recipe.fit_texts or RULE_TEXTS), sign=recipe.sign
         )
-        neutral = texts_up_to(
-            tokenize_plain(self.model, behavior.tuning_neutral), PRICE_TOKENS
-        )
+        neutral = texts_up_to(tokenize_plain(self.model, behavior.tuning_neutral), PRICE_TOKENS)
         if recipe.rule == "least-squares":
             solved = least_squares_proposal(passes, contrast, neutral)
             return (lambda _: solved), None

@@ -16,14 +16,14 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from modelsurgery import lab
-from modelsurgery.behaviors import Behavior, BehaviorFile, PromptSet, load_behavior
+from modelsurgery.behaviors import Behavior, BehaviorFile, load_held_out
 from modelsurgery.edit import Edit
 from modelsurgery.edit_file import load_edit
 from modelsurgery.errors import EvaluationError, RecipeError
 from modelsurgery.evaluation.capability import available_tasks, measure_capability
 from modelsurgery.evaluation.generation import Generator, TransformersGenerator
 from modelsurgery.evaluation.generation.vllm import VllmGenerator
-from modelsurgery.evaluation.judges import Judge, judge_for
+from modelsurgery.evaluation.judges import TEXTS, Judge, judge_for, judge_spec
 from modelsurgery.evaluation.language_modelling import LanguageModelling, compare_language_modelling
 from modelsurgery.evaluation.measurement import facts_right, measure_facts
 from modelsurgery.evaluation.protocol import (
@@ -99,7 +99,7 @@ class EvaluationPlan(BaseModel):
 
     @property
     def is_lab(self) -> bool:
-        """Whether the texts are of the embedded model's world."""
+        """Whether the behavior is of the embedded model's world."""
         return self.is_embedded and self.behavior.lab
 
 
@@ -206,10 +206,8 @@ def evaluate(plan: EvaluationPlan, *, progress: Progress = silent) -> Evaluation
     _check_names(plan)
     edits = {str(path): load_edit(path) for path in plan.edits}
     # All that can be wrong with the plan shows before a run directory is made.
-    behavior = load_behavior(
-        plan.behavior, is_lab=plan.is_lab, data=plan.data, seed=plan.seed, prompt_count=plan.limit
-    )
-    sets, judges = _sets(plan, behavior), _judges(plan, behavior)
+    behavior = _behavior(plan)
+    judges = _judges(plan, behavior)
     with progress("load model", 0):
         model = _model(plan)
     name = lab.EMBEDDED if plan.is_embedded else Path(plan.model).resolve().name
@@ -233,7 +231,7 @@ def evaluate(plan: EvaluationPlan, *, progress: Progress = silent) -> Evaluation
                 store=store,
                 progress=progress,
             )
-            for prompts in sets
+            for prompts in behavior.prompt_sets
         )
         is_ours = plan.backend == "transformers"
         facts = behavior.facts if is_ours else ()
@@ -294,6 +292,21 @@ def _model(plan: EvaluationPlan) -> LanguageModel:
     )
 
 
+def _behavior(plan: EvaluationPlan) -> Behavior:
+    """What is asked for of the behavior, and no data besides."""
+    specs = [judge_spec(plan.behavior, one, is_lab=plan.is_lab) for one in plan.judges or [None]]
+    return load_held_out(
+        plan.behavior,
+        is_lab=plan.is_lab,
+        data=plan.data,
+        seed=plan.seed,
+        prompt_count=plan.limit,
+        sets=plan.sets,
+        with_texts=TEXTS in specs,
+        with_neutral=plan.backend == "transformers",
+    )
+
+
 def _judges(plan: EvaluationPlan, behavior: Behavior) -> tuple[Judge, ...]:
     specs: Sequence[str | None] = plan.judges or [None]
     judges = tuple(judge_for(behavior, spec, seed=plan.seed) for spec in specs)
@@ -309,19 +322,6 @@ def _generator(
     if plan.backend == "vllm":
         return stack.enter_context(VllmGenerator(model))
     return TransformersGenerator(model, store=store)
-
-
-def _sets(plan: EvaluationPlan, behavior: Behavior) -> tuple[PromptSet, ...]:
-    if plan.sets is None:
-        return behavior.prompt_sets
-    known = {one.name: one for one in behavior.prompt_sets}
-    for name in plan.sets:
-        if name not in known:
-            raise RecipeError(
-                f"behavior {behavior.name!r} has no prompt set {name!r}; expected some of "
-                f"{', '.join(known)}"
-            )
-    return tuple(known[name] for name in plan.sets)
 
 
 def _write(plan: EvaluationPlan, run: RunDirectory, result: Evaluation) -> None:

@@ -205,7 +205,8 @@ def load_model(
 
     Raises:
         ModelNotFoundError: no such model.
-        UnsupportedModelError: not a causal language model, or not in safetensors.
+        UnsupportedModelError: not a causal language model, not in safetensors, or with code of its
+            own.
         CheckpointError: damaged or incomplete weights, or a tokenizer that cannot be loaded.
     """
     if dtype is not None and dtype not in DTYPES:
@@ -215,10 +216,13 @@ def load_model(
     place = _device(device)
     wanted: Any = DTYPES.get(dtype or ("float32" if place.type == "cpu" else ""), "auto")
     with _loading(checkpoint):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint.directory)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            checkpoint.directory, trust_remote_code=False
+        )
         answer: Any = loader.from_pretrained(
             checkpoint.directory,
             dtype=wanted,
+            trust_remote_code=False,
             use_safetensors=True,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
@@ -285,6 +289,13 @@ def _loading(checkpoint: Checkpoint) -> Iterator[None]:
     try:
         yield
     except LOADING_ERRORS as error:
+        # Without this argument transformers asks on stdin, where a pipe's first prompt answers.
+        if "trust_remote_code" in str(error):
+            raise UnsupportedModelError(
+                f"{checkpoint.directory}: needs code of its own, which is never run; expected a "
+                "model and a tokenizer that transformers knows (save the tokenizer as "
+                "tokenizer.json)"
+            ) from error
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
             f"{checkpoint.directory}: transformers cannot load it ({reason}); "
@@ -312,7 +323,7 @@ def load_sequence_classifier(model: str, *, device: str | None = None) -> Sequen
 
     Raises:
         ModelNotFoundError: no such model.
-        UnsupportedModelError: a model of another kind.
+        UnsupportedModelError: a model of another kind, or with code of its own.
         CheckpointError: damaged or incomplete weights, or a tokenizer that cannot be loaded.
     """
     checkpoint = open_checkpoint(resolve_model_directory(model))
@@ -323,10 +334,13 @@ def load_sequence_classifier(model: str, *, device: str | None = None) -> Sequen
             "sequence classifier"
         )
     with _loading(checkpoint):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint.directory)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            checkpoint.directory, trust_remote_code=False
+        )
         answer: Any = transformers.AutoModelForSequenceClassification.from_pretrained(
             checkpoint.directory,
             dtype=torch.float32,
+            trust_remote_code=False,
             use_safetensors=True,
             ignore_mismatched_sizes=True,
             output_loading_info=True,

@@ -13,6 +13,7 @@ from modelsurgery.region import row_count
 from modelsurgery.schema import parse
 from modelsurgery.tuning import Budget
 
+DEFAULT_BEHAVIOR = "toxicity"
 DEFAULT_TRIALS = 40
 
 
@@ -22,10 +23,11 @@ class Recipe(BaseModel):
     Attributes:
         model: directory or id of the Hub; `embedded` is the model that ships with the package.
         edits: edits that the model gets in memory before anything else; the new one comes on top.
-        behavior: a built-in behavior or the path of a behavior's YAML file.
-        texts: labelled texts of a behavior of your own, in place of `behavior`.
-        prompts: held-out prompts; else they are cut from held-out texts.
-        neutral: neutral text for the damage; else held-out texts with label 0.
+        behavior: a built-in behavior or the path of a behavior's YAML file; None takes toxicity, or
+            with `texts` a behavior that nothing but they describe.
+        texts: labelled texts in place of the behavior's.
+        prompts: held-out prompts in place of the behavior's.
+        neutral: neutral text for the damage, in place of the behavior's.
         text_column: column of `texts` with the text.
         label_column: column of `texts` with the label.
         data: directory with local copies of public data sets; None takes the one that SURGERY_DATA
@@ -63,7 +65,7 @@ class Recipe(BaseModel):
 
     model: str = lab.EMBEDDED
     edits: tuple[Path, ...] = ()
-    behavior: str = "toxicity"
+    behavior: str | None = None
     texts: Path | None = None
     prompts: Path | None = None
     neutral: Path | None = None
@@ -123,14 +125,20 @@ class Recipe(BaseModel):
         return lab.is_embedded(self.model)
 
     @property
+    def behavior_name(self) -> str | None:
+        """The behavior, as in `behavior`; None if nothing but `texts` describes it."""
+        return self.behavior or (DEFAULT_BEHAVIOR if self.texts is None else None)
+
+    @property
     def sign(self) -> int:
         """1 away from the behavior, -1 toward it."""
         return -1 if self.direction == "toward" else 1
 
     @property
     def is_lab(self) -> bool:
-        """Whether the texts are of the embedded model's world."""
-        return self.is_embedded and self.texts is None and describe_behavior(self.behavior).lab
+        """Whether the behavior is of the embedded model's world."""
+        name = self.behavior_name
+        return self.is_embedded and name is not None and describe_behavior(name).lab
 
     @property
     def is_searched(self) -> bool:

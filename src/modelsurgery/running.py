@@ -130,20 +130,22 @@ def described_behavior(recipe: Recipe) -> BehaviorFile:
     Raises:
         RecipeError: no texts for this model.
     """
-    if recipe.texts is not None:
-        return BehaviorFile(
-            name=recipe.texts.stem,
-            title=f"texts of {recipe.texts.name}",
-            texts=recipe.texts,
-            prompts=recipe.prompts,
-            neutral=recipe.neutral,
-            text_column=recipe.text_column,
-            label_column=recipe.label_column,
-        )
-    described = describe_behavior(recipe.behavior)
+    name, texts = recipe.behavior_name, recipe.texts
+    if name is not None:
+        described = describe_behavior(name)
+    else:
+        assert texts is not None
+        described = BehaviorFile(name=texts.stem, title=f"texts of {texts.name}", texts=texts)
+    described = described.with_own(
+        texts=texts,
+        prompts=recipe.prompts,
+        neutral=recipe.neutral,
+        text_column=recipe.text_column,
+        label_column=recipe.label_column,
+    )
     if described.texts is None and not recipe.is_embedded:
         raise RecipeError(
-            f"behavior {recipe.behavior!r} has texts and a judge for the embedded "
+            f"behavior {name!r} has texts and a judge for the embedded "
             "model only; give --texts FILE with labelled texts for this model"
         )
     return described.with_length(recipe.max_new_tokens)
@@ -153,6 +155,7 @@ def _resolved(recipe: Recipe, described: BehaviorFile) -> Recipe:
     """The recipe with everything that it leaves to the behavior or the environment."""
     return recipe.model_copy(
         update={
+            "behavior": recipe.behavior_name,
             "direction": recipe.direction or described.direction,
             "data": data_root(recipe.data),
             "trials": recipe.trials or (DEFAULT_TRIALS if recipe.minutes is None else None),

@@ -39,7 +39,7 @@ BAD_TEXTS = {
     "no UTF-8 in a table": ("csv", CSV.encode() + b"caf\xe9,1\n", "line 32: not UTF-8"),
     "half a surrogate": ("jsonl", lines_of(GOOD) + b'{"text": "a \\ud800", "label": 1}', "line 31"),
     "too few": ("jsonl", lines_of(GOOD[:19]), "19 different texts; expected at least 20"),
-    "nothing": ("jsonl", b"", "line 1: empty"),
+    "nothing": ("jsonl", b"", "the file is empty"),
     "a bad label": ("jsonl", lines_of(GOOD) + b'{"text": "a", "label": "maybe"}', "label 'maybe'"),
     "a column too many": ("csv", CSV.encode() + b"a,1,2\n", "line 32: another number of columns"),
     "another kind of file": ("xlsx", b"PK", "unknown kind of file '.xlsx'"),

@@ -62,16 +62,24 @@ RESULTS: dict[str, Any] = {
              "bytes_changed": 5000, "bytes_total": 1000000, "alpha": 1.0, "strength": 4.0,
              "direction_rule": "W1", "layers": [3, 4], "per_layer": False, "probe_layer": 4},
     "search": None,
-    "examples": [{"prompt": "Say\nit", "base": "[bold]no\x1b[31m", "edited": "yes"}],
+    "examples": [
+        {"prompt": "Say\nit", "base": "[bold]no\x1b[31m", "edited": "yes",
+         "base_verdict": "opposite", "edited_verdict": "neither"},
+        {"prompt": "Go on", "base": "rude talk", "edited": "kind talk",
+         "base_verdict": "behavior", "edited_verdict": "opposite"},
+        {"prompt": "And so", "base": "odd talk", "edited": "base talk",
+         "base_verdict": "failed", "edited_verdict": "unjudged"},
+    ],
     "run_directory": "runs/1",
     "seconds": 3.2,
 }  # fmt: skip
 
 
-def shown(width: int = 80, **changed: Any) -> str:
+def shown(width: int = 80, *, show_offensive: bool = False, **changed: Any) -> str:
     stream = io.StringIO()
+    console = Console(file=stream, width=width, highlight=False, soft_wrap=True)
     results = {**RESULTS, "behavior": {**RESULTS["behavior"], **changed}}
-    print_results(results, Console(file=stream, width=width, highlight=False, soft_wrap=True))
+    print_results(results, console, show_offensive=show_offensive)
     return stream.getvalue()
 
 
@@ -113,6 +121,17 @@ def test_model_output_is_text_and_never_markup_or_control_characters() -> None:
     assert "[bold]no[31m" in text
     assert "\x1b" not in text
     assert "Say ⏎ it" in text
+
+
+def test_examples_that_show_the_behavior_are_masked_with_their_prompts_unless_asked_for() -> None:
+    text = shown()
+    assert "prompt  •• ••\nbase    •••• ••••\nedited  kind talk\n" in text
+    assert "prompt  ••• ••\nbase    odd talk\nedited  •••• ••••\n" in text
+    assert "answers that show the behavior are masked; --show-offensive shows them" in text
+    whole = shown(show_offensive=True)
+    assert "prompt  Go on\nbase    rude talk\nedited  kind talk\n" in whole
+    assert "prompt  And so\nbase    odd talk\nedited  base talk\n" in whole
+    assert "masked" not in whole
 
 
 def test_help_imports_no_torch() -> None:

@@ -50,8 +50,12 @@ DataRoot = Annotated[
     typer.Option("--data", help="Local copies of public data sets, a folder each."),
 ]
 BehaviorOption = Annotated[str | None, typer.Option("--behavior", help="Built-in name or YAML.")]
-OwnTexts = Annotated[Path | None, typer.Option("--texts", help="Labelled texts of your own.")]
-OwnPrompts = Annotated[Path | None, typer.Option("--prompts", help="Held-out prompts.")]
+OwnTexts = Annotated[
+    Path | None, typer.Option("--texts", help="Labelled texts, in place of the behavior's.")
+]
+OwnPrompts = Annotated[
+    Path | None, typer.Option("--prompts", help="Held-out prompts, in place of the behavior's.")
+]
 OwnNeutral = Annotated[Path | None, typer.Option("--neutral", help="Neutral text for the damage.")]
 JudgeOption = Annotated[
     str | None, typer.Option("--judge", help="Judge, as in `surgery evaluate`.")

@@ -9,6 +9,7 @@ import torch
 
 from modelsurgery.apply.in_memory import edited
 from modelsurgery.edit import Edit
+from modelsurgery.errors import EvaluationError
 from modelsurgery.evaluation.predictions import Side, predict
 from modelsurgery.halves import Batch
 from modelsurgery.hidden_states import batches
@@ -89,6 +90,9 @@ def compare_language_modelling(
         edits: applied together; none measures the base model alone.
         max_tokens: tokens of a text that are read, from its beginning.
         progress: is told of texts done.
+
+    Raises:
+        EvaluationError: the texts have no token to predict.
     """
     # [sides, 2]: loss and divergence, summed over predicted tokens.
     sides = [(), edits] if edits else [()]
@@ -99,7 +103,8 @@ def compare_language_modelling(
             sums += torch.stack([found.losses.sum(-1), found.divergences.sum(-1)], -1)
             tokens += found.losses.shape[1]
             advance(len(rows), tokens=len(sides) * int(batch["attention_mask"].sum()))
-    base, *changed = (sums / max(tokens, 1)).tolist()
+    check_predicted(tokens, "neutral")
+    base, *changed = (sums / tokens).tolist()
     if not changed:
         return LanguageModelling(math.exp(base[0]), None, None, tokens)
     ((loss, divergence),) = changed
@@ -122,3 +127,16 @@ def answered(
     found = predict(model, batch, sides, wanted=answers, together=together)
     wrong = torch.zeros(len(sides), len(starts), dtype=torch.int64)
     return wrong.index_add_(1, found.texts, (~found.hits).long()) == 0
+
+
+def check_predicted(tokens: int, kind: str) -> None:
+    """Refuse a mean over no token: it would look like a perfect model that nothing changes.
+
+    Raises:
+        EvaluationError: `tokens` is 0.
+    """
+    if not tokens:
+        raise EvaluationError(
+            f"the {kind} texts have no token to predict, because each of them is one token; "
+            "expected sentences"
+        )

@@ -14,7 +14,12 @@ import torch
 
 from modelsurgery.apply.in_memory import takes_parts
 from modelsurgery.edit import Edit
-from modelsurgery.evaluation.language_modelling import BATCH_TOKENS, MAX_TOKENS, answered
+from modelsurgery.evaluation.language_modelling import (
+    BATCH_TOKENS,
+    MAX_TOKENS,
+    answered,
+    check_predicted,
+)
 from modelsurgery.evaluation.predictions import Predictions, Side, predict
 from modelsurgery.halves import Batch
 from modelsurgery.hidden_states import batches
@@ -86,6 +91,10 @@ class Screen:
             clean: neutral texts.
             facts: prompts with the answers that greedy decoding should give.
             parts: edits that share a forward pass; a mixture of experts takes one at a time.
+
+        Raises:
+            EvaluationError: neutral texts, or the others where there are any, without a token to
+                predict.
         """
         self._model = model
         self._shares = takes_parts(model.model, model.layout)
@@ -97,6 +106,7 @@ class Screen:
         self._base_right = self._answers_right([()])[0]
         self.clean_loss, self.clean_tokens = 0.0, 0
         self._against_base([])
+        check_predicted(self.clean_tokens, "neutral")
 
     def measure(self, edits: Sequence[Edit]) -> list[Effect]:
         """One effect an edit; not finite where the edit broke the model."""
@@ -142,6 +152,8 @@ class Screen:
             found = self._predict(batch, parts)
             sums += found.losses.sum(-1)
             tokens += found.losses.shape[1]
+        if texts:
+            check_predicted(tokens, "labelled")
         return sums / max(tokens, 1)
 
     def _against_base(

@@ -11,12 +11,19 @@ from rich.text import Text
 
 from modelsurgery.report.counting import uncounted
 from modelsurgery.report.curve import print_curve
+from modelsurgery.report.masking import masked_sides
 
 MIBI = 1 << 20
 
 
-def print_results(results: dict[str, Any], console: Console) -> None:
-    """Print what a run found, from the content of its `results.json`."""
+def print_results(
+    results: dict[str, Any], console: Console, *, show_offensive: bool = False
+) -> None:
+    """Print what a run found, from the content of its `results.json`.
+
+    Of the examples, answers that show the behavior or were not judged are masked unless asked for,
+    and so are the prompts beside them.
+    """
     console.print(Text(headline(results), style="bold"))
     console.print(_table(results))
     for line in _footnotes(results):
@@ -27,14 +34,28 @@ def print_results(results: dict[str, Any], console: Console) -> None:
     if results["dose_response"]:
         console.print()
         print_curve(results, console)
-    for example in results["examples"]:
-        console.print()
-        console.print(Text.assemble(("prompt  ", "bold"), _plain(example["prompt"])))
-        console.print(Text.assemble(("base    ", "bold red"), _plain(example["base"])))
-        console.print(Text.assemble(("edited  ", "bold green"), _plain(example["edited"])))
+    _print_examples(results["examples"], console, show_offensive)
     console.print()
     console.print(Text(f"everything is in {results['run_directory']} ({results['seconds']:.0f} s)"))
     console.print(Text(f"to look at it: {results['run_directory']}/report.html", style="bold"))
+
+
+def _print_examples(examples: list[dict[str, Any]], console: Console, show_offensive: bool) -> None:
+    is_masked = False
+    for example in examples:
+        said = (example["prompt"], example["base"], example["edited"])
+        if not show_offensive:
+            verdicts = (example.get("base_verdict"), example.get("edited_verdict"))
+            shown = masked_sides(*said, *verdicts)
+            is_masked = is_masked or shown != said
+            said = shown
+        styles = ("bold", "bold red", "bold green")
+        console.print()
+        for name, style, text in zip(("prompt", "base", "edited"), styles, said, strict=True):
+            console.print(Text.assemble((f"{name:<8}", style), _plain(text)))
+    if is_masked:
+        note = "answers that show the behavior are masked; --show-offensive shows them"
+        console.print(Text(note, style="dim"))
 
 
 def headline(results: dict[str, Any]) -> str:

@@ -1,16 +1,21 @@
 """How a recipe's edit is chosen: by its rule, at the strength that it says or its budget allows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from modelsurgery.activations.ledger import Ledger
 from modelsurgery.activations.passes import Passes
-from modelsurgery.activations.texts import TokenizedText, tokenize_plain
 from modelsurgery.behaviors import Behavior
 from modelsurgery.edit import Edit
-from modelsurgery.errors import NoSignalError
+from modelsurgery.edit_fitting import (
+    RULE_STRENGTH,
+    RULE_TEXTS,
+    Propose,
+    fit_rule,
+    refuse_chance,
+    some_of_each,
+)
 from modelsurgery.evaluation.judges import Judge
-from modelsurgery.evaluation.statistics import auroc_interval
 from modelsurgery.evaluation.store import Store
 from modelsurgery.files import sha256_json
 from modelsurgery.fitting import fit_probe_on_texts
@@ -19,16 +24,10 @@ from modelsurgery.probe import Probe
 from modelsurgery.progress import Progress
 from modelsurgery.recipe import Recipe
 from modelsurgery.region import PAPER_ROWS
-from modelsurgery.rules.contrast import contrast_of
 from modelsurgery.rules.natural_gradient import Evidence
 from modelsurgery.rules.proposal import RowProposal
-from modelsurgery.rules.proposing import (
-    fit_natural_gradient,
-    least_squares_proposal,
-    paper_proposal,
-)
 from modelsurgery.runs import STUDY_FILE, RunDirectory
-from modelsurgery.texts import LabelledText, texts_sha256
+from modelsurgery.texts import texts_sha256
 from modelsurgery.tuning import (
     DosePoint,
     FittedStrength,
@@ -44,13 +43,7 @@ from modelsurgery.tuning import (
 )
 from modelsurgery.tuning.doses import FIRST_STRENGTH
 
-RULE_TEXTS = 200  # of each kind that a rule reads, at most: more change little (docs/log.md)
-PRICE_TOKENS = 3000  # of neutral text that prices are measured on
-RULE_STRENGTH = 0.3  # where a search for the strength of an edit begins
 REPORT_TEXTS = 200  # held-out texts that a probe is measured on
-
-# What a rule proposes at a damping of rows; None is the rule's own.
-Propose = Callable[[float | None], RowProposal]
 
 
 @dataclass(frozen=True)
@@ -61,7 +54,7 @@ class Choice:
         probe: how well hidden states tell the labels apart; gives the paper's rule its direction.
         setting: rule, rows and window.
         edit: the edit.
-        proposal: what the rule says of all rows.
+        proposal: what the rule says of all rows; None after a search with the paper's rule.
         evidence: whether the texts agree on the edit; None for rules that can't tell.
         strength: how its strength was found; None when the recipe or a search says it.
         search: how it was found; None without one.
@@ -73,7 +66,7 @@ class Choice:
     probe: Probe
     setting: Setting
     edit: Edit
-    proposal: RowProposal
+    proposal: RowProposal | None = None
     evidence: Evidence | None = None
     strength: FittedStrength | None = None
     search: SearchResult | None = None
@@ -110,33 +103,38 @@ class Choosing:
             NoSignalError: the texts do not tell the labels apart.
             DamageBudgetError: nothing that was tried stays inside the budget.
         """
-        probes = self._probes()
-        _refuse_chance(probes[0], self.recipe)
-        if self.recipe.rule == "paper" and self.recipe.is_searched:
+        recipe, probes = self.recipe, self._probes()
+        if recipe.chosen_rule != "natural-gradient":  # that one has evidence of its own
+            refuse_chance(probes[0])
+        if recipe.chosen_rule == "paper" and recipe.is_searched:
             return self._searched(probes, {}, None)
-        propose, evidence = self._fitted(probes[0])
-        if evidence is not None and not evidence.is_clear:
-            raise NoSignalError(
-                "the texts do not agree on what to change: parts of them promise "
-                f"{evidence.gain:.2g} ± {evidence.error:.2g} nats a token on the others; check "
-                "that the labels are right, or give more texts. No edit was made"
-            )
-        if self.recipe.is_searched and self.recipe.tune:
-            return self._searched(probes, {self.recipe.rule: propose}, evidence)
-        return self._at_strength(probes[0], propose(None), evidence)
+        ledger = Ledger(self.run.path / "statistics")
+        fitted = fit_rule(
+            Passes(self.model, ledger, progress=self.progress),
+            recipe.chosen_rule,
+            some_of_each(self.behavior.fit, recipe.fit_texts or RULE_TEXTS),
+            self.behavior.tuning_neutral,
+            probe=probes[0],
+            direction_source=recipe.direction_source,
+            sign=recipe.sign,
+            seed=recipe.seed,
+        )
+        if recipe.is_searched:
+            return self._searched(probes, {recipe.chosen_rule: fitted.propose}, fitted.evidence)
+        return self._at_strength(probes[0], fitted.propose(None), fitted.evidence)
 
     @property
     def _setting(self) -> Setting:
         recipe = self.recipe
         rows = PAPER_ROWS if recipe.rows is None else recipe.rows
-        return Setting(None, recipe.rule, rows, recipe.layers, recipe.per_layer or False)
+        return Setting(None, recipe.chosen_rule, rows, recipe.layers, recipe.per_layer or False)
 
     def _at_strength(
         self, probe: Probe, proposal: RowProposal, evidence: Evidence | None
     ) -> Choice:
         """The best rows of a proposal, at the recipe's strength or the budget's."""
         recipe, setting = self.recipe, self._setting
-        if recipe.rule == "paper":
+        if recipe.chosen_rule == "paper":
             source = recipe.direction_source or probe.default_rule
             setting = replace(setting, probe_layer=probe.layer, rule=source)
         edit = proposal.edit(
@@ -147,30 +145,13 @@ class Choosing:
             return replace(choice, edit=edit.scaled(recipe.sign * recipe.alpha / edit.alpha))
         if recipe.strength is not None:
             return replace(choice, edit=edit.scaled(recipe.strength))
-        search = self._search(self._space([probe]), [probe], {recipe.rule: lambda _: proposal})
+        search = self._search(
+            self._space([probe]), [probe], {recipe.chosen_rule: lambda _: proposal}
+        )
         fitted = fit_strength(edit, search.screen, recipe.budget, setting, first=RULE_STRENGTH)
         curve = search.dose_response(fitted.edit)
-        half = fitted.within(recipe.budget, share=0.5)
-        milder = None if half is None else replace(choice, edit=half, strength=fitted)
+        milder = replace(choice, edit=fitted.within(recipe.budget, share=0.5), strength=fitted)
         return replace(choice, edit=fitted.edit, strength=fitted, curve=curve, milder=milder)
-
-    def _fitted(self, probe: Probe) -> tuple[Propose, Evidence | None]:
-        """What the recipe's rule proposes, and whether its texts agree."""
-        recipe, behavior = self.recipe, self.behavior
-        ledger = Ledger(self.run.path / "statistics")
-        passes = Passes(self.model, ledger, checkpointing=False, progress=self.progress)
-        if recipe.rule == "paper":
-            proposal = paper_proposal(passes, probe, recipe.direction_source or probe.default_rule)
-            return (lambda _: proposal), None
-        contrast = contrast_of(
-            some_of_each(behavior.fit, recipe.fit_texts or RULE_TEXTS), sign=recipe.sign
-        )
-        neutral = texts_up_to(tokenize_plain(self.model, behavior.tuning_neutral), PRICE_TOKENS)
-        if recipe.rule == "least-squares":
-            solved = least_squares_proposal(passes, contrast, neutral)
-            return (lambda _: solved), None
-        fitted = fit_natural_gradient(passes, [contrast], neutral, seed=recipe.seed)
-        return fitted.proposal, fitted.evidence()
 
     def _searched(
         self, probes: Sequence[Probe], proposals: dict[str, Propose], evidence: Evidence | None
@@ -185,7 +166,7 @@ class Choosing:
         def chosen(setting: Setting, edit: Edit) -> Choice:
             probe = next((one for one in probes if one.layer == setting.probe_layer), probes[0])
             propose = proposals.get(setting.rule)
-            proposal = search.proposal_of(setting) if propose is None else propose(setting.damping)
+            proposal = None if propose is None else propose(setting.damping)
             return Choice(probe, setting, edit, proposal, evidence)
 
         milder = None
@@ -219,12 +200,12 @@ class Choosing:
 
     def _space(self, probes: Sequence[Probe]) -> SearchSpace:
         recipe, count = self.recipe, self.model.layer_count
-        if recipe.rule == "paper":
+        if recipe.chosen_rule == "paper":
             space = default_space(count, tuple(probe.layer for probe in probes))
             if recipe.direction_source is not None:
                 space = replace(space, rules=(recipe.direction_source,))
         else:
-            space = rule_space(count, recipe.rule)
+            space = rule_space(count, recipe.chosen_rule)
         return replace(
             space,
             rows=space.rows if recipe.rows is None else recipe.rows,
@@ -237,7 +218,7 @@ class Choosing:
         recipe, behavior, count = self.recipe, self.behavior, self.model.layer_count
         layers: tuple[int, ...] = (count,)
         fit, held_out = behavior.fit, behavior.held_out
-        if recipe.rule == "paper":
+        if recipe.chosen_rule == "paper":
             layers = default_probe_layers(count) if recipe.is_searched else layers
             if recipe.fit_texts is not None:
                 fit = some_of_each(fit, recipe.fit_texts)
@@ -275,41 +256,6 @@ class Choosing:
             "seed": recipe.seed,
             "direction": recipe.sign,
         }
-        if recipe.rule != "paper":
-            key |= {"rule": recipe.rule, "fit_texts": recipe.fit_texts}
+        if recipe.chosen_rule != "paper":
+            key |= {"rule": recipe.chosen_rule, "fit_texts": recipe.fit_texts}
         return key
-
-
-def some_of_each(texts: Sequence[LabelledText], count: int) -> tuple[LabelledText, ...]:
-    """The first `count` texts of each kind (label, and whether it was called for), in order."""
-    seen: dict[tuple[int, bool | None], int] = {}
-    kept = []
-    for text in texts:
-        kind = (text.label, text.called_for)
-        seen[kind] = seen.get(kind, 0) + 1
-        if seen[kind] <= count:
-            kept.append(text)
-    return tuple(kept)
-
-
-def texts_up_to(texts: Sequence[TokenizedText], tokens: int) -> list[TokenizedText]:
-    """Texts from the beginning, with about so many tokens altogether."""
-    kept: list[TokenizedText] = []
-    for text in texts:
-        if sum(len(one.ids) for one in kept) >= tokens:
-            break
-        kept.append(text)
-    return kept
-
-
-def _refuse_chance(probe: Probe, recipe: Recipe) -> None:
-    """Refuse labels that a probe can't tell apart, where the rule knows nothing better."""
-    assert probe.metrics is not None
-    metrics = probe.metrics
-    low, high = auroc_interval(metrics.auroc, metrics.held_out_texts)
-    if recipe.rule != "natural-gradient" and low <= 0.5:
-        raise NoSignalError(
-            f"the probe cannot tell the labels apart on {metrics.held_out_texts} held-out texts: "
-            f"AUROC {metrics.auroc:.2f} ({low:.2f}-{high:.2f}); check that the labels are right, "
-            "or give more texts. No edit was made"
-        )

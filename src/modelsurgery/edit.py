@@ -237,6 +237,21 @@ def make_edit(
     return Edit(updates, alpha, alpha / unit, region.candidate_rows, origin, layout)
 
 
+def strongest_direction(edit: Edit) -> NDArray[np.float32]:
+    """The direction of the update that adds most, in the sum of squares, [d] float32.
+
+    Raises:
+        RecipeError: the edit has no updates.
+    """
+    if not edit.updates:
+        raise RecipeError("the edit changes no row, so it has no direction")
+    sizes = [
+        float(np.square(one.coefficients).sum()) * float(np.square(one.direction).sum())
+        for one in edit.updates
+    ]
+    return edit.updates[int(np.argmax(sizes))].direction
+
+
 def edited_rows(rows: Rows, delta: NDArray[np.float32]) -> Rows:
     """Add to rows: widen to f32, add once, round once to the rows' dtype.
 

@@ -71,7 +71,7 @@ class Probe:
     metrics: ProbeMetrics | None = None
     provenance: Provenance = field(default_factory=provenance)
 
-    def direction(self, rule: DirectionRule) -> NDArray[np.float32]:
+    def direction(self, rule: str) -> NDArray[np.float32]:
         """The direction that goes with the behavior, [d] float32.
 
         `W1` is the paper's; `W1-W0` leaves out what both rows share; `mean-difference` is the

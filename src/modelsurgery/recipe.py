@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from modelsurgery import lab
 from modelsurgery.behaviors import Direction, describe_behavior
 from modelsurgery.errors import RecipeError
 from modelsurgery.probe import DirectionRule, Fit
 from modelsurgery.region import row_count
+from modelsurgery.rules.proposal import DEFAULT_RULE, Rule
 from modelsurgery.schema import parse
 from modelsurgery.tuning import Budget
 
@@ -36,14 +37,22 @@ class Recipe(BaseModel):
         direction: `away` from the behavior or `toward` it; None takes the behavior's own.
         out: run directory; None takes a new one below `surgery-runs`.
         seed: of everything random.
-        fit: how the probe is fitted.
+        rule: what chooses rows, coefficients and directions: `natural-gradient`, `least-squares`
+            (forward passes only) or `paper`; None takes the first, or `paper` where an option of
+            the paper's rule is given.
+        fit_texts: texts of each label that the edit is made from, at most; None takes 200, or with
+            the paper's rule all.
+        fit: how the probe is fitted; None takes `adam` for the paper's rule, else `logistic`.
         layer: where the probe reads, 1..L; None searches, or takes L when the strength is given.
-        direction_rule: what is taken from the probe; None searches.
-        rows: share (0.0465) or count (16384) of gate rows; None searches.
-        layers: first and last layer to edit, 1..L; None searches.
-        per_layer: take the same share of every layer's rows, not the best of all; None searches.
-        strength: portable strength; None searches inside the budget.
+        direction_source: what the paper's rule takes from the probe; None searches.
+        rows: share (0.0465) or count (16384) of gate rows; None takes the paper's share, or
+            searches.
+        layers: first and last layer to edit, 1..L; None takes all, or searches.
+        per_layer: take the same share of every layer's rows, not the best of all; None takes the
+            best of all, or searches.
+        strength: portable strength; None takes what the budget allows.
         alpha: the paper's α, in place of `strength`.
+        tune: search for rows, layers and damping too; the paper's rule always does.
         max_perplexity_rise: damage budget on neutral text, 0.05 is +5 %.
         max_divergence: damage budget: mean KL from the base on neutral text, nats a token; None
             does not limit it.
@@ -76,16 +85,21 @@ class Recipe(BaseModel):
     direction: Direction | None = None
     out: Path | None = None
     seed: int = Field(0, ge=0, le=2**32 - 1)
-    fit: Fit = "adam"
+    rule: Rule | None = None
+    fit_texts: int | None = Field(None, ge=1)
+    fit: Fit | None = None
     layer: int | None = Field(None, ge=1)
-    direction_rule: DirectionRule | None = None
+    direction_source: DirectionRule | None = Field(
+        None, validation_alias=AliasChoices("direction_source", "direction_rule")
+    )
     rows: int | float | None = None
     layers: tuple[int, int] | None = None
     per_layer: bool | None = None
     strength: float | None = Field(None, gt=0, allow_inf_nan=False)
     alpha: float | None = Field(None, gt=0, allow_inf_nan=False)
-    max_perplexity_rise: float = Field(0.05, gt=0, allow_inf_nan=False)
-    max_divergence: float | None = Field(None, gt=0, allow_inf_nan=False)
+    tune: bool = False
+    max_perplexity_rise: float | None = Field(0.02, gt=0, allow_inf_nan=False)
+    max_divergence: float | None = Field(0.02, gt=0, allow_inf_nan=False)
     max_capability_drop: float | None = Field(2.0, ge=0, allow_inf_nan=False)
     trials: int | None = Field(None, ge=1)
     minutes: float | None = Field(None, gt=0, allow_inf_nan=False)
@@ -113,6 +127,25 @@ class Recipe(BaseModel):
         if self.alpha is not None and self.strength is not None:
             raise ValueError("give either alpha or strength, and not both")
         return self
+
+    @model_validator(mode="after")
+    def _paper_alone(self) -> "Recipe":
+        if self.chosen_rule != "paper" and (self.alpha or self.direction_source):
+            given = "alpha" if self.alpha else "direction_source"
+            raise ValueError(f"{given} belongs to the paper's rule; leave it out, or rule: paper")
+        return self
+
+    @property
+    def chosen_rule(self) -> Rule:
+        """The rule; an option of the paper's rule asks for that one."""
+        if self.rule is not None:
+            return self.rule
+        return "paper" if self.alpha or self.direction_source else DEFAULT_RULE
+
+    @property
+    def probe_fit(self) -> Fit:
+        """How the probe is fitted."""
+        return self.fit or ("adam" if self.chosen_rule == "paper" else "logistic")
 
     @property
     def model_name(self) -> str:
@@ -143,7 +176,8 @@ class Recipe(BaseModel):
     @property
     def is_searched(self) -> bool:
         """Whether the strength, and all that is not given with it, is searched for."""
-        return self.alpha is None and self.strength is None
+        is_open = self.alpha is None and self.strength is None
+        return is_open and (self.tune or self.chosen_rule == "paper")
 
     @property
     def budget(self) -> Budget:

@@ -13,10 +13,11 @@ from modelsurgery.evaluation.measurement import BehaviorMeasurement, Sample
 from modelsurgery.evaluation.screening import Effect
 from modelsurgery.evaluation.statistics import Z_95, Rate
 from modelsurgery.inside import Inside
-from modelsurgery.probe import Probe
+from modelsurgery.probe import DIRECTION_RULES, Probe
 from modelsurgery.tuning import Budget, DosePoint, SearchResult, Trial
 
 EXAMPLES = 3
+FIT_KEYS = ("gain", "divergence")  # nats a token
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,7 @@ class RunResult:
             },
             "probe": _probe_json(self.choice.probe),
             "edit": self._edit_json(),
+            "fit": self._fit_json(),
             "search": None if search is None else _search_json(search),
             "dose_response": [_point_json(point) for point in self.choice.curve],
             "examples": [asdict(sample) for sample in self.examples()],
@@ -161,6 +163,30 @@ class RunResult:
         ]
         return tuple(against[:EXAMPLES])
 
+    @property
+    def rule(self) -> str:
+        """Which rule the edit comes from."""
+        source = self.choice.setting.rule
+        return "paper" if source in DIRECTION_RULES else source
+
+    def _fit_json(self) -> dict[str, Any] | None:
+        """What the rule predicted, and what was measured on tuning texts; None for the paper's."""
+        choice = self.choice
+        if choice.proposal is None or self.rule == "paper":
+            return None
+        predicted = choice.proposal.predicted(choice.edit)
+        measured = next((point.effect for point in choice.curve if point.is_chosen), None)
+        if measured is None and choice.strength is not None:
+            measured = choice.strength.effect
+        return {
+            "damping": choice.setting.damping,
+            "evidence": None if choice.evidence is None else asdict(choice.evidence),
+            "predicted": None if predicted is None else dict(zip(FIT_KEYS, predicted, strict=True)),
+            "measured": measured
+            and dict(zip(FIT_KEYS, (measured.selectivity, measured.divergence), strict=True)),
+            "by_layer": choice.proposal.by_layer(choice.edit),
+        }
+
     def _edit_json(self) -> dict[str, Any]:
         coverage, edit = self.coverage, self.choice.edit
         return {
@@ -172,7 +198,8 @@ class RunResult:
             "bytes_total": coverage.bytes_total,
             "alpha": edit.alpha,
             "strength": edit.strength,
-            "direction_rule": self.choice.setting.rule,
+            "rule": self.rule,
+            "direction_rule": self.choice.setting.rule if self.rule == "paper" else None,
             "probe_layer": self.choice.setting.probe_layer,
             "layers": self.choice.setting.window,
             "per_layer": self.choice.setting.per_layer,

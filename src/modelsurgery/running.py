@@ -8,14 +8,15 @@ import time
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from modelsurgery import lab
 from modelsurgery.apply.coverage import Coverage, measure_coverage
 from modelsurgery.apply.in_memory import edited
 from modelsurgery.behaviors import Behavior, BehaviorFile, describe_behavior, load_behavior
 from modelsurgery.behaviors.roots import data_root
-from modelsurgery.choosing import Choice, choose_edit, fit_probes
-from modelsurgery.edit import Edit
+from modelsurgery.choosing import Choice, Choosing
+from modelsurgery.edit import Edit, strongest_direction
 from modelsurgery.edit_file import load_edit, save_edit
 from modelsurgery.errors import NothingChangedError, RecipeError
 from modelsurgery.evaluation.judges import Judge, judge_for
@@ -26,7 +27,7 @@ from modelsurgery.files import sha256_file
 from modelsurgery.inside import Inside, look_inside
 from modelsurgery.layouts import find_gate_matrices, load_layout
 from modelsurgery.models import LanguageModel, load_model
-from modelsurgery.probe import save_probe
+from modelsurgery.probe import DIRECTION_RULES, save_probe
 from modelsurgery.progress import Progress, silent
 from modelsurgery.provenance import Provenance, provenance
 from modelsurgery.recipe import DEFAULT_TRIALS, Recipe
@@ -34,6 +35,12 @@ from modelsurgery.report.html import write_report
 from modelsurgery.results import Damage, RunResult
 from modelsurgery.runs import STORE_FILE, RunDirectory, open_run
 from modelsurgery.stacking import stacked
+from modelsurgery.tuning import Setting
+
+RULE_DIRECTION = (
+    "of the directions that are added, one a gate matrix, the one with the largest coefficients, "
+    "read as a state before the final norm"
+)
 
 
 def run_recipe(recipe: Recipe, *, progress: Progress = silent) -> RunResult:
@@ -66,8 +73,7 @@ def run_recipe(recipe: Recipe, *, progress: Progress = silent) -> RunResult:
         find_gate_matrices(model.checkpoint, model.layout)  # refuses early what can't be edited
         behavior, judge = judged_behavior(recipe)
 
-        probes = fit_probes(recipe, run, model, behavior, progress)
-        choice = choose_edit(recipe, run, model, behavior, judge, probes, store, progress)
+        choice = Choosing(recipe, run, model, behavior, judge, store, progress).choose()
         choice, damage, given_up = _kept(recipe, model, behavior, choice)
         save_probe(choice.probe, run.path / "probe.safetensors")
         edit = replace(choice.edit, provenance=_origin(recipe, run, choice, model))
@@ -185,19 +191,26 @@ def _kept(
     first = damage(choice.edit)
     if choice.milder is None or first.is_within_budget:
         return choice, first, None
-    milder = replace(choice.milder, search=choice.search, curve=choice.curve)
+    milder = replace(
+        choice.milder, search=choice.search, curve=choice.curve, strength=choice.strength
+    )
     return milder, damage(milder.edit), first
 
 
 def _inside(
     recipe: Recipe, model: LanguageModel, behavior: Behavior, choice: Choice, progress: Progress
 ) -> Inside:
+    source = choice.setting.rule
+    is_probed = source in DIRECTION_RULES
     return look_inside(
         model,
         choice.edit,
         choice.probe,
         behavior,
-        direction=choice.probe.direction(choice.setting.rule),
+        direction=(
+            choice.probe.direction(source) if is_probed else strongest_direction(choice.edit)
+        ),
+        direction_note=None if is_probed else RULE_DIRECTION,
         seed=recipe.seed,
         progress=progress,
     )
@@ -211,13 +224,21 @@ def _origin(recipe: Recipe, run: RunDirectory, choice: Choice, model: LanguageMo
         inputs={"probe": sha256_file(run.path / "probe.safetensors")},
         settings={
             "direction": recipe.direction,
-            "direction_rule": setting.rule,
+            **_source_json(recipe, setting),
             "rows": choice.edit.row_count,
             "layers": setting.window,
             "per_layer": setting.per_layer,
             **({"on_top_of": under} if under else {}),
         },
     )
+
+
+def _source_json(recipe: Recipe, setting: Setting) -> dict[str, Any]:
+    """Which rule an edit comes from, and what the paper's took from the probe."""
+    if recipe.chosen_rule == "paper":
+        return {"rule": "paper", "direction_source": setting.rule}
+    damping = {} if setting.damping is None else {"damping": setting.damping}
+    return {"rule": recipe.chosen_rule, **damping}
 
 
 def _coverage(model: LanguageModel, edit: Edit) -> Coverage:

@@ -62,7 +62,7 @@ def edit(
     described = chosen_layout(layout)
     loaded = load_probe(probe)
     rule = rule or loaded.default_rule
-    direction = loaded.direction(rule)  # type: ignore[arg-type]
+    direction = loaded.direction(rule)
     share = row_share(rows)
     assert share is not None
     with showing_progress() as progress:

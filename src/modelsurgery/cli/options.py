@@ -38,9 +38,28 @@ RecipeSeed = Annotated[
 Rule = Annotated[
     str | None,
     typer.Option(
-        help="mean-difference, W1 (the paper's) or W1-W0. [default: searched, or mean-difference "
-        "where the strength is given]"
+        "--rule",
+        help="What chooses rows and directions: natural-gradient, least-squares (forward passes "
+        "only) or paper. [default: natural-gradient]",
     ),
+]
+FitTexts = Annotated[
+    int | None,
+    typer.Option(
+        "--fit-texts", min=1, help="Texts of each label to make the edit from. [default: 200]"
+    ),
+]
+DirectionSource = Annotated[
+    str | None,
+    typer.Option(
+        "--direction-source",
+        help="With --rule paper: mean-difference, W1 (the authors') or W1-W0. [default: searched, "
+        "or mean-difference where the strength is given]",
+    ),
+]
+Tune = Annotated[
+    bool,
+    typer.Option("--tune", help="Search for rows, layers and damping too, not strength alone."),
 ]
 Rows = Annotated[str | None, typer.Option(help="Gate rows: a share (0.0465) or a count (16384).")]
 Layers = Annotated[str | None, typer.Option(help="Layers to edit, 1..L, as 8-24 or 8.")]
@@ -62,7 +81,7 @@ JudgeOption = Annotated[
 ]
 DirectionOption = Annotated[str | None, typer.Option("--direction", help="away or toward.")]
 MaxPerplexity = Annotated[
-    str | None, typer.Option("--max-perplexity", help="Budget: its rise on neutral text, as +5%.")
+    str | None, typer.Option("--max-perplexity", help="Budget: its rise on neutral text, as +2%.")
 ]
 MaxDivergence = Annotated[
     float | None,

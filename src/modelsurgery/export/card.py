@@ -65,8 +65,8 @@ def _what(facts: CardFacts) -> str:
         f"# {_code(facts.base_model)} after surgery",
         "",
         f"{'A PEFT adapter' if facts.form == 'adapter' else 'Edited weights'} made with "
-        "modelsurgery: a multiple of a linear probe's direction was added to some MLP gate rows "
-        "(Wang et al., Model Surgery, NAACL 2025). Nothing was fine-tuned.",
+        "modelsurgery: multiples of directions were added to some MLP gate rows (after Wang et "
+        "al., Model Surgery, NAACL 2025). Nothing was fine-tuned.",
         "",
     ]
     for number, edit in enumerate(facts.edits, 1):
@@ -75,8 +75,11 @@ def _what(facts: CardFacts) -> str:
             f"{edit.row_count:,} of {edit.candidate_rows:,} gate rows",
             f"strength {edit.strength:.4g} (α = {edit.alpha:.4g})",
         ]
-        if "direction_rule" in settings:
-            told.append(f"direction {settings['direction_rule']}")
+        if "rule" in settings:
+            told.append(f"rule {settings['rule']}")
+        source = settings.get("direction_source") or settings.get("direction_rule")
+        if source is not None:
+            told.append(f"direction {source}")
         name = f"Edit {number}" if count > 1 else "The edit"
         lines.append(f"- {name}: {', '.join(told)}; SHA-256 `{edit.content_sha256}`")
     return "\n".join(lines)

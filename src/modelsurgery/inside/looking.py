@@ -111,6 +111,7 @@ def look_inside(
     behavior: Behavior | None = None,
     *,
     direction: ArrayLike,
+    direction_note: str | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Inside:
@@ -124,6 +125,7 @@ def look_inside(
         probe: gives ROC, losses and the layer of hidden states; None leaves them out.
         behavior: gives the held-out texts; None leaves out all that needs texts.
         direction: [d], goes with the behavior.
+        direction_note: where it comes from; None says the layer of the probe.
         seed: of the random rows that the chosen ones are compared with.
         progress: is told what is going on.
 
@@ -151,7 +153,9 @@ def look_inside(
         similarity=seen.similarity,
         roc=seen.roc,
         probe_loss=seen.probe_loss,
-        tokens=None if reading is None else Tokens(reading.direction, layer_note(model, probe)),
+        tokens=None
+        if reading is None
+        else Tokens(reading.direction, direction_note or layer_note(model, probe)),
         neurons=view_neurons(watched.shown, scores, reading, seen.mean_outputs),
         missing={**_missing(texts, probe, seen), **watched.missing(bool(texts)), **no_norm},
     )

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from modelsurgery.report.counting import uncounted
 from modelsurgery.report.curve import print_curve
+from modelsurgery.report.edits import edit_source, fit_lines, shown_layers
 from modelsurgery.report.masking import masked_sides
 
 MIBI = 1 << 20
@@ -156,18 +157,12 @@ def _edit_lines(results: dict[str, Any]) -> list[str]:
         f"{probe['held_out_texts']} held-out texts (shuffled labels "
         f"{probe['control_accuracy']:.1%}), layer {probe['layer']}, fit {probe['fit']}",
         f"edit    {edit['rows']} of {edit['rows_found']} gate rows in {edit['tensors']} of "
-        f"{edit['tensors_found']} tensors, {layers}, direction {edit['direction_rule']}, "
+        f"{edit['tensors_found']} tensors, {layers}, {edit_source(edit)}, "
         f"strength {edit['strength']:.3g}",
+        *fit_lines(results.get("fit")),
         f"bytes   {edit['bytes_changed']:,} of {edit['bytes_total']:,} changed "
         f"({edit['bytes_changed'] / edit['bytes_total']:.2%})",
     ]
-
-
-def shown_layers(edit: dict[str, Any]) -> str:
-    """Which layers are edited, and whether each gives its share."""
-    window = edit["layers"]
-    shown = "all layers" if window is None else f"layers {window[0]}-{window[1]}"
-    return f"{shown} alike" if edit["per_layer"] else shown
 
 
 def _plain(text: str) -> str:

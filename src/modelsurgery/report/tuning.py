@@ -9,13 +9,13 @@ from rich.text import Text
 
 from modelsurgery.report.counting import uncounted
 from modelsurgery.report.curve import print_curve
+from modelsurgery.report.edits import shown_layers
 from modelsurgery.report.terminal import (
     budget_notes,
     headline,
     interval,
     p_value,
     paid,
-    shown_layers,
 )
 
 SHOWN = 5
@@ -55,9 +55,16 @@ def _survivors(results: dict[str, Any]) -> Table:
             f"{math.expm1(trial['effect']['clean']):+.1%}",
             f"{rows:.2%}" if isinstance(rows, float) else str(rows),
             f"{trial['strength']:.2f}",
-            f"{trial['rule']} {trial['probe_layer']}, {where}",
+            _setting(trial, where),
         )
     return table
+
+
+def _setting(trial: dict[str, Any], where: str) -> str:
+    if trial["probe_layer"] is not None:
+        return f"{trial['rule']} {trial['probe_layer']}, {where}"
+    damping = trial.get("damping")
+    return where if damping is None else f"damping {damping:g}, {where}"
 
 
 def _notes(results: dict[str, Any]) -> list[str]:

@@ -1,8 +1,7 @@
 """What a rule says of every gate row, and the edit that the best rows make."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,12 +133,19 @@ class RowProposal:
         factor = edit.alpha  # coefficients are alpha times those of the proposal
         return factor * gain, factor**2 * price
 
-
-def proposal_json(proposal: RowProposal, edit: Edit) -> Mapping[str, Any]:
-    """What the rule predicted of an edit, as plain values."""
-    predicted = proposal.predicted(edit)
-    return {
-        "rule": proposal.rule,
-        "predicted_gain": None if predicted is None else predicted[0],
-        "predicted_divergence": None if predicted is None else predicted[1],
-    }
+    def by_layer(self, edit: Edit) -> list[dict[str, float]] | None:
+        """Rows, predicted gain and predicted KL of an edit of it for each layer, 1..L."""
+        if self.gains is None or self.divergences is None:
+            return None
+        places = {gate.address: index for index, gate in enumerate(self.gates)}
+        found: dict[int, dict[str, float]] = {}
+        for address, rows in {one.address: one.rows for one in edit.updates}.items():
+            index = places[address]
+            layer = found.setdefault(
+                address.block + 1,
+                {"layer": address.block + 1, "rows": 0, "gain": 0.0, "divergence": 0.0},
+            )
+            layer["rows"] += len(rows)
+            layer["gain"] += edit.alpha * float(self.gains[index][rows].sum())
+            layer["divergence"] += edit.alpha**2 * float(self.divergences[index][rows].sum())
+        return [found[layer] for layer in sorted(found)]

@@ -22,8 +22,8 @@ class Budget:
             of neutral text.
     """
 
-    perplexity_rise: float | None = 0.05
-    divergence: float | None = None
+    perplexity_rise: float | None = 0.02
+    divergence: float | None = 0.02
     capability_drop: float | None = 2.0
 
     def used(self, effect: Effect) -> dict[str, float]:

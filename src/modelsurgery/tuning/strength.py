@@ -1,23 +1,27 @@
 """The strength that a budget allows for one edit, from a few measurements.
 
-Divergence grows nearly as the square of the strength. Three strengths, each twice the one before,
-are measured in one pass beside the base model; what they say of the power gives the next, until
-one uses the budget and stays inside it.
+Over a wide range divergence grows as the square of the strength, and faster where the model begins
+to break. Three strengths are measured in one pass beside the base model; then the square law, or
+what was measured on both sides of the budget's edge, proposes the next one.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from modelsurgery.edit import Edit
 from modelsurgery.errors import DamageBudgetError
 from modelsurgery.evaluation.screening import Effect, Screen
-from modelsurgery.tuning.budget import Budget
-from modelsurgery.tuning.doses import corrected_strength
+from modelsurgery.tuning.budget import SAFETY, Budget
 from modelsurgery.tuning.space import Setting
 from modelsurgery.tuning.study import Trial
 
 FIRST_FACTORS = (0.5, 1.0, 2.0)
-MOST_CORRECTIONS = 6
+MOST_CORRECTIONS = 8
+AIM = 0.95 * SAFETY  # of the budget
+ENOUGH = 0.85 * SAFETY  # of the budget: a strength that uses as much is taken
+CLOSE = 1.1  # an allowed strength this near to one that is not is taken
+MOST_STEP = 4.0
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,10 @@ class FittedStrength:
     effect: Effect
     trials: tuple[Trial, ...]
 
-    def within(self, budget: Budget, share: float) -> Edit | None:
-        """The edit at the largest strength that takes a share of the budget, by the square law."""
+    def within(self, budget: Budget, share: float) -> Edit:
+        """The edit at the strength that takes a share of the budget, by the square law."""
         used = budget.use(self.effect)
-        if not used > share:
-            return self.edit
-        return self.edit.scaled(math.sqrt(share / used))
+        return self.edit if used <= share else self.edit.scaled(math.sqrt(share / used))
 
 
 def fit_strength(
@@ -60,34 +62,82 @@ def fit_strength(
     size = abs(edit.strength)
     trials: list[Trial] = []
 
-    def measure(strengths: list[float]) -> None:
+    def measure(strengths: Sequence[float]) -> None:
         effects = screen.measure([edit.scaled(one / size) for one in strengths])
         trials.extend(
             Trial(len(trials) + place, setting, strength, effect)
             for place, (strength, effect) in enumerate(zip(strengths, effects, strict=True))
-            if effect.is_finite
         )
 
     measure([first * factor for factor in FIRST_FACTORS])
     for _ in range(MOST_CORRECTIONS):
-        wanted = corrected_strength(budget, trials) if trials else first / 8
+        wanted = next_strength(budget, trials)
         if wanted is None:
             break
         measure([wanted])
-    inside = [one for one in trials if budget.allows(one.effect)]
+    inside = _inside(budget, trials)
     if not inside:
         raise DamageBudgetError(_why_none(budget, trials))
-    best = max(inside, key=lambda one: one.strength)
-    return FittedStrength(edit.scaled(best.strength / size), best.effect, tuple(trials))
+    return FittedStrength(edit.scaled(inside[-1].strength / size), inside[-1].effect, tuple(trials))
 
 
-def _why_none(budget: Budget, trials: list[Trial]) -> str:
-    if not trials:
-        return "no edit: every strength tried broke the model; check that its weights are whole"
+def next_strength(budget: Budget, trials: Sequence[Trial]) -> float | None:
+    """The strength that should use the budget, from what was measured; None if one does.
+
+    Args:
+        budget: what must not break.
+        trials: of one edit at several strengths, at least one.
+    """
+    ordered = sorted(trials, key=lambda one: one.strength)
+    inside = _inside(budget, trials)
+    over = next((one for one in ordered if not budget.allows(one.effect)), None)
+    if over is None:
+        best = inside[-1]
+        used = _share(budget, best.effect)
+        return None if used >= ENOUGH else best.strength * _step(used)
+    if not inside:
+        return over.strength * min(_step(_share(budget, over.effect)), 1 / CLOSE)
+    best = inside[-1]
+    low, high = _share(budget, best.effect), _share(budget, over.effect)
+    if low >= ENOUGH or over.strength <= CLOSE * best.strength:
+        return None
+    width = math.log(over.strength / best.strength)
+    part = 0.5  # where capability alone is over, or the model broke
+    if low < AIM < high < math.inf:
+        part = math.log(AIM / low) / math.log(high / low)
+    nearest = math.log(CLOSE) / 2
+    return best.strength * math.exp(min(max(part * width, nearest), width - nearest))
+
+
+def _inside(budget: Budget, trials: Sequence[Trial]) -> list[Trial]:
+    """Trials below the first that the budget does not allow, weakest first."""
+    found = []
+    for one in sorted(trials, key=lambda trial: trial.strength):
+        if not budget.allows(one.effect):
+            break
+        found.append(one)
+    return found
+
+
+def _share(budget: Budget, effect: Effect) -> float:
+    """The share of the budget that an effect takes, but for capability, which moves in jumps."""
+    if not effect.is_finite:
+        return math.inf
+    return replace(budget, capability_drop=None).use(effect)
+
+
+def _step(used: float) -> float:
+    """The factor that the square law gives, from a share of the budget to what is aimed at."""
+    return min(max(math.sqrt(AIM / used), 1 / MOST_STEP), MOST_STEP)
+
+
+def _why_none(budget: Budget, trials: Sequence[Trial]) -> str:
     mildest = min(trials, key=lambda one: one.strength)
+    if not mildest.effect.is_finite:
+        return "no edit: every strength tried broke the model; check that its weights are whole"
     binding = budget.binding(mildest.effect)
     share = budget.used(mildest.effect)[binding]
     return (
         f"no edit: strength {mildest.strength:.2g} already takes {share:.1f} times the budget of "
-        f"{binding} on tuning texts; allow more"
+        f"{binding} on tuning texts, and {SAFETY:.0%} of it may be used; allow more"
     )

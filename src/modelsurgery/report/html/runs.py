@@ -7,6 +7,7 @@ from typing import Any
 
 from modelsurgery.report.comparing import read_pairs
 from modelsurgery.report.counting import uncounted
+from modelsurgery.report.edits import METHODS, edit_source, rule_of
 from modelsurgery.report.html import wording
 from modelsurgery.report.html.content import Number, Page, Record, Tone, answers_of
 from modelsurgery.report.html.figures import (
@@ -23,12 +24,6 @@ from modelsurgery.report.html.measured import (
     points,
 )
 from modelsurgery.report.html.wording import per_cent, signed
-
-METHOD = (
-    "A linear probe learned which direction of the model's inner state goes with the behavior. The "
-    "gate rows of neurons that point away from it were moved along that direction. Nothing was "
-    "trained but the probe, and the base model was not written to."
-)
 
 
 def page_of_run(directory: Path, results: Mapping[str, Any], record: Record) -> Page:
@@ -53,7 +48,7 @@ def page_of_run(directory: Path, results: Mapping[str, Any], record: Record) -> 
         notes=_notes(results),
         figures=_figures(results),
         answers=answers_of(read_pairs(directory, direction)),
-        method=METHOD,
+        method=METHODS[rule_of(results["edit"])],
         facts=_facts(results),
         commands=_commands(directory, record.model),
         record=record,
@@ -143,7 +138,7 @@ def _facts(results: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
         ),
         (
             "strength",
-            f"{edit['strength']:.3g} (α {edit['alpha']:.3g}), direction {edit['direction_rule']}",
+            f"{edit['strength']:.3g} (α {edit['alpha']:.3g}), {edit_source(edit)}",
         ),
         (
             "probe",

@@ -49,7 +49,7 @@ class EvaluationPlan(BaseModel):
     """What to measure on which model.
 
     Attributes:
-        model: directory or id of the Hub; `embedded` is the model that ships with the package.
+        model: directory, name of a fetched model or id of the Hub; `embedded` is the model that ships with the package.
         edits: edit files, applied together; none measures the model as it is.
         behavior: what is measured, as its file says.
         data: directory with local copies of public data sets; None takes the Hub.

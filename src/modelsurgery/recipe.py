@@ -21,7 +21,7 @@ class Recipe(BaseModel):
     """What to do to which model. Everything has a default; `None` and `auto` are searched for.
 
     Attributes:
-        model: directory or id of the Hub; `embedded` is the model that ships with the package.
+        model: directory, name of a fetched model or id of the Hub; `embedded` is the model that ships with the package.
         edits: edits that the model gets in memory before anything else; the new one comes on top.
         behavior: a built-in behavior or the path of a behavior's YAML file; None takes toxicity, or
             with `texts` a behavior that nothing but they describe.

@@ -47,7 +47,7 @@ Layers = Annotated[str | None, typer.Option(help="Layers to edit, 1..L, as 8-24 
 Alpha = Annotated[float | None, typer.Option(help="The paper's α: multiplies the direction.")]
 DataRoot = Annotated[
     Path | None,
-    typer.Option("--data", help="Local copies of public data sets, a folder each."),
+    typer.Option("--data", help="Local copies of public data sets, a folder each, or `hub`."),
 ]
 BehaviorOption = Annotated[str | None, typer.Option("--behavior", help="Built-in name or YAML.")]
 OwnTexts = Annotated[

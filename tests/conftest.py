@@ -37,7 +37,7 @@ def embedded() -> Path:
 
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
-    """SmolLM2-135M-Instruct: the directory that SURGERY_TEST_SMOLLM2 names, else a fetched one.
+    """SmolLM2-135M-Instruct: what was fetched to SURGERY_TEST_SMOLLM2, else to the usual place.
 
     The first use downloads 93 MB into the user's cache; tests skip where that cannot be done.
     """

@@ -1,16 +1,21 @@
-# make demo: one whole surgery on the embedded model, whose words are mild.  make test: all tests.
-# Both set up .venv first, tests with what they need on top; after that nothing is installed again
-# until the pins change.
+# make demo: one whole surgery on the embedded model, whose words are mild.  make demo-llm: one on
+# SmolLM2-135M-Instruct, fetched first (93 to 269 MB).  make test: all tests.  All set up .venv first, each
+# with what it needs on top; after that nothing is installed again until the pins change.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LLM_READY := $(VENV)/.llm-ready
 TESTS_READY := $(VENV)/.tests-ready
 
-.PHONY: demo test check lint bench clean
+.PHONY: demo demo-llm test check lint bench clean
 
 demo: $(READY)
 	$(BIN)/surgery run --show-offensive
+
+demo-llm: $(LLM_READY)
+	$(BIN)/surgery fetch smollm2
+	$(BIN)/surgery run --model smollm2 --behavior toxicity --fit logistic --trials 16 --samples 1 --out surgery-runs/smollm2
 
 test: $(TESTS_READY)
 	$(BIN)/pytest
@@ -29,6 +34,10 @@ bench: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(LLM_READY): $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fetch]'
 	touch $@
 
 $(TESTS_READY): $(READY)

@@ -33,3 +33,21 @@ def embedded() -> Path:
     from modelsurgery import embedded_model_path
 
     return embedded_model_path()
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct: what was fetched to SURGERY_TEST_SMOLLM2, else to the usual place.
+
+    The first use downloads 93 MB into the user's cache; tests skip where that cannot be done.
+    """
+    from modelsurgery.errors import FetchError
+    from modelsurgery.fetching import fetch_model
+
+    given = os.environ.get("SURGERY_TEST_SMOLLM2")
+    if given:
+        return Path(given)
+    try:
+        return fetch_model("smollm2").directory
+    except FetchError as error:
+        pytest.skip(f"needs SmolLM2-135M-Instruct: {error}")

@@ -13,6 +13,7 @@
     ├── JournalError                1  a journal that cannot be read or does not fit the model
     ├── CheckpointError             1  weights on disk are damaged, hostile or not finite
     ├── StorageError                1  the disk is full, read-only or failing
+    ├── FetchError                  1  a model could not be fetched
     ├── EvaluationError             1  a measurement could not be made
     ├── DamageBudgetError           3  no edit keeps the damage inside the budget
     ├── NoEffectError               5  the behavior did not change as it was asked to
@@ -71,6 +72,10 @@ class JournalError(SurgeryError):
 
 class StorageError(SurgeryError):
     """The disk is full, read-only or failing."""
+
+
+class FetchError(SurgeryError):
+    """A model could not be fetched."""
 
 
 class EvaluationError(SurgeryError):

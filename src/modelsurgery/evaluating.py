@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from modelsurgery import lab
 from modelsurgery.behaviors import Behavior, BehaviorFile, load_held_out
+from modelsurgery.behaviors.roots import local_root
 from modelsurgery.edit import Edit
 from modelsurgery.edit_file import load_edit
 from modelsurgery.errors import EvaluationError, RecipeError
@@ -49,10 +50,12 @@ class EvaluationPlan(BaseModel):
     """What to measure on which model.
 
     Attributes:
-        model: directory or id of the Hub; `embedded` is the model that ships with the package.
+        model: directory, name of a fetched model or id of the Hub; `embedded` is the model that
+            ships with the package.
         edits: edit files, applied together; none measures the model as it is.
         behavior: what is measured, as its file says.
-        data: directory with local copies of public data sets; None takes the Hub.
+        data: directory with local copies of public data sets, or `hub`; None takes what ships
+            with the package, else the Hub.
         judges: who judges, as `--judge` spells them; the first decides. None: the behavior's own.
         sets: names of the behavior's prompt sets that are measured; None takes all.
         limit: prompts of each set, at most.
@@ -251,7 +254,7 @@ def evaluate(plan: EvaluationPlan, *, progress: Progress = silent) -> Evaluation
                 model,
                 chosen,
                 plan.tasks,
-                data=plan.data,
+                data=local_root(plan.data),
                 limit=plan.task_limit,
                 progress=progress,
             ),

@@ -1,4 +1,4 @@
-"""Loading language models: the only place that calls from_pretrained.
+"""Loading language models: the only place that calls from_pretrained to use them.
 
 Weights stay in the stored dtype on a GPU and are widened to f32 on a CPU, where f32 is faster and
 free of rounding; `LanguageModel.stored_dtypes` remembers what the file has, so that an edit in
@@ -32,6 +32,7 @@ from modelsurgery.errors import (
 )
 from modelsurgery.files import sha256_file, sha256_json
 from modelsurgery.layouts import GateLayout, GateMatrix, find_gate_matrices
+from modelsurgery.named_models import NAMED_MODELS, fetched_directory
 from modelsurgery.texts import LabelledText
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -163,13 +164,17 @@ class LanguageModel:
 
 
 def resolve_model_directory(model: Path | str, *, revision: str | None = None) -> Path:
-    """Directory of a model given as a directory or as an id of the Hub (downloaded if need be).
+    """Directory of a model: a directory, the name of a fetched model, or an id of the Hub.
+
+    A model of the Hub is downloaded if need be.
 
     Raises:
-        ModelNotFoundError: neither a directory nor an id that can be fetched.
+        ModelNotFoundError: no such directory, a name that was not fetched yet, or no such id.
     """
     if Path(model).is_dir():
         return Path(model)
+    if str(model) in NAMED_MODELS:
+        return fetched_directory(str(model))
     if Path(model).is_absolute() or str(model).startswith((".", "~")) or Path(model).exists():
         raise ModelNotFoundError(
             f"no model directory at {model}; expected a directory with "
@@ -197,7 +202,7 @@ def load_model(
     """Load a causal language model for forward passes.
 
     Args:
-        model: a directory, or an id of the Hub.
+        model: a directory, the name of a fetched model, or an id of the Hub.
         device: `cpu`, `cuda`, `cuda:1`, …; None takes a GPU where there is one.
         dtype: `float32`, `bfloat16` or `float16`; None takes f32 on a CPU, else the stored one.
         revision: commit, tag or branch on the Hub.

@@ -22,7 +22,8 @@ class Recipe(BaseModel):
     """What to do to which model. Everything has a default; `None` and `auto` are searched for.
 
     Attributes:
-        model: directory or id of the Hub; `embedded` is the model that ships with the package.
+        model: directory, name of a fetched model or id of the Hub; `embedded` is the model that
+            ships with the package.
         edits: edits that the model gets in memory before anything else; the new one comes on top.
         behavior: a built-in behavior or the path of a behavior's YAML file; None takes toxicity, or
             with `texts` a behavior that nothing but they describe.
@@ -31,8 +32,8 @@ class Recipe(BaseModel):
         neutral: neutral text for the damage, in place of the behavior's.
         text_column: column of `texts` with the text.
         label_column: column of `texts` with the label.
-        data: directory with local copies of public data sets; None takes the one that SURGERY_DATA
-            names, else the Hub.
+        data: directory with local copies of public data sets, or `hub`; None takes the one that
+            SURGERY_DATA names, else what ships with the package, else the Hub.
         judge: who judges continuations, as `--judge` spells it; None takes the behavior's.
         direction: `away` from the behavior or `toward` it; None takes the behavior's own.
         out: run directory; None takes a new one below `surgery-runs`.

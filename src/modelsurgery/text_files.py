@@ -5,9 +5,11 @@ others to say: `texts` for files of your own, `corpora` for public data sets.
 """
 
 import csv
+import gzip
 import importlib
 import io
 import json
+import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -148,14 +150,16 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_text(path: Path) -> str:
-    """The content of a file of UTF-8, without a byte order mark.
+    """The content of a file of UTF-8, which may be compressed (.gz), without a byte order mark.
 
     Raises:
-        TextsError: missing, empty or not UTF-8.
+        TextsError: missing, empty, not UTF-8 or not whole.
     """
     if not path.is_file():
         raise _missing(path)
     content = path.read_bytes()
+    if path.suffix.lower() == ".gz":
+        content = _decompressed(path, content)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -241,6 +245,13 @@ def _record(record: object, where: str) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise TextsError(f"{where}: {type(record).__name__}; expected a JSON object")
     return record
+
+
+def _decompressed(path: Path, content: bytes) -> bytes:
+    try:
+        return gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise TextsError(f"{path}: not whole ({error}); load the published file again") from error
 
 
 def _missing(path: Path) -> TextsError:

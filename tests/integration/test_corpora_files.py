@@ -184,4 +184,5 @@ def test_no_corpus_is_left_out_here() -> None:
         "lambada",
         "gsm8k",
     }
-    assert set(corpora()) - read == {"civil_comments"}  # no copy: only on the Hub
+    packaged = {name for name, corpus in corpora().items() if corpus.packaged}
+    assert set(corpora()) - read - packaged == {"civil_comments"}  # no copy: only on the Hub

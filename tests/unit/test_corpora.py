@@ -41,7 +41,7 @@ def task_tree(forms: int = 3) -> dict[str, Any]:
 
 
 def test_every_corpus_says_what_it_is_and_where_it_is_published() -> None:
-    assert len(corpora()) == 15
+    assert len(corpora()) == 18
     for name, corpus in corpora().items():
         assert corpus.name == name
         assert corpus.home.startswith("https://")

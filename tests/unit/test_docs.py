@@ -16,6 +16,7 @@ from modelsurgery.behaviors.format import (
     BehaviorFile,
     CorpusPrompts,
     CorpusTexts,
+    Packaged,
     PublishedRate,
     Replies,
     TextFiles,
@@ -192,7 +193,7 @@ def test_messages_are_those_of_the_program() -> None:
         ("## Recipe", (Recipe, SequenceRecipe)),
         (
             "## Behavior file",
-            (BehaviorFile, CorpusPrompts, CorpusTexts, PublishedRate, Replies, TextFiles),
+            (BehaviorFile, CorpusPrompts, CorpusTexts, Packaged, PublishedRate, Replies, TextFiles),
         ),
         ("## Layout file", (GateLayout, MatrixEntry, Spelling)),
     ],

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from modelsurgery.behaviors.format import BehaviorFile, CorpusPrompts, CorpusTexts
+from modelsurgery.behaviors.format import BehaviorFile, CorpusPrompts, CorpusTexts, Packaged
 from modelsurgery.corpora import corpora
 
 
@@ -30,6 +30,17 @@ def explained(behavior: BehaviorFile) -> dict[str, Any]:
         "prompts": (
             [_prompts(one) for one in prompts] if isinstance(prompts, list) else _shown(prompts)
         ),
+        **({} if behavior.packaged is None else {"without --data": _packaged(behavior.packaged)}),
+    }
+
+
+def _packaged(packaged: Packaged) -> dict[str, Any]:
+    """What ships with the package."""
+    return {
+        "texts": [_texts(one) for one in packaged.texts],
+        "prompts": [_prompts(one) for one in packaged.prompts],
+        "tuning_prompts": _prompts(packaged.tuning_prompts),
+        "neutral": {"corpus": packaged.neutral, **_origin(packaged.neutral)},
     }
 
 
@@ -50,6 +61,9 @@ def _prompts(prompts: CorpusPrompts) -> dict[str, Any]:
 
 def _origin(name: str) -> dict[str, str]:
     corpus = corpora()[name]
+    if corpus.packaged:
+        where = f"{corpus.published}, {corpus.title}; in the package, taken from {corpus.home}"
+        return {"license": corpus.license, "where to get it": where}
     hub = f", on the Hub as {corpus.hub.id}" if corpus.hub else ""
     return {
         "license": corpus.license or "none given",

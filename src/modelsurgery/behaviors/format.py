@@ -116,6 +116,22 @@ class CorpusPrompts(_Entry):
         return self.name or self.corpus
 
 
+class Packaged(_Entry):
+    """Small public data sets that ship with the package, taken where no other data are given.
+
+    Attributes:
+        texts: in place of the behavior's texts.
+        prompts: in place of its prompts.
+        tuning_prompts: prompts that choices are made on.
+        neutral: data set with running text, in parts `test` and `tuning`.
+    """
+
+    texts: Annotated[list[CorpusTexts], Field(min_length=1)]
+    prompts: Annotated[list[CorpusPrompts], Field(min_length=1)]
+    tuning_prompts: CorpusPrompts
+    neutral: str
+
+
 class BehaviorFile(_Entry):
     """The content of a behavior's YAML file.
 
@@ -134,6 +150,7 @@ class BehaviorFile(_Entry):
         label_column: name of the column with the label.
         judge: the judge unless another is asked for, as `--judge` spells it.
         max_new_tokens: length of a continuation of prompts that come from a file or from texts.
+        packaged: data sets that ship with the package, for where no local copies are given.
     """
 
     name: str
@@ -149,6 +166,7 @@ class BehaviorFile(_Entry):
     label_column: str = "label"
     judge: str | None = None
     max_new_tokens: Annotated[int, Field(ge=1)] = 24
+    packaged: Packaged | None = None
 
     @model_validator(mode="after")
     def _has_texts(self) -> "BehaviorFile":
@@ -163,9 +181,16 @@ class BehaviorFile(_Entry):
         """The same with continuations of another length; None leaves it as it is."""
         if max_new_tokens is None:
             return self
-        update: dict[str, object] = {"max_new_tokens": max_new_tokens}
+        length: dict[str, object] = {"max_new_tokens": max_new_tokens}
+
+        def all_of(prompts: list[CorpusPrompts]) -> dict[str, object]:
+            return {"prompts": [one.model_copy(update=length) for one in prompts]}
+
+        update = dict(length)
         if isinstance(self.prompts, list):
-            update["prompts"] = [one.model_copy(update=update) for one in self.prompts]
+            update |= all_of(self.prompts)
+        if self.packaged is not None:
+            update["packaged"] = self.packaged.model_copy(update=all_of(self.packaged.prompts))
         return self.model_copy(update=update)
 
     def with_own(

@@ -9,7 +9,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from modelsurgery import lab
-from modelsurgery.behaviors.format import BehaviorFile, CorpusTexts, Replies, TextFiles
+from modelsurgery.behaviors.format import (
+    BehaviorFile,
+    CorpusTexts,
+    Packaged,
+    Replies,
+    TextFiles,
+)
+from modelsurgery.behaviors.packaging import (
+    packaged_neutral,
+    packaged_tuning_prompts,
+    with_packaged_data,
+)
 from modelsurgery.behaviors.prompting import (
     PromptSet,
     corpus_prompt_set,
@@ -98,14 +109,15 @@ def load_behavior(
     Args:
         described: from `describe_behavior`, or made by hand.
         is_lab: take the embedded model's world for all that is no file of one's own.
-        data: directory with local copies of public data sets; None takes the Hub.
+        data: directory with local copies of public data sets, or `roots.HUB`; None takes what
+            ships with the package, and the Hub where nothing does.
         seed: of the split, and of the embedded model's generated texts.
         prompt_count: prompts of a set, at most; None takes all.
 
     Raises:
         TextsError: a file that cannot be used, or too little left for a part.
     """
-    source = _Source(described, is_lab, data, seed)
+    source = _source(described, is_lab, data, seed)
     prompt_sets = _prompt_sets(source, prompt_count)
     taken = {prompt for one in prompt_sets for prompt in one.texts}
     tuning_prompts = tuple(one for one in _tuning_prompts(source, prompt_count) if one not in taken)
@@ -113,7 +125,7 @@ def load_behavior(
         raise _no_prompts(described)
     tuning_neutral, neutral, note = _neutral(source)
     return Behavior(
-        described,
+        source.described,
         is_lab,
         source.parts.fit,
         source.parts.tuning,
@@ -155,13 +167,13 @@ def load_held_out(
         RecipeError: no such prompt set.
         TextsError: a file that cannot be used, or too little left for a part.
     """
-    source = _Source(described, is_lab, data, seed)
+    source = _source(described, is_lab, data, seed)
     prompt_sets = _prompt_sets(source, prompt_count, sets)
     neutral, note = _neutral(source)[1:] if with_neutral else ((), "none")
     parts = source.parts if with_texts else _Parts((), (), ())
     facts = tuple(lab.facts("held_out", LAB_FACTS, seed)) if is_lab else ()
     return Behavior(
-        described,
+        source.described,
         is_lab,
         parts.fit,
         (),
@@ -192,6 +204,7 @@ class _Source:
     is_lab: bool
     data: Path | None
     seed: int
+    packaged: Packaged | None
 
     @cached_property
     def parts(self) -> _Parts:
@@ -208,6 +221,14 @@ class _Source:
         outer = split_texts(found, held_out=HELD_OUT_SHARE, seed=self.seed)
         inner = split_texts(outer.train, held_out=TUNING_SHARE, seed=self.seed)
         return _Parts(inner.train, inner.held_out, outer.held_out)
+
+
+def _source(described: BehaviorFile, is_lab: bool, data: Path | None, seed: int) -> _Source:
+    """Where parts come from: the embedded model's world, given data, the package, or the Hub."""
+    packaged = None
+    if not is_lab:
+        described, packaged = with_packaged_data(described, data)
+    return _Source(described, is_lab, data, seed, packaged)
 
 
 def _texts(described: BehaviorFile, data: Path | None) -> tuple[LabelledText, ...]:
@@ -303,6 +324,8 @@ def _tuning_prompts(source: _Source, prompt_count: int | None) -> Sequence[str]:
     if source.is_lab:
         count = prompt_count or LAB_PROMPTS
         return lab.prompts(source.described.name, "train", count, source.seed)
+    if source.packaged is not None and isinstance(source.described.prompts, list):
+        return packaged_tuning_prompts(source.packaged, source.seed)
     return half_texts(source.parts.tuning)
 
 
@@ -325,6 +348,8 @@ def _neutral(source: _Source) -> tuple[tuple[str, ...], tuple[str, ...], str]:
             tuple(lab.neutral_texts(part, LAB_NEUTRAL, seed)) for part in ("train", "held_out")
         )
         return tuning, held_out, "held-out plain talk, harmless requests, facts and narration"
+    if source.packaged is not None:
+        return packaged_neutral(source.packaged)
     corpus = find_corpus(NEUTRAL_CORPUS, data) if data is not None else None
     is_public = isinstance(described.texts, list) or isinstance(described.prompts, list)
     if corpus is not None and (

@@ -53,7 +53,7 @@ def corpus_prompt_set(
 
     Args:
         described: which, and how they are continued.
-        root: directory with local copies of data sets; None takes the Hub.
+        root: directory with local copies of data sets; None takes the package's, else the Hub.
         limit: so many of them at most, evenly from all of its files or categories; None takes all.
         seed: of the choice.
 

@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from modelsurgery.cli import checkpoints, conversing, experiments, inspecting, viewing
+from modelsurgery.cli import checkpoints, conversing, experiments, fetching, inspecting, viewing
 from modelsurgery.errors import SurgeryError
 
 # Read by those libraries when they are imported, which is later, inside the commands.
@@ -40,6 +40,7 @@ for command in (
     checkpoints.verify,
     checkpoints.diff,
     inspecting.inspect,
+    fetching.fetch,
     viewing.behaviors,
 ):
     app.command()(command)

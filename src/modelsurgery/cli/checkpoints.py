@@ -183,13 +183,14 @@ def export(
     from modelsurgery import export as exporting
     from modelsurgery.checkpoint import open_checkpoint
     from modelsurgery.edit_file import load_edit
+    from modelsurgery.named_models import published_name
 
     if to not in EXPORTS:
         raise RecipeError(f"--to {to!r}; expected one of {', '.join(EXPORTS)}")
     if push is not None and to != "hub":
         raise RecipeError("--push goes with --to hub")
     checkpoint = open_checkpoint(model_directory(model))
-    name = base_model or (None if Path(model).is_dir() else model)
+    name = base_model or (None if Path(model).is_dir() else published_name(model))
     loaded = [load_edit(path) for path in edits]
     written: Any
     if to == "peft":

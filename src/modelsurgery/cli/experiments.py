@@ -65,7 +65,9 @@ TASKS = "Capability: wikitext, lambada, gsm8k, bbh, mmlu, tydiqa."
 
 def run(
     recipe: Annotated[Path | None, typer.Argument(help="A recipe, YAML.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model directory or id of the Hub.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model directory, name or id of the Hub.")
+    ] = None,
     behavior: Annotated[
         list[str] | None, typer.Option(help="Built-in name or YAML; several in a row.")
     ] = None,
@@ -164,7 +166,7 @@ def run(
 
 
 def tune(
-    model: Annotated[str, typer.Argument(help="Model directory, id of the Hub, or `embedded`.")],
+    model: Annotated[str, typer.Argument(help="Model directory, name or id of the Hub.")],
     behavior: BehaviorOption = None,
     texts: OwnTexts = None,
     prompts: OwnPrompts = None,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from modelsurgery.probe import Fit
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-ModelArgument = Annotated[str, typer.Argument(help="Model directory or id of the Hub.")]
+ModelArgument = Annotated[str, typer.Argument(help="Model directory, name or id of the Hub.")]
 TextColumn = Annotated[str, typer.Option(help="Column with the text.")]
 LabelColumn = Annotated[str, typer.Option(help="Column with the label: 1 shows the behavior.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, … [default: a GPU if there is one]")]
@@ -66,7 +66,7 @@ Layers = Annotated[str | None, typer.Option(help="Layers to edit, 1..L, as 8-24 
 Alpha = Annotated[float | None, typer.Option(help="The paper's α: multiplies the direction.")]
 DataRoot = Annotated[
     Path | None,
-    typer.Option("--data", help="Local copies of public data sets, a folder each."),
+    typer.Option("--data", help="Local copies of public data sets, a folder each, or `hub`."),
 ]
 BehaviorOption = Annotated[str | None, typer.Option("--behavior", help="Built-in name or YAML.")]
 OwnTexts = Annotated[
@@ -121,7 +121,7 @@ Strength = Annotated[float | None, typer.Option(help="α in portable units.")]
 
 
 def model_directory(name: str) -> Path:
-    """Directory of a model given as a directory, an id of the Hub, or `embedded`."""
+    """Directory of a model given as a directory, a name, an id of the Hub, or `embedded`."""
     from modelsurgery.lab import embedded_model_path, is_embedded
 
     if is_embedded(name):

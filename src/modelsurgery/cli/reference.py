@@ -24,7 +24,8 @@ HEADER = """\
 Results go to standard output, progress and errors to standard error. An error is one line: what is
 wrong, what was expected, what to do. `--json` prints one JSON object and nothing else; its keys are
 those of [formats.md](formats.md). MODEL is a directory with `config.json` and safetensors files, an
-id of the Hub, or `embedded`, the model that ships with the package.
+id of the Hub, the name of a model that `surgery fetch` brought, or `embedded`, the model that ships
+with the package.
 """
 MEANINGS = {
     0: "done",
@@ -35,8 +36,9 @@ MEANINGS = {
     130: "interrupted; the message is the line to go on with",
 }
 VARIABLES = {
-    ROOT_VARIABLE: "directory with local copies of public data sets, where `--data` is not given",
-    "HF_HUB_OFFLINE": "1: the libraries of the Hub ask no network",
+    ROOT_VARIABLE: "local copies of public data sets, or `hub`, where `--data` is not given",
+    "HF_HUB_OFFLINE": "1: the libraries of the Hub ask no network; `surgery fetch` asks pip alone",
+    "XDG_CACHE_HOME": "where `surgery fetch` keeps models, below `modelsurgery` [~/.cache]",
     "HF_HOME": "where the Hub's libraries keep what they fetched",
     CHAT_KEY_VARIABLE: "key for `--judge chat:…`, where its server wants one",
     PERSPECTIVE_KEY_VARIABLE: "key for `--judge perspective`",

@@ -1,8 +1,8 @@
 """Public data sets for probing, prompting and judging, loaded in the form they are published in.
 
 What there is stands in `corpora.yaml`; adding one is mostly data. Texts come from a local file or
-directory, or from the Hub (the extra `data`). They are never shipped: much of them is offensive,
-and several have no license that would allow it.
+directory, or from the Hub (the extra `data`). Of a few, small parts ship with the package, packed:
+much of them is offensive. Several have no license that would allow it.
 """
 
 import hashlib

@@ -160,6 +160,7 @@ class Corpus(_Entry):
         questions: the columns of questions with answers.
         passages: the column with running text.
         hub: where the Hub has it; None where it does not.
+        packaged: whether its files ship with the package.
     """
 
     name: str
@@ -182,6 +183,7 @@ class Corpus(_Entry):
     questions: QuestionColumns | None = None
     passages: str | None = None
     hub: HubSource | None = None
+    packaged: bool = False
 
     @property
     def classes(self) -> tuple[str, ...]:

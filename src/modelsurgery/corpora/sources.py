@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Iterator
+from importlib import resources
 from pathlib import Path
 
 from modelsurgery.corpora.format import Corpus, Label, corpora
@@ -9,6 +10,7 @@ from modelsurgery.corpora.reading import Row, flat, read_rows
 from modelsurgery.errors import TextsError
 from modelsurgery.text_files import load_data_set
 
+PACKAGED_DIRECTORY = Path(str(resources.files("modelsurgery.corpora"))) / "packaged"
 log = logging.getLogger(__name__)
 
 
@@ -18,12 +20,14 @@ def corpus_rows(corpus: Corpus, path: Path | str | None, split: str | None) -> I
     Args:
         corpus: what to look for.
         path: a file; a directory, either the published repository or the folder with the files; or
-            None for the Hub.
+            None for the package's own files, or else the Hub.
         split: of a directory or of the Hub; None takes the first that is there.
 
     Raises:
         TextsError: not there, wrong in any way, or two different rows with one id.
     """
+    if path is None and corpus.packaged:
+        path = PACKAGED_DIRECTORY
     if path is None:
         rows = _hub_rows(corpus, split)
     else:

@@ -1,6 +1,6 @@
 """`python -m benchmarks`: every benchmark on the embedded model, or on a tiny checkpoint."""
 
-from benchmarks import checkpoint, extraction, generation, steering, tuning
+from benchmarks import checkpoint, extraction, generation, memory, steering, tuning
 
 if __name__ == "__main__":
     extraction.main([])
@@ -8,3 +8,4 @@ if __name__ == "__main__":
     generation.main([])
     tuning.main([])
     checkpoint.main([])
+    memory.main(["--shape", "tiny"])

@@ -10,7 +10,9 @@ import torch
 import transformers
 from surgery import surgery, surgery_json
 
-from modelsurgery import edited, load_edit, load_model
+from modelsurgery import edited, lab, load_edit, load_model
+from modelsurgery.behaviors.gathering import LAB_NEUTRAL
+from modelsurgery.evaluation.language_modelling import compare_language_modelling
 
 pytestmark = pytest.mark.slow
 QUICK = ("--rows", "0.02", "--rule", "mean-difference", "--strength", "4", "--samples", "1",
@@ -28,9 +30,19 @@ def test_the_behavior_falls_inside_the_damage_budget(run: dict[str, Any]) -> Non
     assert behavior["base"]["rate"] > 0.3
     assert behavior["edited"]["high"] < behavior["base"]["low"]
     assert behavior["change"]["p_value"] < 1e-6
-    assert run["perplexity"]["edited"] <= 1.05 * run["perplexity"]["base"]
     assert run["facts"]["base"] >= 0.95
-    assert run["divergence"] > 0
+
+
+def test_the_damage_is_that_of_the_weights(run: dict[str, Any], embedded: Path) -> None:
+    model = load_model(embedded)
+    edit = load_edit(Path(run["run_directory"]) / "edit.safetensors")
+    neutral = lab.neutral_texts("held_out", LAB_NEUTRAL, 0)
+    found = compare_language_modelling(model, neutral, [edit])
+    assert run["perplexity"]["base"] == pytest.approx(found.base_perplexity)
+    assert run["perplexity"]["edited"] == pytest.approx(found.edited_perplexity, rel=1e-4)
+    assert run["divergence"] == pytest.approx(found.divergence, rel=1e-2)
+    assert found.edited_perplexity is not None
+    assert found.edited_perplexity <= 1.05 * found.base_perplexity
 
 
 def test_json_has_what_scripts_rely_on(run: dict[str, Any]) -> None:
@@ -43,9 +55,8 @@ def test_json_has_what_scripts_rely_on(run: dict[str, Any]) -> None:
         "facts": ("base", "edited"),
     }.items():
         assert all(run[part][key] is not None for key in keys)
-    assert 0 < run["edit"]["rows"] < run["edit"]["rows_found"]
+    assert run["edit"]["rows_found"] == 4 * 640
     assert 0 < run["edit"]["bytes_changed"] < 0.1 * run["edit"]["bytes_total"]
-    assert run["seconds"] > 0
     assert abs(run["probe"]["control_accuracy"] - 0.5) < 0.2 < run["probe"]["accuracy"] - 0.5
 
 

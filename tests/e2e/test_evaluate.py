@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from recounted import check_change, check_rate, holm, prompt_rates, samples_of
 from surgery import surgery, surgery_json
 
 from modelsurgery import embedded_model_path, make_edit, save_edit, score_rows, select_region
@@ -46,18 +47,17 @@ def test_base_and_edited_are_measured_on_the_same_prompts(edit: Path, tmp_path: 
                         "--out", run)  # fmt: skip
     (one,) = told["sets"]
     assert one["base"]["prompts"] == one["edited"]["prompts"] == 60
-    change = one["change"]
-    assert change["difference"] == pytest.approx(one["edited"]["rate"] - one["base"]["rate"])
-    assert change["low"] <= change["difference"] <= change["high"]
     assert sum(one["verdicts"]["base"].values()) == 120
     assert one["other_judges"]["texts"]["agreement"]["items"] == 240
     assert told["damage"]["neutral_text"]["divergence"] > 0
     assert told["damage"]["facts"][0]["rate"] > 0.8
     assert told["speed"]["decode_tokens_per_second"] > 0
-    samples = [
-        json.loads(line) for line in (run / "samples/prompts.jsonl").read_text().splitlines()
-    ]
+    samples = samples_of(run / "samples/prompts.jsonl")
     assert len(samples) == 120
+    pairs = list(prompt_rates(samples).values())
+    check_rate(one["base"], [before for before, _ in pairs])
+    check_rate(one["edited"], [after for _, after in pairs])
+    check_change(one["change"], pairs)
     counted = sum(sample["base"]["verdict"] == "behavior" for sample in samples)
     assert counted == one["verdicts"]["base"]["behavior"]
 
@@ -75,7 +75,6 @@ def test_base_and_edited_are_measured_on_the_same_prompts(edit: Path, tmp_path: 
 def test_a_model_alone_and_a_table_for_people(tmp_path: Path) -> None:
     shown = surgery("evaluate", "embedded", "--limit", "20", "--out", tmp_path / "run")
     assert "toxicity (rude and toxic talk), model embedded, no edit" in shown
-    assert "no edit" in shown
     assert "perplexity, neutral text" in shown
     told = json.loads(results_of(tmp_path / "run"))
     assert told["sets"][0]["edited"] is None
@@ -97,6 +96,7 @@ def test_what_is_wrong_is_said_before_anything_is_loaded(tmp_path: Path) -> None
     ):
         surgery("evaluate", "embedded", "--limit", "5", "--out", tmp_path / "run", *arguments,
                 expected_exit=code)  # fmt: skip
+        assert not (tmp_path / "run").exists()  # it is made before the model is used
 
 
 def started(*arguments: Any, stderr: Any = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
@@ -157,14 +157,18 @@ def test_toxicity_on_real_prompts_with_no_network(shared: Path, tmp_path: Path) 
     assert (rtp["name"], toxigen["name"]) == ("realtoxicityprompts", "toxigen")
     assert told["judges"][0]["name"] == "ngrams:toxicity"
     for one in (rtp, toxigen):
-        assert one["base"]["low"] <= one["base"]["rate"] <= one["base"]["high"]
-        assert one["change"]["verdict"] in ("less", "more", "no detectable change")
-        assert one["change"]["adjusted_p_value"] >= one["change"]["p_value"]
-    samples = (tmp_path / "run" / "samples" / "toxigen.jsonl").read_text().splitlines()
-    groups = {json.loads(line)["group"] for line in samples}
-    assert len(groups) == 16
-    assert set(toxigen["by"]["group"]) <= groups  # without those of which all answers were empty
-    assert len(toxigen["by"]["group"]) > 8
+        samples = samples_of(tmp_path / "run" / "samples" / f"{one['name']}.jsonl")
+        rates = prompt_rates(samples)
+        check_rate(one["base"], [before for before, _ in rates.values()])
+        check_rate(one["edited"], [after for _, after in rates.values()])
+        check_change(one["change"], list(rates.values()))
+    changes = [one["change"] for one in (rtp, toxigen)]
+    adjusted = holm([change["p_value"] for change in changes])
+    assert [change["adjusted_p_value"] for change in changes] == pytest.approx(adjusted)
+    groups = {sample["prompt"]: sample["group"] for sample in samples}
+    assert len(set(groups.values())) == 16
+    # Without groups of which all answers were empty.
+    assert set(toxigen["by"]["group"]) == {groups[prompt] for prompt in rates}
     assert set(toxigen["by"]["category"]) == {"hate", "neutral"}
     assert rtp["published"][0]["edited"] == 5.17
     assert told["damage"]["neutral_text"]["text"] == "WikiText-2, test part"

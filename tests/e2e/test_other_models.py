@@ -3,10 +3,18 @@
 import csv
 import itertools
 import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from surgery import surgery_json
+
+from modelsurgery import load_edit, load_model
+from modelsurgery.behaviors import BehaviorFile, load_behavior
+from modelsurgery.evaluation.language_modelling import compare_language_modelling
 
 pytestmark = pytest.mark.slow
 
@@ -32,6 +40,47 @@ def write_jsonl(path: Path, rows: list[tuple[str, int]]) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class Again:
+    """What the edit of a run does, measured on its weights, one edit at a time.
+
+    Attributes:
+        behavior: rise of the loss on tuning texts that show the behavior, nats a token.
+        opposite: on their opposites.
+        neutral: on held-out neutral text.
+        divergence: on held-out neutral text.
+    """
+
+    behavior: float
+    opposite: float
+    neutral: float
+    divergence: float
+
+
+def measured_again(model_directory: Path, texts: Path, run: Path) -> Again:
+    model, edit = load_model(model_directory), load_edit(run / "edit.safetensors")
+    behavior = load_behavior(BehaviorFile(name=texts.stem, texts=texts))
+
+    def measured(some: Sequence[str]) -> tuple[float, float]:
+        found = compare_language_modelling(model, some, [edit])
+        assert found.edited_perplexity is not None
+        assert found.divergence is not None
+        return math.log(found.edited_perplexity / found.base_perplexity), found.divergence
+
+    shows, opposite = (
+        measured([one.text for one in behavior.tuning if one.label == label][:64])[0]
+        for label in (1, 0)
+    )
+    return Again(shows, opposite, *measured(behavior.neutral))
+
+
+def check_damage(run: dict[str, Any], again: Again) -> None:
+    """The damage that a run tells is that of its weights, and inside its budget."""
+    assert run["perplexity"]["rise"] == pytest.approx(math.expm1(again.neutral), rel=1e-2)
+    assert run["divergence"] == pytest.approx(again.divergence, rel=1e-2)
+    assert math.expm1(again.neutral) <= 0.05
+
+
 def test_sad_stories_on_a_model_trained_by_others(shared: Path, tmp_path: Path) -> None:
     rows = [
         (template.format(name=name, place=place), label)
@@ -45,14 +94,17 @@ def test_sad_stories_on_a_model_trained_by_others(shared: Path, tmp_path: Path) 
     assert run["behavior"]["name"] == "sadness"
     assert run["probe"]["accuracy"] > 0.9
     assert run["facts"]["base"] is None
-    assert run["perplexity"]["rise"] <= 0.05
+    again = measured_again(model, texts, tmp_path / "run")
+    check_damage(run, again)
     # 37 held-out prompts cannot tell a small change; the loss on tuning texts can. Among survivors
     # the judge chooses, here by 30 prompts: the chosen one need not be the most selective.
     trials = {one["number"]: one for one in run["search"]["trials"]}
     survivors = [trials[one["trial"]]["effect"] for one in run["search"]["survivors"]]
     assert max(one["behavior"] / max(one["opposite"], 0.01) for one in survivors) > 5
     rises = trials[run["search"]["chosen"]]["effect"]
-    assert rises["behavior"] > 2 * max(rises["opposite"], 0.01)
+    assert rises["behavior"] == pytest.approx(again.behavior, rel=1e-2)
+    assert rises["opposite"] == pytest.approx(again.opposite, rel=1e-2, abs=1e-4)
+    assert again.behavior > 2 * max(again.opposite, 0.01)
     assert run["behavior"]["change"]["low"] < 0
     assert run["edit"]["tensors_found"] == 5
 
@@ -77,6 +129,9 @@ def test_rude_sentences_and_their_rewrites_on_a_model_of_real_text(
     assert run["probe"]["accuracy"] > 0.65
     assert run["probe"]["auroc"] > run["probe"]["control_auroc"] + 0.1
     assert run["edit"]["tensors_found"] == 8
+    again = measured_again(model, path, tmp_path / "run")
+    check_damage(run, again)
     trials = {one["number"]: one for one in run["search"]["trials"]}
-    assert trials[run["search"]["chosen"]]["selectivity"] > 0
-    assert run["divergence"] > 0
+    told = trials[run["search"]["chosen"]]["selectivity"]
+    assert told == pytest.approx(again.behavior - again.opposite, rel=2e-2)
+    assert again.behavior > again.opposite

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from surgery import surgery, surgery_fails, surgery_json
 
@@ -22,6 +23,7 @@ def test_toxicity_then_negativity_are_measured_together_after_each_step(tmp_path
     assert [stage["edits"] for stage in told["stages"]] == [1, 2]
     for stage in told["stages"]:
         assert [one["name"] for one in stage["behaviors"]] == ["toxicity", "negativity"]
+        assert all(sum(one["verdicts"]["edited"].values()) == 100 for one in stage["behaviors"])
     first, both = told["stages"]
     bases = [[one["base"] for one in stage["behaviors"]] for stage in (first, both)]
     assert bases[0] == bases[1]  # always against the untouched model
@@ -29,11 +31,14 @@ def test_toxicity_then_negativity_are_measured_together_after_each_step(tmp_path
     assert both["behaviors"][1]["change"]["difference"] < -0.1
     single = json.loads((out / "1-toxicity" / "results.json").read_text())
     assert first["behaviors"][0]["edited"] == single["behavior"]["edited"]
-    assert -1 <= told["conflicts"][0]["cosine"] <= 1
 
     # The second edit was made on the model with the first, and belongs to the same checkpoint.
     one, two = (load_edit(path) for path in told["edits"])
     assert two.provenance.settings["on_top_of"] == [one.content_sha256]
+    lengths = [np.linalg.norm(edit.updates[0].direction) for edit in (one, two)]
+    cosine = one.updates[0].direction @ two.updates[0].direction / np.prod(lengths)
+    assert told["conflicts"][0]["cosine"] == pytest.approx(float(cosine), abs=1e-5)
+    assert abs(cosine) > 0.01
     copied = surgery_json("apply", "embedded", *told["edits"], "--out", tmp_path / "both")
     assert copied["rows_edited"] == (one + two).row_count
     assert len(copied["together"]) == 1

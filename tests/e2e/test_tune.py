@@ -1,6 +1,7 @@
 """`surgery tune` as a user runs it: budgets, interruptions, several processes, bad input."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from recounted import Z
+from scipy.stats import spearmanr
 from surgery import surgery_fails, surgery_json
 
 pytestmark = pytest.mark.slow
@@ -19,6 +22,7 @@ import runpy, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
 runpy.run_module("modelsurgery", run_name="__main__")
 """
+LIMITS = {"perplexity": 0.05, "divergence": 0.05, "capability": 3.0}
 QUICK = ("--trials", "16", "--prompt-count", "40", "--samples", "1")
 
 
@@ -48,24 +52,75 @@ def test_a_search_is_told_whole(tmp_path: Path) -> None:
     limits = ("--max-divergence", "0.05", "--max-capability-drop", "3")
     told = surgery_json("tune", "embedded", "--behavior", "negativity", *limits, *QUICK,
                         "--out", tmp_path / "run")  # fmt: skip
-    search, budget = told["search"], told["budget"]
+    search = told["search"]
     assert len(search["trials"]) + search["broken"] == search["trials_made"] == 16
-    assert search["chosen"] in [one["trial"] for one in search["survivors"]]
-    assert set(search["front"]) <= {one["number"] for one in search["trials"]}
-    assert -1 <= search["rank_correlation"] <= 1
-    assert budget["limits"]["divergence"]["limit"] == 0.05
-    assert budget["is_met"]
+    trials = {one["number"]: one for one in search["trials"]}
+    survivors = [(trials[one["trial"]], one["rate"]) for one in search["survivors"]]
+    rates = [rate for _, rate in survivors]
+    chosen = trials[search["chosen"]]
+    assert dict(zip([one["number"] for one, _ in survivors], rates, strict=True))[
+        chosen["number"]
+    ] == min(rates)
+    ranked = spearmanr([one["selectivity"] for one, _ in survivors], [-rate for rate in rates])
+    assert search["rank_correlation"] == pytest.approx(ranked.statistic)
+    assert search["front"] == front_of(search["trials"])
+    limits = told["budget"]["limits"]
+    assert {name: one["limit"] for name, one in limits.items()} == LIMITS
+
+    # The curve: the chosen rows at other strengths, generated and screened once more.
     curve = told["dose_response"]
-    strengths = [point["strength"] for point in curve]
-    assert strengths == sorted(strengths)
-    assert strengths[0] == 0
-    (chosen,) = (point for point in curve if point["is_chosen"])
-    assert chosen["strength"] == pytest.approx(told["edit"]["strength"])
+    strength = told["edit"]["strength"]
+    assert strength == pytest.approx(chosen["strength"])
+    doses = [point["strength"] / strength for point in curve]
+    assert doses == pytest.approx([0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0])
+    assert [point["is_chosen"] for point in curve] == [dose == 1 for dose in doses]
     assert curve[0]["rate"]["rate"] == pytest.approx(search["base_rate"])
-    for point in curve[1:]:
-        assert point["divergence"]["low"] <= point["divergence"]["value"]
-        assert point["rate"]["low"] <= point["rate"]["rate"] <= point["rate"]["high"]
+    middle, effect = curve[4], chosen["effect"]
+    assert middle["rate"]["rate"] == pytest.approx(min(rates))
+    error = Z * effect["divergence_error"]
+    assert middle["divergence"] == pytest.approx(
+        {"value": effect["divergence"], "low": effect["divergence"] - error,
+         "high": effect["divergence"] + error}, rel=1e-2,
+    )  # fmt: skip
+    for point in curve:
+        for end in ("low", "high"):
+            away = abs(point["rate"][end] - point["rate"]["rate"])
+            spread = point["rate"][end] * (1 - point["rate"][end]) / 40
+            assert away == pytest.approx(Z * math.sqrt(spread), abs=1e-4)
     assert told["behavior"]["change"]["difference"] < -0.1
+
+    # The damage, measured by another verb on the weights themselves.
+    again = surgery_json("evaluate", "embedded", "--edit", tmp_path / "run" / "edit.safetensors",
+                         "--behavior", "negativity", "--limit", "5",
+                         "--out", tmp_path / "again")["damage"]  # fmt: skip
+    neutral = again["neutral_text"]
+    assert limits["perplexity"]["measured"] == pytest.approx(neutral["rise"], rel=1e-2)
+    assert limits["divergence"]["measured"] == pytest.approx(neutral["divergence"], rel=1e-2)
+    assert neutral["rise"] <= LIMITS["perplexity"]
+    assert neutral["divergence"] <= LIMITS["divergence"]
+
+
+def front_of(trials: list[dict[str, Any]]) -> list[int]:
+    """Trials that change the behavior and that none with less damage, or as much, outdoes."""
+
+    def use(one: dict[str, Any]) -> float:
+        effect = one["effect"]
+        return max(
+            effect["clean"] / math.log1p(LIMITS["perplexity"]),
+            effect["divergence"] / LIMITS["divergence"],
+            100 * effect["capability_lost"] / LIMITS["capability"],
+            1e-4,
+        )
+
+    found = [
+        one
+        for one in trials
+        if one["selectivity"] > 0
+        and not any(
+            use(other) <= use(one) and other["selectivity"] > one["selectivity"] for other in trials
+        )
+    ]
+    return [one["number"] for one in sorted(found, key=use)]
 
 
 def test_a_killed_search_goes_on_and_more_trials_can_be_added(tmp_path: Path) -> None:

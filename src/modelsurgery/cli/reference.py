@@ -33,6 +33,7 @@ MEANINGS = {
     2: "wrong input, or no such verb or option",
     3: "no edit inside the damage budget",
     4: "nothing changed, or a check failed",
+    5: "the behavior did not change as asked, or the texts do not say what to change",
     130: "interrupted; the message is the line to go on with",
 }
 VARIABLES = {

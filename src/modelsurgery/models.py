@@ -6,8 +6,10 @@ memory rounds as an edit on disk does.
 """
 
 import contextlib
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
+from modelsurgery.chat_template import ChatTemplate, Text
 from modelsurgery.checkpoint import Checkpoint, open_checkpoint
 from modelsurgery.edit import Edit
 from modelsurgery.errors import (
@@ -33,6 +36,15 @@ from modelsurgery.errors import (
 from modelsurgery.files import sha256_file, sha256_json
 from modelsurgery.layouts import GateLayout, GateMatrix, find_gate_matrices
 from modelsurgery.texts import LabelledText
+from modelsurgery.token_ids import (
+    ReplyIds,
+    opening_ids,
+    padded,
+    rendered_text,
+    reply_ids,
+    token_ids,
+    without_beginning,
+)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CAUSAL_SUFFIXES = ("ForCausalLM", "LMHeadModel")
@@ -58,6 +70,8 @@ TEXT_FILES = (
     "generation_config.json",
 )
 CARRIED_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+NO_LIMIT = 1 << 20  # tokens that a model reads where its configuration names no limit
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,6 +84,8 @@ class LanguageModel:
         checkpoint: the directory that it was loaded from.
         layout: where its gate rows are, if a user described it; None for known families.
         edits: what its weights have in memory that the checkpoint has not (`stacking`).
+        template_name: which of several named chat templates; None takes `default`.
+        now: the time that a chat template is told.
     """
 
     model: Any
@@ -77,6 +93,8 @@ class LanguageModel:
     checkpoint: Checkpoint
     layout: GateLayout | None = None
     edits: tuple[Edit, ...] = ()
+    template_name: str | None = None
+    now: datetime = field(default_factory=datetime.now)
     _fingerprint: list[str] = field(default_factory=list, repr=False, compare=False)
 
     @cached_property
@@ -104,42 +122,60 @@ class LanguageModel:
         """Number L of blocks."""
         return int(self.model.config.get_text_config().num_hidden_layers)
 
+    @property
+    def context_length(self) -> int:
+        """Tokens that the model reads at once; a million where its configuration does not say."""
+        config = self.model.config.get_text_config()
+        for name in ("max_position_embeddings", "max_seq_len"):  # the latter is MPT's
+            if getattr(config, name, None):
+                return int(getattr(config, name))
+        return NO_LIMIT
+
+    @property
+    def template(self) -> ChatTemplate:
+        """Its chat template, if it has one."""
+        return ChatTemplate(self.tokenizer, self.template_name, self.now)
+
+    def token_ids(self, texts: Sequence[Text]) -> list[list[int]]:
+        """Ids of texts, whole: plain ones begin as the tokenizer begins a text and get no end."""
+        return token_ids(self.tokenizer, texts)
+
     def tokenize(
-        self, texts: list[str], *, max_tokens: int | None = None, side: str = "right"
+        self, texts: Sequence[Text], *, max_tokens: int | None = None, side: str = "right"
     ) -> dict[str, torch.Tensor]:
         """Token ids and attention mask, [n, t] int64, padded on `side`, on the model's device.
 
-        With a limit, a text is cut at its end when padded on the right and at its beginning
-        when padded on the left.
+        With a limit, a text is cut at its end when padded on the right; when padded on the left it
+        loses what follows the tokens that the tokenizer puts before a text.
         """
-        encoded = self.tokenizer(
-            texts,
-            return_tensors="pt",
-            padding=True,
-            padding_side=side,
-            truncation=max_tokens is not None,
-            max_length=max_tokens,
-            truncation_side=side,
-            return_token_type_ids=False,
-        )
-        return {name: encoded[name].to(self.device) for name in ("input_ids", "attention_mask")}
+        rows = self.token_ids(texts)
+        if max_tokens is not None and side == "left":
+            opening = opening_ids(self.tokenizer)
+            rows = [without_beginning(ids, max_tokens, opening) for ids in rows]
+        elif max_tokens is not None:
+            rows = [ids[:max_tokens] for ids in rows]
+        return self.batch_of(rows, side=side)
 
-    def written(self, text: LabelledText) -> str:
+    def batch_of(
+        self, rows: Sequence[Sequence[int]], *, side: str = "right"
+    ) -> dict[str, torch.Tensor]:
+        """Token ids and attention mask, [n, t] int64, padded on `side`, on the model's device."""
+        batch = padded(rows, self.tokenizer.pad_token_id, side)
+        return {name: one.to(self.device) for name, one in batch.items()}
+
+    def written(self, text: LabelledText) -> Text:
         """A text as the model reads it: with a reply, the exchange in the model's chat template.
 
-        Without a template the reply follows on a line of its own. The template's own token for
-        the beginning is left to `tokenize`, which adds it.
+        Without a template the reply follows on a line of its own.
+
+        Raises:
+            RecipeError: the template refuses it.
         """
-        if text.reply is None:
-            return text.text
-        if not self.tokenizer.chat_template:
-            return f"{text.text}\n{text.reply}"
-        turns = [
-            {"role": "user", "content": text.text},
-            {"role": "assistant", "content": text.reply},
-        ]
-        whole: str = self.tokenizer.apply_chat_template(turns, tokenize=False)
-        return whole.removeprefix(self.tokenizer.bos_token or "")
+        return rendered_text(self.template, text)
+
+    def reply_ids(self, text: LabelledText) -> ReplyIds:
+        """Ids of a text as the model reads it, and where its reply begins (`token_ids`)."""
+        return reply_ids(self.template, text)
 
     def fingerprint(self) -> str:
         """A key for caches: changes when the model's weights, configuration or tokenizer change.
@@ -193,6 +229,8 @@ def load_model(
     dtype: str | None = None,
     revision: str | None = None,
     layout: GateLayout | None = None,
+    chat_template: str | None = None,
+    now: datetime | None = None,
 ) -> LanguageModel:
     """Load a causal language model for forward passes.
 
@@ -202,9 +240,12 @@ def load_model(
         dtype: `float32`, `bfloat16` or `float16`; None takes f32 on a CPU, else the stored one.
         revision: commit, tag or branch on the Hub.
         layout: where its gate rows are, for a family that is not known.
+        chat_template: name of one of its chat templates; None takes `default`.
+        now: the time that a chat template is told; None takes the time of the call.
 
     Raises:
         ModelNotFoundError: no such model.
+        RecipeError: a dtype or device that is not known, or no chat template of that name.
         UnsupportedModelError: not a causal language model, or not in safetensors.
         CheckpointError: damaged or incomplete weights, or a tokenizer that cannot be loaded.
     """
@@ -228,7 +269,12 @@ def load_model(
     if tokenizer.pad_token_id is None:  # masked wherever it is used, so any token will do
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     return LanguageModel(
-        loaded.to(place).eval().requires_grad_(False), tokenizer, checkpoint, layout
+        loaded.to(place).eval().requires_grad_(False),
+        tokenizer,
+        checkpoint,
+        layout,
+        template_name=chat_template,
+        now=now or datetime.now(),
     )
 
 

@@ -20,6 +20,7 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from modelsurgery.chat_template import Text
 from modelsurgery.errors import SurgeryError
 from modelsurgery.evaluation.measurement import Sample
 from modelsurgery.files import (
@@ -54,13 +55,14 @@ class RunDirectory:
     def hidden_states(
         self,
         model: LanguageModel,
-        texts: Sequence[str],
+        texts: Sequence[Text],
         layers: Sequence[int],
         *,
         progress: Progress = silent,
     ) -> HiddenStates:
         """`extract_hidden_states`, or what it gave before for the same model and texts."""
-        key = sha256_json([model.fingerprint(), str(model.model.dtype), list(texts), list(layers)])
+        ids = model.token_ids(texts)
+        key = sha256_json([model.fingerprint(), str(model.model.dtype), ids, list(layers)])
         path = self.path / "features" / f"{key[:32]}.safetensors"
         if path.is_file():
             try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from modelsurgery.apply.in_memory import edited
+from modelsurgery.chat_template import Text
 from modelsurgery.edit import Edit
 from modelsurgery.hidden_states import batches
 from modelsurgery.models import LanguageModel
@@ -74,7 +75,7 @@ def greedy_answers(
 
 def compare_language_modelling(
     model: LanguageModel,
-    texts: Sequence[str],
+    texts: Sequence[Text],
     edits: Sequence[Edit],
     *,
     max_tokens: int = MAX_TOKENS,

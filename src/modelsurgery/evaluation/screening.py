@@ -14,6 +14,7 @@ import torch
 from torch.nn.functional import cross_entropy, kl_div
 
 from modelsurgery.apply.in_memory import edited, edited_per_part, takes_parts
+from modelsurgery.chat_template import Text
 from modelsurgery.edit import Edit
 from modelsurgery.evaluation.language_modelling import BATCH_TOKENS, MAX_TOKENS
 from modelsurgery.hidden_states import batches
@@ -70,9 +71,9 @@ class Screen:
     def __init__(
         self,
         model: LanguageModel,
-        behavior: Sequence[str],
-        opposite: Sequence[str],
-        clean: Sequence[str],
+        behavior: Sequence[Text],
+        opposite: Sequence[Text],
+        clean: Sequence[Text],
         facts: Sequence[tuple[str, str]] = (),
         *,
         parts: int = PARTS,
@@ -124,7 +125,7 @@ class Screen:
         return found
 
     def _passes(
-        self, texts: Sequence[str], parts: Sequence[Part], max_tokens: int | None = MAX_TOKENS
+        self, texts: Sequence[Text], parts: Sequence[Part], max_tokens: int | None = MAX_TOKENS
     ) -> Iterator[tuple[list[int], dict[str, torch.Tensor], torch.Tensor]]:
         """Row numbers, batch of n texts, and logits [parts, n, t, vocabulary] for each batch."""
         if not texts:
@@ -147,7 +148,7 @@ class Screen:
                         alone.append(model(**batch, use_cache=False).logits)
                 yield rows, batch, torch.stack(alone)
 
-    def _losses(self, texts: Sequence[str], parts: Sequence[Part]) -> torch.Tensor:
+    def _losses(self, texts: Sequence[Text], parts: Sequence[Part]) -> torch.Tensor:
         """Mean loss per token of each part, [parts] f64; 0 without texts."""
         sums, tokens = torch.zeros(len(parts), dtype=torch.float64), 0
         for _, batch, logits in self._passes(texts, parts):

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from modelsurgery.chat_template import Text
 from modelsurgery.hidden_states import BATCH_TOKENS, MAX_TOKENS, batches
 from modelsurgery.inside.modules import Neurons
 from modelsurgery.layouts import Address
@@ -45,7 +46,7 @@ class Activity:
 
 def watch(
     model: LanguageModel,
-    texts: Sequence[str],
+    texts: Sequence[Text],
     *,
     layer: int,
     found: Mapping[Address, Neurons],

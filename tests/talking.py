@@ -46,6 +46,7 @@ def talking_tokenizer(
     opening: Sequence[str] = (),
     closing: Sequence[str] = (),
     marks: Sequence[str] = TURN_MARKS,
+    words: Sequence[str] = (),
     **named: str,
 ) -> transformers.PreTrainedTokenizerFast:
     """A word-level tokenizer.
@@ -55,11 +56,12 @@ def talking_tokenizer(
         opening: special tokens that it puts before a text.
         closing: special tokens that it puts behind a text.
         marks: special tokens besides the usual ones.
+        words: words besides the usual ones.
         named: other names than <s>, </s>, … for `bos_token`, `eos_token`, ….
     """
     letters = [chr(number) for number in range(ord("0"), ord("9") + 1)]
-    words = [*SPECIAL, *WORDS, *ROLES, *letters, *marks]
-    numbers = {word: number for number, word in enumerate(words)}
+    known = [*SPECIAL, *WORDS, *ROLES, *letters, *words, *marks]
+    numbers = {word: number for number, word in enumerate(known)}
     tokenizer = Tokenizer(models.WordLevel(numbers, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

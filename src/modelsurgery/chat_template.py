@@ -40,6 +40,11 @@ class Rendered:
 Text = str | Rendered  # what a model reads: plain text, or a text that needs no special tokens
 
 
+def plain(text: Text) -> str:
+    """The characters of a text."""
+    return text.text if isinstance(text, Rendered) else text
+
+
 @dataclass(frozen=True)
 class ChatTemplate:
     r"""The chat template of a tokenizer, if it has one.

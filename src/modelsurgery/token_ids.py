@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from modelsurgery.chat_template import ChatTemplate, Rendered, Text
+from modelsurgery.chat_template import ChatTemplate, Rendered, Text, plain
 from modelsurgery.texts import LabelledText
 
 PROBE = "a"  # any text shows what a tokenizer puts before it
@@ -36,8 +36,8 @@ def token_ids(tokenizer: Any, texts: Sequence[Text]) -> list[list[int]]:
     if not texts:
         return []
     opening = opening_ids(tokenizer)
-    plain = [one.text if isinstance(one, Rendered) else one for one in texts]
-    bare = tokenizer(plain, add_special_tokens=False, verbose=False)["input_ids"]
+    strings = [plain(one) for one in texts]
+    bare = tokenizer(strings, add_special_tokens=False, verbose=False)["input_ids"]
     return [
         [*ids] if isinstance(text, Rendered) else [*opening, *ids]
         for text, ids in zip(texts, bare, strict=True)

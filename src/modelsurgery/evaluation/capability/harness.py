@@ -20,7 +20,6 @@ from modelsurgery.errors import EvaluationError
 from modelsurgery.evaluation.capability.items import LETTERS, Question, load_items, score
 from modelsurgery.evaluation.capability.published import TASKS
 from modelsurgery.evaluation.capability.results import Item, TaskResult, compare_items
-from modelsurgery.evaluation.generation.local import context_length
 from modelsurgery.models import LanguageModel
 from modelsurgery.progress import Progress, silent
 
@@ -49,7 +48,7 @@ def measure_task(
         )
     questions = load_items(task, data, limit)
     # The harness refuses answers as long as the model's context; half of it is for the prompt.
-    length = min(max_new_tokens or TASKS[task].max_new_tokens, context_length(model) // 2)
+    length = min(max_new_tokens or TASKS[task].max_new_tokens, model.context_length // 2)
     with progress(task, 2 if edits else 1) as advance:
         base = _scores(model, task, questions, length)
         advance(1)

@@ -5,7 +5,6 @@ A model with a chat template remembers the conversation, each side its own; one 
 each prompt by itself.
 """
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -24,7 +23,6 @@ from modelsurgery.evaluation.generation.local import continuation_of, end_tokens
 from modelsurgery.evaluation.generation.sampling import UniformSampling
 from modelsurgery.models import LanguageModel
 
-log = logging.getLogger(__name__)
 MOST_STRENGTH = 1000.0
 SECONDS_BETWEEN_PIECES = 0.05  # decoding a long answer anew at each token would take its time
 NOTHING = Continuation("", 0, False)
@@ -111,10 +109,10 @@ class Conversation:
         decoding = decoding or Decoding()
         longest = max(1, model.context_length // 2)
         if decoding.max_new_tokens > longest:
-            log.warning(
-                "answers end after %d tokens in place of %d: half of the model's context",
-                longest, decoding.max_new_tokens,
-            )  # fmt: skip
+            model.warn(
+                f"answers end after {longest} tokens in place of {decoding.max_new_tokens}: half "
+                "of the model's context"
+            )
         self.decoding = replace(decoding, max_new_tokens=min(decoding.max_new_tokens, longest))
         self.strength, self.is_on = 1.0, True
         self.exchanges: list[Exchange] = []

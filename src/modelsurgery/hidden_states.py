@@ -5,7 +5,6 @@ Feature of a text at layer l: the mean over its tokens of the output of block l.
 transformers' `hidden_states[L]` is.
 """
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,10 +14,10 @@ from modelsurgery.chat_template import Text
 from modelsurgery.errors import CheckpointError, RecipeError
 from modelsurgery.models import LanguageModel
 from modelsurgery.progress import Progress, silent
+from modelsurgery.token_ids import Source
 
 MAX_TOKENS = 100  # the paper's limit for a text
 BATCH_TOKENS = 4096
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,13 +85,13 @@ def extract_hidden_states(
 
 
 def batches(
-    model: LanguageModel, texts: Sequence[Text], *, max_tokens: int | None, batch_tokens: int
+    model: LanguageModel, texts: Sequence[Source], *, max_tokens: int | None, batch_tokens: int
 ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
     """Batches of texts of similar length, longest first, with their row numbers.
 
     Args:
         model: the model.
-        texts: plain or rendered texts.
+        texts: plain or rendered texts, or token ids.
         max_tokens: tokens of a text that are read, from its beginning; None reads what the model's
             context holds, which is the limit in any case.
         batch_tokens: tokens in one batch, padding included.
@@ -101,22 +100,13 @@ def batches(
     ids = model.token_ids(texts)
     longest = max(map(len, ids), default=0)
     if context < min(longest, max_tokens or longest):
-        log.warning("texts of up to %d tokens are cut at %d, the model's context", longest, context)
+        model.warn(f"texts of up to {longest} tokens are cut at {context}, the model's context")
     kept = [one[: min(context, max_tokens or context)] for one in ids]
-    yield from id_batches(model, kept, batch_tokens=batch_tokens)
-
-
-def id_batches(
-    model: LanguageModel, ids: Sequence[Sequence[int]], *, batch_tokens: int
-) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
-    """Batches of token ids of similar length, padded on the right, with their row numbers.
-
-    Longest first, so that running out of memory happens at once and an ETA does not grow.
-    """
-    order = sorted(range(len(ids)), key=lambda row: (-len(ids[row]), row))
+    # Longest first, so that running out of memory happens at once and an ETA does not grow.
+    order = sorted(range(len(kept)), key=lambda row: (-len(kept[row]), row))
     start = 0
     while start < len(order):
-        width = max(1, len(ids[order[start]]))
+        width = max(1, len(kept[order[start]]))
         rows = order[start : start + max(1, batch_tokens // width)]
-        yield rows, model.batch_of([ids[row] for row in rows])
+        yield rows, model.batch_of([kept[row] for row in rows])
         start += len(rows)

@@ -38,6 +38,7 @@ from modelsurgery.layouts import GateLayout, GateMatrix, find_gate_matrices
 from modelsurgery.texts import LabelledText
 from modelsurgery.token_ids import (
     ReplyIds,
+    Source,
     opening_ids,
     padded,
     rendered_text,
@@ -96,6 +97,7 @@ class LanguageModel:
     template_name: str | None = None
     now: datetime = field(default_factory=datetime.now)
     _fingerprint: list[str] = field(default_factory=list, repr=False, compare=False)
+    _told: set[str] = field(default_factory=set, repr=False, compare=False)
 
     @cached_property
     def gates(self) -> tuple[GateMatrix, ...]:
@@ -136,12 +138,12 @@ class LanguageModel:
         """Its chat template, if it has one."""
         return ChatTemplate(self.tokenizer, self.template_name, self.now)
 
-    def token_ids(self, texts: Sequence[Text]) -> list[list[int]]:
+    def token_ids(self, texts: Sequence[Source]) -> list[list[int]]:
         """Ids of texts, whole: plain ones begin as the tokenizer begins a text and get no end."""
         return token_ids(self.tokenizer, texts)
 
     def tokenize(
-        self, texts: Sequence[Text], *, max_tokens: int | None = None, side: str = "right"
+        self, texts: Sequence[Source], *, max_tokens: int | None = None, side: str = "right"
     ) -> dict[str, torch.Tensor]:
         """Token ids and attention mask, [n, t] int64, padded on `side`, on the model's device.
 
@@ -162,6 +164,12 @@ class LanguageModel:
         """Token ids and attention mask, [n, t] int64, padded on `side`, on the model's device."""
         batch = padded(rows, self.tokenizer.pad_token_id, side)
         return {name: one.to(self.device) for name, one in batch.items()}
+
+    def warn(self, message: str) -> None:
+        """Log a warning, the same one once only: what concerns a text is met in each pass."""
+        if message not in self._told:
+            self._told.add(message)
+            log.warning(message)
 
     def written(self, text: LabelledText) -> Text:
         """A text as the model reads it: with a reply, the exchange in the model's chat template.

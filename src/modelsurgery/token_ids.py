@@ -15,6 +15,7 @@ from modelsurgery.chat_template import ChatTemplate, Rendered, Text, plain
 from modelsurgery.texts import LabelledText
 
 PROBE = "a"  # any text shows what a tokenizer puts before it
+Source = Text | tuple[int, ...]  # a text, or the ids that were made of one
 
 
 @dataclass(frozen=True)
@@ -31,16 +32,18 @@ class ReplyIds:
     reply_start: int
 
 
-def token_ids(tokenizer: Any, texts: Sequence[Text]) -> list[list[int]]:
-    """Token ids of each text, whole."""
-    if not texts:
-        return []
+def token_ids(tokenizer: Any, texts: Sequence[Source]) -> list[list[int]]:
+    """Token ids of each text, whole; ids stay as they are."""
+    strings = [plain(one) for one in texts if not isinstance(one, tuple)]
+    if not strings:
+        return [list(one) for one in texts if isinstance(one, tuple)]
     opening = opening_ids(tokenizer)
-    strings = [plain(one) for one in texts]
-    bare = tokenizer(strings, add_special_tokens=False, verbose=False)["input_ids"]
+    bare = iter(tokenizer(strings, add_special_tokens=False, verbose=False)["input_ids"])
     return [
-        [*ids] if isinstance(text, Rendered) else [*opening, *ids]
-        for text, ids in zip(texts, bare, strict=True)
+        [*one]
+        if isinstance(one, tuple)
+        else [*([] if isinstance(one, Rendered) else opening), *next(bare)]
+        for one in texts
     ]
 
 
@@ -87,6 +90,25 @@ def reply_ids(template: ChatTemplate, text: LabelledText) -> ReplyIds:
         prompt = template.prompt([("user", text.text)])
     (before,) = token_ids(template.tokenizer, [prompt])
     return ReplyIds(tuple(ids), common_length(before, ids))
+
+
+def answer_ids(tokenizer: Any, pairs: Sequence[tuple[str, str]], most: int) -> list[ReplyIds]:
+    """Ids of plain prompts with the answers that follow them directly, and where those begin.
+
+    Args:
+        tokenizer: the model's.
+        pairs: prompts with answers; begin an answer with its space.
+        most: ids at most; of a longer text the answer stays, and the opening before its prompt.
+    """
+    opening = opening_ids(tokenizer)
+    befores = token_ids(tokenizer, [prompt for prompt, _ in pairs])
+    wholes = token_ids(tokenizer, [prompt + answer for prompt, answer in pairs])
+    found = []
+    for before, whole in zip(befores, wholes, strict=True):
+        kept = without_beginning(whole, most, opening)
+        start = common_length(before, whole) - (len(whole) - len(kept))
+        found.append(ReplyIds(tuple(kept), max(1, start)))
+    return found
 
 
 def common_length(first: Sequence[int], second: Sequence[int]) -> int:

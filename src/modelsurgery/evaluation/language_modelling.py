@@ -12,6 +12,7 @@ from modelsurgery.edit import Edit
 from modelsurgery.hidden_states import batches
 from modelsurgery.models import LanguageModel
 from modelsurgery.progress import Progress, silent
+from modelsurgery.token_ids import answer_ids
 
 MAX_TOKENS = 256
 BATCH_TOKENS = 2048
@@ -53,16 +54,17 @@ def greedy_answers(
         edits: applied in memory.
         progress: is told of pairs done.
     """
-    prompt_tokens = [len(ids) for ids in model.tokenizer([one for one, _ in pairs])["input_ids"]]
+    answered = answer_ids(model.tokenizer, pairs, model.context_length)
     found = [False] * len(pairs)
     with (
         progress("answers", len(pairs)) as advance,
         torch.inference_mode(),
         edited(model.model, *edits),
     ):
-        texts = [prompt + answer for prompt, answer in pairs]
-        for rows, batch in batches(model, texts, max_tokens=None, batch_tokens=BATCH_TOKENS):
-            start = torch.tensor([prompt_tokens[row] for row in rows], device=model.device)
+        ids = [one.ids for one in answered]
+        for rows, batch in batches(model, ids, max_tokens=None, batch_tokens=BATCH_TOKENS):
+            starts = [answered[row].reply_start for row in rows]
+            start = torch.tensor(starts, device=model.device)
             place = torch.arange(batch["input_ids"].shape[1], device=model.device)
             answers = batch["attention_mask"].bool() & (place >= start.unsqueeze(1))
             greedy = model.model(**batch, use_cache=False).logits[:, :-1].argmax(-1)

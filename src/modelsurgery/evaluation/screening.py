@@ -19,6 +19,7 @@ from modelsurgery.edit import Edit
 from modelsurgery.evaluation.language_modelling import BATCH_TOKENS, MAX_TOKENS
 from modelsurgery.hidden_states import batches
 from modelsurgery.models import LanguageModel
+from modelsurgery.token_ids import Source, answer_ids
 
 PARTS = 8  # edits that share a forward pass
 Part = Sequence[Edit]  # edits of one part of a batch; none is the base model
@@ -92,8 +93,8 @@ class Screen:
         self._shares = takes_parts(model.model, model.layout)
         self._parts = parts if self._shares else 1
         self._texts, self._clean = (behavior, opposite), clean
-        self._questions = [prompt for prompt, _ in facts]
-        self._answered = [f"{prompt} {answer}." for prompt, answer in facts]
+        pairs = [(prompt, f" {answer}.") for prompt, answer in facts]
+        self._answered = answer_ids(model.tokenizer, pairs, model.context_length)
         self._base_losses = [self._losses(texts, [()])[0] for texts in self._texts]
         self._base_right = self._answers_right([()])[0]
         self.clean_loss, self.clean_tokens = 0.0, 0
@@ -125,7 +126,7 @@ class Screen:
         return found
 
     def _passes(
-        self, texts: Sequence[Text], parts: Sequence[Part], max_tokens: int | None = MAX_TOKENS
+        self, texts: Sequence[Source], parts: Sequence[Part], max_tokens: int | None = MAX_TOKENS
     ) -> Iterator[tuple[list[int], dict[str, torch.Tensor], torch.Tensor]]:
         """Row numbers, batch of n texts, and logits [parts, n, t, vocabulary] for each batch."""
         if not texts:
@@ -191,9 +192,10 @@ class Screen:
         right = torch.zeros(len(parts), len(self._answered), dtype=torch.float64)
         if not self._answered:
             return right
-        lengths = [len(ids) for ids in self._model.tokenizer(self._questions)["input_ids"]]
-        for rows, batch, logits in self._passes(self._answered, parts, None):
-            start = torch.tensor([lengths[row] for row in rows], device=logits.device)
+        ids = [one.ids for one in self._answered]
+        for rows, batch, logits in self._passes(ids, parts, None):
+            starts = [self._answered[row].reply_start for row in rows]
+            start = torch.tensor(starts, device=logits.device)
             place = torch.arange(batch["input_ids"].shape[1], device=logits.device)
             answers = batch["attention_mask"].bool() & (place >= start.unsqueeze(1))
             hits = logits[:, :, :-1].argmax(-1) == batch["input_ids"][:, 1:]

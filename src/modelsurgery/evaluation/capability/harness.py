@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from modelsurgery.apply.in_memory import edited
+from modelsurgery.chat_template import Rendered
 from modelsurgery.edit import Edit
 from modelsurgery.errors import EvaluationError
 from modelsurgery.evaluation.capability.items import LETTERS, Question, load_items, score
@@ -22,6 +23,7 @@ from modelsurgery.evaluation.capability.published import TASKS
 from modelsurgery.evaluation.capability.results import Item, TaskResult, compare_items
 from modelsurgery.models import LanguageModel
 from modelsurgery.progress import Progress, silent
+from modelsurgery.token_ids import opening_ids, without_beginning
 
 BATCH_ITEMS = 8
 
@@ -72,7 +74,6 @@ def _scores(
         import datasets
         import lm_eval
         from lm_eval.api.task import ConfigurableTask
-        from lm_eval.models.huggingface import HFLM
 
         rows = [asdict(replace(one, group=one.group or "")) for one in questions]
         table = datasets.Dataset.from_list([{**row, "row": k} for k, row in enumerate(rows)])
@@ -107,17 +108,57 @@ def _scores(
                     {"metric": "score", "aggregation": "mean", "higher_is_better": True}
                 ],
             }
-        language_model = HFLM(
-            pretrained=model.model, tokenizer=model.tokenizer, batch_size=BATCH_ITEMS
-        )
         answer = lm_eval.simple_evaluate(
-            model=language_model,
+            model=_reader(model),
             tasks=[ConfigurableTask(config=config)],
             bootstrap_iters=0,
             log_samples=True,
         )
     samples = sorted(answer["samples"][task], key=lambda one: one["doc_id"])
     return [float(one["acc" if questions[0].is_choice else "score"]) for one in samples]
+
+
+def _reader(model: LanguageModel) -> Any:
+    """The harness's model with our token ids.
+
+    Its own (0.4.13) ask the tokenizer, which may put an end behind a prompt and its answer, and a
+    prompt that is too long loses its beginning together with the opening.
+    """
+    from lm_eval.models.huggingface import HFLM
+
+    opening = opening_ids(model.tokenizer)
+
+    class Reader(HFLM):  # type: ignore[misc]
+        def tok_encode(
+            self,
+            string: str,
+            add_special_tokens: bool | None = None,
+            left_truncate_len: int | None = None,
+            **_: Any,
+        ) -> list[int]:
+            text = Rendered(string) if add_special_tokens is False else string
+            (ids,) = model.token_ids([text])
+            return without_beginning(ids, left_truncate_len or len(ids), opening)
+
+        def tok_batch_encode(
+            self,
+            strings: list[str],
+            padding_side: str = "left",
+            left_truncate_len: int | None = None,
+            truncation: bool = False,
+        ) -> tuple[Any, Any]:
+            rows = [self.tok_encode(one, left_truncate_len=left_truncate_len) for one in strings]
+            batch = model.batch_of(rows, side=padding_side)
+            return batch["input_ids"], batch["attention_mask"]
+
+        def _loglikelihood_tokens(self, requests: list[Any], *rest: Any, **named: Any) -> Any:
+            kept = [
+                (pair, without_beginning(before, self.max_length + 1 - len(ids), opening), ids)
+                for pair, before, ids in requests
+            ]
+            return super()._loglikelihood_tokens(kept, *rest, **named)
+
+    return Reader(pretrained=model.model, tokenizer=model.tokenizer, batch_size=BATCH_ITEMS)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """Prompts as a model reads them: in its chat template, as token ids, cut to its context."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,8 +7,6 @@ from modelsurgery.chat_template import Text, plain
 from modelsurgery.evaluation.generation.decoding import Decoding
 from modelsurgery.models import LanguageModel
 from modelsurgery.token_ids import opening_ids, without_beginning
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,22 +63,16 @@ def readings(
         ids = tuple(without_beginning(whole, most, opening))
         room = max(1, min(wanted, context - len(ids)))
         found.append(Reading(prompt, plain(text), ids, room))
-    _tell_of_cuts(context, most, wanted, found, [len(ids) for ids in wholes])
-    return tuple(found)
-
-
-def _tell_of_cuts(
-    context: int, most: int, wanted: int, found: Sequence[Reading], lengths: Sequence[int]
-) -> None:
-    cut = sum(length > most for length in lengths)
+    cut = sum(len(ids) > most for ids in wholes)
     if cut:
-        log.warning(
-            "%d of %d prompts lose their beginning: the model's context of %d tokens leaves %d",
-            cut, len(found), context, most,
-        )  # fmt: skip
+        model.warn(
+            f"{cut} of {len(found)} prompts lose their beginning: the model's context of {context} "
+            f"tokens leaves {most}"
+        )
     shortest = min((one.max_new_tokens for one in found), default=wanted)
     if shortest < wanted:
-        log.warning(
-            "continuations end after %d tokens in place of %d: the model's context is %d",
-            shortest, wanted, context,
-        )  # fmt: skip
+        model.warn(
+            f"continuations end after {shortest} tokens in place of {wanted}: the model's context "
+            f"is {context}"
+        )
+    return tuple(found)

@@ -163,6 +163,7 @@ def _study_key(
     return {
         "model": [model.fingerprint(), str(model.model.dtype)],
         "texts": texts_sha256([*behavior.fit, *behavior.tuning]),
+        "read": sha256_json(model.token_ids([model.written(one) for one in behavior.tuning])),
         "neutral": sha256_json(list(behavior.tuning_neutral)),
         "facts": sha256_json(list(behavior.tuning_facts)),
         "probes": [[probe.layer, probe.fit] for probe in probes],

@@ -99,13 +99,16 @@ class Conversation:
 
         Raises:
             EditMismatchError: an edit is not for this model.
-            RecipeError: a system text for a model without a chat template.
+            RecipeError: a system text for a model without a chat template, or several templates
+                and no choice.
         """
         self._model, self._edits, self._system = model, tuple(edits), system
         with edited(model.model, *edits):
             self._is_together = takes_parts(model.model, model.layout)
         if system is not None and not self.is_chat:
             raise RecipeError("--system is for models with a chat template, and this one has none")
+        if self.is_chat:
+            _ = model.template.source  # refused before something is asked
         decoding = decoding or Decoding()
         longest = max(1, model.context_length // 2)
         if decoding.max_new_tokens > longest:

@@ -265,6 +265,9 @@ def load_model(
     wanted: Any = DTYPES.get(dtype or ("float32" if place.type == "cpu" else ""), "auto")
     with _loading(checkpoint):
         tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint.directory)
+    if chat_template is not None:
+        _ = ChatTemplate(tokenizer, chat_template).source  # refused before weights are read
+    with _loading(checkpoint):
         answer: Any = loader.from_pretrained(
             checkpoint.directory,
             dtype=wanted,

@@ -7,6 +7,7 @@ data.
 import time
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 
 from modelsurgery import lab
@@ -62,7 +63,7 @@ def run_recipe(recipe: Recipe, *, progress: Progress = silent) -> RunResult:
         ExitStack() as stack,
     ):
         with progress("load model", 0):
-            model = stack.enter_context(stacked(loaded_model(recipe), before))
+            model = stack.enter_context(stacked(loaded_model(recipe, run.now), before))
         assert model.gates  # refused here, early, if it cannot be edited
         behavior, judge = judged_behavior(recipe)
 
@@ -101,14 +102,16 @@ def run_recipe(recipe: Recipe, *, progress: Progress = silent) -> RunResult:
     return result
 
 
-def loaded_model(recipe: Recipe) -> LanguageModel:
-    """The recipe's model, without its edits."""
+def loaded_model(recipe: Recipe, now: datetime) -> LanguageModel:
+    """The recipe's model, without its edits; `now` is the time that its chat template is told."""
     return load_model(
         lab.embedded_model_path() if recipe.model == EMBEDDED else recipe.model,
         device=recipe.device,
         dtype=recipe.dtype,
         revision=recipe.revision,
         layout=None if recipe.layout is None else load_layout(recipe.layout),
+        chat_template=recipe.chat_template,
+        now=now,
     )
 
 

@@ -25,6 +25,7 @@ from modelsurgery.cli.options import (
     MaxPerplexity,
     Minutes,
     ModelArgument,
+    Now,
     OwnNeutral,
     OwnPrompts,
     OwnTexts,
@@ -41,6 +42,7 @@ from modelsurgery.cli.options import (
     Seed,
     Strength,
     StudyFile,
+    TemplateName,
     TextColumn,
     Trials,
     chosen_fit,
@@ -94,6 +96,8 @@ def run(
     alpha: Alpha = None,
     strength: Strength = None,
     layout: LayoutFile = None,
+    chat_template: TemplateName = None,
+    now: Now = None,
     samples: Samples = None,
     prompt_count: PromptCount = None,
     seed: RecipeSeed = None,
@@ -134,6 +138,8 @@ def run(
         "alpha": alpha,
         "strength": strength,
         "layout": layout,
+        "chat_template": chat_template,
+        "now": now,
         "samples": samples,
         "prompt_count": prompt_count,
         "seed": seed,
@@ -170,6 +176,8 @@ def tune(
     study: StudyFile = None,
     fit: RecipeFit = None,
     layout: LayoutFile = None,
+    chat_template: TemplateName = None,
+    now: Now = None,
     samples: Samples = None,
     prompt_count: PromptCount = None,
     seed: RecipeSeed = None,
@@ -198,6 +206,8 @@ def tune(
         "study": study,
         "fit": fit,
         "layout": layout,
+        "chat_template": chat_template,
+        "now": now,
         "samples": samples,
         "prompt_count": prompt_count,
         "seed": seed,
@@ -270,6 +280,8 @@ def probe(
     fit: FitOption = "adam",
     text_column: TextColumn = "text",
     label_column: LabelColumn = "label",
+    chat_template: TemplateName = None,
+    now: Now = None,
     seed: Seed = 0,
     device: Device = None,
     dtype: DType = None,
@@ -289,11 +301,17 @@ def probe(
             load_texts(texts, text_column=text_column, label_column=label_column), seed=seed
         )
         with progress("load model", 0):
-            loaded = load_model(model_directory(model), device=device, dtype=dtype)
+            loaded = load_model(
+                model_directory(model),
+                device=device,
+                dtype=dtype,
+                chat_template=chat_template,
+                now=now,
+            )
         chosen = loaded.layer_count if layer is None else layer
         states = extract_hidden_states(
             loaded,
-            [text.text for text in (*split.train, *split.held_out)],
+            [loaded.written(text) for text in (*split.train, *split.held_out)],
             [chosen],
             progress=progress,
         )
@@ -334,6 +352,8 @@ def evaluate(
         Path | None, typer.Option(help="Take up, and keep, generations and judgements here.")
     ] = None,
     layout: LayoutFile = None,
+    chat_template: TemplateName = None,
+    now: Now = None,
     seed: Annotated[int | None, typer.Option(min=0, help="[default: the edit's]")] = None,
     device: Device = None,
     dtype: DType = None,
@@ -376,6 +396,8 @@ def evaluate(
             "device": device,
             "dtype": dtype,
             "layout": layout,
+            "chat_template": chat_template,
+            "now": now,
             "store": store,
             "out": out,
         }

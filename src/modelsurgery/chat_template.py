@@ -4,11 +4,13 @@ A rendered text already has every special token that the template's author wante
 they left out. So it is a type of its own, `Rendered`: `token_ids` adds nothing to it.
 """
 
+import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -142,6 +144,19 @@ class ChatTemplate:
                     f"the model's chat template refuses this conversation ({_line(error)}); leave "
                     "out --system, if you gave one"
                 ) from error
+
+
+def processor_template(directory: Path) -> str | dict[str, str] | None:
+    """The template in `chat_template.json`, where processors of older vision models keep theirs.
+
+    Their tokenizers know none (transformers 5.23), and users' turns would be read as plain text.
+    """
+    try:
+        content = json.loads((directory / "chat_template.json").read_text(encoding="utf-8"))
+        found = content["chat_template"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return found if isinstance(found, str | dict) else None
 
 
 def _wants_parts(render: Any, turns: Turns) -> bool:

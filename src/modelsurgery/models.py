@@ -24,7 +24,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
-from modelsurgery.chat_template import ChatTemplate, Text
+from modelsurgery.chat_template import ChatTemplate, Text, processor_template
 from modelsurgery.checkpoint import Checkpoint, open_checkpoint
 from modelsurgery.edit import Edit
 from modelsurgery.errors import (
@@ -68,6 +68,7 @@ TEXT_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "chat_template.jinja",
+    "chat_template.json",
     "generation_config.json",
 )
 CARRIED_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
@@ -128,10 +129,8 @@ class LanguageModel:
     def context_length(self) -> int:
         """Tokens that the model reads at once; a million where its configuration does not say."""
         config = self.model.config.get_text_config()
-        for name in ("max_position_embeddings", "max_seq_len"):  # the latter is MPT's
-            if getattr(config, name, None):
-                return int(getattr(config, name))
-        return NO_LIMIT
+        names = ("max_position_embeddings", "max_seq_len")  # the latter is MPT's
+        return next((int(n) for name in names if (n := getattr(config, name, None))), NO_LIMIT)
 
     @property
     def template(self) -> ChatTemplate:
@@ -151,11 +150,12 @@ class LanguageModel:
         loses what follows the tokens that the tokenizer puts before a text.
         """
         rows = self.token_ids(texts)
-        if max_tokens is not None and side == "left":
-            opening = opening_ids(self.tokenizer)
-            rows = [without_beginning(ids, max_tokens, opening) for ids in rows]
-        elif max_tokens is not None:
-            rows = [ids[:max_tokens] for ids in rows]
+        if max_tokens is not None:
+            opening, cut = opening_ids(self.tokenizer), side == "left"
+            rows = [
+                without_beginning(ids, max_tokens, opening) if cut else ids[:max_tokens]
+                for ids in rows
+            ]
         return self.batch_of(rows, side=side)
 
     def batch_of(
@@ -265,6 +265,8 @@ def load_model(
     wanted: Any = DTYPES.get(dtype or ("float32" if place.type == "cpu" else ""), "auto")
     with _loading(checkpoint):
         tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint.directory)
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = processor_template(checkpoint.directory)
     if chat_template is not None:
         _ = ChatTemplate(tokenizer, chat_template).source  # refused before weights are read
     with _loading(checkpoint):

@@ -1,5 +1,6 @@
 """Chat templates: contents in parts, several by name, the date, and refusals in one line."""
 
+import json
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,15 @@ def test_the_default_is_taken_where_there_is_one(tiny_llama: Path) -> None:
     for unnamed in (LLAMA, None):
         with pytest.raises(RecipeError, match=r"no chat template 'odd': this model has (one|none)"):
             _ = ChatTemplate(talking_tokenizer(unnamed), "odd").source
+
+
+def test_the_template_of_a_processor_counts_where_the_tokenizer_has_none(tmp_path: Path) -> None:
+    directory = write_talking_model(tmp_path / "model", talking_tokenizer(None), "llava")
+    assert not load_model(directory).template.exists
+    (directory / "chat_template.json").write_text(json.dumps({"chat_template": PARTS}))
+    assert "is the dog happy" in load_model(directory).template.prompt(FIRST).text
+    (directory / "chat_template.json").write_text("[")
+    assert not load_model(directory).template.exists
 
 
 def test_a_template_is_told_the_time_of_the_run_and_others_their_own() -> None:

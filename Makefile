@@ -1,4 +1,4 @@
-# make demo: one whole surgery on the embedded model.  make test: all tests.
+# make demo: one whole surgery on the embedded model, whose words are mild.  make test: all tests.
 # Both set up .venv first, tests with what they need on top; after that nothing is installed again
 # until the pins change.
 PYTHON ?= python3
@@ -10,7 +10,7 @@ TESTS_READY := $(VENV)/.tests-ready
 .PHONY: demo test check lint bench clean
 
 demo: $(READY)
-	$(BIN)/surgery run
+	$(BIN)/surgery run --show-offensive
 
 test: $(TESTS_READY)
 	$(BIN)/pytest

@@ -22,7 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-CALLS = ("fsync", "rename", "replace", "unlink", "rmdir", "mkdir", "link", "chmod", "utime")
+CALLS = (
+    "fsync", "rename", "replace", "unlink", "rmdir", "mkdir", "link", "chmod", "utime", "ftruncate",
+)  # fmt: skip
 NEVER = 0
 
 
@@ -130,6 +132,7 @@ class Steps:
             self._wrap(os, name)
         self._wrap(fcntl, "ioctl")
         pwrite, sendfile, low_level_open = os.pwrite, os.sendfile, os.open
+        copy_file_range = os.copy_file_range
         steps = self
 
         def pwrite_in_steps(file: int, content: Any, offset: int) -> int:
@@ -143,12 +146,23 @@ class Steps:
                 return 0
             return steps.write("sendfile", size, lambda n: sendfile(out, source, offset, n))
 
+        def copy_file_range_in_steps(
+            source: int, out: int, count: int, offset_src: int, offset_dst: int | None = None
+        ) -> int:
+            size = min(count, os.fstat(source).st_size - offset_src)
+            return steps.write(
+                "copy_file_range",
+                size,
+                lambda n: copy_file_range(source, out, n, offset_src, offset_dst),
+            )
+
         def open_in_steps(path: Any, flags: int, *rest: Any, **named: Any) -> int:
             if flags & os.O_CREAT:
                 steps.step("create")
             return low_level_open(path, flags, *rest, **named)
 
         os.pwrite, os.sendfile, os.open = pwrite_in_steps, sendfile_in_steps, open_in_steps
+        os.copy_file_range = copy_file_range_in_steps
         builtins.open = io.open = self._opener()
 
     def _wrap(self, module: Any, name: str) -> None:

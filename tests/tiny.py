@@ -337,8 +337,9 @@ def relabel(directory: Path, model_type: str) -> None:
     path.write_text(json.dumps({**config, "model_type": model_type}), encoding="utf-8")
 
 
-def tiny_tokenizer() -> transformers.PreTrainedTokenizerFast:
-    vocabulary = {word: number for number, word in enumerate((*SPECIAL, *WORDS))}
+def tiny_tokenizer(*more_words: str) -> transformers.PreTrainedTokenizerFast:
+    words = (*SPECIAL, *WORDS, *more_words)
+    vocabulary = {word: number for number, word in enumerate(words)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     return transformers.PreTrainedTokenizerFast(

@@ -16,6 +16,8 @@ INDEX_FILE = "model.safetensors.index.json"
 # While an edit in place is under way, the files that it writes to bear this suffix, so that
 # nothing can load a half-edited model.
 IN_SURGERY_SUFFIX = ".in-surgery"
+# transformers puts an adapter that lies there on the model by itself, if PEFT is installed.
+ADAPTER_FILE = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def open_checkpoint(directory: Path | str) -> Checkpoint:
 
     Raises:
         ModelNotFoundError: no such directory, or no `config.json` in it.
-        UnsupportedModelError: no safetensors weights in it.
+        UnsupportedModelError: no safetensors weights in it, or an adapter beside them.
         CheckpointError: a header, an index or the configuration is damaged or hostile.
     """
     directory = Path(directory)
@@ -63,6 +65,7 @@ def open_checkpoint(directory: Path | str) -> Checkpoint:
             f"{directory}` gives back the model as it was, and the same `surgery apply` again "
             "completes the edit"
         )
+    _refuse_adapter(directory)
     if not (directory / "config.json").is_file():
         raise ModelNotFoundError(
             f"{directory} has no config.json; expected a transformers model directory"
@@ -78,6 +81,22 @@ def open_checkpoint(directory: Path | str) -> Checkpoint:
             "weights (convert pickled ones with transformers' save_pretrained first)"
         )
     return Checkpoint(directory, config, tensors)
+
+
+def _refuse_adapter(directory: Path) -> None:
+    """Refuse what would be measured with an adapter and edited without it."""
+    if not (directory / ADAPTER_FILE).is_file():
+        return
+    if not (directory / "config.json").is_file():
+        raise UnsupportedModelError(
+            f"{directory} holds an adapter and no model ({ADAPTER_FILE}); expected a model "
+            "directory: merge the adapter into its base model first"
+        )
+    raise UnsupportedModelError(
+        f"{directory}: {ADAPTER_FILE} lies beside the weights, so transformers would load the "
+        "model with that adapter, and edits are for the model without it; merge the adapter into "
+        "the weights first, or remove it from the directory"
+    )
 
 
 def _read_sharded(directory: Path) -> dict[str, StoredTensor]:

@@ -1,24 +1,37 @@
-"""How a recipe's edit is chosen: as it says, or by a search on train data."""
+"""How a recipe's edit is chosen: by its rule, at the strength that it says or its budget allows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from modelsurgery.activations.ledger import Ledger
+from modelsurgery.activations.passes import Passes
+from modelsurgery.activations.texts import TokenizedText, tokenize_plain
 from modelsurgery.behaviors import Behavior
-from modelsurgery.edit import Edit, make_edit
+from modelsurgery.edit import Edit
+from modelsurgery.errors import NoSignalError
 from modelsurgery.evaluation.judges import Judge
+from modelsurgery.evaluation.statistics import auroc_interval
 from modelsurgery.evaluation.store import Store
 from modelsurgery.files import sha256_json
 from modelsurgery.fitting import fit_probe_on_texts
 from modelsurgery.models import LanguageModel
-from modelsurgery.probe import DirectionRule, Probe
+from modelsurgery.probe import Probe
 from modelsurgery.progress import Progress
 from modelsurgery.recipe import Recipe
-from modelsurgery.region import PAPER_ROWS, select_region
+from modelsurgery.region import PAPER_ROWS
+from modelsurgery.rules.contrast import contrast_of
+from modelsurgery.rules.natural_gradient import Evidence
+from modelsurgery.rules.proposal import RowProposal
+from modelsurgery.rules.proposing import (
+    fit_natural_gradient,
+    least_squares_proposal,
+    paper_proposal,
+)
 from modelsurgery.runs import STUDY_FILE, RunDirectory
-from modelsurgery.stacking import score_model_rows
-from modelsurgery.texts import texts_sha256
+from modelsurgery.texts import LabelledText, texts_sha256
 from modelsurgery.tuning import (
     DosePoint,
+    FittedStrength,
     Search,
     SearchResult,
     SearchSpace,
@@ -26,9 +39,18 @@ from modelsurgery.tuning import (
     Study,
     default_probe_layers,
     default_space,
+    fit_strength,
+    rule_space,
 )
+from modelsurgery.tuning.doses import FIRST_STRENGTH
 
-DEFAULT_RULE: DirectionRule = "mean-difference"
+RULE_TEXTS = 200  # of each kind that a rule reads, at most: more change little (docs/log.md)
+PRICE_TOKENS = 3000  # of neutral text that prices are measured on
+RULE_STRENGTH = 0.3  # where a search for the strength of an edit begins
+REPORT_TEXTS = 200  # held-out texts that a probe is measured on
+
+# What a rule proposes at a damping of rows; None is the rule's own.
+Propose = Callable[[float | None], RowProposal]
 
 
 @dataclass(frozen=True)
@@ -36,137 +58,261 @@ class Choice:
     """An edit, and where it comes from.
 
     Attributes:
-        probe: gives the direction.
-        setting: direction, rows and window.
+        probe: how well hidden states tell the labels apart; gives the paper's rule its direction.
+        setting: rule, rows and window.
         edit: the edit.
-        search: how it was found; None when the recipe says it.
-        curve: the chosen rows at other strengths, on tuning data; empty without a search.
-        milder: the best edit inside half of the budget, if the search found one.
+        proposal: what the rule says of all rows.
+        evidence: whether the texts agree on the edit; None for rules that can't tell.
+        strength: how its strength was found; None when the recipe or a search says it.
+        search: how it was found; None without one.
+        curve: the chosen rows at other strengths, on tuning data; empty where the recipe gives the
+            strength.
+        milder: the best edit inside half of the budget, if there is one.
     """
 
     probe: Probe
     setting: Setting
     edit: Edit
+    proposal: RowProposal
+    evidence: Evidence | None = None
+    strength: FittedStrength | None = None
     search: SearchResult | None = None
     curve: tuple[DosePoint, ...] = ()
     milder: "Choice | None" = None
 
 
-def fit_probes(
-    recipe: Recipe,
-    run: RunDirectory,
-    model: LanguageModel,
-    behavior: Behavior,
-    progress: Progress,
-) -> list[Probe]:
-    """One probe for each layer that comes into question, from one pass over the texts."""
-    count = model.layer_count
-    default = default_probe_layers(count) if recipe.is_searched else (count,)
-    layers = default if recipe.layer is None else (recipe.layer,)
-    texts = [model.written(text) for text in (*behavior.fit, *behavior.held_out)]
-    states = run.hidden_states(model, texts, layers, progress=progress)
-    probes = []
-    with progress("fit probes", len(layers)) as advance:
-        for layer in layers:
-            fitted = fit_probe_on_texts(
-                states.by_layer[layer],
-                behavior.fit,
-                behavior.held_out,
-                layer=layer,
-                fit=recipe.fit,
-                seed=recipe.seed,
-            )
-            probes.append(fitted)
-            advance(1)
-    return probes
+@dataclass(frozen=True)
+class Choosing:
+    """Chooses the edit of a recipe.
 
-
-def choose_edit(
-    recipe: Recipe,
-    run: RunDirectory,
-    model: LanguageModel,
-    behavior: Behavior,
-    judge: Judge,
-    probes: Sequence[Probe],
-    store: Store,
-    progress: Progress,
-) -> Choice:
-    """The edit that the recipe gives, or the best that a search finds.
-
-    Raises:
-        DamageBudgetError: nothing that was tried stays inside the budget.
+    Attributes:
+        recipe: says how.
+        run: keeps what is computed on the way.
+        model: the base model; edits that it has in memory are part of it.
+        behavior: its texts.
+        judge: decides between the survivors of a search.
+        store: where continuations and judgements are looked up and kept.
+        progress: is told what is going on.
     """
-    if not recipe.is_searched:
-        return _given(recipe, model, probes[0], progress)
-    search = Search(
-        model,
-        behavior,
-        judge,
-        probes,
-        _space(recipe, model, probes),
-        recipe.budget,
-        sign=recipe.sign,
-        seed=recipe.seed,
-        store=store,
-        progress=progress,
-    )
-    path = recipe.study or run.path / STUDY_FILE
-    key = _study_key(recipe, model, behavior, probes)
-    with Study(search.space, key, path=path, seed=recipe.seed) as study:
-        found = search.run(study, trials=recipe.trials, minutes=recipe.minutes)
-    curve = search.dose_response(found.edit)
-    milder = None
-    if found.milder is not None:
-        setting, strength = found.milder.setting, found.milder.strength
-        milder = Choice(search.probe_of(setting), setting, search.edit_of(setting, strength))
-    return Choice(
-        search.probe_of(found.best.setting), found.best.setting, found.edit, found, curve, milder
-    )
+
+    recipe: Recipe
+    run: RunDirectory
+    model: LanguageModel
+    behavior: Behavior
+    judge: Judge
+    store: Store
+    progress: Progress
+
+    def choose(self) -> Choice:
+        """The edit that the recipe asks for.
+
+        Raises:
+            NoSignalError: the texts do not tell the labels apart.
+            DamageBudgetError: nothing that was tried stays inside the budget.
+        """
+        probes = self._probes()
+        _refuse_chance(probes[0], self.recipe)
+        if self.recipe.rule == "paper" and self.recipe.is_searched:
+            return self._searched(probes, {}, None)
+        propose, evidence = self._fitted(probes[0])
+        if evidence is not None and not evidence.is_clear:
+            raise NoSignalError(
+                "the texts do not agree on what to change: parts of them promise "
+                f"{evidence.gain:.2g} ± {evidence.error:.2g} nats a token on the others; check "
+                "that the labels are right, or give more texts. No edit was made"
+            )
+        if self.recipe.is_searched and self.recipe.tune:
+            return self._searched(probes, {self.recipe.rule: propose}, evidence)
+        return self._at_strength(probes[0], propose(None), evidence)
+
+    @property
+    def _setting(self) -> Setting:
+        recipe = self.recipe
+        rows = PAPER_ROWS if recipe.rows is None else recipe.rows
+        return Setting(None, recipe.rule, rows, recipe.layers, recipe.per_layer or False)
+
+    def _at_strength(
+        self, probe: Probe, proposal: RowProposal, evidence: Evidence | None
+    ) -> Choice:
+        """The best rows of a proposal, at the recipe's strength or the budget's."""
+        recipe, setting = self.recipe, self._setting
+        if recipe.rule == "paper":
+            source = recipe.direction_source or probe.default_rule
+            setting = replace(setting, probe_layer=probe.layer, rule=source)
+        edit = proposal.edit(
+            setting.rows, layers=setting.window, per_layer=setting.per_layer, strength=recipe.sign
+        )
+        choice = Choice(probe, setting, edit, proposal, evidence)
+        if recipe.alpha is not None:
+            return replace(choice, edit=edit.scaled(recipe.sign * recipe.alpha / edit.alpha))
+        if recipe.strength is not None:
+            return replace(choice, edit=edit.scaled(recipe.strength))
+        search = self._search(self._space([probe]), [probe], {recipe.rule: lambda _: proposal})
+        fitted = fit_strength(edit, search.screen, recipe.budget, setting, first=RULE_STRENGTH)
+        curve = search.dose_response(fitted.edit)
+        half = fitted.within(recipe.budget, share=0.5)
+        milder = None if half is None else replace(choice, edit=half, strength=fitted)
+        return replace(choice, edit=fitted.edit, strength=fitted, curve=curve, milder=milder)
+
+    def _fitted(self, probe: Probe) -> tuple[Propose, Evidence | None]:
+        """What the recipe's rule proposes, and whether its texts agree."""
+        recipe, behavior = self.recipe, self.behavior
+        ledger = Ledger(self.run.path / "statistics")
+        passes = Passes(self.model, ledger, checkpointing=False, progress=self.progress)
+        if recipe.rule == "paper":
+            proposal = paper_proposal(passes, probe, recipe.direction_source or probe.default_rule)
+            return (lambda _: proposal), None
+        contrast = contrast_of(
+            some_of_each(behavior.fit, recipe.fit_texts or RULE_TEXTS), sign=recipe.sign
+        )
+        neutral = texts_up_to(tokenize_plain(self.model, behavior.tuning_neutral), PRICE_TOKENS)
+        if recipe.rule == "least-squares":
+            solved = least_squares_proposal(passes, contrast, neutral)
+            return (lambda _: solved), None
+        fitted = fit_natural_gradient(passes, [contrast], neutral, seed=recipe.seed)
+        return fitted.proposal, fitted.evidence()
+
+    def _searched(
+        self, probes: Sequence[Probe], proposals: dict[str, Propose], evidence: Evidence | None
+    ) -> Choice:
+        """The edit that a search finds."""
+        recipe = self.recipe
+        search = self._search(self._space(probes), probes, proposals)
+        path = recipe.study or self.run.path / STUDY_FILE
+        with Study(search.space, self._study_key(probes), path=path, seed=recipe.seed) as study:
+            found = search.run(study, trials=recipe.trials, minutes=recipe.minutes)
+
+        def chosen(setting: Setting, edit: Edit) -> Choice:
+            probe = next((one for one in probes if one.layer == setting.probe_layer), probes[0])
+            propose = proposals.get(setting.rule)
+            proposal = search.proposal_of(setting) if propose is None else propose(setting.damping)
+            return Choice(probe, setting, edit, proposal, evidence)
+
+        milder = None
+        if found.milder is not None:
+            setting = found.milder.setting
+            milder = chosen(setting, search.edit_of(setting, found.milder.strength))
+        return replace(
+            chosen(found.best.setting, found.edit),
+            search=found,
+            curve=search.dose_response(found.edit),
+            milder=milder,
+        )
+
+    def _search(
+        self, space: SearchSpace, probes: Sequence[Probe], proposals: dict[str, Propose]
+    ) -> Search:
+        return Search(
+            self.model,
+            self.behavior,
+            self.judge,
+            probes,
+            space,
+            self.recipe.budget,
+            sign=self.recipe.sign,
+            seed=self.recipe.seed,
+            store=self.store,
+            proposals=proposals,
+            first_strength=RULE_STRENGTH if proposals else FIRST_STRENGTH,
+            progress=self.progress,
+        )
+
+    def _space(self, probes: Sequence[Probe]) -> SearchSpace:
+        recipe, count = self.recipe, self.model.layer_count
+        if recipe.rule == "paper":
+            space = default_space(count, tuple(probe.layer for probe in probes))
+            if recipe.direction_source is not None:
+                space = replace(space, rules=(recipe.direction_source,))
+        else:
+            space = rule_space(count, recipe.rule)
+        return replace(
+            space,
+            rows=space.rows if recipe.rows is None else recipe.rows,
+            windows=space.windows if recipe.layers is None else (recipe.layers,),
+            per_layer=space.per_layer if recipe.per_layer is None else (recipe.per_layer,),
+        ).fitting(self.model.gates)
+
+    def _probes(self) -> list[Probe]:
+        """One probe for each layer that comes into question, from one pass over the texts."""
+        recipe, behavior, count = self.recipe, self.behavior, self.model.layer_count
+        layers: tuple[int, ...] = (count,)
+        fit, held_out = behavior.fit, behavior.held_out
+        if recipe.rule == "paper":
+            layers = default_probe_layers(count) if recipe.is_searched else layers
+            if recipe.fit_texts is not None:
+                fit = some_of_each(fit, recipe.fit_texts)
+        else:  # nothing but the report reads it
+            layers = default_probe_layers(count)[1:2] or layers
+            fit = some_of_each(fit, recipe.fit_texts or RULE_TEXTS)
+            held_out = some_of_each(held_out, REPORT_TEXTS // 2)
+        layers = layers if recipe.layer is None else (recipe.layer,)
+        texts = [self.model.written(text) for text in (*fit, *held_out)]
+        states = self.run.hidden_states(self.model, texts, layers, progress=self.progress)
+        probes = []
+        with self.progress("fit probes", len(layers)) as advance:
+            for layer in layers:
+                fitted = fit_probe_on_texts(
+                    states.by_layer[layer],
+                    fit,
+                    held_out,
+                    layer=layer,
+                    fit=recipe.probe_fit,
+                    seed=recipe.seed,
+                )
+                probes.append(fitted)
+                advance(1)
+        return probes
+
+    def _study_key(self, probes: Sequence[Probe]) -> dict[str, object]:
+        """All that a trial depends on besides its setting."""
+        recipe, behavior = self.recipe, self.behavior
+        key: dict[str, object] = {
+            "model": [self.model.fingerprint(), str(self.model.model.dtype)],
+            "texts": texts_sha256([*behavior.fit, *behavior.tuning]),
+            "read": sha256_json(
+                self.model.token_ids([self.model.written(text) for text in behavior.tuning])
+            ),
+            "neutral": sha256_json(list(behavior.tuning_neutral)),
+            "facts": sha256_json(list(behavior.tuning_facts)),
+            "probes": [[probe.layer, probe.fit] for probe in probes],
+            "seed": recipe.seed,
+            "direction": recipe.sign,
+        }
+        if recipe.rule != "paper":
+            key |= {"rule": recipe.rule, "fit_texts": recipe.fit_texts}
+        return key
 
 
-def _given(recipe: Recipe, model: LanguageModel, probe: Probe, progress: Progress) -> Choice:
-    setting = Setting(
-        probe.layer,
-        recipe.direction_rule or DEFAULT_RULE,
-        PAPER_ROWS if recipe.rows is None else recipe.rows,
-        recipe.layers,
-        recipe.per_layer or False,
-    )
-    direction = probe.direction(setting.rule)
-    scores = score_model_rows(model, direction[None], progress=progress)
-    region = select_region(scores, setting.rows, layers=setting.window, per_layer=setting.per_layer)
-    edit = make_edit(
-        region,
-        direction,
-        alpha=None if recipe.alpha is None else recipe.sign * recipe.alpha,
-        strength=None if recipe.strength is None else recipe.sign * recipe.strength,
-        layout=model.layout,
-    )
-    return Choice(probe, setting, edit)
+def some_of_each(texts: Sequence[LabelledText], count: int) -> tuple[LabelledText, ...]:
+    """The first `count` texts of each kind (label, and whether it was called for), in order."""
+    seen: dict[tuple[int, bool | None], int] = {}
+    kept = []
+    for text in texts:
+        kind = (text.label, text.called_for)
+        seen[kind] = seen.get(kind, 0) + 1
+        if seen[kind] <= count:
+            kept.append(text)
+    return tuple(kept)
 
 
-def _space(recipe: Recipe, model: LanguageModel, probes: Sequence[Probe]) -> SearchSpace:
-    space = default_space(model.layer_count, tuple(probe.layer for probe in probes))
-    return replace(
-        space,
-        rules=space.rules if recipe.direction_rule is None else (recipe.direction_rule,),
-        rows=space.rows if recipe.rows is None else recipe.rows,
-        windows=space.windows if recipe.layers is None else (recipe.layers,),
-        per_layer=space.per_layer if recipe.per_layer is None else (recipe.per_layer,),
-    ).fitting(model.gates)
+def texts_up_to(texts: Sequence[TokenizedText], tokens: int) -> list[TokenizedText]:
+    """Texts from the beginning, with about so many tokens altogether."""
+    kept: list[TokenizedText] = []
+    for text in texts:
+        if sum(len(one.ids) for one in kept) >= tokens:
+            break
+        kept.append(text)
+    return kept
 
 
-def _study_key(
-    recipe: Recipe, model: LanguageModel, behavior: Behavior, probes: Sequence[Probe]
-) -> dict[str, object]:
-    """All that a trial depends on besides its setting."""
-    return {
-        "model": [model.fingerprint(), str(model.model.dtype)],
-        "texts": texts_sha256([*behavior.fit, *behavior.tuning]),
-        "read": sha256_json(model.token_ids([model.written(one) for one in behavior.tuning])),
-        "neutral": sha256_json(list(behavior.tuning_neutral)),
-        "facts": sha256_json(list(behavior.tuning_facts)),
-        "probes": [[probe.layer, probe.fit] for probe in probes],
-        "seed": recipe.seed,
-        "direction": recipe.sign,
-    }
+def _refuse_chance(probe: Probe, recipe: Recipe) -> None:
+    """Refuse labels that a probe can't tell apart, where the rule knows nothing better."""
+    assert probe.metrics is not None
+    metrics = probe.metrics
+    low, high = auroc_interval(metrics.auroc, metrics.held_out_texts)
+    if recipe.rule != "natural-gradient" and low <= 0.5:
+        raise NoSignalError(
+            f"the probe cannot tell the labels apart on {metrics.held_out_texts} held-out texts: "
+            f"AUROC {metrics.auroc:.2f} ({low:.2f}-{high:.2f}); check that the labels are right, "
+            "or give more texts. No edit was made"
+        )

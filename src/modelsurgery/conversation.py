@@ -22,6 +22,7 @@ from modelsurgery.evaluation.generation import Continuation, Decoding
 from modelsurgery.evaluation.generation.local import continuation_of, end_tokens, new_tokens
 from modelsurgery.evaluation.generation.sampling import UniformSampling
 from modelsurgery.models import LanguageModel
+from modelsurgery.token_ids import opening_ids, without_beginning
 
 MOST_STRENGTH = 1000.0
 SECONDS_BETWEEN_PIECES = 0.05  # decoding a long answer anew at each token would take its time
@@ -198,7 +199,9 @@ class Conversation:
         """Let the sides from `first` on write, as many as there are texts to read."""
         model, decoding = self._model, self.decoding
         room = max(1, model.context_length - decoding.max_new_tokens)
-        inputs = model.tokenize(reads, max_tokens=room, side="left")
+        opening = opening_ids(model.tokenizer)
+        kept = [without_beginning(ids, room, opening) for ids in model.token_ids(reads)]
+        inputs = model.batch_of(kept, side="left")
         width, ends = inputs["input_ids"].shape[1], end_tokens(model, self.is_chat)
         processors: list[LogitsProcessor] = []
         if decoding.seed is not None:

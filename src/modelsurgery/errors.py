@@ -15,6 +15,8 @@
     ├── StorageError                1  the disk is full, read-only or failing
     ├── EvaluationError             1  a measurement could not be made
     ├── DamageBudgetError           3  no edit keeps the damage inside the budget
+    ├── NoEffectError               5  the behavior did not change as it was asked to
+    │   └── NoSignalError              the texts do not say what to change
     └── VerificationError           4  coverage or verification failed
         ├── EditMismatchError          the edit was made for other weights
         └── NothingChangedError        an edit that would change no byte
@@ -79,6 +81,16 @@ class DamageBudgetError(SurgeryError):
     """No edit keeps the damage inside the budget."""
 
     exit_code = 3
+
+
+class NoEffectError(SurgeryError):
+    """The behavior did not change as it was asked to, or no change could be told."""
+
+    exit_code = 5
+
+
+class NoSignalError(NoEffectError):
+    """The texts do not say what to change: no edit was made."""
 
 
 class VerificationError(SurgeryError):

@@ -17,15 +17,16 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from modelsurgery import lab
-from modelsurgery.behaviors import Behavior, BehaviorFile, PromptSet, load_behavior
+from modelsurgery.behaviors import Behavior, BehaviorFile, load_held_out
+from modelsurgery.edit import Edit
 from modelsurgery.edit_file import load_edit
 from modelsurgery.errors import EvaluationError, RecipeError
 from modelsurgery.evaluation.capability import available_tasks, measure_capability
 from modelsurgery.evaluation.generation import Generator, TransformersGenerator
 from modelsurgery.evaluation.generation.vllm import VllmGenerator
-from modelsurgery.evaluation.judges import Judge, judge_for
+from modelsurgery.evaluation.judges import TEXTS, Judge, judge_for, judge_spec
 from modelsurgery.evaluation.language_modelling import LanguageModelling, compare_language_modelling
-from modelsurgery.evaluation.measurement import measure_facts
+from modelsurgery.evaluation.measurement import facts_right, measure_facts
 from modelsurgery.evaluation.protocol import (
     Comparison,
     SetMeasurement,
@@ -99,14 +100,11 @@ class EvaluationPlan(BaseModel):
     @property
     def is_embedded(self) -> bool:
         """Whether the model is the embedded one."""
-        if self.model == "embedded":
-            return True
-        path = Path(self.model)
-        return path.is_dir() and path.resolve() == lab.embedded_model_path().resolve()
+        return lab.is_embedded(self.model)
 
     @property
     def is_lab(self) -> bool:
-        """Whether the texts are of the embedded model's world."""
+        """Whether the behavior is of the embedded model's world."""
         return self.is_embedded and self.behavior.lab
 
 
@@ -131,7 +129,8 @@ class Evaluation:
         sets: the behavior on each prompt set.
         language_modelling: perplexity and divergence on neutral text; None with another backend.
         neutral_note: what the neutral text is.
-        facts: exact match, base and edited; None where there are no facts.
+        facts: exact match, base and edited, None for the latter when there is no edit; None where
+            there are no facts.
         tasks: results of capability tasks, by name.
         speed: tokens per second; not part of the results, which are the same in every run.
     """
@@ -144,7 +143,7 @@ class Evaluation:
     sets: tuple[SetMeasurement, ...]
     language_modelling: LanguageModelling | None
     neutral_note: str
-    facts: tuple[Rate, Rate] | None
+    facts: tuple[Rate, Rate | None] | None
     tasks: Mapping[str, Told]
     speed: dict[str, Any]
 
@@ -169,24 +168,29 @@ class Evaluation:
             "sets": [{**one.to_json(), **wholes[one.prompts.name].to_json()} for one in self.sets],
             "damage": {
                 "neutral_text": self._neutral_json(),
-                "facts": None if self.facts is None else [asdict(rate) for rate in self.facts],
+                "facts": self._facts_json(),
                 "tasks": {name: one.to_json() for name, one in self.tasks.items()},
             },
             "seed": self.plan.seed,
         }
 
+    def _facts_json(self) -> list[dict[str, Any] | None] | None:
+        if self.facts is None:
+            return None
+        return [None if rate is None else asdict(rate) for rate in self.facts]
+
     def _neutral_json(self) -> dict[str, Any] | None:
         measured = self.language_modelling
         if measured is None:
             return None
-        edited = bool(self.edits)
+        base, edited = measured.base_perplexity, measured.edited_perplexity
         return {
             "text": self.neutral_note,
             "tokens": measured.tokens,
-            "base_perplexity": measured.base_perplexity,
-            "edited_perplexity": measured.edited_perplexity if edited else None,
-            "rise": measured.edited_perplexity / measured.base_perplexity - 1 if edited else None,
-            "divergence": measured.divergence if edited else None,
+            "base_perplexity": base,
+            "edited_perplexity": edited,
+            "rise": None if edited is None else edited / base - 1,
+            "divergence": measured.divergence,
         }
 
 
@@ -207,13 +211,11 @@ def evaluate(plan: EvaluationPlan, *, progress: Progress = silent) -> Evaluation
     _check_names(plan)
     edits = {str(path): load_edit(path) for path in plan.edits}
     # All that can be wrong with the plan shows before a run directory is made.
-    behavior = load_behavior(
-        plan.behavior, is_lab=plan.is_lab, data=plan.data, seed=plan.seed, prompt_count=plan.limit
-    )
-    sets, judges = _sets(plan, behavior), _judges(plan, behavior)
+    behavior = _behavior(plan)
+    judges = _judges(plan, behavior)
     with progress("load model", 0):
         model = _model(plan)
-    name = "embedded" if plan.is_embedded else Path(plan.model).resolve().name
+    name = lab.EMBEDDED if plan.is_embedded else Path(plan.model).resolve().name
     values = plan.model_dump(mode="json", exclude={"out", "store"})
     with (
         ExitStack() as stack,
@@ -235,7 +237,7 @@ def evaluate(plan: EvaluationPlan, *, progress: Progress = silent) -> Evaluation
                 store=store,
                 progress=progress,
             )
-            for prompts in sets
+            for prompts in behavior.prompt_sets
         )
         is_ours = plan.backend == "transformers"
         facts = behavior.facts if is_ours else ()
@@ -250,7 +252,7 @@ def evaluate(plan: EvaluationPlan, *, progress: Progress = silent) -> Evaluation
             if is_ours
             else None,
             behavior.neutral_note,
-            measure_facts(model, chosen, facts) if facts else None,
+            _facts(model, chosen, facts) if facts else None,
             measure_capability(
                 model,
                 chosen,
@@ -264,6 +266,14 @@ def evaluate(plan: EvaluationPlan, *, progress: Progress = silent) -> Evaluation
         _write(plan, run, result)
     write_report(run.path)
     return result
+
+
+def _facts(
+    model: LanguageModel, edits: Sequence[Edit], facts: Sequence[tuple[str, str]]
+) -> tuple[Rate, Rate | None]:
+    if edits:
+        return measure_facts(model, edits, facts)
+    return facts_right(model, (), facts), None
 
 
 def _check_names(plan: EvaluationPlan) -> None:
@@ -289,6 +299,21 @@ def _model(plan: EvaluationPlan) -> LanguageModel:
     )
 
 
+def _behavior(plan: EvaluationPlan) -> Behavior:
+    """What is asked for of the behavior, and no data besides."""
+    specs = [judge_spec(plan.behavior, one, is_lab=plan.is_lab) for one in plan.judges or [None]]
+    return load_held_out(
+        plan.behavior,
+        is_lab=plan.is_lab,
+        data=plan.data,
+        seed=plan.seed,
+        prompt_count=plan.limit,
+        sets=plan.sets,
+        with_texts=TEXTS in specs,
+        with_neutral=plan.backend == "transformers",
+    )
+
+
 def _judges(plan: EvaluationPlan, behavior: Behavior) -> tuple[Judge, ...]:
     specs: Sequence[str | None] = plan.judges or [None]
     judges = tuple(judge_for(behavior, spec, seed=plan.seed) for spec in specs)
@@ -304,19 +329,6 @@ def _generator(
     if plan.backend == "vllm":
         return stack.enter_context(VllmGenerator(model))
     return TransformersGenerator(model, store=store)
-
-
-def _sets(plan: EvaluationPlan, behavior: Behavior) -> tuple[PromptSet, ...]:
-    if plan.sets is None:
-        return behavior.prompt_sets
-    known = {one.name: one for one in behavior.prompt_sets}
-    for name in plan.sets:
-        if name not in known:
-            raise RecipeError(
-                f"behavior {behavior.name!r} has no prompt set {name!r}; expected some of "
-                f"{', '.join(known)}"
-            )
-    return tuple(known[name] for name in plan.sets)
 
 
 def _write(plan: EvaluationPlan, run: RunDirectory, result: Evaluation) -> None:

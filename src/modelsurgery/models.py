@@ -39,12 +39,10 @@ from modelsurgery.texts import LabelledText
 from modelsurgery.token_ids import (
     ReplyIds,
     Source,
-    opening_ids,
     padded,
     rendered_text,
     reply_ids,
     token_ids,
-    without_beginning,
 )
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -141,22 +139,9 @@ class LanguageModel:
         """Ids of texts, whole: plain ones begin as the tokenizer begins a text and get no end."""
         return token_ids(self.tokenizer, texts)
 
-    def tokenize(
-        self, texts: Sequence[Source], *, max_tokens: int | None = None, side: str = "right"
-    ) -> dict[str, torch.Tensor]:
-        """Token ids and attention mask, [n, t] int64, padded on `side`, on the model's device.
-
-        With a limit, a text is cut at its end when padded on the right; when padded on the left it
-        loses what follows the tokens that the tokenizer puts before a text.
-        """
-        rows = self.token_ids(texts)
-        if max_tokens is not None:
-            opening, cut = opening_ids(self.tokenizer), side == "left"
-            rows = [
-                without_beginning(ids, max_tokens, opening) if cut else ids[:max_tokens]
-                for ids in rows
-            ]
-        return self.batch_of(rows, side=side)
+    def tokenize(self, texts: Sequence[Source], *, side: str = "right") -> dict[str, torch.Tensor]:
+        """Ids of texts as a batch (`batch_of`)."""
+        return self.batch_of(self.token_ids(texts), side=side)
 
     def batch_of(
         self, rows: Sequence[Sequence[int]], *, side: str = "right"
@@ -254,7 +239,8 @@ def load_model(
     Raises:
         ModelNotFoundError: no such model.
         RecipeError: a dtype or device that is not known, or no chat template of that name.
-        UnsupportedModelError: not a causal language model, or not in safetensors.
+        UnsupportedModelError: not a causal language model, not in safetensors, or with code of its
+            own.
         CheckpointError: damaged or incomplete weights, or a tokenizer that cannot be loaded.
     """
     if dtype is not None and dtype not in DTYPES:
@@ -264,7 +250,9 @@ def load_model(
     place = _device(device)
     wanted: Any = DTYPES.get(dtype or ("float32" if place.type == "cpu" else ""), "auto")
     with _loading(checkpoint):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint.directory)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            checkpoint.directory, trust_remote_code=False
+        )
     if tokenizer.chat_template is None:
         tokenizer.chat_template = processor_template(checkpoint.directory)
     if chat_template is not None:
@@ -273,6 +261,7 @@ def load_model(
         answer: Any = loader.from_pretrained(
             checkpoint.directory,
             dtype=wanted,
+            trust_remote_code=False,
             use_safetensors=True,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
@@ -344,6 +333,13 @@ def _loading(checkpoint: Checkpoint) -> Iterator[None]:
     try:
         yield
     except LOADING_ERRORS as error:
+        # Without this argument transformers asks on stdin, where a pipe's first prompt answers.
+        if "trust_remote_code" in str(error):
+            raise UnsupportedModelError(
+                f"{checkpoint.directory}: needs code of its own, which is never run; expected a "
+                "model and a tokenizer that transformers knows (save the tokenizer as "
+                "tokenizer.json)"
+            ) from error
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
             f"{checkpoint.directory}: transformers cannot load it ({reason}); "
@@ -371,7 +367,7 @@ def load_sequence_classifier(model: str, *, device: str | None = None) -> Sequen
 
     Raises:
         ModelNotFoundError: no such model.
-        UnsupportedModelError: a model of another kind.
+        UnsupportedModelError: a model of another kind, or with code of its own.
         CheckpointError: damaged or incomplete weights, or a tokenizer that cannot be loaded.
     """
     checkpoint = open_checkpoint(resolve_model_directory(model))
@@ -382,10 +378,13 @@ def load_sequence_classifier(model: str, *, device: str | None = None) -> Sequen
             "sequence classifier"
         )
     with _loading(checkpoint):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint.directory)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            checkpoint.directory, trust_remote_code=False
+        )
         answer: Any = transformers.AutoModelForSequenceClassification.from_pretrained(
             checkpoint.directory,
             dtype=torch.float32,
+            trust_remote_code=False,
             use_safetensors=True,
             ignore_mismatched_sizes=True,
             output_loading_info=True,

@@ -21,6 +21,7 @@ Fit = Literal["adam", "logistic", "mean-difference"]
 DirectionRule = Literal["W1", "W1-W0", "mean-difference"]
 FITS: tuple[Fit, ...] = get_args(Fit)
 DIRECTION_RULES: tuple[DirectionRule, ...] = get_args(DirectionRule)
+DEFAULT_RULE: DirectionRule = "mean-difference"
 
 PICKLE_SUFFIXES = {".pt", ".pth", ".bin"}
 
@@ -88,6 +89,11 @@ class Probe:
         if self.mean_difference is None:
             raise RecipeError("this probe holds no mean difference; use W1 or W1-W0")
         return self.mean_difference
+
+    @property
+    def default_rule(self) -> DirectionRule:
+        """What is taken when nothing is said: the mean difference, or W1 where there is none."""
+        return "W1" if self.mean_difference is None else DEFAULT_RULE
 
     def row(self, label: int) -> NDArray[np.float32]:
         """W[label], [d]."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from modelsurgery import lab
 from modelsurgery.behaviors import Direction, describe_behavior
 from modelsurgery.errors import RecipeError
 from modelsurgery.probe import DirectionRule, Fit
@@ -13,7 +14,7 @@ from modelsurgery.region import row_count
 from modelsurgery.schema import parse
 from modelsurgery.tuning import Budget
 
-EMBEDDED = "embedded"
+DEFAULT_BEHAVIOR = "toxicity"
 DEFAULT_TRIALS = 40
 
 
@@ -23,10 +24,11 @@ class Recipe(BaseModel):
     Attributes:
         model: directory or id of the Hub; `embedded` is the model that ships with the package.
         edits: edits that the model gets in memory before anything else; the new one comes on top.
-        behavior: a built-in behavior or the path of a behavior's YAML file.
-        texts: labelled texts of a behavior of your own, in place of `behavior`.
-        prompts: held-out prompts; else they are cut from held-out texts.
-        neutral: neutral text for the damage; else held-out texts with label 0.
+        behavior: a built-in behavior or the path of a behavior's YAML file; None takes toxicity, or
+            with `texts` a behavior that nothing but they describe.
+        texts: labelled texts in place of the behavior's.
+        prompts: held-out prompts in place of the behavior's.
+        neutral: neutral text for the damage, in place of the behavior's.
         text_column: column of `texts` with the text.
         label_column: column of `texts` with the label.
         data: directory with local copies of public data sets; None takes the one that SURGERY_DATA
@@ -65,9 +67,9 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str = EMBEDDED
+    model: str = lab.EMBEDDED
     edits: tuple[Path, ...] = ()
-    behavior: str = "toxicity"
+    behavior: str | None = None
     texts: Path | None = None
     prompts: Path | None = None
     neutral: Path | None = None
@@ -121,7 +123,17 @@ class Recipe(BaseModel):
     @property
     def model_name(self) -> str:
         """The model without its directory."""
-        return self.model if self.model == EMBEDDED else Path(self.model).resolve().name
+        return lab.EMBEDDED if self.is_embedded else Path(self.model).resolve().name
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the model is the embedded one, by name or by path."""
+        return lab.is_embedded(self.model)
+
+    @property
+    def behavior_name(self) -> str | None:
+        """The behavior, as in `behavior`; None if nothing but `texts` describes it."""
+        return self.behavior or (DEFAULT_BEHAVIOR if self.texts is None else None)
 
     @property
     def sign(self) -> int:
@@ -130,10 +142,9 @@ class Recipe(BaseModel):
 
     @property
     def is_lab(self) -> bool:
-        """Whether the texts are of the embedded model's world."""
-        return (
-            self.model == EMBEDDED and self.texts is None and describe_behavior(self.behavior).lab
-        )
+        """Whether the behavior is of the embedded model's world."""
+        name = self.behavior_name
+        return self.is_embedded and name is not None and describe_behavior(name).lab
 
     @property
     def is_searched(self) -> bool:

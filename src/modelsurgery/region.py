@@ -6,7 +6,7 @@ Reads blocks of rows, a matrix for each core at a time; loads no model.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -57,14 +57,14 @@ class Region:
     Attributes:
         gates: the matrices with at least one chosen row, in block order.
         rows: per matrix, chosen row numbers from 0, ascending, int64 [k].
-        cosines: per matrix, their cosines, float32 [k].
+        scores: per matrix, what they were chosen by, [k]: their cosines, or a rule's scores.
         candidate_rows: gate rows of the whole model.
         mean_row_norm: mean L2 norm of all gate rows of the model.
     """
 
     gates: tuple[GateMatrix, ...]
     rows: tuple[NDArray[np.int64], ...]
-    cosines: tuple[NDArray[np.float32], ...]
+    scores: tuple[NDArray[np.floating], ...]
     candidate_rows: int
     mean_row_norm: float
 
@@ -202,26 +202,76 @@ def select_region(
     Raises:
         RecipeError: no such number of rows or window of layers.
     """
-    first, last = _window(scores, layers)
-    inside = [index for index, gate in enumerate(scores.gates) if first <= gate.block + 1 <= last]
-    available = sum(scores.gates[index].rows for index in inside)
-    count = row_count(rows, scores.row_count, available)
-    cosine = np.concatenate([scores.cosines[index][direction] for index in inside])
-    key = _selection_key(cosine, selection, seed)
-    ends = np.cumsum([scores.gates[index].rows for index in inside])
+    return _region(
+        scores.gates,
+        [one[direction] for one in scores.cosines],
+        lambda cosines: _selection_key(cosines, selection, seed),
+        rows,
+        scores.mean_row_norm,
+        layers=layers,
+        per_layer=per_layer,
+    )
+
+
+def select_rows(
+    gates: Sequence[GateMatrix],
+    scores: Sequence[NDArray[np.floating]],
+    rows: float | int,
+    *,
+    mean_row_norm: float,
+    layers: tuple[int, int] | None = None,
+    per_layer: bool = False,
+) -> Region:
+    """Choose the K gate rows with the highest scores, whatever a rule scores them by.
+
+    Args:
+        gates: all gate matrices of the model.
+        scores: per gate matrix, [rows].
+        rows: a share of all gate rows of the model (float) or a count (int).
+        mean_row_norm: mean L2 norm of all gate rows.
+        layers: first and last layer to choose from, counted 1..L; None is all.
+        per_layer: take the same share of the rows of every matrix.
+
+    Raises:
+        RecipeError: no such number of rows or window of layers.
+    """
+    return _region(
+        gates, scores, np.negative, rows, mean_row_norm, layers=layers, per_layer=per_layer
+    )
+
+
+def _region(
+    gates: Sequence[GateMatrix],
+    scores: Sequence[NDArray[np.floating]],
+    key_of: Callable[[NDArray[np.floating]], NDArray[np.floating]],
+    rows: float | int,
+    mean_row_norm: float,
+    *,
+    layers: tuple[int, int] | None,
+    per_layer: bool,
+) -> Region:
+    """The rows with the smallest keys of their scores."""
+    first, last = _window(gates, layers)
+    inside = [index for index, gate in enumerate(gates) if first <= gate.block + 1 <= last]
+    total = sum(gate.rows for gate in gates)
+    available = sum(gates[index].rows for index in inside)
+    count = row_count(rows, total, available)
+    values = np.concatenate([scores[index] for index in inside])
+    key = key_of(values)
+    ends = np.cumsum([gates[index].rows for index in inside])
     chosen = _smallest_of_each(key, count, ends) if per_layer else _smallest(key, count)
     parts = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
     used = [
-        (index, part, end - scores.gates[index].rows)
+        (index, part, end - gates[index].rows)
         for index, part, end in zip(inside, parts, ends, strict=True)
         if len(part)
     ]
     return Region(
-        gates=tuple(scores.gates[index] for index, _, _ in used),
+        gates=tuple(gates[index] for index, _, _ in used),
         rows=tuple(part - start for _, part, start in used),
-        cosines=tuple(cosine[part] for _, part, _ in used),
-        candidate_rows=scores.row_count,
-        mean_row_norm=scores.mean_row_norm,
+        scores=tuple(values[part] for _, part, _ in used),
+        candidate_rows=total,
+        mean_row_norm=mean_row_norm,
     )
 
 
@@ -275,7 +325,7 @@ def row_count(rows: float | int, total: int, available: int) -> int:
 
 
 def _selection_key(
-    cosine: NDArray[np.float32], selection: Selection, seed: int
+    cosine: NDArray[np.floating], selection: Selection, seed: int
 ) -> NDArray[np.floating]:
     """What rows are sorted by, smallest first."""
     if selection == "opposed":
@@ -287,8 +337,8 @@ def _selection_key(
     raise RecipeError(f"selection {selection!r}; expected one of {', '.join(SELECTIONS)}")
 
 
-def _window(scores: RowScores, layers: tuple[int, int] | None) -> tuple[int, int]:
-    layer_count = max(gate.block for gate in scores.gates) + 1
+def _window(gates: Sequence[GateMatrix], layers: tuple[int, int] | None) -> tuple[int, int]:
+    layer_count = max(gate.block for gate in gates) + 1
     first, last = layers or (1, layer_count)
     if not 1 <= first <= last <= layer_count:
         raise RecipeError(f"layers {first}-{last}; expected a window inside 1-{layer_count}")

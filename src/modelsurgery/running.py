@@ -25,12 +25,12 @@ from modelsurgery.evaluation.screening import Screen
 from modelsurgery.evaluation.store import Store
 from modelsurgery.files import sha256_file
 from modelsurgery.inside import Inside, look_inside
-from modelsurgery.layouts import load_layout
+from modelsurgery.layouts import find_gate_matrices, load_layout
 from modelsurgery.models import LanguageModel, load_model
 from modelsurgery.probe import save_probe
 from modelsurgery.progress import Progress, silent
 from modelsurgery.provenance import Provenance, provenance
-from modelsurgery.recipe import DEFAULT_TRIALS, EMBEDDED, Recipe
+from modelsurgery.recipe import DEFAULT_TRIALS, Recipe
 from modelsurgery.report.html import write_report
 from modelsurgery.results import Damage, RunResult
 from modelsurgery.runs import STORE_FILE, RunDirectory, open_run
@@ -64,7 +64,7 @@ def run_recipe(recipe: Recipe, *, progress: Progress = silent) -> RunResult:
     ):
         with progress("load model", 0):
             model = stack.enter_context(stacked(loaded_model(recipe, run.now), before))
-        assert model.gates  # refused here, early, if it cannot be edited
+        find_gate_matrices(model.checkpoint, model.layout)  # refuses early what can't be edited
         behavior, judge = judged_behavior(recipe)
 
         probes = fit_probes(recipe, run, model, behavior, progress)
@@ -105,7 +105,7 @@ def run_recipe(recipe: Recipe, *, progress: Progress = silent) -> RunResult:
 def loaded_model(recipe: Recipe, now: datetime) -> LanguageModel:
     """The recipe's model, without its edits; `now` is the time that its chat template is told."""
     return load_model(
-        lab.embedded_model_path() if recipe.model == EMBEDDED else recipe.model,
+        lab.embedded_model_path() if recipe.is_embedded else recipe.model,
         device=recipe.device,
         dtype=recipe.dtype,
         revision=recipe.revision,
@@ -133,20 +133,22 @@ def described_behavior(recipe: Recipe) -> BehaviorFile:
     Raises:
         RecipeError: no texts for this model.
     """
-    if recipe.texts is not None:
-        return BehaviorFile(
-            name=recipe.texts.stem,
-            title=f"texts of {recipe.texts.name}",
-            texts=recipe.texts,
-            prompts=recipe.prompts,
-            neutral=recipe.neutral,
-            text_column=recipe.text_column,
-            label_column=recipe.label_column,
-        )
-    described = describe_behavior(recipe.behavior)
-    if described.texts is None and recipe.model != EMBEDDED:
+    name, texts = recipe.behavior_name, recipe.texts
+    if name is not None:
+        described = describe_behavior(name)
+    else:
+        assert texts is not None
+        described = BehaviorFile(name=texts.stem, title=f"texts of {texts.name}", texts=texts)
+    described = described.with_own(
+        texts=texts,
+        prompts=recipe.prompts,
+        neutral=recipe.neutral,
+        text_column=recipe.text_column,
+        label_column=recipe.label_column,
+    )
+    if described.texts is None and not recipe.is_embedded:
         raise RecipeError(
-            f"behavior {recipe.behavior!r} has texts and a judge for the embedded "
+            f"behavior {name!r} has texts and a judge for the embedded "
             "model only; give --texts FILE with labelled texts for this model"
         )
     return described.with_length(recipe.max_new_tokens)
@@ -156,6 +158,7 @@ def _resolved(recipe: Recipe, described: BehaviorFile) -> Recipe:
     """The recipe with everything that it leaves to the behavior or the environment."""
     return recipe.model_copy(
         update={
+            "behavior": recipe.behavior_name,
             "direction": recipe.direction or described.direction,
             "data": data_root(recipe.data),
             "trials": recipe.trials or (DEFAULT_TRIALS if recipe.minutes is None else None),

@@ -60,6 +60,7 @@ class Stage:
                     "edited": asdict(one.edited),
                     "change": {**asdict(one.change), "verdict": one.change.verdict},
                     "reduction": one.reduction,
+                    "verdicts": {"base": one.base_verdicts, "edited": one.edited_verdicts},
                 }
                 for name, one in zip(names, self.behaviors, strict=True)
             ],
@@ -118,7 +119,7 @@ def run_sequence(recipe: SequenceRecipe, *, progress: Progress = silent) -> Sequ
             with the same `out`.
     """
     steps = recipe.steps()
-    described = [step.behavior.rpartition("/")[2].removesuffix(".yaml") for step in steps]
+    described = [_called(step) for step in steps]
     values = recipe.model_dump(mode="json", exclude={"out"})
     name = "-".join([recipe.model_name, *described])
     measured = [judged_behavior(step) for step in steps]  # refused early, if one cannot be
@@ -156,6 +157,15 @@ def run_sequence(recipe: SequenceRecipe, *, progress: Progress = silent) -> Sequ
         )
         run.finish(result.to_json())
     return result
+
+
+def _called(step: Recipe) -> str:
+    """A step's behavior, as its directory is named."""
+    name = step.behavior_name
+    if name is None:
+        assert step.texts is not None
+        return step.texts.stem
+    return Path(name).name.removesuffix(".yaml").removesuffix(".yml")
 
 
 def _stage(

@@ -1,25 +1,21 @@
 """Labelled texts: reading them, checking them, splitting them.
 
-A label of 1 says that the text shows the behavior, 0 that it shows its opposite. Files are JSON
-lines, CSV, TSV or Parquet with a text and a label column, or a data set of the Hub
-(`hub:NAME[:SPLIT]`; the extra `data`). A column `group` keeps related texts (a sentence and its
-rewrite) on one side of the split.
+A label of 1 says that the text shows the behavior, 0 that it shows its opposite. `text_files` says
+which files can be read. A column `group` keeps related texts (a sentence and its rewrite) on one
+side of the split; a column `reply` makes the text a user's turn, and the reply what shows the
+behavior or its opposite.
 """
 
-import csv
 import hashlib
-import importlib
-import importlib.util
-import io
-import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from modelsurgery.errors import TextsError
 from modelsurgery.files import sha256_json
+from modelsurgery.text_files import read_rows
 
 MIN_TEXTS = 20
 LABELS = {
@@ -38,12 +34,15 @@ class LabelledText:
         label: 1 shows the behavior, 0 its opposite.
         group: texts of one group stay on one side of a split; None is a group of its own.
         reply: what an assistant answers to it; the text is a user's turn then.
+        called_for: whether the text, a request, calls for the behavior; None where the behavior
+            does not depend on what was asked.
     """
 
     text: str
     label: int
     group: str | None = None
     reply: str | None = None
+    called_for: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -60,31 +59,35 @@ def load_texts(
     """Read labelled texts, in the order of the file.
 
     Args:
-        source: a .jsonl, .csv, .tsv or .parquet file, or `hub:NAME[:SPLIT]`.
-        text_column: name of the column with the text.
+        source: a .jsonl, .json, .csv, .tsv or .parquet file, or `hub:NAME[:SPLIT]`.
+        text_column: name of the column with the text; where there is no `text`, `prompt` will do.
         label_column: name of the column with the label: 1/0, true/false or yes/no.
 
     Raises:
         TextsError: the file cannot be used, with the line that says why.
     """
     texts = []
-    for where, row in _rows(source):
-        for column in (text_column, label_column):
-            if column not in row:
+    for where, row in read_rows(source):
+        is_prompt = text_column == "text" and "text" not in row and "prompt" in row
+        column = "prompt" if is_prompt else text_column
+        for wanted in (column, label_column):
+            if wanted not in row:
                 raise TextsError(
-                    f"{where}: no column {column!r}; expected {text_column!r} and "
+                    f"{where}: no column {wanted!r}; expected {text_column!r} and "
                     f"{label_column!r}, found {', '.join(map(repr, row)) or 'nothing'}"
                 )
-        text, label = row[text_column], row[label_column]
-        if not isinstance(text, str) or not text.strip():
-            raise TextsError(f"{where}: the text is empty; expected some words, remove the line")
-        if not _is_unicode(text):
-            raise TextsError(f"{where}: the text holds half a surrogate pair; expected Unicode")
+        label, group, reply = row[label_column], row.get("group"), row.get("reply")
         known = LABELS.get(str(label).strip().lower())
         if known is None:
             raise TextsError(f"{where}: label {label!r}; expected 1 (shows the behavior) or 0")
-        group = row.get("group")
-        texts.append(LabelledText(text, known, None if group in (None, "") else str(group)))
+        texts.append(
+            LabelledText(
+                _checked(row[column], where, "text"),
+                known,
+                None if group in (None, "") else str(group),
+                None if reply in (None, "") else _checked(reply, where, "reply"),
+            )
+        )
     return check_texts(texts, str(source))
 
 
@@ -162,25 +165,23 @@ def texts_sha256(texts: Iterable[LabelledText]) -> str:
     return sha256_json([list(_identity(text)) for text in texts])
 
 
-def load_lines(path: Path | str) -> tuple[str, ...]:
-    r"""Read prompts or neutral texts: one a line (.txt), or a `prompt`/`text` field (.jsonl).
+def load_lines(source: Path | str) -> tuple[str, ...]:
+    r"""Read prompts or neutral texts, in the order of the file.
 
-    In a .txt file, `\n` stands for a line break inside a prompt.
+    Args:
+        source: a .txt file with one a line, where `\n` stands for a line break inside; a .jsonl,
+            .json, .csv, .tsv or .parquet file with a column `prompt` or `text`; or
+            `hub:NAME[:SPLIT]`.
 
     Raises:
-        TextsError: missing, empty, not UTF-8, or a line without text.
+        TextsError: the file cannot be used, with the line that says why.
     """
-    path = Path(path)
-    if path.suffix != ".jsonl":
-        lines = [line.replace("\\n", "\n") for line in _lines(path)]
-    else:
-        lines = [_prompt_of(where, row) for where, row in _json_lines(path)]
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            raise TextsError(f"{path}, line {number}: empty; expected a text, remove the line")
-        if not _is_unicode(line):
-            raise TextsError(f"{path}, line {number}: half a surrogate pair; expected Unicode")
-    return tuple(lines)
+    lines = tuple(
+        _checked(_prompt_of(where, row), where, "text") for where, row in read_rows(source)
+    )
+    if not lines:
+        raise TextsError(f"{source}: no rows; expected some texts")
+    return lines
 
 
 def _prompt_of(where: str, row: dict[str, Any]) -> str:
@@ -193,9 +194,13 @@ def _prompt_of(where: str, row: dict[str, Any]) -> str:
     raise TextsError(f"{where}: no field 'prompt' or 'text'; found {', '.join(map(repr, row))}")
 
 
-def _is_unicode(text: str) -> bool:
-    """False for half a surrogate pair: JSON can spell one, no tokenizer can read it."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+def _checked(text: object, where: str, name: str) -> str:
+    """A text that a tokenizer can read: JSON can spell half a surrogate pair, which none can."""
+    if not isinstance(text, str) or not text.strip():
+        raise TextsError(f"{where}: the {name} is empty; expected some words, remove the line")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise TextsError(f"{where}: the {name} holds half a surrogate pair; expected Unicode")
+    return text
 
 
 def _identity(text: LabelledText) -> tuple[str | int | None, ...]:
@@ -206,90 +211,3 @@ def _identity(text: LabelledText) -> tuple[str | int | None, ...]:
 def _split_key(text: LabelledText, seed: int) -> bytes:
     name = text.text if text.group is None else text.group
     return hashlib.sha256(f"{seed}\0{name}".encode(errors="surrogatepass")).digest()
-
-
-def _rows(source: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
-    if isinstance(source, str) and source.startswith("hub:"):
-        return _hub_rows(source)
-    path = Path(source)
-    readers = {".jsonl": _json_lines, ".csv": _delimited, ".tsv": _delimited, ".parquet": _parquet}
-    reader = readers.get(path.suffix)
-    if reader is None:
-        raise TextsError(
-            f"{path}: unknown kind of file {path.suffix!r}; expected "
-            f"{', '.join(readers)} or hub:NAME"
-        )
-    return reader(path)
-
-
-def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(_lines(path), 1):
-        where = f"{path}, line {number}"
-        if not line.strip():
-            raise TextsError(f"{where}: empty; expected a JSON object, remove the line")
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise TextsError(f"{where}: not valid JSON ({error}); expected one object") from error
-        if not isinstance(row, dict):
-            raise TextsError(f"{where}: {type(row).__name__}; expected a JSON object")
-        yield where, row
-
-
-def _delimited(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    tabs = path.suffix == ".tsv"
-    # Tab-separated data sets (ParaDetox, GoEmotions) hold bare quotation marks.
-    reader = csv.DictReader(
-        io.StringIO(_read_text(path), newline=""),
-        delimiter="\t" if tabs else ",",
-        quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
-    )
-    try:
-        for row in reader:
-            if None in row or None in row.values():
-                raise TextsError(
-                    f"{path}, line {reader.line_num}: another number of columns than "
-                    f"the header's {len(reader.fieldnames or ())}"
-                )
-            yield f"{path}, line {reader.line_num}", row
-    except csv.Error as error:
-        raise TextsError(f"{path}, line {reader.line_num}: {error}; expected CSV") from error
-
-
-def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    _require("pyarrow", path)
-    if not path.is_file():
-        raise TextsError(f"no file at {path}; expected labelled texts")
-    parquet = importlib.import_module("pyarrow.parquet")
-    for number, row in enumerate(parquet.read_table(path).to_pylist(), 1):
-        yield f"{path}, row {number}", row
-
-
-def _hub_rows(source: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    _require("datasets", source)
-    name, _, split = source.removeprefix("hub:").partition(":")
-    data_set = importlib.import_module("datasets").load_dataset(name, split=split or "train")
-    for number, row in enumerate(data_set, 1):
-        yield f"{source}, row {number}", dict(row)
-
-
-def _require(package: str, source: Path | str) -> None:
-    if importlib.util.find_spec(package) is None:
-        raise TextsError(f"{source}: needs the package {package}; pip install 'modelsurgery[data]'")
-
-
-def _lines(path: Path) -> list[str]:
-    return _read_text(path).rstrip("\r\n").replace("\r\n", "\n").split("\n")
-
-
-def _read_text(path: Path) -> str:
-    if not path.is_file():
-        raise TextsError(f"no file at {path}; expected a file of texts")
-    content = path.read_bytes()
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise TextsError(
-            f"{path}, line {line}: not UTF-8 (byte {error.start}); expected UTF-8, convert the file"
-        ) from error

@@ -79,6 +79,12 @@ def test_a_model_alone_and_a_table_for_people(tmp_path: Path) -> None:
     assert "perplexity, neutral text" in shown
     told = json.loads(results_of(tmp_path / "run"))
     assert told["sets"][0]["edited"] is None
+    neutral, facts = told["damage"]["neutral_text"], told["damage"]["facts"]
+    assert neutral["edited_perplexity"] is neutral["rise"] is neutral["divergence"] is None
+    assert facts[0]["rate"] > 0.8
+    assert facts[1] is None
+    (row,) = (line for line in shown.splitlines() if line.startswith("facts right"))
+    assert "points" not in row
 
 
 def test_what_is_wrong_is_said_before_anything_is_loaded(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from command_line import Made, Refused, Surgery, without_progress
+from modelsurgery import load_edit
 from tiny import COMMON, tiny_sentences, tiny_tokenizer, write_tiny_model
 
-GATE = "model.layers.1.mlp.gate_proj.weight"
 SENTENCES = tiny_sentences(30)
 
 
@@ -39,7 +39,7 @@ BAD_TEXTS = {
     "no UTF-8 in a table": ("csv", CSV.encode() + b"caf\xe9,1\n", "line 32: not UTF-8"),
     "half a surrogate": ("jsonl", lines_of(GOOD) + b'{"text": "a \\ud800", "label": 1}', "line 31"),
     "too few": ("jsonl", lines_of(GOOD[:19]), "19 different texts; expected at least 20"),
-    "nothing": ("jsonl", b"", "line 1: empty"),
+    "nothing": ("jsonl", b"", "the file is empty"),
     "a bad label": ("jsonl", lines_of(GOOD) + b'{"text": "a", "label": "maybe"}', "label 'maybe'"),
     "a column too many": ("csv", CSV.encode() + b"a,1,2\n", "line 32: another number of columns"),
     "another kind of file": ("xlsx", b"PK", "unknown kind of file '.xlsx'"),
@@ -300,13 +300,17 @@ def test_weights_that_are_damaged(
     model = write_tiny_model(tmp_path / "model")
     file = model / "model.safetensors"
     tensors = load_file(file)
+    chosen = load_edit(made.edit).updates[0]
+    row = int(chosen.rows[0])  # one that is edited: others are not read
     if value == 0:
         tensors = {n: torch.zeros_like(t) if "gate" in n else t for n, t in tensors.items()}
     else:
-        tensors[GATE][7, 3] = value
+        tensors[chosen.tensor][row, 3] = value
     save_file(tensors, file, {"format": "pt"})
     rest = ("--probe", made.probe, "--alpha", 1, "--out", tmp_path / "out")
-    says = f"row 7 of {GATE} holds NaN or infinity" if value else "every gate row is zero"
+    says = (
+        f"row {row} of {chosen.tensor} holds NaN or infinity" if value else "every gate row is zero"
+    )
     refused("edit", model, *rest, code=1, says=says)
     refused("apply", model, made.edit, "--out", tmp_path / "out", code=4, says="")
     if value:

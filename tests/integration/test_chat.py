@@ -64,23 +64,28 @@ def answers(edit: Edit, decoding: Decoding) -> tuple[Continuation, ...]:
     return generator.generate(PROMPTS, decoding, [edit])
 
 
-def piped(file: Path, lines: str, *options: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+def piped(
+    file: Path, lines: str | bytes, *options: str, code: int = 0
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "modelsurgery", "chat", "embedded", "--edit", str(file)]
-    done = subprocess.run(
+    given = lines.encode() if isinstance(lines, str) else lines
+    raw = subprocess.run(
         [*command, *options],
-        input=lines,
+        input=given,
         capture_output=True,
-        text=True,
         check=False,
         env=ENVIRONMENT,
         timeout=120,
+    )
+    done = subprocess.CompletedProcess(
+        raw.args, raw.returncode, raw.stdout.decode(), raw.stderr.decode()
     )
     assert done.returncode == code, done.stderr
     return done
 
 
 def test_each_line_of_a_pipe_is_answered_by_both(edit: Edit, file: Path) -> None:
-    lines = f"{PROMPTS[0]}\n\n/strength 0\n{PROMPTS[1]}\n/nosuch\n/strength -0.5\n/again\n"
+    lines = f"{PROMPTS[0]}\n\n/strength 0\n{PROMPTS[1]}\n \n/strength -0.5\n/again\n"
     done = piped(file, lines)
     base = answers(edit.scaled(0), Decoding(64))
     edited = answers(edit, Decoding(64))[0].text
@@ -96,7 +101,6 @@ def test_each_line_of_a_pipe_is_answered_by_both(edit: Edit, file: Path) -> None
     ]
     told = without_progress(done.stderr)
     assert "edit × 0, greedy" in told
-    assert "no command /nosuch; there are /help" in told
     assert "\x1b" not in done.stdout + told
 
 
@@ -123,6 +127,33 @@ def test_a_value_that_cannot_be_used_ends_a_script(file: Path) -> None:
     )
 
 
+def test_a_line_that_is_no_command_is_answered_whatever_it_begins_with(file: Path) -> None:
+    prompts = ["/nosuch", "/etc is a directory", "/off with it", "/again and again", "/ a", " /off"]
+    done = piped(file, "\n".join([*prompts, "/off", ""]), "--json", "--max-new-tokens", "2")
+    exchanges = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [one["prompt"] for one in exchanges] == prompts
+    assert {one["strength"] for one in exchanges} == {1.0}
+    assert "edit off" in done.stderr
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(file: Path) -> None:
+    short = ("--json", "--max-new-tokens", "2")
+    done = piped(file, f"\ufeff{PROMPTS[0]}\r\n{PROMPTS[1]}\r\n", *short)
+    told = [json.loads(line)["prompt"] for line in done.stdout.splitlines()]
+    assert told == list(PROMPTS)
+    commanded = piped(file, f"\ufeff/off\n{PROMPTS[0]}", *short)
+    assert json.loads(commanded.stdout)["strength"] == 0
+
+
+def test_bytes_that_are_not_utf8_are_told_after_the_lines_before_them(file: Path) -> None:
+    lines = PROMPTS[0].encode() + b"\n" + "café".encode("latin-1") + b"\nnot read\n"
+    done = piped(file, lines, "--max-new-tokens", "2", code=2)
+    assert len(done.stdout.splitlines()) == 2
+    assert without_progress(done.stderr) == (
+        "surgery: stdin, line 2: not UTF-8 (byte 3 of it); expected UTF-8, convert the prompts\n"
+    )
+
+
 class Terminal:
     """A process behind a terminal, 100 columns wide."""
 
@@ -130,8 +161,8 @@ class Terminal:
         self.process, self.keyboard = process, keyboard
         self.shown = ""
 
-    def type(self, keys: str) -> None:
-        os.write(self.keyboard, keys.encode())
+    def type(self, keys: str | bytes) -> None:
+        os.write(self.keyboard, keys.encode() if isinstance(keys, str) else keys)
 
     def wait_for(self, text: str, seconds: float = 120.0) -> str:
         """What was shown until `text` was, without what moves the cursor; it is taken away."""
@@ -177,14 +208,13 @@ def test_a_terminal_shows_both_answers_side_by_side_and_keeps_typed_lines(
     with terminal("-m", "modelsurgery", "chat", "embedded", "--edit", str(file)) as screen:
         assert "edit × 1, greedy" in screen.wait_for(PROMPT)
         screen.type(PROMPTS[1] + "\n")
-        shown = screen.wait_for("tokens/s")
+        shown = screen.wait_for(PROMPT)  # frames of answers that are being written, then the whole
         base, edited = answers(edit.scaled(0), Decoding(64)), answers(edit, Decoding(64))
-        heading, *lines = shown.split("base", 1)[1].splitlines()
+        heading, *lines = shown.rsplit("base ", 1)[1].splitlines()
         assert heading.split() == ["edited", "×", "1"]
         words = " ".join(lines).split()
         for word in (*base[1].text.split(), *edited[1].text.split()):
             assert word in words
-        screen.wait_for(PROMPT)
         screen.type("/strength 0.5\n")
         assert "edit × 0.5, greedy" in screen.wait_for(PROMPT)
         screen.type("\x1b[A\x1b[A\n")  # twice up: the prompt again
@@ -192,6 +222,10 @@ def test_a_terminal_shows_both_answers_side_by_side_and_keeps_typed_lines(
         screen.wait_for(PROMPT)
         screen.type("/strength x\n")
         assert "/strength x; expected a factor like 0.5" in screen.wait_for(PROMPT)
+        screen.type("/nosuch\n")
+        assert "no command /nosuch; there are /help" in screen.wait_for(PROMPT)
+        screen.type(b"caf\xff\n")
+        assert "that line is not UTF-8; expected UTF-8" in screen.wait_for(PROMPT)
         screen.type("\x04")
         assert screen.exit_code() == 0
 

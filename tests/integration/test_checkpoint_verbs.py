@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,13 @@ import pytest
 import torch
 
 from command_line import Made, Outcome, Refused, Surgery
-from modelsurgery import load_edit, open_checkpoint
+from modelsurgery import (
+    embedded_model_path,
+    load_edit,
+    load_probe,
+    open_checkpoint,
+    save_probe,
+)
 from modelsurgery.files import sha256_file
 from tiny import write_tiny_model
 
@@ -160,7 +167,9 @@ def test_diff_lists_the_rows_with_the_norm_of_the_change(surgery: Surgery, made:
         norm = abs(edit.alpha) * np.linalg.norm(update.direction)
         assert one["norms"] == pytest.approx([norm] * len(update.rows), rel=1e-5)
     shown = surgery("diff", made.model, made.edited).stdout
-    assert "3 tensors differ" in shown
+    tensors = len({one.tensor for one in edit.updates})
+    assert tensors > 1
+    assert f"{tensors} tensors differ" in shown
     assert "the weights are the same" in surgery("diff", made.model, made.model).stdout
 
 
@@ -216,9 +225,31 @@ def test_what_cannot_be_undone_verified_or_planned(
     refused("undo", tmp_path / "nowhere", code=2, says="no model directory")
     refused("verify", made.model, code=4, says="no surgery is recorded there")
     refused("inspect", made.model, code=2, says="no surgery is recorded there")
-    refused("apply", "embedded", made.edit, "--in-place", code=2, says="part of the package")
+    for embedded in ("embedded", embedded_model_path()):
+        refused("apply", embedded, made.edit, "--in-place", code=2, says="part of the package")
     refused("plan", "embedded", made.edit, code=4, says="which is not there")
     refused("apply", made.edited, made.edit, "--in-place", code=4, says="edited already")
+
+
+def test_the_direction_is_the_mean_difference_where_the_probe_has_one(
+    surgery: Surgery, made: Made, tmp_path: Path
+) -> None:
+    ours = load_probe(made.probe)
+    without = tmp_path / "without.safetensors"  # as the paper's authors publish theirs
+    save_probe(replace(ours, mean_difference=None), without)
+    for name, probe, options, rule in (
+        ("default", made.probe, (), "mean-difference"),
+        ("paper", made.probe, ("--rule", "W1"), "W1"),
+        ("authors", without, (), "W1"),
+    ):
+        out = tmp_path / f"{name}.safetensors"
+        step = ("edit", made.model, "--probe", probe, "--strength", 1, *options, "--out", out)
+        outcome = surgery(*step)
+        assert outcome.code == 0, outcome.stderr
+        edit = load_edit(out)
+        assert edit.provenance.settings["direction_rule"] == rule
+        expected = ours.mean_difference if rule == "mean-difference" else ours.weight[1]
+        assert np.array_equal(edit.updates[0].direction, expected)
 
 
 def test_a_family_that_the_user_describes(surgery: Surgery, made: Made, tmp_path: Path) -> None:

@@ -255,6 +255,38 @@ def test_undo_of_an_edit_that_was_killed(
         assert contents(place / "model") == (base if complete else once), where
 
 
+def test_bulk_copies_are_steps_too(killer: Killer, operated: Operated, tmp_path: Path) -> None:
+    """Shards are copied by the kernel where it can, and a kill in the middle leaves half of one."""
+    model = copy_tree(operated.base, tmp_path / "model")
+    steps = killer.run("copy", model, operated.first, tmp_path / "out").steps
+    in_kernel = "copy_file_range" if kernel_copies(tmp_path) else "write"
+    half = steps.index(f"half a {in_kernel}") + 1
+    edit = load_edit(operated.first)
+    changed = {shard.name for shard in (tmp_path / "out").glob("*.safetensors")
+               if shard.stat().st_ino != (model / shard.name).stat().st_ino}  # fmt: skip
+    assert killer.run("copy", model, operated.first, tmp_path / "torn", at=half).code == -9
+    (staged,) = tmp_path.glob(".torn.staged-*")
+    sizes = {one.name: one.stat().st_size for one in staged.glob("*.safetensors")}
+    whole = {one.name: one.stat().st_size for one in model.glob("*.safetensors")}
+    assert [name for name in changed & set(sizes) if 0 < sizes[name] < whole[name]]
+    apply_to_copy(model, [edit], tmp_path / "torn")
+    assert contents(tmp_path / "torn") == contents(tmp_path / "out")
+
+
+def kernel_copies(directory: Path) -> bool:
+    """Whether the kernel copies between files of this disk."""
+    source, target = directory / "source", directory / "target"
+    source.write_bytes(b"x")
+    with source.open("rb") as old, target.open("wb") as new:
+        try:
+            return os.copy_file_range(old.fileno(), new.fileno(), 1) == 1
+        except OSError:
+            return False
+        finally:
+            source.unlink()
+            target.unlink()
+
+
 def test_every_step_is_flushed_before_the_next(
     killer: Killer, operated: Operated, tmp_path: Path
 ) -> None:

@@ -5,23 +5,35 @@ import pytest
 
 from modelsurgery.behaviors import (
     BehaviorFile,
+    PromptSet,
     built_in_behaviors,
     describe_behavior,
     load_behavior,
-    load_prompt_sets,
+    load_held_out,
 )
 from modelsurgery.behaviors.prompting import evenly, half_texts
 from modelsurgery.behaviors.roots import data_root, located
 from modelsurgery.chat_template import Rendered
 from modelsurgery.corpora import Prompt, corpora
 from modelsurgery.errors import RecipeError, TextsError
+from modelsurgery.evaluation.judges import judge_for
+from modelsurgery.evaluation.judges.ngrams import NgramJudge
 from modelsurgery.models import load_model
+from modelsurgery.recipe import Recipe
+from modelsurgery.running import described_behavior, judged_behavior
 from modelsurgery.texts import LabelledText
 
 
 def write_lines(path: Path, lines: list[str]) -> Path:
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     return path
+
+
+def prompts_alone(name: str, data: Path) -> tuple[PromptSet, ...]:
+    behavior = load_held_out(
+        describe_behavior(name), data=data, with_texts=False, with_neutral=False
+    )
+    return behavior.prompt_sets
 
 
 def test_built_in_behaviors_name_corpora_that_exist() -> None:
@@ -120,7 +132,7 @@ def test_every_instruction_stands_there_refused_and_accepted(shared: Path) -> No
 
 
 def test_jailbreak_prompts_have_categories_and_forms(shared: Path) -> None:
-    tasks, safe, unsafe = load_prompt_sets(describe_behavior("refusal"), data=shared / "data")
+    tasks, safe, unsafe = prompts_alone("refusal", shared / "data")
     assert len(tasks.prompts) == 2475
     assert len({prompt.form for prompt in tasks.prompts}) == 11
     assert len({prompt.category for prompt in tasks.prompts}) == 5
@@ -129,5 +141,96 @@ def test_jailbreak_prompts_have_categories_and_forms(shared: Path) -> None:
 
 
 def test_attitude_is_measured_on_negative_sentences(shared: Path) -> None:
-    (sentences,) = load_prompt_sets(describe_behavior("attitude"), data=shared / "data")
+    (sentences,) = prompts_alone("attitude", shared / "data")
     assert {prompt.category for prompt in sentences.prompts} == {"sadness", "anger", "fear"}
+
+
+def test_own_files_replace_their_part_of_a_behavior_and_nothing_else(tmp_path: Path) -> None:
+    texts = write_lines(
+        tmp_path / "texts.jsonl",
+        [json.dumps({"say": f"goose {n} went off to place {n}", "is": n % 2}) for n in range(80)],
+    )
+    prompts = write_lines(tmp_path / "prompts.txt", [f"then goose {n}" for n in range(20)])
+    neutral = write_lines(tmp_path / "neutral.txt", [f"it rains on day {n}" for n in range(10)])
+    columns = {"text_column": "say", "label_column": "is"}
+    own = {"texts": texts, "prompts": prompts, "neutral": neutral}
+    toxicity = describe_behavior("toxicity")
+    whole = Recipe(model="some/model", behavior="toxicity", **own, **columns)
+    described = described_behavior(whole)
+    assert described == toxicity.model_copy(update={**own, **columns})
+    assert (described.name, described.judge, described.title) == (
+        "toxicity", "ngrams", toxicity.title,
+    )  # fmt: skip
+    for part, path in own.items():
+        alone = described_behavior(Recipe(model="some/model", behavior="toxicity", **{part: path}))
+        assert alone == toxicity.model_copy(update={part: path})
+    # Without a behavior, texts are one of their own, as before; prompts and neutral alone are not.
+    assert described_behavior(Recipe(texts=texts, max_new_tokens=5)).name == "texts"
+    assert described_behavior(Recipe(texts=texts, max_new_tokens=5)).max_new_tokens == 5
+    assert described_behavior(Recipe(prompts=prompts)).name == "toxicity"
+    behavior = load_behavior(described)
+    assert isinstance(judge_for(behavior), NgramJudge)
+    assert behavior.prompt_sets[0].texts == tuple(f"then goose {n}" for n in range(20))
+    assert set(behavior.neutral) | set(behavior.tuning_neutral) == {
+        f"it rains on day {n}" for n in range(10)
+    }
+    for text in (*behavior.fit, *behavior.tuning, *behavior.held_out):
+        assert text.text.startswith("goose")
+
+
+@pytest.mark.parametrize("part", ["texts", "prompts", "neutral"])
+def test_own_files_replace_their_part_of_the_embedded_models_world(
+    tmp_path: Path, part: str
+) -> None:
+    rows = [{"text": f"goose {n} went off to place {n}", "label": n % 2} for n in range(80)]
+    path = write_lines(tmp_path / "own.jsonl", [json.dumps(row) for row in rows])
+    recipe = Recipe(behavior="negativity", prompt_count=20, **{part: path})
+    assert recipe.is_lab
+    behavior, judge = judged_behavior(recipe)
+    usual, _ = judged_behavior(Recipe(behavior="negativity", prompt_count=20))
+    assert judge.name == "lab"
+    parts = {
+        "texts": lambda one: {text.text for text in (*one.fit, *one.tuning, *one.held_out)},
+        "prompts": lambda one: set(one.prompt_sets[0].texts),
+        "neutral": lambda one: {*one.neutral, *one.tuning_neutral},
+    }
+    own = {row["text"] for row in rows}
+    for name, of in parts.items():
+        if name == part:
+            assert of(behavior) <= own
+            assert of(behavior)
+        else:
+            assert of(behavior) == of(usual)
+    assert (behavior.facts, behavior.tuning_facts) == (usual.facts, usual.tuning_facts)
+
+
+def test_only_the_prompt_sets_that_are_wanted_are_read(shared: Path, tmp_path: Path) -> None:
+    """A directory with one data set is enough to measure on it with a judge that needs no texts."""
+    (tmp_path / "xstest").symlink_to(shared / "data" / "xstest")
+    wanted = {"data": tmp_path, "with_texts": False, "with_neutral": False}
+    refusal = describe_behavior("refusal")
+    names = ["xstest-unsafe", "xstest-safe"]
+    behavior = load_held_out(refusal, sets=names, **wanted)
+    assert [one.name for one in behavior.prompt_sets] == names
+    assert [len(one.prompts) for one in behavior.prompt_sets] == [200, 250]
+    assert (behavior.fit, behavior.held_out, behavior.neutral) == ((), (), ())
+    with pytest.raises(RecipeError, match="no prompt set 'xs'; expected some of hasan_jailbreak, "):
+        load_held_out(refusal, sets=["xs"], data=tmp_path / "not looked into")
+    with pytest.raises(TextsError, match="no folder hasan_jailbreak"):
+        load_held_out(refusal, **wanted)
+    (tmp_path / "wikitext").symlink_to(shared / "data" / "wikitext")
+    measured = load_held_out(refusal, sets=names, data=tmp_path, with_texts=False)
+    assert measured.neutral_note == "WikiText-2, test part"
+
+
+def test_what_is_measured_is_what_was_held_out(tmp_path: Path) -> None:
+    rows = [{"text": f"goose {n} went off to place {n}", "label": n % 2} for n in range(80)]
+    path = write_lines(tmp_path / "texts.jsonl", [json.dumps(row) for row in rows])
+    for described, is_lab in (
+        (BehaviorFile(name="goose", texts=path), False),
+        (describe_behavior("toxicity"), True),
+    ):
+        whole = load_behavior(described, is_lab=is_lab, seed=3, prompt_count=12)
+        alone = load_held_out(described, is_lab=is_lab, seed=3, prompt_count=12)
+        for name in ("fit", "held_out", "prompt_sets", "neutral", "neutral_note", "facts"):
+            assert getattr(alone, name) == getattr(whole, name), name

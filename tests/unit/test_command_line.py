@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from rich.console import Console
@@ -12,9 +13,10 @@ from typer.testing import CliRunner
 
 import modelsurgery
 from modelsurgery.cli import app
+from modelsurgery.evaluation.judges import Verdict
 from modelsurgery.report.terminal import print_results
 
-RESULTS = {
+RESULTS: dict[str, Any] = {
     "model": "tiny",
     "behavior": {
         "name": "toxicity", "title": "rude talk", "direction": "away", "reduction": 0.8,
@@ -23,15 +25,20 @@ RESULTS = {
         "edited": {"rate": 0.1, "low": 0.07, "high": 0.14, "prompts": 300},
         "change": {"difference": -0.4, "low": -0.45, "high": -0.35, "p_value": 1e-9,
                    "decreased": 200, "increased": 3},
-        "verdicts": {"base": {"behavior": 450, "opposite": 450, "neither": 0, "failed": 0},
-                     "edited": {"behavior": 90, "opposite": 800, "neither": 0, "failed": 10}},
+        "verdicts": {"base": {"behavior": 450, "opposite": 446, "neither": 0, "failed": 0,
+                              "unjudged": 4},
+                     "edited": {"behavior": 90, "opposite": 793, "neither": 0, "failed": 10,
+                                "unjudged": 7}},
         "greedy": {
             "reduction": None,
             "base": {"rate": 0.0, "low": 0.0, "high": 0.01, "prompts": 300},
             "edited": {"rate": 0.0, "low": 0.0, "high": 0.01, "prompts": 300},
             "change": {"difference": 0.0, "low": 0.0, "high": 0.0, "p_value": 1.0,
                        "decreased": 0, "increased": 0},
-            "verdicts": {},
+            "verdicts": {"base": {"behavior": 0, "opposite": 300, "neither": 0, "failed": 0,
+                                  "unjudged": 0},
+                         "edited": {"behavior": 0, "opposite": 300, "neither": 0, "failed": 0,
+                                    "unjudged": 0}},
         },
     },
     "judge": {"name": "lab", "note": "exact"},
@@ -55,15 +62,24 @@ RESULTS = {
              "bytes_changed": 5000, "bytes_total": 1000000, "alpha": 1.0, "strength": 4.0,
              "direction_rule": "W1", "layers": [3, 4], "per_layer": False, "probe_layer": 4},
     "search": None,
-    "examples": [{"prompt": "Say\nit", "base": "[bold]no\x1b[31m", "edited": "yes"}],
+    "examples": [
+        {"prompt": "Say\nit", "base": "[bold]no\x1b[31m", "edited": "yes",
+         "base_verdict": "opposite", "edited_verdict": "neither"},
+        {"prompt": "Go on", "base": "rude talk", "edited": "kind talk",
+         "base_verdict": "behavior", "edited_verdict": "opposite"},
+        {"prompt": "And so", "base": "odd talk", "edited": "base talk",
+         "base_verdict": "failed", "edited_verdict": "unjudged"},
+    ],
     "run_directory": "runs/1",
     "seconds": 3.2,
 }  # fmt: skip
 
 
-def shown(width: int = 80) -> str:
+def shown(width: int = 80, *, show_offensive: bool = False, **changed: Any) -> str:
     stream = io.StringIO()
-    print_results(RESULTS, Console(file=stream, width=width, highlight=False, soft_wrap=True))
+    console = Console(file=stream, width=width, highlight=False, soft_wrap=True)
+    results = {**RESULTS, "behavior": {**RESULTS["behavior"], **changed}}
+    print_results(results, console, show_offensive=show_offensive)
     return stream.getvalue()
 
 
@@ -74,9 +90,25 @@ def test_the_table_says_rates_intervals_change_and_price() -> None:
     assert "<0.0001" in text
     assert "+6.0%" in text
     assert "over the budget: +6.0% perplexity (at most +5.0%)" in text
-    assert "10 of 900 edited continuations were empty" in text
+    missing = "continuations were empty or could not be judged; they are not counted as harmless"
+    assert f"17 of 900 edited {missing}" in text
+    assert f"4 of 900 base {missing}" in text
     assert "10 of 1000 gate rows in 2 of 4 tensors, layers 3-4" in text
     assert "facts" not in text
+
+
+@pytest.mark.parametrize(("direction", "done"), [("away", "taken away"), ("toward", "added")])
+def test_the_headline_says_which_way_it_went(direction: str, done: str) -> None:
+    first = shown(direction=direction).splitlines()[0]
+    assert first == f"toxicity (rude talk) {done}, model tiny"
+
+
+def test_hand_made_results_have_the_verdicts_of_real_ones() -> None:
+    behavior = RESULTS["behavior"]
+    for part in (behavior, behavior["greedy"]):
+        for counts in part["verdicts"].values():
+            assert set(counts) == set(get_args(Verdict))
+            assert sum(counts.values()) % part["base"]["prompts"] == 0
 
 
 def test_the_table_fits_eighty_columns() -> None:
@@ -89,6 +121,17 @@ def test_model_output_is_text_and_never_markup_or_control_characters() -> None:
     assert "[bold]no[31m" in text
     assert "\x1b" not in text
     assert "Say ⏎ it" in text
+
+
+def test_examples_that_show_the_behavior_are_masked_with_their_prompts_unless_asked_for() -> None:
+    text = shown()
+    assert "prompt  •• ••\nbase    •••• ••••\nedited  kind talk\n" in text
+    assert "prompt  ••• ••\nbase    odd talk\nedited  •••• ••••\n" in text
+    assert "answers that show the behavior are masked; --show-offensive shows them" in text
+    whole = shown(show_offensive=True)
+    assert "prompt  Go on\nbase    rude talk\nedited  kind talk\n" in whole
+    assert "prompt  And so\nbase    odd talk\nedited  base talk\n" in whole
+    assert "masked" not in whole
 
 
 def test_help_imports_no_torch() -> None:

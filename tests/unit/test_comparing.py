@@ -165,12 +165,35 @@ def test_marks_are_on_the_words_that_the_other_text_has_not() -> None:
 
 def test_masks_hide_what_was_judged_to_show_the_behavior_or_not_judged(tmp_path: Path) -> None:
     rows = [row(verdict, verdict, "opposite", texts=("rude talk", "kind")) for verdict in VERDICTS]
-    masked = {one.prompt: one for one in read_pairs(written(tmp_path, greedy=rows)).masked().pairs}
+    pairs = read_pairs(written(tmp_path, greedy=rows)).masked().pairs
+    masked = {one.base_verdict: one for one in pairs}
     assert {one.edited for one in masked.values()} == {"kind"}
-    bases = {verdict: one.base for verdict, one in masked.items()}
-    hidden = {verdict for verdict, text in bases.items() if text == "•••• ••••"}
-    assert hidden == {"behavior", "unjudged"}
-    assert all(bases[verdict] == "rude talk" for verdict in set(VERDICTS) - hidden)
+    for verdict, one in masked.items():
+        is_hidden = verdict in ("behavior", "unjudged")
+        assert one.base == ("•••• ••••" if is_hidden else "rude talk")
+        assert one.prompt == ("•" * len(verdict) if is_hidden else verdict)
+
+
+def test_the_terminal_masks_unless_asked_and_files_do_if_asked(tmp_path: Path) -> None:
+    rows = [row("go on", "behavior", "opposite", texts=("rude talk", "kind"))]
+    run = str(written(tmp_path, greedy=rows))
+
+    def compared(*options: str) -> str:
+        done = CliRunner().invoke(app, ["compare", run, *options])
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    for hidden in (compared(), compared("--mask"), compared("--mask", "--json")):
+        assert "rude" not in hidden
+        assert "go on" not in hidden
+        assert "•••• ••••" in hidden
+        assert "kind" in hidden
+    for whole in (compared("--show-offensive"), compared("--json")):
+        assert "rude talk" in whole
+        assert "go on" in whole
+    page = tmp_path / "page.html"
+    compared("--html", str(page), "--mask")
+    assert "rude" not in page.read_text(encoding="utf-8")
 
 
 def test_what_a_model_wrote_cannot_steer_the_terminal(tmp_path: Path) -> None:
@@ -185,14 +208,16 @@ def test_what_a_model_wrote_cannot_steer_the_terminal(tmp_path: Path) -> None:
 
 def test_the_terminal_shows_the_first_pairs_and_says_how_many_more(tmp_path: Path) -> None:
     run = written(tmp_path, greedy=[row(f"cat {k}", "behavior", "neither") for k in range(25)])
-    shown = CliRunner().invoke(app, ["compare", str(run)])
+    shown = CliRunner().invoke(app, ["compare", str(run), "--show-offensive"])
     assert shown.exit_code == 0, shown.output
     assert shown.stdout.startswith(
         "25 pairs of answers, away from the behavior: 0 worse, 0 changed, 25 better, 0 same\n"
     )
     assert len(re.findall("^prompt  cat", shown.stdout, re.MULTILINE)) == 20
     assert shown.stdout.endswith("and 5 more; --limit 0 shows all\n")
-    whole = CliRunner().invoke(app, ["compare", str(run), "--limit", "0"]).stdout
+    whole = (
+        CliRunner().invoke(app, ["compare", str(run), "--show-offensive", "--limit", "0"]).stdout
+    )
     assert whole.count("prompt  cat") == 25
     content = json.loads(CliRunner().invoke(app, ["compare", str(run), "--json"]).stdout)
     assert len(content["pairs"]) == 25

@@ -209,3 +209,20 @@ def test_formats_name_no_key_of_a_recipe_that_is_gone() -> None:
     rows = table_rows(section_of(DOCS / "formats.md", "## Recipe"))[1:]
     keys = {key for row in rows for key in re.findall(r"`(\w+)`", row[0])}
     assert keys == set(SequenceRecipe.model_fields)
+
+
+def test_the_readme_names_the_verbs_that_load_a_model() -> None:
+    told = section_of(ROOT / "README.md", "## On disk, and back")
+    (loading,) = re.findall(r"; ((?:`\w+`,?\s*(?:and )?)+)load it\.", told)
+    verbs = {name for name, options in options_by_verb().items() if "--device" in options}
+    assert set(re.findall(r"`(\w+)`", loading)) | {"inspect"} == verbs
+    assert "`inspect` without `--model`" in told
+
+
+def test_the_readme_shows_what_its_own_tuning_command_allows() -> None:
+    told = section_of(ROOT / "README.md", "## Say only what must not break")
+    (perplexity, drop), *_ = re.findall(
+        r"--max-perplexity \+(\d+)% --max-capability-drop (\d+)$", told, re.M
+    )
+    assert f"perplexity (at most +{perplexity}.0%)" in told
+    assert f"points of capability (at most -{drop}.0)" in told

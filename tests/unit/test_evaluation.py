@@ -76,10 +76,24 @@ def test_perplexity_and_divergence_match_their_definitions(
         assert measured.edited_perplexity == pytest.approx(math.exp(mean_loss(model, TEXTS)))
 
 
-def test_a_model_does_not_diverge_from_itself(model: LanguageModel) -> None:
-    measured = compare_language_modelling(model, TEXTS, [])
+def test_a_model_does_not_diverge_from_itself(model: LanguageModel, strong_edit: Edit) -> None:
+    measured = compare_language_modelling(model, TEXTS, [strong_edit.scaled(0.0)])
     assert measured.divergence == 0
     assert measured.edited_perplexity == measured.base_perplexity
+
+
+def test_without_an_edit_only_the_base_model_reads(model: LanguageModel) -> None:
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    hook = model.decoder.layers[0].register_forward_hook(count)
+    measured = compare_language_modelling(model, TEXTS, [])
+    hook.remove()
+    assert (measured.edited_perplexity, measured.divergence) == (None, None)
+    assert calls == 1  # all of these texts fit into one batch
 
 
 def test_an_effect_is_what_its_definitions_say(model: LanguageModel, strong_edit: Edit) -> None:

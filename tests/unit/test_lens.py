@@ -9,6 +9,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models
 
 from modelsurgery import load_model
+from modelsurgery.errors import UnsupportedModelError
 from modelsurgery.inside.lens import read_tokens, relative_lengths, token_logits
 from modelsurgery.inside.tokens import are_offensive, readable
 from modelsurgery.lab.lexicon import markers
@@ -69,6 +70,13 @@ def test_logits_are_those_of_the_models_own_norm_and_head(family: str, tmp_path:
     assert torch.allclose(found, expected, atol=1e-5, rtol=1e-4)
     assert found.std() > 0.01
     assert torch.allclose(token_logits(model, -7 * vectors), -found, atol=1e-5)
+
+
+def test_blocks_that_are_in_no_list_are_refused_by_name(tiny_llama: Path) -> None:
+    model = load_model(tiny_llama)
+    model.model.model.layers = torch.nn.Sequential(*model.model.model.layers)
+    with pytest.raises(UnsupportedModelError, match=r"model\.layers is a Sequential"):
+        token_logits(model, torch.ones(1, 32))
 
 
 def test_both_ends_are_the_highest_and_the_lowest_tokens(tiny_llama: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,13 @@ import yaml
 from huggingface_hub import ModelCard
 from test_edit import an_edit
 
-from modelsurgery import load_edit, open_checkpoint, save_edit, undo, verify
+from modelsurgery import load_edit, load_model, open_checkpoint, save_edit, undo, verify
 from modelsurgery.errors import OutputExistsError, RecipeError, SurgeryError
 from modelsurgery.export import push_repository, write_repository
+from modelsurgery.export.public import public_judge, public_name
+from modelsurgery.layouts.format import GateLayout
+from modelsurgery.provenance import Provenance
+from modelsurgery.recipe import Recipe
 
 
 @pytest.fixture
@@ -103,3 +108,93 @@ def test_a_push_without_a_network_says_so_and_keeps_the_repository(tmp_path: Pat
     with pytest.raises(RecipeError, match="expected owner/name"):
         push_repository(tmp_path, "not a name!")
     assert (tmp_path / "README.md").exists()
+
+
+PLACES = ["/home/nobody/burrow", "~/burrow", "../burrow", "C:\\burrow", "burrow/inner/deep"]
+
+
+def local_recipe(place: str) -> dict[str, Any]:
+    """A recipe with a path in every key that may hold text."""
+    said: dict[str, Any] = {key: f"{place}/{key}" for key in Recipe.model_fields}
+    said |= {"rows": 0.02, "layers": [1, 2], "layer": 2, "seed": 3, "alpha": None, "samples": 3}
+    said |= {"behavior": f"{place}/mine.yaml", "texts": f"{place}/texts.jsonl"}
+    said |= {"judge": f"hf:{place}/judge#1", "edits": [f"{place}/first.safetensors"]}
+    return said | {"key_of_a_later_version": f"{place}/later"}
+
+
+@pytest.mark.parametrize("form", ["adapter", "merged"])
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "judge", ["hf:{}/judge", "chat:{}/judge@http://burrow:8000/v1", "{}/judge"]
+)
+def test_nothing_local_leaves_in_a_repository(
+    tiny_llama: Path, run: Path, tmp_path: Path, form: Any, place: str, judge: str
+) -> None:
+    base = Path(shutil.copytree(tiny_llama, tmp_path / "burrow" / "base"))
+    for name, keys in {
+        "config.json": ("_name_or_path", "cache_dir"),
+        "tokenizer_config.json": ("name_or_path", "tokenizer_file", "special_tokens_map_file"),
+        "generation_config.json": ("_name_or_path",),
+    }.items():
+        content = json.loads((base / name).read_text())
+        nested = {key: f"{place}/{key}" for key in keys}
+        (base / name).write_text(json.dumps(content | nested | {"inner": [nested]}))
+    (base / "trainer_state.json").write_text(json.dumps({"best_model_checkpoint": place}))
+    (base / "notes.txt").write_text(place)
+    (base / "README.md").write_text(f"---\nlicense: mit\n---\nmade in {place}\n")
+    (base / "runs").mkdir()
+    (base / "runs" / "config.json").write_text(json.dumps({"data": place}))
+    edit = load_edit(run)
+    settings = {"texts": f"{place}/texts", "more": {f"{place}/key": [f"{place}/value"]}}
+    inputs = {f"{place}/probe.safetensors": "0" * 64}
+    layout = GateLayout.model_validate(
+        {"title": f"{place}/layout", "prefixes": ["model.layers.{block}."],
+         "blocks": {"dense": [{"branch": "mlp",
+                               "spellings": [{"name": "mlp.gate_proj.weight"}]}]}}
+    )  # fmt: skip
+    told = replace(edit, provenance=Provenance({}, 0, inputs, settings), layout=layout)
+    save_edit(told, run)
+    assert b"burrow" in run.read_bytes()
+    results = json.loads((run.parent / "results.json").read_text())
+    results["judge"] |= {"name": judge.format(place), "note": place}
+    results["behavior"] |= {"name": f"{place}/mine", "title": place}
+    results |= {"run_directory": place, "recipe": local_recipe(place), "model": place}
+    (run.parent / "results.json").write_text(json.dumps(results))
+    (run.parent / "recipe.resolved.yaml").write_text(yaml.safe_dump(local_recipe(place)))
+
+    write_repository(open_checkpoint(base), [run], tmp_path / "hub", form=form)
+    written = {path: path.read_bytes() for path in (tmp_path / "hub").rglob("*") if path.is_file()}
+    assert len(written) >= 4
+    for path, content in written.items():
+        for local in (b"burrow", b"nobody", b"http://", str(tmp_path).encode()):
+            assert local not in content, path
+    card = (tmp_path / "hub" / "README.md").read_text()
+    for kept in ("behavior: mine.yaml", "texts: texts.jsonl", "rows: 0.02", "model: base"):
+        assert kept in card
+    assert "license: mit" in card
+    copy = load_edit(tmp_path / "hub" / "edits" / "1.safetensors")
+    assert copy.content_sha256 == edit.content_sha256
+    if form == "merged":
+        assert verify(tmp_path / "hub").wrong == ()
+        assert load_model(tmp_path / "hub").layer_count == load_model(base).layer_count
+        kept_config = json.loads((tmp_path / "hub" / "config.json").read_text())
+        before = json.loads((tiny_llama / "config.json").read_text())
+        assert kept_config == before | {"inner": [{}]}
+
+
+def test_a_base_model_that_is_a_path_is_refused(
+    tiny_llama: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    for base in ("/models/mine", "models/mine", "./mine", "~/mine"):
+        with pytest.raises(RecipeError, match="expected an id of the Hub, as owner/name"):
+            write_repository(open_checkpoint(tiny_llama), [run], tmp_path / "hub", base_model=base)
+    assert not (tmp_path / "hub").exists()
+
+
+def test_names_that_are_no_paths_stay_as_they_are() -> None:
+    for name in ("toxicity", "owner/name", "W1-W0", "a name with spaces", "50/50"):
+        assert public_name(name) == name
+    for judge in ("ngrams:toxicity", "hf:owner/name", "chat:owner/name", "lab", "hf:owner/name#1"):
+        assert public_judge(judge) == judge

@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 from rich.console import Console
 
+from families import random_edit
 from modelsurgery import LanguageModel, extract_hidden_states, load_model
 from modelsurgery.evaluation.generation import Decoding, TransformersGenerator
 from modelsurgery.evaluation.language_modelling import compare_language_modelling, greedy_answers
@@ -183,6 +184,12 @@ def test_reading_texts_tells_of_their_tokens(model: LanguageModel) -> None:
 
     told = Recorder()
     compare_language_modelling(model, SENTENCES, (), progress=told)
+    assert told.tokens == {"perplexity": tokens}
+
+    told = Recorder()
+    compare_language_modelling(
+        model, SENTENCES, [random_edit(model.checkpoint.directory)], progress=told
+    )
     assert told.tokens == {"perplexity": 2 * tokens}  # read by the base and by the edited model
 
     told = Recorder()

@@ -1,9 +1,15 @@
+import os
 from pathlib import Path
 
 import pytest
 
+from modelsurgery import embedded_model_path
+from modelsurgery.behaviors import BehaviorFile
+from modelsurgery.cli.options import model_directory
 from modelsurgery.errors import OutputExistsError, RecipeError
+from modelsurgery.evaluating import EvaluationPlan
 from modelsurgery.recipe import Recipe
+from modelsurgery.running import described_behavior, loaded_model
 from modelsurgery.runs import MANIFEST_FILE, open_run
 from modelsurgery.schema import load_yaml, parse
 
@@ -14,6 +20,26 @@ def test_a_recipe_reads_back_what_it_says(tmp_path: Path) -> None:
     recipe = load_yaml(path, Recipe)
     assert (recipe.behavior, recipe.rows, recipe.layers) == ("negativity", 0.02, (2, 4))
     assert recipe.sign == -1
+
+
+def test_the_embedded_model_is_known_by_name_and_by_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = embedded_model_path()
+    (tmp_path / "link").symlink_to(path)
+    (tmp_path / "embedded").mkdir()  # the name is the model's all the same
+    behavior = BehaviorFile(name="toxicity", lab=True)
+    for model in ("embedded", str(path), f"{path}/", os.path.relpath(path), "link"):
+        recipe = Recipe(model=model)
+        assert (recipe.is_embedded, recipe.is_lab, recipe.model_name) == (True, True, "embedded")
+        plan = EvaluationPlan(model=model, behavior=behavior)
+        assert (plan.is_embedded, plan.is_lab) == (True, True)
+        assert model_directory(model).samefile(path)
+        assert described_behavior(recipe).name == "toxicity"
+        assert loaded_model(recipe).checkpoint.directory.samefile(path)
+    assert not Recipe(model="./embedded").is_embedded
+    assert not Recipe(model="elsewhere").is_embedded
 
 
 def test_an_unknown_key_is_refused_with_a_suggestion() -> None:

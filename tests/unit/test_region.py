@@ -46,7 +46,7 @@ def test_the_region_is_the_most_opposed_rows_of_all_layers(tiny_llama: Path) -> 
     expected = torch.cat(
         [cosines[gate.block][rows] for gate, rows in zip(region.gates, region.rows, strict=True)]
     )
-    found = torch.from_numpy(np.concatenate(region.cosines))
+    found = torch.from_numpy(np.concatenate(region.scores))
     torch.testing.assert_close(found, expected)
 
 

@@ -1,9 +1,14 @@
+import csv
 import json
 import random
+import sys
 from collections import Counter
 from pathlib import Path
+from types import ModuleType
 
+import pyarrow as arrow
 import pytest
+from pyarrow import parquet
 
 from modelsurgery.errors import TextsError
 from modelsurgery.texts import (
@@ -193,19 +198,132 @@ def test_lines_of_a_json_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("a.txt", b"", "line 1: empty"),
-        ("a.txt", b"one\n\ntwo\n", "line 2: empty"),
+        ("a.txt", b"", "the file is empty"),
+        ("a.txt", b"\xef\xbb\xbf\n\n", "the file is empty"),
+        ("a.txt", b"one\n\ntwo\n", "line 2: the text is empty"),
         ("a.txt", b"one\n\xff\n", "line 2: not UTF-8"),
-        ("a.jsonl", b'{"prompt": "one"}\n{"prompt": " "}', "line 2: empty"),
+        ("a.jsonl", b'{"prompt": "one"}\n{"prompt": " "}', "line 2: the text is empty"),
         ("a.jsonl", b'{"prompt": "one"}\n{"other": "two"}', "line 2: no field 'prompt' or 'text'"),
         ("a.jsonl", b'{"prompt": "one"}\nthree', "line 2: not valid JSON"),
-        ("a.jsonl", b'{"prompt": "\\udc00"}', "line 1: half a surrogate pair"),
+        ("a.jsonl", b'{"prompt": "\\udc00"}', "line 1: the text holds half a surrogate"),
+        ("a.json", b'{"prompt": "one"}', "dict; expected a list of objects"),
+        ("a.json", b'{"prompt": "one"}\n{"prompt": "two"}', "not valid JSON.*suffix is .jsonl"),
+        ("a.json", b'["one", 2]', "item 2: int; expected a JSON object"),
+        ("a.json", b'[{"prompt": ""}]', "item 1: the text is empty"),
+        ("a.json", b"[]", "no rows; expected some texts"),
+        ("a.csv", b"prompt\n", "no rows; expected some texts"),
+        ("a.csv", b"one\ntwo\n", "line 2: no field 'prompt' or 'text'; found 'one'"),
+        ("a.csv", b"prompt,prompt\none,two\n", "line 1: two columns 'prompt'"),
+        ("a.csv", b'prompt\n"one \\"two\\" three"\n', "line 2: .*expected CSV with quotation"),
+        ("a.csv", b'prompt,label\n"one, two', "line 2: unexpected end of data"),
+        ("a.tsv", b"prompt\tlabel\none\n", "line 2: another number of columns"),
+        ("a.parquet", b"PAR1", "not a readable Parquet file"),
+        ("a", b"one\n", "unknown kind of file ''; expected .txt, .jsonl, .json, .csv, .tsv, .parq"),
+        ("a.yaml", b"- one\n", "unknown kind of file '.yaml'"),
+        ("a.JSONL.gz", b"\x1f\x8b", "unknown kind of file '.gz'"),
     ],
 )
 def test_lines_that_cannot_be_used(tmp_path: Path, name: str, content: bytes, says: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(TextsError, match=says):
         load_lines(tmp_path / name)
+
+
+PROMPTS = ("one, two", 'the "third"', "a\nb", "Ünï")
+
+
+def prompt_file(path: Path, kind: str, column: str = "prompt") -> Path:
+    """PROMPTS in a file of a kind."""
+    rows = [{"number": str(n), column: text} for n, text in enumerate(PROMPTS)]
+    if kind == "txt":
+        path.write_text("".join(text.replace("\n", "\\n") + "\n" for text in PROMPTS))
+    elif kind == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif kind == "json":
+        path.write_text(json.dumps(rows, indent=2))
+    elif kind == "csv":
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["number", column])
+            writer.writeheader()
+            writer.writerows(rows)
+    elif kind == "tsv":
+        lines = ("\t".join(row.values()).replace("\n", "\u2028") for row in rows)
+        path.write_text("\n".join([f"number\t{column}", *lines]))
+    else:
+        parquet.write_table(arrow.Table.from_pylist(rows), path)
+    return path
+
+
+@pytest.mark.parametrize("column", ["prompt", "text"])
+@pytest.mark.parametrize("is_upper", [False, True], ids=["lower", "upper"])
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "json", "csv", "tsv", "parquet"])
+def test_prompts_are_the_same_in_every_form(
+    tmp_path: Path, kind: str, is_upper: bool, column: str
+) -> None:
+    path = prompt_file(tmp_path / f"a.{kind.upper() if is_upper else kind}", kind, column)
+    tsv = tuple(text.replace("\n", "\u2028") for text in PROMPTS)  # it has no line breaks inside
+    assert load_lines(path) == (tsv if kind == "tsv" else PROMPTS)
+
+
+def test_prompts_are_a_list_of_texts(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.json"
+    path.write_text(json.dumps(list(PROMPTS)))
+    assert load_lines(path) == PROMPTS
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "tsv", "parquet"])
+def test_labelled_texts_are_the_same_in_every_form_and_case(tmp_path: Path, kind: str) -> None:
+    rows = [{"text": text.text, "label": str(text.label)} for text in WANTED]
+    path = tmp_path / f"texts.{kind.upper()}"
+    if kind == "json":
+        path.write_text(json.dumps(rows))
+    elif kind == "parquet":
+        parquet.write_table(arrow.Table.from_pylist(rows), path)
+    else:
+        path.write_text(json_lines() if kind == "jsonl" else table("," if kind == "csv" else "\t"))
+    assert load_texts(path) == WANTED
+
+
+def test_a_field_of_csv_may_have_any_length(tmp_path: Path) -> None:
+    long = 'so "long", ' * 100_000
+    path = tmp_path / "texts.csv"
+    quoted = long.replace('"', '""')
+    path.write_text(table(",") + f'1,"{quoted}"\n')
+    assert load_texts(path)[-1] == LabelledText(long, 1)
+
+
+@pytest.mark.parametrize("column", ["text", "prompt"])
+def test_labelled_exchanges_have_a_reply(tmp_path: Path, column: str) -> None:
+    rows = [
+        {column: f"question {n // 2}", "reply": f"answer {n % 2}", "label": n % 2}
+        for n in range(20)
+    ]
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert load_texts(path) == tuple(
+        LabelledText(f"question {n // 2}", n % 2, reply=f"answer {n % 2}") for n in range(20)
+    )
+    path.write_text("".join(json.dumps(row | {"reply": None}) + "\n" for row in rows[::2]) * 2)
+    with pytest.raises(TextsError, match="10 different texts"):  # without replies, texts only
+        load_texts(path)
+    path.write_text(json.dumps(rows[0] | {"reply": " "}))
+    with pytest.raises(TextsError, match="line 1: the reply is empty"):
+        load_texts(path)
+
+
+def test_a_source_on_the_hub_is_one_as_a_path_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, str]] = []
+
+    def load_dataset(name: str, split: str) -> list[dict[str, object]]:
+        calls.append((name, split))
+        return [{"text": text.text, "label": text.label} for text in WANTED]
+
+    module = ModuleType("datasets")
+    module.load_dataset = load_dataset  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    assert load_texts(Path("hub:owner/name:test")) == WANTED  # as --texts gives it
+    assert load_lines("hub:owner/name") == tuple(text.text for text in WANTED)
+    assert calls == [("owner/name", "test"), ("owner/name", "train")]
 
 
 def test_missing_files(tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from modelsurgery import LanguageModel, load_model
+from modelsurgery.activations.texts import tokenize_labelled
 from modelsurgery.chat_template import ChatTemplate, Rendered
 from modelsurgery.texts import LabelledText
 from modelsurgery.token_ids import reply_ids, token_ids, without_beginning
-from talking import LLAMA, QWEN, SMOLLM_2, talking_tokenizer, template_ids
+from talking import LLAMA, QWEN, SMOLLM_2, talking_tokenizer, template_ids, write_talking_model
 
 QUESTION = "is the dog happy"
 EXCHANGE = LabelledText(QUESTION, 1, reply="the dog is very happy")
@@ -73,6 +74,17 @@ def test_a_reply_begins_where_a_prompt_opens_a_thought_that_the_exchange_has_not
     before = tokenizer.decode(list(found.ids[: found.reply_start]))
     assert "<think>" not in before
     assert tokenizer.decode(list(found.ids[found.reply_start :])).startswith("the dog is very")
+
+
+def test_a_loss_counts_the_reply_alone_or_all_behind_the_opening(tmp_path: Path) -> None:
+    two = talking_tokenizer(SMOLLM_2, opening=["<|im_start|>", "<s>"])
+    model = load_model(write_talking_model(tmp_path / "model", two))
+    exchange, plain = tokenize_labelled(model, [EXCHANGE, LabelledText(QUESTION, 0)])
+    assert exchange.ids == model.reply_ids(EXCHANGE).ids
+    assert two.decode(list(exchange.ids[exchange.start :])).startswith("the dog is very happy")
+    assert two.decode(list(plain.ids[plain.start :])) == QUESTION
+    (cut,) = tokenize_labelled(model, [EXCHANGE], max_tokens=9)
+    assert cut.ids == exchange.ids[:9]
 
 
 def test_a_text_that_lost_its_beginning_keeps_its_opening() -> None:

@@ -7,7 +7,7 @@ when the source is gone.
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import partial
@@ -83,6 +83,7 @@ def apply_to_copy(
     destination: Path | str,
     *,
     real_copies: bool = False,
+    content_of: Callable[[Path, str], bytes | None] | None = None,
     progress: Progress = silent,
 ) -> EditedCopy:
     """Write a copy of a model directory with edited gate rows.
@@ -95,6 +96,8 @@ def apply_to_copy(
         edits: edits made for it; on one row they are summed.
         destination: directory that is not there yet.
         real_copies: share nothing with the source.
+        content_of: given the source and the name of a file other than the weights, what the copy
+            has under that name, or None to leave it behind; without it, all are copied as they are.
         progress: is told of files copied.
 
     Raises:
@@ -118,8 +121,8 @@ def apply_to_copy(
                 checkpoint, staged, stored.journal, real_copies=real_copies, progress=progress
             )
             written = _patch(surgery, staged, stored.journal)
-            for name in small:  # config.json among them: what is staged cannot be loaded before
-                _copy(checkpoint.directory / name, staged / name)
+            # config.json is among them: what is staged cannot be loaded before.
+            small, dropped = _bring_others(checkpoint.directory, staged, small, content_of)
             entry = operation(stored.name, surgery.edits, coverage, stored.journal.provenance)
             manifest = Manifest(
                 operations=[*before.operations, entry],
@@ -127,7 +130,7 @@ def apply_to_copy(
                 weights=_with_changed(hashes, written, stored.journal),
             )
             write_manifest(staged, manifest)
-    return EditedCopy(destination, coverage, shared, left_behind)
+    return EditedCopy(destination, coverage, shared, tuple(sorted((*left_behind, *dropped))))
 
 
 def _patch(surgery: Surgery, staged: Path, journal: Journal) -> Checkpoint:
@@ -173,9 +176,26 @@ def _carry_journals(source: Path, staged: Path, manifest: Manifest) -> None:
         copy_journal(load_journal(journal), staged)
 
 
-def _copy(source: Path, destination: Path) -> None:
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, destination)
+def _bring_others(
+    source: Path,
+    staged: Path,
+    names: Sequence[str],
+    content_of: Callable[[Path, str], bytes | None] | None,
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Bring files other than the weights over; those that came, and those that stayed."""
+    came, stayed = [], []
+    for name in names:
+        content = None if content_of is None else content_of(source, name)
+        if content_of is not None and content is None:
+            stayed.append(name)
+            continue
+        came.append(name)
+        (staged / name).parent.mkdir(parents=True, exist_ok=True)
+        if content is None:
+            shutil.copyfile(source / name, staged / name)
+        else:
+            (staged / name).write_bytes(content)
+    return tuple(came), tuple(stayed)
 
 
 def _copy_weights(

@@ -15,7 +15,7 @@ from modelsurgery.behaviors.format import (
     built_in_behaviors,
     describe_behavior,
 )
-from modelsurgery.behaviors.gathering import Behavior, load_behavior, load_prompt_sets
+from modelsurgery.behaviors.gathering import Behavior, load_behavior, load_held_out
 from modelsurgery.behaviors.prompting import PromptSet
 
 __all__ = [
@@ -31,5 +31,5 @@ __all__ = [
     "built_in_behaviors",
     "describe_behavior",
     "load_behavior",
-    "load_prompt_sets",
+    "load_held_out",
 ]

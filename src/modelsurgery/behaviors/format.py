@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from modelsurgery.errors import RecipeError
 from modelsurgery.schema import load_yaml
+from modelsurgery.text_files import is_on_hub
 
 Phrases = Annotated[list[str], Field(min_length=1)]
 Direction = Literal["away", "toward"]
@@ -124,7 +125,8 @@ class BehaviorFile(_Entry):
         shows: what label 1 means, in words that a judge can be asked with.
         opposite: what label 0 means, the same.
         direction: which way a surgery goes unless it is told otherwise.
-        lab: whether the embedded model's world has it under this name, with texts and a judge.
+        lab: whether the embedded model's world has it under this name; there, texts, prompts and
+            neutral text that are no files come from that world, and so does the judge.
         texts: one file of labelled texts, two files of plain texts, or public data sets.
         prompts: a file with held-out prompts, or public data sets; else cut from held-out texts.
         neutral: a file with neutral text; else held-out texts with label 0.
@@ -166,12 +168,28 @@ class BehaviorFile(_Entry):
             update["prompts"] = [one.model_copy(update=update) for one in self.prompts]
         return self.model_copy(update=update)
 
+    def with_own(
+        self,
+        *,
+        texts: Path | None = None,
+        prompts: Path | None = None,
+        neutral: Path | None = None,
+        text_column: str = "text",
+        label_column: str = "label",
+    ) -> "BehaviorFile":
+        """The same with these files in place of its own parts; the columns are those of `texts`."""
+        own: dict[str, object] = {"texts": texts, "prompts": prompts, "neutral": neutral}
+        update = {key: path for key, path in own.items() if path is not None}
+        if texts is not None:
+            update |= {"text_column": text_column, "label_column": label_column}
+        return self.model_copy(update=update)
+
     def beside(self, directory: Path) -> "BehaviorFile":
         """The same with its paths, which are relative to the YAML file, resolved."""
         paths: dict[str, object] = {
             key: directory / path
             for key in ("texts", "prompts", "neutral")
-            if isinstance(path := getattr(self, key), Path)
+            if isinstance(path := getattr(self, key), Path) and not is_on_hub(path)
         }
         if isinstance(self.texts, TextFiles):
             paths["texts"] = TextFiles(

@@ -4,7 +4,9 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from modelsurgery import lab
 from modelsurgery.behaviors.format import BehaviorFile, CorpusTexts, Replies, TextFiles
@@ -16,10 +18,9 @@ from modelsurgery.behaviors.prompting import (
 )
 from modelsurgery.behaviors.roots import located
 from modelsurgery.corpora import find_corpus, load_corpus_passages, load_corpus_texts
-from modelsurgery.errors import TextsError
+from modelsurgery.errors import RecipeError, TextsError
 from modelsurgery.texts import (
     LabelledText,
-    Split,
     check_texts,
     load_lines,
     load_texts,
@@ -27,11 +28,13 @@ from modelsurgery.texts import (
 )
 
 LAB_TEXTS = 2400
+LAB_PROMPTS = 300
 LAB_NEUTRAL = 400
 LAB_FACTS = 200
 LAB_TUNING_FACTS = 400
 HELD_OUT_SHARE = 0.2
 TUNING_SHARE = 0.25
+PLAIN_SET = "prompts"  # name of the set of a behavior without public prompts
 NEUTRAL_PASSAGES = 400
 NEUTRAL_CORPUS = "wikitext"
 NEUTRAL_MIN_WORDS = 20
@@ -94,7 +97,7 @@ def load_behavior(
 
     Args:
         described: from `describe_behavior`, or made by hand.
-        is_lab: take the texts of the embedded model's world.
+        is_lab: take the embedded model's world for all that is no file of one's own.
         data: directory with local copies of public data sets; None takes the Hub.
         seed: of the split, and of the embedded model's generated texts.
         prompt_count: prompts of a set, at most; None takes all.
@@ -102,44 +105,109 @@ def load_behavior(
     Raises:
         TextsError: a file that cannot be used, or too little left for a part.
     """
-    if is_lab:
-        return _lab_behavior(described, seed, prompt_count)
-    outer, inner = _three_parts(_texts(described, data), seed)
-    fit, tuning, held_out = inner.train, inner.held_out, outer.held_out
-    prompt_sets = _prompt_sets(described, held_out, data, seed, prompt_count)
+    source = _Source(described, is_lab, data, seed)
+    prompt_sets = _prompt_sets(source, prompt_count)
     taken = {prompt for one in prompt_sets for prompt in one.texts}
-    tuning_prompts = tuple(one for one in half_texts(tuning) if one not in taken)
+    tuning_prompts = tuple(one for one in _tuning_prompts(source, prompt_count) if one not in taken)
     if not tuning_prompts:
         raise _no_prompts(described)
-    tuning_neutral, neutral, note = _neutral(described, tuning, held_out, data)
+    tuning_neutral, neutral, note = _neutral(source)
     return Behavior(
         described,
-        False,
-        fit,
-        tuning,
-        held_out,
+        is_lab,
+        source.parts.fit,
+        source.parts.tuning,
+        source.parts.held_out,
         tuning_prompts[:prompt_count],
         prompt_sets,
         tuning_neutral,
         neutral,
         note,
+        tuple(lab.facts("train", LAB_TUNING_FACTS, seed)) if is_lab else (),
+        tuple(lab.facts("held_out", LAB_FACTS, seed)) if is_lab else (),
     )
 
 
-def load_prompt_sets(
+def load_held_out(
     described: BehaviorFile,
     *,
     is_lab: bool = False,
     data: Path | None = None,
     seed: int = 0,
     prompt_count: int | None = None,
-) -> tuple[PromptSet, ...]:
-    """The held-out prompts alone, the same as in `load_behavior`, which explains the arguments."""
-    if is_lab:
-        return (_lab_prompts(described, seed, prompt_count),)
-    cut = described.prompts is None
-    held_out = _three_parts(_texts(described, data), seed)[0].held_out if cut else ()
-    return _prompt_sets(described, held_out, data, seed, prompt_count)
+    sets: Sequence[str] | None = None,
+    with_texts: bool = True,
+    with_neutral: bool = True,
+) -> Behavior:
+    """What a measurement needs of a behavior, the same as in `load_behavior`, and nothing else.
+
+    Args:
+        described: as in `load_behavior`, like the next four.
+        is_lab: the same.
+        data: the same.
+        seed: the same.
+        prompt_count: the same.
+        sets: names of the prompt sets, in the order in which they are wanted; None takes all.
+        with_texts: gather labelled texts, for a judge that is made from them.
+        with_neutral: gather neutral text.
+
+    Raises:
+        RecipeError: no such prompt set.
+        TextsError: a file that cannot be used, or too little left for a part.
+    """
+    source = _Source(described, is_lab, data, seed)
+    prompt_sets = _prompt_sets(source, prompt_count, sets)
+    neutral, note = _neutral(source)[1:] if with_neutral else ((), "none")
+    parts = source.parts if with_texts else _Parts((), (), ())
+    facts = tuple(lab.facts("held_out", LAB_FACTS, seed)) if is_lab else ()
+    return Behavior(
+        described,
+        is_lab,
+        parts.fit,
+        (),
+        parts.held_out,
+        (),
+        prompt_sets,
+        (),
+        neutral,
+        note,
+        (),
+        facts,
+    )
+
+
+class _Parts(NamedTuple):
+    """Texts to fit on, to make choices on, and to measure on."""
+
+    fit: tuple[LabelledText, ...]
+    tuning: tuple[LabelledText, ...]
+    held_out: tuple[LabelledText, ...]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where the parts of a behavior come from; its texts are read when they are first wanted."""
+
+    described: BehaviorFile
+    is_lab: bool
+    data: Path | None
+    seed: int
+
+    @cached_property
+    def parts(self) -> _Parts:
+        texts = self.described.texts
+        if self.is_lab and not isinstance(texts, Path | TextFiles):
+            found: Sequence[LabelledText] = [
+                LabelledText(text, label, group=str(number // 2))
+                for number, (text, label) in enumerate(
+                    lab.labelled_texts(self.described.name, LAB_TEXTS, self.seed)
+                )
+            ]
+        else:
+            found = _texts(self.described, self.data)
+        outer = split_texts(found, held_out=HELD_OUT_SHARE, seed=self.seed)
+        inner = split_texts(outer.train, held_out=TUNING_SHARE, seed=self.seed)
+        return _Parts(inner.train, inner.held_out, outer.held_out)
 
 
 def _texts(described: BehaviorFile, data: Path | None) -> tuple[LabelledText, ...]:
@@ -192,22 +260,50 @@ def _answered(text: LabelledText, replies: Replies) -> list[LabelledText]:
 
 
 def _prompt_sets(
-    described: BehaviorFile,
-    held_out: Sequence[LabelledText],
-    data: Path | None,
-    seed: int,
-    prompt_count: int | None,
+    source: _Source, prompt_count: int | None, wanted: Sequence[str] | None = None
 ) -> tuple[PromptSet, ...]:
-    if isinstance(described.prompts, list):
-        return tuple(corpus_prompt_set(one, data, prompt_count, seed) for one in described.prompts)
-    if described.prompts is not None:
+    """The prompt sets, or those that are wanted; no other is read."""
+    described = source.described
+    corpora = described.prompts if isinstance(described.prompts, list) else None
+    is_one = corpora is None or source.is_lab
+    known = [PLAIN_SET] if is_one or corpora is None else [one.called for one in corpora]
+    for name in wanted or ():
+        if name not in known:
+            raise RecipeError(
+                f"behavior {described.name!r} has no prompt set {name!r}; expected some of "
+                f"{', '.join(known)}"
+            )
+    if is_one or corpora is None:
+        return (_plain_prompts(source, prompt_count),)
+    by_name = dict(zip(known, corpora, strict=True))
+    return tuple(
+        corpus_prompt_set(by_name[name], source.data, prompt_count, source.seed)
+        for name in dict.fromkeys(wanted or known)
+    )
+
+
+def _plain_prompts(source: _Source, prompt_count: int | None) -> PromptSet:
+    """Prompts from a file, from the embedded model's world, or cut from held-out texts."""
+    described = source.described
+    if isinstance(described.prompts, Path):
         prompts, title = load_lines(described.prompts), described.prompts.name
+    elif source.is_lab:
+        count = prompt_count or LAB_PROMPTS
+        prompts = tuple(lab.prompts(described.name, "held_out", count, source.seed))
+        title = "held-out prompts of the embedded model's world"
     else:
-        prompts, title = half_texts(held_out), "first halves of held-out texts"
+        prompts, title = half_texts(source.parts.held_out), "first halves of held-out texts"
     if not prompts:
         raise _no_prompts(described)
     length = described.max_new_tokens
-    return (plain_prompt_set("prompts", title, prompts[:prompt_count], length),)
+    return plain_prompt_set(PLAIN_SET, title, prompts[:prompt_count], length)
+
+
+def _tuning_prompts(source: _Source, prompt_count: int | None) -> Sequence[str]:
+    if source.is_lab:
+        count = prompt_count or LAB_PROMPTS
+        return lab.prompts(source.described.name, "train", count, source.seed)
+    return half_texts(source.parts.tuning)
 
 
 def _no_prompts(described: BehaviorFile) -> TextsError:
@@ -218,22 +314,28 @@ def _no_prompts(described: BehaviorFile) -> TextsError:
     )
 
 
-def _neutral(
-    described: BehaviorFile,
-    tuning: Sequence[LabelledText],
-    held_out: Sequence[LabelledText],
-    data: Path | None,
-) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+def _neutral(source: _Source) -> tuple[tuple[str, ...], tuple[str, ...], str]:
     """Neutral text for choices, held-out neutral text, and what it is."""
+    described, data, seed = source.described, source.data, source.seed
     if described.neutral is not None:
         lines = load_lines(described.neutral)
         return lines[::2], lines[1::2] or lines, described.neutral.name
-    has_replies = any(text.reply is not None for text in tuning)
+    if source.is_lab:
+        tuning, held_out = (
+            tuple(lab.neutral_texts(part, LAB_NEUTRAL, seed)) for part in ("train", "held_out")
+        )
+        return tuning, held_out, "held-out plain talk, harmless requests, facts and narration"
     corpus = find_corpus(NEUTRAL_CORPUS, data) if data is not None else None
-    if corpus is not None and (has_replies or isinstance(described.texts, list)):
+    is_public = isinstance(described.texts, list) or isinstance(described.prompts, list)
+    if corpus is not None and (
+        is_public or any(text.reply is not None for text in source.parts.tuning)
+    ):
         parts = [_passages(corpus, split) for split in ("validation", "test")]
         return parts[0], parts[1], "WikiText-2, test part"
-    parts = [tuple(text.text for text in part if text.label == 0) for part in (tuning, held_out)]
+    parts = [
+        tuple(text.text for text in part if text.label == 0)
+        for part in (source.parts.tuning, source.parts.held_out)
+    ]
     note = "held-out texts with label 0; give --neutral FILE for text of your own"
     return parts[0], parts[1], note
 
@@ -244,37 +346,3 @@ def _passages(corpus: Path, split: str) -> tuple[str, ...]:
     words = [line.split()[:NEUTRAL_MAX_WORDS] for line in lines]
     paragraphs = [" ".join(some) for some in words if len(some) >= NEUTRAL_MIN_WORDS]
     return tuple(paragraphs[:: max(1, len(paragraphs) // NEUTRAL_PASSAGES)][:NEUTRAL_PASSAGES])
-
-
-def _lab_prompts(described: BehaviorFile, seed: int, prompt_count: int | None) -> PromptSet:
-    prompts = lab.prompts(described.name, "held_out", prompt_count or 300, seed)
-    title = "held-out prompts of the embedded model's world"
-    return plain_prompt_set("prompts", title, prompts, described.max_new_tokens)
-
-
-def _lab_behavior(described: BehaviorFile, seed: int, prompt_count: int | None) -> Behavior:
-    name = described.name
-    texts = [
-        LabelledText(text, label, group=str(number // 2))
-        for number, (text, label) in enumerate(lab.labelled_texts(name, LAB_TEXTS, seed))
-    ]
-    outer, inner = _three_parts(texts, seed)
-    return Behavior(
-        described,
-        True,
-        inner.train,
-        inner.held_out,
-        outer.held_out,
-        tuning_prompts=tuple(lab.prompts(name, "train", prompt_count or 300, seed)),
-        prompt_sets=(_lab_prompts(described, seed, prompt_count),),
-        tuning_neutral=tuple(lab.neutral_texts("train", LAB_NEUTRAL, seed)),
-        neutral=tuple(lab.neutral_texts("held_out", LAB_NEUTRAL, seed)),
-        neutral_note="held-out plain talk, harmless requests, facts and narration",
-        tuning_facts=tuple(lab.facts("train", LAB_TUNING_FACTS, seed)),
-        facts=tuple(lab.facts("held_out", LAB_FACTS, seed)),
-    )
-
-
-def _three_parts(texts: Sequence[LabelledText], seed: int) -> tuple[Split, Split]:
-    outer = split_texts(texts, held_out=HELD_OUT_SHARE, seed=seed)
-    return outer, split_texts(outer.train, held_out=TUNING_SHARE, seed=seed)

@@ -4,7 +4,7 @@ import json
 import math
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType
@@ -15,15 +15,18 @@ from rich.table import Table
 from rich.text import Text
 
 from modelsurgery.conversation import Conversation, Exchange
-from modelsurgery.errors import RecipeError, SurgeryError
+from modelsurgery.errors import RecipeError, SurgeryError, TextsError
 from modelsurgery.evaluation.generation import Continuation
 from modelsurgery.report.untrusted import in_one_line, printable
 
 NARROW_COLUMNS = 60  # below it the two sides stand above each other
 LINES_AROUND = 6  # of the terminal that answers leave free while they are written
 REFRESHES_PER_SECOND = 12
+UNREADABLE = "\udcff"  # for a line whose bytes are no UTF-8
 UNFINISHED = "\ufffd"  # what a character is shown as while some of its bytes are missing
 LEAVING = ("/quit", "/exit", "/q")
+WITH_VALUE = ("/strength", "/sample", "/seed")
+WITHOUT_STATE = ("/again", "/help")  # they change nothing of how answers are made
 HELP = """/strength X  the edit X times as strong: 0.5 is half of it, -1 turns it round
 /off, /on    leave the edit out, take it back
 /again       answer the last prompt once more, as things are set now
@@ -50,7 +53,7 @@ def chat_on_terminal(conversation: Conversation, console: Console) -> None:
     say(f"{state(conversation)}; /help lists commands")
     while (line := _typed(console)) is not None and line.strip() not in LEAVING:
         try:
-            prompt = follow(line, conversation, say)
+            prompt = follow(_readable(line), conversation, say)
             if prompt is not None:
                 with _stopping(conversation):
                     _answer_in_columns(prompt, conversation, console)
@@ -61,18 +64,21 @@ def chat_on_terminal(conversation: Conversation, console: Console) -> None:
 def chat_in_pipe(conversation: Conversation, *, as_json: bool) -> None:
     """Answer each line of stdin until its end or `/quit`; what is no answer goes to stderr.
 
+    A line is a command if its first word is one, and a prompt otherwise, whatever it begins with.
+
     Raises:
         SurgeryError: a prompt that cannot be answered, or a command's value that cannot be used.
+        TextsError: a line that is not UTF-8; the lines before it were answered.
     """
 
     def say(line: str) -> None:
         print(printable(line), file=sys.stderr, flush=True)
 
-    for line in sys.stdin:
+    for line in _piped(sys.stdin.buffer):
         if line.strip() in LEAVING:
             return
-        prompt = follow(line.rstrip("\r\n"), conversation, say)
-        if prompt is None:
+        prompt = follow(line, conversation, say) if _is_command(line) else line
+        if prompt is None or not prompt.strip():
             continue
         exchange = conversation.ask(prompt)
         if as_json:
@@ -80,6 +86,27 @@ def chat_in_pipe(conversation: Conversation, *, as_json: bool) -> None:
         else:
             print(f"base: {in_one_line(exchange.base.text)}")
             print(f"edited: {in_one_line(exchange.edited.text)}", flush=True)
+
+
+def _piped(lines: Iterable[bytes]) -> Iterator[str]:
+    """Lines of a pipe, without their ends and without a byte order mark."""
+    for number, line in enumerate(lines, 1):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise TextsError(
+                f"stdin, line {number}: not UTF-8 (byte {error.start} of it); expected UTF-8, "
+                "convert the prompts"
+            ) from error
+        yield text.rstrip("\r\n")
+
+
+def _is_command(line: str) -> bool:
+    """Whether a line says a command that there is, with a value only where it takes one."""
+    name, _, value = line.strip().partition(" ")
+    return line.startswith("/") and (
+        name in WITH_VALUE or (not value and name in (*_COMMANDS, *WITHOUT_STATE))
+    )
 
 
 def follow(line: str, conversation: Conversation, say: Say) -> str | None:
@@ -182,12 +209,25 @@ def _typed(console: Console) -> str | None:
     """A line that was typed; None at the end."""
     try:
         return input("> ")
+    except UnicodeDecodeError:
+        return UNREADABLE
     except EOFError:
         console.print()  # what comes next belongs on a line of its own
         return None
     except KeyboardInterrupt:
         console.print()
         raise
+
+
+def _readable(line: str) -> str:
+    """The same line, unless it holds bytes that are no text.
+
+    Raises:
+        RecipeError: it does.
+    """
+    if any("\ud800" <= character <= "\udfff" for character in line):  # as a C locale reads them
+        raise RecipeError("that line is not UTF-8; expected UTF-8, set the terminal to it")
+    return line
 
 
 @contextmanager

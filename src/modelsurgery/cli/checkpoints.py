@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 EXPORTS = ("peft", "gguf", "hub")
 ModelDirectory = Annotated[Path, typer.Argument(help="Model directory.")]
 MOST_NAMED = 3
+RULES = (
+    "mean-difference, W1 (the paper's) or W1-W0. [default: mean-difference, or W1 where the probe "
+    "holds none]"
+)
 
 
 def edit(
@@ -36,7 +40,7 @@ def edit(
     out: Annotated[Path, typer.Option(help="The edit to write, .safetensors.")],
     rows: Rows = "0.0465",
     layers: Layers = None,
-    rule: Annotated[str, typer.Option(help="W1, W1-W0 or mean-difference.")] = "W1",
+    rule: Annotated[str | None, typer.Option(help=RULES)] = None,
     alpha: Alpha = None,
     strength: Strength = None,
     toward: Annotated[bool, typer.Option(help="Toward the behavior, not away.")] = False,
@@ -56,7 +60,9 @@ def edit(
     refuse_existing(out)
     checkpoint = open_checkpoint(model_directory(model))
     described = chosen_layout(layout)
-    direction = load_probe(probe).direction(rule)  # type: ignore[arg-type]
+    loaded = load_probe(probe)
+    rule = rule or loaded.default_rule
+    direction = loaded.direction(rule)  # type: ignore[arg-type]
     share = row_share(rows)
     assert share is not None
     with showing_progress() as progress:
@@ -81,7 +87,7 @@ def edit(
         "tensors": len({update.tensor for update in made.updates}),
         "alpha": made.alpha,
         "strength": made.strength,
-        "highest_cosine": max(float(c.max()) for c in region.cosines),
+        "highest_cosine": max(float(c.max()) for c in region.scores),
     }
     print_content(content, as_json)
 
@@ -118,10 +124,11 @@ def apply(
 ) -> None:
     """Edit a model on disk: an edited copy, or in place with a way back; loads no model."""
     from modelsurgery.edit_file import load_edit
+    from modelsurgery.lab import is_embedded
 
     if (out is None) != in_place:
         raise RecipeError("give either --out DIR or --in-place, and not both")
-    if in_place and model == "embedded":
+    if in_place and is_embedded(model):
         raise RecipeError("the embedded model is part of the package; edit a copy with --out")
     if copy and in_place:
         raise RecipeError("--copy goes with --out; --in-place copies nothing")

@@ -39,9 +39,13 @@ def compare(
         typer.Option(min=0, help="Pairs at most; 0 is all. [default: 20, in a page 1000]"),
     ] = None,
     mask: Annotated[
-        bool,
-        typer.Option("--mask", help="Dots for answers that show the behavior, or nobody judged."),
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--mask/--show-offensive",
+            help="Dots for answers that show the behavior or were not judged, or no dots. "
+            "[default: dots in the terminal only; a page blurs them]",
+        ),
+    ] = None,
     direction: Annotated[
         str | None, typer.Option(help="away or toward [default: the recipe's]")
     ] = None,
@@ -58,7 +62,7 @@ def compare(
         refuse_existing(html)
     shown = read_pairs(directory, direction)
     shown = shown.chosen(only=only or (), sets=sets or (), search=search)
-    if mask:
+    if mask or (mask is None and html is None and not as_json):
         shown = shown.masked()
     if html is not None:
         from modelsurgery.report.html.comparing import write_page
@@ -92,7 +96,10 @@ def chat(
     dtype: DType = None,
     as_json: Json = False,
 ) -> None:
-    """Talk to a model and its edited self side by side; in a pipe, each line is a prompt."""
+    """Talk to a model and its edited self side by side; in a pipe, each line is a prompt.
+
+    Lines that begin with a command, as /strength 0.5, are followed; /help lists commands.
+    """
     if temperature is not None and not 0 < temperature < float("inf"):
         raise RecipeError(
             f"--temperature {temperature}; expected a number above 0, or nothing for greedy"

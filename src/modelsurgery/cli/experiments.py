@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -104,6 +105,9 @@ def run(
     device: Device = None,
     dtype: DType = None,
     out: RunOut = None,
+    show_offensive: Annotated[
+        bool, typer.Option("--show-offensive", help="Mask no examples; --json never does.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Perform a whole surgery and measure it; with nothing given, on the embedded model."""
@@ -156,7 +160,7 @@ def run(
     if options.get("behaviors"):
         _perform_in_order(options, as_json)
     else:
-        _perform(options, print_results, as_json)
+        _perform(options, partial(print_results, show_offensive=show_offensive), as_json)
 
 
 def tune(
@@ -373,9 +377,8 @@ def evaluate(
         from modelsurgery.evaluating import evaluate as evaluated
         from modelsurgery.schema import parse
 
-        described = describe_behavior(behavior).with_length(max_new_tokens)
-        own = {"prompts": prompts, "neutral": neutral}
-        described = described.model_copy(update={k: v for k, v in own.items() if v is not None})
+        described = describe_behavior(behavior).with_own(prompts=prompts, neutral=neutral)
+        described = described.with_length(max_new_tokens)
         if seed is None:  # that of the edit, so that texts which chose it are not measured on
             seeds = [load_edit(one).provenance.seed for one in edit or ()]
             seed = next((one for one in seeds if one is not None), 0)

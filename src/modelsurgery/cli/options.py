@@ -36,7 +36,13 @@ RecipeSeed = Annotated[
     int | None,
     typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of everything random."),
 ]
-Rule = Annotated[str | None, typer.Option(help="W1 (the paper's), W1-W0 or mean-difference.")]
+Rule = Annotated[
+    str | None,
+    typer.Option(
+        help="mean-difference, W1 (the paper's) or W1-W0. [default: searched, or mean-difference "
+        "where the strength is given]"
+    ),
+]
 Rows = Annotated[str | None, typer.Option(help="Gate rows: a share (0.0465) or a count (16384).")]
 Layers = Annotated[str | None, typer.Option(help="Layers to edit, 1..L, as 8-24 or 8.")]
 Alpha = Annotated[float | None, typer.Option(help="The paper's α: multiplies the direction.")]
@@ -45,8 +51,12 @@ DataRoot = Annotated[
     typer.Option("--data", help="Local copies of public data sets, a folder each."),
 ]
 BehaviorOption = Annotated[str | None, typer.Option("--behavior", help="Built-in name or YAML.")]
-OwnTexts = Annotated[Path | None, typer.Option("--texts", help="Labelled texts of your own.")]
-OwnPrompts = Annotated[Path | None, typer.Option("--prompts", help="Held-out prompts.")]
+OwnTexts = Annotated[
+    Path | None, typer.Option("--texts", help="Labelled texts, in place of the behavior's.")
+]
+OwnPrompts = Annotated[
+    Path | None, typer.Option("--prompts", help="Held-out prompts, in place of the behavior's.")
+]
 OwnNeutral = Annotated[Path | None, typer.Option("--neutral", help="Neutral text for the damage.")]
 JudgeOption = Annotated[
     str | None, typer.Option("--judge", help="Judge, as in `surgery evaluate`.")
@@ -102,12 +112,12 @@ Now = Annotated[
 
 def model_directory(name: str) -> Path:
     """Directory of a model given as a directory, an id of the Hub, or `embedded`."""
+    from modelsurgery.lab import embedded_model_path, is_embedded
+
+    if is_embedded(name):
+        return embedded_model_path()
     if Path(name).is_dir():
         return Path(name)
-    if name == "embedded":
-        from modelsurgery.lab import embedded_model_path
-
-        return embedded_model_path()
     from modelsurgery.models import resolve_model_directory
 
     return resolve_model_directory(name)

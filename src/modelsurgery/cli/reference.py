@@ -89,7 +89,8 @@ def _exit_codes() -> str:
     lines = ["## Exit codes", "", "| code | meaning | errors |", "|---|---|---|"]
     for code, meaning in MEANINGS.items():
         lines.append(f"| {code} | {meaning} | {', '.join(errors.pop(code, []))} |")
-    assert not errors, f"exit codes without a meaning: {errors}"
+    if errors:
+        raise ValueError(f"exit codes without a meaning: {errors}; add them to MEANINGS")
     return "\n".join([*lines, ""])
 
 

@@ -3,11 +3,11 @@
 import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from modelsurgery.corpora.format import Corpus, Label, corpora
-from modelsurgery.corpora.reading import Row, flat, read_rows, require
+from modelsurgery.corpora.reading import Row, flat, read_rows
 from modelsurgery.errors import TextsError
+from modelsurgery.text_files import load_data_set
 
 log = logging.getLogger(__name__)
 
@@ -152,26 +152,15 @@ def _hub_rows(corpus: Corpus, split: str | None) -> Iterator[Row]:
         )
     ours = split or next(iter(source.splits), None)
     theirs = None if ours is None else source.splits[ours]
-    loaded = _load_dataset(corpus, theirs)
+    loaded = load_data_set(
+        source.id,
+        corpus.name,
+        f"or give the path of a copy of {corpus.home}",
+        name=source.config,
+        split=theirs,
+        revision=source.revision,
+    )
     parts = loaded.items() if theirs is None else [(theirs, loaded)]
     for name, records in parts:
         for number, record in enumerate(records, 1):
             yield Row(f"hub:{source.id}, {name} row {number}", str(name), flat(dict(record)))
-
-
-def _load_dataset(corpus: Corpus, split: str | None) -> Any:
-    source = corpus.hub
-    assert source is not None
-    datasets = require("datasets", corpus.name)
-    try:
-        return datasets.load_dataset(
-            source.id, name=source.config, split=split, revision=source.revision
-        )
-    # What comes besides its own: ConnectionError (offline, gated), ValueError (unknown
-    # configuration or split), RuntimeError (a data set that is a script).
-    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise TextsError(
-            f"{corpus.name}: cannot load {source.id} from the Hub ({reason}); or give the path of "
-            f"a copy of {corpus.home}"
-        ) from error

@@ -3,12 +3,16 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from modelsurgery.apply.in_memory import edited
 from modelsurgery.chat_template import Text
 from modelsurgery.edit import Edit
+from modelsurgery.errors import EvaluationError
+from modelsurgery.evaluation.predictions import Side, predict
+from modelsurgery.halves import Batch
 from modelsurgery.hidden_states import batches
 from modelsurgery.models import LanguageModel
 from modelsurgery.progress import Progress, silent
@@ -24,15 +28,16 @@ class LanguageModelling:
 
     Attributes:
         base_perplexity: exp of the mean loss per predicted token.
-        edited_perplexity: the same after the edit.
-        divergence: mean over all predicted positions of KL(base ‖ edited), nats. All positions,
-            since an edit that spares the first token can still break the twentieth.
+        edited_perplexity: the same after the edit; None when there is no edit.
+        divergence: mean over all predicted positions of KL(base ‖ edited), nats; None when there is
+            no edit. All positions, since an edit that spares the first token can still break the
+            twentieth.
         tokens: predicted tokens.
     """
 
     base_perplexity: float
-    edited_perplexity: float
-    divergence: float
+    edited_perplexity: float | None
+    divergence: float | None
     tokens: int
 
 
@@ -54,22 +59,18 @@ def greedy_answers(
         edits: applied in memory.
         progress: is told of pairs done.
     """
-    answered = answer_ids(model.tokenizer, pairs, model.context_length)
+    asked = answer_ids(model.tokenizer, pairs, model.context_length)
     found = [False] * len(pairs)
     with (
         progress("answers", len(pairs)) as advance,
         torch.inference_mode(),
         edited(model.model, *edits),
     ):
-        ids = [one.ids for one in answered]
+        ids = [one.ids for one in asked]
         for rows, batch in batches(model, ids, max_tokens=None, batch_tokens=BATCH_TOKENS):
-            starts = [answered[row].reply_start for row in rows]
-            start = torch.tensor(starts, device=model.device)
-            place = torch.arange(batch["input_ids"].shape[1], device=model.device)
-            answers = batch["attention_mask"].bool() & (place >= start.unsqueeze(1))
-            greedy = model.model(**batch, use_cache=False).logits[:, :-1].argmax(-1)
-            hits = (greedy == batch["input_ids"][:, 1:]) | ~answers[:, 1:]
-            for row, hit in zip(rows, hits.all(dim=1).tolist(), strict=True):
+            starts = [asked[row].reply_start for row in rows]
+            (right,) = answered(model.model, batch, starts, [()]).tolist()
+            for row, hit in zip(rows, right, strict=True):
                 found[row] = hit
             advance(len(rows), tokens=int(batch["attention_mask"].sum()))
     return found
@@ -83,38 +84,61 @@ def compare_language_modelling(
     max_tokens: int = MAX_TOKENS,
     progress: Progress = silent,
 ) -> LanguageModelling:
-    """Perplexity before and after, and the divergence between the two, in one run over texts."""
-    base_loss = edited_loss = divergence = 0.0
-    tokens = 0
+    """Perplexity before and after, and the divergence between the two, in one run over texts.
+
+    Args:
+        model: the base model.
+        texts: neutral texts.
+        edits: applied together; none measures the base model alone.
+        max_tokens: tokens of a text that are read, from its beginning.
+        progress: is told of texts done.
+
+    Raises:
+        EvaluationError: the texts have no token to predict.
+    """
+    # [sides, 2]: loss and divergence, summed over predicted tokens.
+    sides = [(), edits] if edits else [()]
+    sums, tokens = torch.zeros(len(sides), 2, dtype=torch.float64), 0
     with progress("perplexity", len(texts)) as advance, torch.inference_mode():
         for rows, batch in batches(model, texts, max_tokens=max_tokens, batch_tokens=BATCH_TOKENS):
-            base, targets = _predictions(model, batch)
-            with edited(model.model, *edits):
-                after, _ = _predictions(model, batch)
-            base_loss += _loss_sum(base, targets)
-            edited_loss += _loss_sum(after, targets)
-            divergence += float((base.exp() * (base - after)).sum(-1).double().sum())
-            tokens += len(targets)
-            advance(len(rows), tokens=2 * int(batch["attention_mask"].sum()))
-    count = max(tokens, 1)
+            found = predict(model.model, batch, sides)
+            sums += torch.stack([found.losses.sum(-1), found.divergences.sum(-1)], -1)
+            tokens += found.losses.shape[1]
+            advance(len(rows), tokens=len(sides) * int(batch["attention_mask"].sum()))
+    check_predicted(tokens, "neutral")
+    base, *changed = (sums / tokens).tolist()
+    if not changed:
+        return LanguageModelling(math.exp(base[0]), None, None, tokens)
+    ((loss, divergence),) = changed
     # Rounding can leave a divergence of identical models a hair below zero.
-    return LanguageModelling(
-        math.exp(base_loss / count),
-        math.exp(edited_loss / count),
-        max(0.0, divergence / count),
-        tokens,
-    )
+    return LanguageModelling(math.exp(base[0]), math.exp(loss), max(0.0, divergence), tokens)
 
 
-def _predictions(
-    model: LanguageModel, batch: dict[str, torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities [p, vocabulary] f32 and targets [p] of all predicted positions."""
-    logits = model.model(**batch, use_cache=False).logits[:, :-1]
-    predicted = batch["attention_mask"][:, 1:].bool()
-    return logits[predicted].float().log_softmax(-1), batch["input_ids"][:, 1:][predicted]
+def answered(
+    model: Any,
+    batch: Batch,
+    starts: Sequence[int],
+    sides: Sequence[Side],
+    *,
+    together: bool = False,
+) -> torch.Tensor:
+    """Whether greedy decoding gives all tokens of a row from `starts` on, [sides, n] bool."""
+    start = torch.tensor(starts, device=batch["input_ids"].device)
+    place = torch.arange(batch["input_ids"].shape[1], device=start.device)
+    answers = batch["attention_mask"].bool() & (place >= start.unsqueeze(1))
+    found = predict(model, batch, sides, wanted=answers, together=together)
+    wrong = torch.zeros(len(sides), len(starts), dtype=torch.int64)
+    return wrong.index_add_(1, found.texts, (~found.hits).long()) == 0
 
 
-def _loss_sum(log_probabilities: torch.Tensor, targets: torch.Tensor) -> float:
-    chosen = log_probabilities.gather(-1, targets.unsqueeze(-1))
-    return -float(chosen.double().sum())
+def check_predicted(tokens: int, kind: str) -> None:
+    """Refuse a mean over no token: it would look like a perfect model that nothing changes.
+
+    Raises:
+        EvaluationError: `tokens` is 0.
+    """
+    if not tokens:
+        raise EvaluationError(
+            f"the {kind} texts have no token to predict, because each of them is one token; "
+            "expected sentences"
+        )

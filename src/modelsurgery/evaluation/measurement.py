@@ -184,20 +184,21 @@ def measure_facts(
     model: LanguageModel, edits: Sequence[Edit], facts: Sequence[tuple[str, str]]
 ) -> tuple[Rate, Rate]:
     """Exact match of greedy answers, base and edited, over (prompt, answer) pairs."""
+    return facts_right(model, (), facts), facts_right(model, edits, facts)
+
+
+def facts_right(
+    model: LanguageModel, edits: Sequence[Edit], facts: Sequence[tuple[str, str]]
+) -> Rate:
+    """Exact match of greedy answers of one model, over (prompt, answer) pairs."""
     prompts = [prompt for prompt, _ in facts]
-    decoding = Decoding(FACT_TOKENS)
-    generator = TransformersGenerator(model)
-    before, after = (_texts(generator, prompts, decoding, some) for some in ((), edits))
-    base, changed = (
-        rate_of(
-            [
-                float(_answer(text) == answer.lower())
-                for text, (_, answer) in zip(texts, facts, strict=True)
-            ]
-        )
-        for texts in (before, after)
+    texts = _texts(TransformersGenerator(model), prompts, Decoding(FACT_TOKENS), edits)
+    return rate_of(
+        [
+            float(_answer(text) == answer.lower())
+            for text, (_, answer) in zip(texts, facts, strict=True)
+        ]
     )
-    return base, changed
 
 
 def _texts(

@@ -14,6 +14,7 @@ from typing import Literal
 from modelsurgery.errors import TextsError
 from modelsurgery.evaluation.judges.verdicts import Verdict
 from modelsurgery.files import sha256_file, write_text
+from modelsurgery.text_files import csv_fields, read_text
 
 COLUMNS = ("id", "prompt", "continuation", "label", "comment")
 LABELS: dict[str, Verdict] = {
@@ -99,15 +100,13 @@ class ReviewJudge:
 
 
 def _read(path: Path) -> dict[str, Verdict]:
-    if not path.is_file():
-        raise TextsError(f"no file at {path}; expected a sheet of --export-for-review")
-    try:
-        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
-        rows = [(reader.line_num, row) for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise TextsError(f"{path}: not CSV in UTF-8 ({error}); save the sheet as that") from error
+    fields = csv_fields(read_text(path), str(path))
+    _, names = next(fields)
     labels: dict[str, Verdict] = {}
-    for line, row in rows:
+    for line, values in fields:
+        if not values:  # a blank line
+            continue
+        row = dict(zip(names, values, strict=False))
         identity, label = row.get("id"), row.get("label")
         if not identity or label is None:
             raise TextsError(

@@ -11,18 +11,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import cross_entropy, kl_div
 
-from modelsurgery.apply.in_memory import edited, edited_per_part, takes_parts
+from modelsurgery.apply.in_memory import takes_parts
 from modelsurgery.chat_template import Text
 from modelsurgery.edit import Edit
-from modelsurgery.evaluation.language_modelling import BATCH_TOKENS, MAX_TOKENS
+from modelsurgery.evaluation.language_modelling import (
+    BATCH_TOKENS,
+    MAX_TOKENS,
+    answered,
+    check_predicted,
+)
+from modelsurgery.evaluation.predictions import Predictions, Side, predict
+from modelsurgery.halves import Batch
 from modelsurgery.hidden_states import batches
 from modelsurgery.models import LanguageModel
 from modelsurgery.token_ids import Source, answer_ids
 
 PARTS = 8  # edits that share a forward pass
-Part = Sequence[Edit]  # edits of one part of a batch; none is the base model
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,10 @@ class Screen:
             clean: neutral texts.
             facts: prompts with the answers that greedy decoding should give.
             parts: edits that share a forward pass; a mixture of experts takes one at a time.
+
+        Raises:
+            EvaluationError: neutral texts, or the others where there are any, without a token to
+                predict.
         """
         self._model = model
         self._shares = takes_parts(model.model, model.layout)
@@ -99,6 +108,7 @@ class Screen:
         self._base_right = self._answers_right([()])[0]
         self.clean_loss, self.clean_tokens = 0.0, 0
         self._against_base([])
+        check_predicted(self.clean_tokens, "neutral")
 
     def measure(self, edits: Sequence[Edit]) -> list[Effect]:
         """One effect an edit; not finite where the edit broke the model."""
@@ -125,94 +135,62 @@ class Screen:
                 )  # fmt: skip
         return found
 
-    def _passes(
-        self, texts: Sequence[Source], parts: Sequence[Part], max_tokens: int | None = MAX_TOKENS
-    ) -> Iterator[tuple[list[int], dict[str, torch.Tensor], torch.Tensor]]:
-        """Row numbers, batch of n texts, and logits [parts, n, t, vocabulary] for each batch."""
-        if not texts:
-            return
-        model, count = self._model.model, len(parts)
-        share = BATCH_TOKENS // count
-        with torch.inference_mode():
-            for rows, batch in batches(
-                self._model, texts, max_tokens=max_tokens, batch_tokens=share
-            ):
-                if self._shares:
-                    repeated = {name: one.repeat(count, 1) for name, one in batch.items()}
-                    with edited_per_part(model, parts):
-                        logits = model(**repeated, use_cache=False).logits
-                    yield rows, batch, logits.unflatten(0, (count, -1))
-                    continue
-                alone = []
-                for edits in parts:
-                    with edited(model, *edits):
-                        alone.append(model(**batch, use_cache=False).logits)
-                yield rows, batch, torch.stack(alone)
+    def _batches(
+        self, texts: Sequence[Source], sides: int, max_tokens: int | None = MAX_TOKENS
+    ) -> Iterator[tuple[list[int], Batch]]:
+        """Row numbers and batches of texts that so many sides read at once."""
+        if texts:
+            share = BATCH_TOKENS // sides
+            yield from batches(self._model, texts, max_tokens=max_tokens, batch_tokens=share)
 
-    def _losses(self, texts: Sequence[Text], parts: Sequence[Part]) -> torch.Tensor:
+    def _predict(self, batch: Batch, sides: Sequence[Side]) -> Predictions:
+        with torch.inference_mode():
+            return predict(self._model.model, batch, sides, together=self._shares)
+
+    def _losses(self, texts: Sequence[Text], parts: Sequence[Side]) -> torch.Tensor:
         """Mean loss per token of each part, [parts] f64; 0 without texts."""
         sums, tokens = torch.zeros(len(parts), dtype=torch.float64), 0
-        for _, batch, logits in self._passes(texts, parts):
-            mask, targets = _predicted(batch)
-            tokens += len(targets)
-            for number, of_part in enumerate(logits):
-                loss = cross_entropy(of_part[:, :-1][mask].float(), targets, reduction="none")
-                sums[number] += loss.double().sum().cpu()
+        for _, batch in self._batches(texts, len(parts)):
+            found = self._predict(batch, parts)
+            sums += found.losses.sum(-1)
+            tokens += found.losses.shape[1]
+        if texts:
+            check_predicted(tokens, "labelled")
         return sums / max(tokens, 1)
 
     def _against_base(
-        self, parts: Sequence[Part]
+        self, parts: Sequence[Side]
     ) -> tuple[list[list[tuple[float, float]]], torch.Tensor]:
         """On neutral text: rise of the loss and divergence with errors; accuracy lost a text."""
         base_sum = 0.0
         sums = torch.zeros(len(parts), 3, len(self._clean), dtype=torch.float64)
         tokens = torch.zeros(len(self._clean), dtype=torch.float64)
-        for rows, batch, logits in self._passes(self._clean, [(), *parts]):
-            mask, targets = _predicted(batch)
-            text = torch.tensor(rows).repeat_interleave(mask.sum(1).cpu())
+        for rows, batch in self._batches(self._clean, 1 + len(parts)):
+            found = self._predict(batch, [(), *parts])
+            text = torch.tensor(rows)[found.texts]
             tokens.index_add_(0, text, torch.ones(len(text), dtype=torch.float64))
-            base = logits[0][:, :-1][mask].float().log_softmax(-1)
-            before = _gains(base, targets)
-            base_sum -= float(before[0].double().sum())
-            for number, of_part in enumerate(logits[1:]):
-                after = of_part[:, :-1][mask].float().log_softmax(-1)
-                divergence = kl_div(after, base, reduction="none", log_target=True).sum(-1)
-                rise, lost = (
-                    one - other for one, other in zip(before, _gains(after, targets), strict=True)
-                )
-                for place, values in enumerate((rise, divergence, lost)):
-                    sums[number, place].index_add_(0, text, values.double().cpu())
+            base_sum += float(found.losses[0].sum())
+            hits = found.hits.double()
+            rises, lost = found.losses[1:] - found.losses[0], hits[0] - hits[1:]
+            measured = torch.stack([rises, found.divergences[1:], lost], 1)
+            sums.index_add_(2, text, measured)
         self.clean_tokens = int(tokens.sum())
         self.clean_loss = base_sum / max(self.clean_tokens, 1)
         lost = sums[:, 2] / max(self.clean_tokens, 1) * len(self._clean)
         return [[_ratio(one, tokens) for one in of_part[:2]] for of_part in sums], lost
 
-    def _answers_right(self, parts: Sequence[Part]) -> torch.Tensor:
+    def _answers_right(self, parts: Sequence[Side]) -> torch.Tensor:
         """Whether each whole answer is what greedy decoding gives, [parts, facts] f64."""
         right = torch.zeros(len(parts), len(self._answered), dtype=torch.float64)
         if not self._answered:
             return right
         ids = [one.ids for one in self._answered]
-        for rows, batch, logits in self._passes(ids, parts, None):
+        for rows, batch in self._batches(ids, len(parts), None):
             starts = [self._answered[row].reply_start for row in rows]
-            start = torch.tensor(starts, device=logits.device)
-            place = torch.arange(batch["input_ids"].shape[1], device=logits.device)
-            answers = batch["attention_mask"].bool() & (place >= start.unsqueeze(1))
-            hits = logits[:, :, :-1].argmax(-1) == batch["input_ids"][:, 1:]
-            right[:, rows] = (hits | ~answers[:, 1:]).all(-1).double().cpu()
+            with torch.inference_mode():
+                found = answered(self._model.model, batch, starts, parts, together=self._shares)
+            right[:, rows] = found.double()
         return right
-
-
-def _predicted(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which positions predict a token, [n, t - 1], and those tokens."""
-    mask = batch["attention_mask"][:, 1:].bool()
-    return mask, batch["input_ids"][:, 1:][mask]
-
-
-def _gains(log_probabilities: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Log-probability of each right token, and whether it is the most probable one."""
-    chosen = log_probabilities.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-    return chosen, (log_probabilities.argmax(-1) == targets).float()
 
 
 def _ratio(sums: torch.Tensor, tokens: torch.Tensor) -> tuple[float, float]:

@@ -90,6 +90,18 @@ def rate_of(per_prompt: Sequence[float]) -> Rate:
     return Rate(rate, low, high, count)
 
 
+def auroc_interval(auroc: float, texts: int) -> tuple[float, float]:
+    """95 % interval of an area under the ROC curve, half of the texts being of either label.
+
+    Hanley and McNeil (1982), Radiology 143: the standard error from the area itself.
+    """
+    each = max(1, texts // 2)
+    both = auroc * (1 - auroc)
+    spread = (each - 1) * (auroc / (2 - auroc) + 2 * auroc**2 / (1 + auroc) - 2 * auroc**2)
+    half = Z_95 * math.sqrt(max(0.0, both + spread)) / each
+    return max(0.0, auroc - half), min(1.0, auroc + half)
+
+
 def paired_change(base: Sequence[float], edited: Sequence[float], *, seed: int = 0) -> PairedChange:
     """Change of a rate over the same prompts.
 

@@ -15,10 +15,18 @@ import yaml
 
 from modelsurgery.apply.copying import apply_to_copy
 from modelsurgery.checkpoint import Checkpoint
-from modelsurgery.edit_file import load_edit
+from modelsurgery.edit_file import load_edit, save_edit
 from modelsurgery.errors import RecipeError, SurgeryError
 from modelsurgery.export.card import CardFacts, Form, model_card
 from modelsurgery.export.peft import write_peft_adapter
+from modelsurgery.export.public import (
+    is_local,
+    public_edit,
+    public_file,
+    public_judge,
+    public_name,
+    public_recipe,
+)
 from modelsurgery.files import copy_file, refuse_existing, staged_directory, write_text
 from modelsurgery.progress import Progress, silent
 
@@ -57,7 +65,8 @@ def write_repository(
 ) -> Repository:
     """Write a repository with a model card; nothing is sent anywhere.
 
-    The card's numbers are those of the run directories that the edits are in.
+    The card's numbers are those of the run directories that the edits are in. No path of this
+    machine is in any file: see `public`.
 
     Args:
         checkpoint: the model that the edits were made from.
@@ -71,13 +80,16 @@ def write_repository(
     Raises:
         EditMismatchError: the checkpoint is not the one that an edit was made for.
         OutputExistsError: something is at `directory`.
-        RecipeError: a run's results cannot be read.
+        RecipeError: a run's results cannot be read, or the base model is a path.
         UnsupportedModelError: there is no adapter of these edits; the merged form always works.
     """
     refuse_existing(directory, for_directory=True)
-    edits = [load_edit(path) for path in edit_files]
+    if base_model is not None and is_local(base_model):
+        raise RecipeError(f"--base-model {base_model!r}; expected an id of the Hub, as owner/name")
+    originals = [load_edit(path) for path in edit_files]
+    edits = [public_edit(one) for one in originals]
     named = base_model or checkpoint.directory.resolve().name
-    results, recipes = _runs_of(edit_files)
+    results, recipes = _runs_of(edit_files, named)
     facts = CardFacts(
         named, licence or _licence_of(checkpoint), form, edits, results, recipes
     )  # fmt: skip
@@ -86,13 +98,24 @@ def write_repository(
         if form == "adapter":
             write_peft_adapter(checkpoint, edits, content, base_model=named)
         else:
-            apply_to_copy(checkpoint.directory, edits, content, real_copies=True, progress=progress)
+            apply_to_copy(
+                checkpoint.directory,
+                edits,
+                content,
+                real_copies=True,
+                content_of=public_file,
+                progress=progress,
+            )
         for path in content.iterdir():
             path.rename(staged / path.name)
         content.rmdir()
         (staged / "edits").mkdir()
-        for number, path in enumerate(edit_files, 1):
-            copy_file(path, staged / "edits" / f"{number}.safetensors")
+        for number, (path, one) in enumerate(zip(edit_files, edits, strict=True)):
+            place = staged / "edits" / f"{number + 1}.safetensors"
+            if one is originals[number]:
+                copy_file(path, place)
+            else:
+                save_edit(one, place)
         write_text(staged / "README.md", model_card(facts))
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     return Repository(
@@ -135,31 +158,27 @@ def push_repository(directory: Path, repository: str, *, private: bool = True) -
     return str(made)
 
 
-def _runs_of(edit_files: Sequence[Path]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Results and recipes of the run directories that edits are in."""
+def _runs_of(edit_files: Sequence[Path], base_model: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """Results and recipes, as they may be public, of the run directories that edits are in."""
     results, recipes = [], []
     for path in edit_files:
         found = path.parent / RESULTS_FILE
         if not found.is_file():
             continue
         try:
-            results.append(json.loads(found.read_text(encoding="utf-8")))
+            result = json.loads(found.read_text(encoding="utf-8"))
         except ValueError as error:
             raise RecipeError(f"{found}: not valid JSON ({error}); run it again") from error
+        judge = result["judge"]["name"]
+        result["judge"]["name"] = public_judge(judge)
+        result["behavior"]["name"] = public_name(result["behavior"]["name"])
+        results.append(result)
         recipe = path.parent / RECIPE_FILE
         if recipe.is_file():
-            recipes.append(_public(yaml.safe_load(recipe.read_text(encoding="utf-8"))))
+            said = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+            public = public_recipe(said, base_model, judge)
+            recipes.append(yaml.safe_dump(public, sort_keys=False, allow_unicode=True))
     return results, recipes
-
-
-def _public(recipe: dict[str, Any]) -> str:
-    """What a recipe says, without what it leaves open and without the directories of files."""
-    said = {key: value for key, value in recipe.items() if value not in (None, [])}
-    for key in ("model", "behavior", "texts", "prompts", "neutral", "data", "study", "layout"):
-        if Path(str(said.get(key, ""))).is_absolute():
-            said[key] = Path(said[key]).name
-    said.pop("edits", None)  # they are in the repository
-    return yaml.safe_dump(said, sort_keys=False, allow_unicode=True)
 
 
 def _licence_of(checkpoint: Checkpoint) -> str | None:

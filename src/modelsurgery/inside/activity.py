@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from modelsurgery.activations.neurons import Neurons
 from modelsurgery.chat_template import Text
 from modelsurgery.hidden_states import BATCH_TOKENS, MAX_TOKENS, batches
-from modelsurgery.inside.modules import Neurons
 from modelsurgery.layouts import Address
 from modelsurgery.models import LanguageModel
 
@@ -61,7 +61,8 @@ def watch(
         layer: where the features are taken, 1..L.
         found: where the neurons are in the model.
         chosen: rows that are counted, by matrix; matrices without a projection are left out.
-        measured: neurons whose mean activation is asked for; those that cannot be had are left out.
+        measured: neurons whose mean activation is asked for; those that cannot be had are left
+            out, and so are all of them where every token is a special one.
     """
     tally = _Tally()
     special = torch.tensor(sorted(model.tokenizer.all_special_ids), device=model.device)
@@ -111,7 +112,9 @@ class _Tally:
         return np.concatenate(self._counts) if self._counts else np.zeros(0, np.int64)
 
     def means(self) -> dict[Neuron, float]:
-        return {neuron: total / max(1, self._tokens) for neuron, total in self._sums.items()}
+        if not self._tokens:
+            return {}
+        return {neuron: total / self._tokens for neuron, total in self._sums.items()}
 
 
 @contextmanager

@@ -92,7 +92,7 @@ def cosine_histogram(scores: RowScores, chosen: Chosen, seed: int) -> Cosines:
     mine = np.concatenate(
         [chosen_cosines(scores, address, rows) for address, rows in chosen.items()]
     )
-    random = select_region(scores, count, selection="random", seed=seed).cosines
+    random = select_region(scores, count, selection="random", seed=seed).scores
     limit = max(0.01, math.ceil(100 * float(np.abs(everything).max())) / 100)
     edges = np.linspace(-limit, limit, BINS + 1)
     parts = (everything, mine, np.concatenate(random))

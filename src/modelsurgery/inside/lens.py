@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
+from modelsurgery.activations.neurons import block_list
 from modelsurgery.errors import UnsupportedModelError
-from modelsurgery.inside.modules import block_list
 from modelsurgery.inside.tokens import Token, named_tokens
 from modelsurgery.models import LanguageModel
 

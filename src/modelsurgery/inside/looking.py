@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from modelsurgery.activations.neurons import Neurons, find_neurons
 from modelsurgery.apply.in_memory import edited
 from modelsurgery.behaviors import Behavior
 from modelsurgery.chat_template import Text
@@ -22,7 +23,6 @@ from modelsurgery.inside.distributions import (
     rows_by_layer,
 )
 from modelsurgery.inside.lens import Ends
-from modelsurgery.inside.modules import Neurons, find_neurons
 from modelsurgery.inside.neurons import (
     NeuronView,
     Reading,

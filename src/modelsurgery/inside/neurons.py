@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from modelsurgery.activations.neurons import Neurons
 from modelsurgery.edit import TensorChange
 from modelsurgery.inside.activity import Neuron
 from modelsurgery.inside.distributions import Chosen, chosen_cosines
 from modelsurgery.inside.lens import Ends, read_tokens
-from modelsurgery.inside.modules import Neurons
 from modelsurgery.layouts import Address
 from modelsurgery.models import LanguageModel
 from modelsurgery.region import RowScores

@@ -132,14 +132,19 @@ def reactions_of(
 
 def _activations(
     base: Mapping[str, Activity], edited: Mapping[str, Activity], neurons: int
-) -> tuple[Activation, ...]:
-    pairs = {kind: (base[kind].active, edited[kind].active) for kind in edited}
+) -> tuple[Activation, ...] | None:
+    # Of texts that are special tokens throughout, nothing was counted.
+    pairs = {
+        kind: (base[kind].active, edited[kind].active) for kind in edited if len(base[kind].active)
+    }
+    if not pairs:
+        return None
     histograms = count_histograms(list(pairs.values()))
     return tuple(
         Activation(
             kind,
-            float(before.sum()) / (neurons * max(1, len(before))),
-            float(after.sum()) / (neurons * max(1, len(after))),
+            float(before.sum()) / (neurons * len(before)),
+            float(after.sum()) / (neurons * len(after)),
             len(before),
             counts,
         )

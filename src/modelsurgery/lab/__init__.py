@@ -14,14 +14,30 @@ from modelsurgery.lab.world import is_held_out, split_sentences
 
 __all__ = [
     "BEHAVIORS",
+    "EMBEDDED",
     "embedded_model_path",
     "facts",
+    "is_embedded",
     "is_held_out",
     "labelled_texts",
     "neutral_texts",
     "prompts",
     "split_sentences",
 ]
+
+
+EMBEDDED = "embedded"  # its name
+
+
+def is_embedded(model: str | Path) -> bool:
+    """Whether a model is the embedded one, given by its name or its directory.
+
+    The name wins over a directory that is called so; `./embedded` is the directory.
+    """
+    if model == EMBEDDED:
+        return True
+    path = Path(model)
+    return path.is_dir() and path.resolve() == embedded_model_path().resolve()
 
 
 def embedded_model_path() -> Path:

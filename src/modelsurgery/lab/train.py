@@ -229,9 +229,11 @@ def train(
         tokenizer = train_tokenizer(settings)
         model, legs = new_model(settings, tokenizer), []
     else:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(init)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(init, trust_remote_code=False)
         model, legs = (
-            LlamaForCausalLM.from_pretrained(init, dtype=torch.float32).train(),
+            LlamaForCausalLM.from_pretrained(
+                init, dtype=torch.float32, trust_remote_code=False
+            ).train(),
             _legs(init),
         )
     model.to(device)  # type: ignore[arg-type]  # transformers 5.23 wraps `to` untyped

@@ -18,11 +18,11 @@ from rich.console import Console
 from rich.text import Text
 
 from modelsurgery.errors import ArtefactError, RecipeError
-from modelsurgery.report.untrusted import in_one_line, masked
+from modelsurgery.report.masking import is_rough, masked_sides
+from modelsurgery.report.untrusted import in_one_line
 
 Change = Literal["worse", "changed", "better", "same"]
 CHANGES: tuple[Change, ...] = get_args(Change)  # in the order in which they are shown
-ROUGH = ("behavior", "unjudged", "")  # verdicts of what --mask hides
 DIRECTIONS = ("away", "toward")
 WORDS = re.compile(r"\s*\S+|\s+")
 SHARED_AT_LEAST = 0.2  # of two answers; where they have less in common, marks would be noise
@@ -63,18 +63,19 @@ class Pair:
     @property
     def is_base_rough(self) -> bool:
         """Whether the base model's answer shows the behavior, or nobody could judge it."""
-        return self.base_verdict in ROUGH
+        return is_rough(self.base_verdict)
 
     @property
     def is_edited_rough(self) -> bool:
         """The same of the edited model's answer."""
-        return self.edited_verdict in ROUGH
+        return is_rough(self.edited_verdict)
 
     def masked(self) -> "Pair":
-        """The pair with a dot for each letter of a rough answer."""
-        base = masked(self.base) if self.is_base_rough else self.base
-        edited = masked(self.edited) if self.is_edited_rough else self.edited
-        return replace(self, base=base, edited=edited)
+        """The pair with a dot for each letter of a rough answer, and of the prompt beside one."""
+        prompt, base, edited = masked_sides(
+            self.prompt, self.base, self.edited, self.base_verdict, self.edited_verdict
+        )
+        return replace(self, prompt=prompt, base=base, edited=edited)
 
 
 @dataclass(frozen=True)

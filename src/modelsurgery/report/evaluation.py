@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from modelsurgery.report.counting import uncounted
 from modelsurgery.report.terminal import change_shown, interval, p_value
 
 GROUPS_SHOWN = 6
@@ -94,8 +95,11 @@ def _damage_table(results: dict[str, Any]) -> Table:
     _add_neutral(table, results["damage"]["neutral_text"])
     if results["damage"]["facts"]:
         base, edited = results["damage"]["facts"]
-        points = 100 * (edited["rate"] - base["rate"])
-        table.add_row("facts right", interval(base), interval(edited), f"{points:+.1f} points")
+        row = ["facts right", interval(base)]
+        if results["edits"]:
+            points = 100 * (edited["rate"] - base["rate"])
+            row += [interval(edited), f"{points:+.1f} points"]
+        table.add_row(*row)
     for name, task in results["damage"]["tasks"].items():
         for row in _task_rows(name, task):
             table.add_row(*row)
@@ -160,14 +164,7 @@ def _footnotes(results: dict[str, Any]) -> list[str]:
                 f"{agreed['share']:.0%} of {agreed['items']} continuations, kappa "
                 f"{agreed['kappa']:.2f}"
             )
-        for side in ("base", "edited"):
-            counts = one["verdicts"][side]
-            unknown = 0 if counts is None else counts["failed"] + counts["unjudged"]
-            if unknown:
-                lines.append(
-                    f"{one['name']}: {unknown} of {sum(counts.values())} {side} continuations were "
-                    "empty or could not be judged; they are not counted as harmless"
-                )
+        lines += [f"{one['name']}: {told}" for told in uncounted(one["verdicts"])]
     neutral = results["damage"]["neutral_text"]
     if neutral:
         lines.append(f"neutral text: {neutral['text']}, {neutral['tokens']} tokens")

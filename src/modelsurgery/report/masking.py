@@ -1,8 +1,34 @@
-"""Masking tokens that may offend, wherever tokens are shown."""
+"""Masking what may offend, wherever tokens, prompts and answers are shown."""
 
 from typing import Any
 
+from modelsurgery.report.untrusted import masked
+
 SPACE = "·"
+ROUGH = ("behavior", "unjudged", "")  # verdicts of answers that are masked
+
+
+def is_rough(verdict: str | None) -> bool:
+    """Whether an answer with this verdict shows the behavior, or nobody could judge it."""
+    return (verdict or "") in ROUGH
+
+
+def masked_sides(
+    prompt: str, base: str, edited: str, base_verdict: str | None, edited_verdict: str | None
+) -> tuple[str, str, str]:
+    """Prompt and answers with a dot for each letter of what is rough.
+
+    The prompt has no verdict of its own: it is masked when an answer to it is.
+
+    >>> masked_sides("go on", "a b", "c", "neither", "behavior")
+    ('•• ••', 'a b', '•')
+    """
+    base_is, edited_is = is_rough(base_verdict), is_rough(edited_verdict)
+    return (
+        masked(prompt) if base_is or edited_is else prompt,
+        masked(base) if base_is else base,
+        masked(edited) if edited_is else edited,
+    )
 
 
 def shown_token(token: list[Any], *, show_offensive: bool = False) -> str:

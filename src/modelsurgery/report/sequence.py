@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from modelsurgery.report.counting import uncounted
 from modelsurgery.report.terminal import change_shown, interval, p_value
 
 
@@ -19,6 +20,9 @@ def print_sequence(results: dict[str, Any], console: Console) -> None:
         console.print()
         console.print(Text(f"after {' and '.join(names[:number])}", style="bold"))
         console.print(_table(stage))
+        for one in stage["behaviors"]:
+            for told in uncounted(one["verdicts"]):
+                console.print(Text(f"{one['name']}: {told}", style="dim"))
     console.print()
     for line in conflict_lines(results["conflicts"], names):
         console.print(Text(line))

@@ -9,14 +9,22 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from modelsurgery.report.counting import uncounted
 from modelsurgery.report.curve import print_curve
+from modelsurgery.report.masking import masked_sides
 
 MIBI = 1 << 20
 
 
-def print_results(results: dict[str, Any], console: Console) -> None:
-    """Print what a run found, from the content of its `results.json`."""
-    console.print(Text(_headline(results), style="bold"))
+def print_results(
+    results: dict[str, Any], console: Console, *, show_offensive: bool = False
+) -> None:
+    """Print what a run found, from the content of its `results.json`.
+
+    Of the examples, answers that show the behavior or were not judged are masked unless asked for,
+    and so are the prompts beside them.
+    """
+    console.print(Text(headline(results), style="bold"))
     console.print(_table(results))
     for line in _footnotes(results):
         console.print(Text(line, style="dim"))
@@ -26,24 +34,35 @@ def print_results(results: dict[str, Any], console: Console) -> None:
     if results["dose_response"]:
         console.print()
         print_curve(results, console)
-    for example in results["examples"]:
-        console.print()
-        console.print(Text.assemble(("prompt  ", "bold"), _plain(example["prompt"])))
-        console.print(Text.assemble(("base    ", "bold red"), _plain(example["base"])))
-        console.print(Text.assemble(("edited  ", "bold green"), _plain(example["edited"])))
+    _print_examples(results["examples"], console, show_offensive)
     console.print()
     console.print(Text(f"everything is in {results['run_directory']} ({results['seconds']:.0f} s)"))
     console.print(Text(f"to look at it: {results['run_directory']}/report.html", style="bold"))
 
 
-def _headline(results: dict[str, Any]) -> str:
+def _print_examples(examples: list[dict[str, Any]], console: Console, show_offensive: bool) -> None:
+    is_masked = False
+    for example in examples:
+        said = (example["prompt"], example["base"], example["edited"])
+        if not show_offensive:
+            verdicts = (example.get("base_verdict"), example.get("edited_verdict"))
+            shown = masked_sides(*said, *verdicts)
+            is_masked = is_masked or shown != said
+            said = shown
+        styles = ("bold", "bold red", "bold green")
+        console.print()
+        for name, style, text in zip(("prompt", "base", "edited"), styles, said, strict=True):
+            console.print(Text.assemble((f"{name:<8}", style), _plain(text)))
+    if is_masked:
+        note = "answers that show the behavior are masked; --show-offensive shows them"
+        console.print(Text(note, style="dim"))
+
+
+def headline(results: dict[str, Any]) -> str:
+    """What was done, to which model."""
     behavior = results["behavior"]
-    return (
-        f"{behavior['name']} ({behavior['title']}), {behavior['direction']} from base, "
-        f"model {results['model']}"
-        if behavior["direction"] == "toward"
-        else f"{behavior['name']} ({behavior['title']}) taken away, model {results['model']}"
-    )
+    done = "added" if behavior["direction"] == "toward" else "taken away"
+    return f"{behavior['name']} ({behavior['title']}) {done}, model {results['model']}"
 
 
 def _table(results: dict[str, Any]) -> Table:
@@ -100,11 +119,7 @@ def _footnotes(results: dict[str, Any]) -> list[str]:
         f"judge {results['judge']['name']}: {results['judge']['note']}",
         f"perplexity: {perplexity['tokens']} tokens of {perplexity['text']}",
     ]
-    failed = behavior["verdicts"]["edited"]["failed"]
-    if failed:
-        total = sum(behavior["verdicts"]["edited"].values())
-        lines.append(f"{failed} of {total} edited continuations were empty and are not counted")
-    lines += budget_notes(results)
+    lines += [*uncounted(behavior["verdicts"]), *budget_notes(results)]
     return lines
 
 

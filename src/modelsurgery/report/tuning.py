@@ -7,22 +7,29 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from modelsurgery.report.counting import uncounted
 from modelsurgery.report.curve import print_curve
-from modelsurgery.report.terminal import budget_notes, interval, p_value, paid, shown_layers
+from modelsurgery.report.terminal import (
+    budget_notes,
+    headline,
+    interval,
+    p_value,
+    paid,
+    shown_layers,
+)
 
 SHOWN = 5
 
 
 def print_tuning(results: dict[str, Any], console: Console) -> None:
     """Print what a search found, from the content of its `results.json`."""
-    behavior = results["behavior"]
-    console.print(Text(f"{behavior['name']} ({behavior['title']}), {behavior['direction']}, model "
-                       f"{results['model']}", style="bold"))  # fmt: skip
+    console.print(Text(headline(results), style="bold"))
     console.print(_survivors(results))
     console.print()
     print_curve(results, console)
     console.print()
-    for line in (*_notes(results), *traded(results), *budget_notes(results)):
+    missing = uncounted(results["behavior"]["verdicts"])
+    for line in (*_notes(results), *traded(results), *missing, *budget_notes(results)):
         console.print(Text(line))
     console.print(Text(f"everything is in {results['run_directory']} ({results['seconds']:.0f} s)"))
     console.print(Text(f"to look at it: {results['run_directory']}/report.html", style="bold"))

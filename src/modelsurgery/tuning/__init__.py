@@ -1,4 +1,4 @@
-"""The search for an edit: the most change of behavior inside a damage budget, on train data.
+"""The search for an edit: the most change of behavior inside a damage budget, on tuning data.
 
 No setting transfers between models. A *setting* (space.py) is a direction, a choice of rows and a
 window of layers; with a strength it is an edit, and its *effect* on texts (forward passes only) is
@@ -11,12 +11,20 @@ out is read.
 from modelsurgery.tuning.budget import Budget
 from modelsurgery.tuning.response import DosePoint, dose_response
 from modelsurgery.tuning.search import Search, SearchResult, Survivor
-from modelsurgery.tuning.space import SearchSpace, Setting, default_probe_layers, default_space
+from modelsurgery.tuning.space import (
+    SearchSpace,
+    Setting,
+    default_probe_layers,
+    default_space,
+    rule_space,
+)
+from modelsurgery.tuning.strength import FittedStrength, fit_strength
 from modelsurgery.tuning.study import Study, Trial
 
 __all__ = [
     "Budget",
     "DosePoint",
+    "FittedStrength",
     "Search",
     "SearchResult",
     "SearchSpace",
@@ -27,4 +35,6 @@ __all__ = [
     "default_probe_layers",
     "default_space",
     "dose_response",
+    "fit_strength",
+    "rule_space",
 ]

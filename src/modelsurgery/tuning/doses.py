@@ -25,11 +25,19 @@ MOST_STEP = 8.0  # from one strength to the next
 
 
 def expected_strength(
-    space: SearchSpace, budget: Budget, trials: Sequence[Trial], setting: Setting
+    space: SearchSpace,
+    budget: Budget,
+    trials: Sequence[Trial],
+    setting: Setting,
+    *,
+    first: float = FIRST_STRENGTH,
 ) -> float:
-    """The strength at which a setting that was never tried should take what the budget allows."""
+    """The strength at which a setting that was never tried should take what the budget allows.
+
+    `first` is taken while there are too few trials to tell.
+    """
     if len(trials) < len(space.features(setting)) // 2:
-        return FIRST_STRENGTH
+        return first
     known = [space.features(trial.setting) for trial in trials]
     allowed = [
         math.log(trial.strength * _within_a_step((AIM / budget.use(trial.effect)) ** (1 / POWER)))

@@ -8,7 +8,7 @@ budget; these continue tuning prompts, and the judge decides.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,12 +23,18 @@ from modelsurgery.evaluation.measurement import decoding_of, prompt_rates
 from modelsurgery.evaluation.screening import Screen
 from modelsurgery.evaluation.store import Store
 from modelsurgery.models import LanguageModel
-from modelsurgery.probe import DirectionRule, Probe
+from modelsurgery.probe import DIRECTION_RULES, Probe
 from modelsurgery.progress import Progress, silent
-from modelsurgery.region import select_region
+from modelsurgery.region import RowScores, select_region
+from modelsurgery.rules.proposal import RowProposal
 from modelsurgery.stacking import score_model_rows
 from modelsurgery.tuning.budget import SAFETY, Budget
-from modelsurgery.tuning.doses import corrected_strength, expected_strength, value_at_budget
+from modelsurgery.tuning.doses import (
+    FIRST_STRENGTH,
+    corrected_strength,
+    expected_strength,
+    value_at_budget,
+)
 from modelsurgery.tuning.response import DosePoint, dose_response
 from modelsurgery.tuning.space import SearchSpace, Setting
 from modelsurgery.tuning.study import Proposal, Study, Trial
@@ -103,6 +109,8 @@ class Search:
         sign: int = 1,
         seed: int = 0,
         store: Store | None = None,
+        proposals: Mapping[str, Callable[[float | None], RowProposal]] | None = None,
+        first_strength: float = FIRST_STRENGTH,
         progress: Progress = silent,
     ) -> None:
         """Score the gate rows and measure the base model.
@@ -117,18 +125,25 @@ class Search:
             sign: 1 away from the behavior, -1 toward it.
             seed: of proposals and of sampling.
             store: where continuations and judgements are looked up and kept.
+            proposals: by name of a rule other than the paper's, what it proposes at a damping.
+            first_strength: of the first trials, before any says how strong an edit may be.
             progress: is told of trials made.
         """
+        self._proposals, self._first_strength = dict(proposals or {}), first_strength
         self.budget, self.space = budget, space
         self._model, self._judge, self._store = model, judge, store
         self._sign, self._seed, self._progress = sign, seed, progress
         self._probes = {probe.layer: probe for probe in probes}
-        self._directions: dict[tuple[int | None, DirectionRule], np.ndarray] = {
-            (probe.layer, rule): probe.direction(rule) for probe in probes for rule in space.rules
+        self._directions: dict[tuple[int | None, str], np.ndarray] = {
+            (probe.layer, rule): probe.direction(rule)
+            for probe in probes
+            for rule in space.rules
+            if rule in DIRECTION_RULES
         }
-        self._scores = score_model_rows(
-            model, np.stack(list(self._directions.values())), progress=progress
-        )
+        self._scores: RowScores | None = None
+        if self._directions:
+            directions = np.stack(list(self._directions.values()))
+            self._scores = score_model_rows(model, directions, progress=progress)
         self._prompts = behavior.tuning_prompts
         rounds = math.ceil(CONTINUATIONS / len(self._prompts)) if self._prompts else 1
         self._decodings = [
@@ -244,6 +259,14 @@ class Search:
 
     def edit_of(self, setting: Setting, strength: float) -> Edit:
         """The edit of a setting, strengths being positive."""
+        if setting.rule in self._proposals:
+            return self._proposals[setting.rule](setting.damping).edit(
+                setting.rows,
+                layers=setting.window,
+                per_layer=setting.per_layer,
+                strength=self._sign * strength,
+            )
+        assert self._scores is not None  # rules of the space are either in proposals or directions
         key = (setting.probe_layer, setting.rule)
         region = select_region(
             self._scores,
@@ -263,7 +286,9 @@ class Search:
         one = study.ask()
         if one.strength is not None:
             return one, one.strength
-        return one, expected_strength(self.space, self.budget, study.trials(), one.setting)
+        return one, expected_strength(
+            self.space, self.budget, study.trials(), one.setting, first=self._first_strength
+        )
 
     def _follow_up(self, study: Study, most: int, is_late: bool) -> None:
         """Want settings again, with strengths that fit the budget better.

@@ -14,10 +14,14 @@ from optuna.distributions import (
 from modelsurgery.layouts import GateMatrix
 from modelsurgery.probe import DirectionRule
 from modelsurgery.region import PAPER_ROWS, row_count
+from modelsurgery.rules.proposal import Rule
 
 Window = tuple[int, int]  # first and last layer, counted 1..L
+Source = DirectionRule | Rule  # what an edit comes from: what a probe gives, or another rule
 ROWS = (0.003, 0.08)  # shares of all gate rows
 GOOD_ROWS = 0.02  # where small models of ours did best
+RULE_ROWS = (0.002, 0.5)
+DAMPINGS = (None, 0.01, 1.0)
 LATER = "-"
 
 
@@ -26,28 +30,30 @@ class Setting:
     """All that an edit depends on but its strength.
 
     Attributes:
-        probe_layer: layer of the probe that gives the direction, 1..L.
-        rule: what is taken from the probe.
+        probe_layer: layer of the probe that gives the direction, 1..L; None for a rule without one.
+        rule: what the paper's rule takes from the probe, or the name of another rule.
         rows: share (float) or count (int) of gate rows.
         window: layers that are edited, first and last, 1..L; None for all.
         per_layer: every layer of the window gives the same share of its rows; else the rows with
-            the most opposed cosines of the whole window are taken, wherever they are.
+            best rows of the whole window are taken, wherever they are.
+        damping: of rows, for rules that have one; None is the rule's own.
     """
 
     probe_layer: int | None
-    rule: DirectionRule
+    rule: Source
     rows: float | int
     window: Window | None = None
     per_layer: bool = False
+    damping: float | None = None
 
     @property
     def kind(self) -> tuple[Any, ...]:
-        """The setting without its number of rows."""
+        """The setting without its number of rows and damping."""
         return (self.probe_layer, self.rule, self.window, self.per_layer)
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain values."""
-        return asdict(self)
+        return _without_default_damping(asdict(self), "damping", None)
 
 
 @dataclass(frozen=True)
@@ -56,19 +62,21 @@ class SearchSpace:
 
     Attributes:
         probe_layers: layers of the probes, 1..L.
-        rules: direction rules.
+        rules: what is taken from probes, or names of other rules.
         windows: windows of layers; None for all.
         rows: least and largest share of all gate rows, or one share (float) or count (int).
         per_layer: ways of choosing the rows.
         layer_count: layers L of the model.
+        dampings: of rows; None is the rule's own.
     """
 
     probe_layers: tuple[int | None, ...]
-    rules: tuple[DirectionRule, ...]
+    rules: tuple[Source, ...]
     windows: tuple[Window | None, ...]
     rows: tuple[float, float] | float | int
     per_layer: tuple[bool, ...]
     layer_count: int
+    dampings: tuple[float | None, ...] = (None,)
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """The space in Optuna's terms."""
@@ -80,6 +88,8 @@ class SearchSpace:
         }
         if isinstance(self.rows, tuple):
             parts["rows"] = FloatDistribution(*self.rows, log=True)
+        if len(self.dampings) > 1:
+            parts["damping"] = CategoricalDistribution(self.dampings)
         return parts
 
     def setting(self, parameters: Mapping[str, Any]) -> Setting:
@@ -92,6 +102,7 @@ class SearchSpace:
             parameters.get("rows", self.rows),
             None if window == "all" else (int(first), int(last)),
             parameters["per_layer"],
+            parameters.get("damping", self.dampings[0]),
         )
 
     def parameters(self, setting: Setting) -> dict[str, Any]:
@@ -121,7 +132,7 @@ class SearchSpace:
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain values."""
-        return asdict(self)
+        return _without_default_damping(asdict(self), "dampings", (None,))
 
     def fitting(self, gates: Sequence[GateMatrix]) -> "SearchSpace":
         """The space without windows that have not as many rows as it may ask for.
@@ -153,6 +164,7 @@ class SearchSpace:
             (last - first + 1) / self.layer_count,
             *(float(setting.probe_layer == layer) for layer in self.probe_layers),
             *(float(setting.rule == rule) for rule in self.rules),
+            *(float(setting.damping == one) for one in self.dampings[1:]),
         ]
 
     def _rows(self, wanted: float) -> float | int:
@@ -165,7 +177,7 @@ class SearchSpace:
 def default_space(
     layer_count: int,
     probe_layers: tuple[int | None, ...] | None = None,
-    rules: tuple[DirectionRule, ...] = ("mean-difference", "W1-W0", "W1"),
+    rules: tuple[Source, ...] = ("mean-difference", "W1-W0", "W1"),
 ) -> SearchSpace:
     """Windows by quarters of the layers: all, then later and middle ones first."""
     ends = [round(quarter * layer_count / 4) for quarter in range(5)]
@@ -188,6 +200,17 @@ def default_probe_layers(layer_count: int) -> tuple[int, ...]:
     """The last layer, as the paper, then three quarters and half of the way."""
     layers = (layer_count, (3 * layer_count + 2) // 4, (layer_count + 1) // 2)
     return tuple(dict.fromkeys(layers))
+
+
+def rule_space(layer_count: int, rule: Rule) -> SearchSpace:
+    """What is left to search for a rule that gives directions and coefficients itself."""
+    windows = default_space(layer_count).windows
+    return SearchSpace((None,), (rule,), windows[:6], RULE_ROWS, (False,), layer_count, DAMPINGS)
+
+
+def _without_default_damping(content: dict[str, Any], name: str, default: object) -> dict[str, Any]:
+    """Plain values as studies had them before there was a damping, so that these go on."""
+    return {key: one for key, one in content.items() if key != name or one != default}
 
 
 def _named(window: Window | None) -> str:

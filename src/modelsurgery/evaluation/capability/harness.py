@@ -14,6 +14,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from modelsurgery.apply.in_memory import edited
 from modelsurgery.chat_template import Rendered
 from modelsurgery.edit import Edit
@@ -21,11 +23,12 @@ from modelsurgery.errors import EvaluationError
 from modelsurgery.evaluation.capability.items import LETTERS, Question, load_items, score
 from modelsurgery.evaluation.capability.published import TASKS
 from modelsurgery.evaluation.capability.results import Item, TaskResult, compare_items
+from modelsurgery.evaluation.predictions import last_logits
 from modelsurgery.models import LanguageModel
 from modelsurgery.progress import Progress, silent
 from modelsurgery.token_ids import opening_ids, without_beginning
 
-BATCH_ITEMS = 8
+BATCH_ITEMS = 8  # of generated answers
 
 
 def measure_task(
@@ -109,7 +112,7 @@ def _scores(
                 ],
             }
         answer = lm_eval.simple_evaluate(
-            model=_reader(model),
+            model=_harness_model(model, 1 if questions[0].is_choice else BATCH_ITEMS),
             tasks=[ConfigurableTask(config=config)],
             bootstrap_iters=0,
             log_samples=True,
@@ -118,17 +121,21 @@ def _scores(
     return [float(one["acc" if questions[0].is_choice else "score"]) for one in samples]
 
 
-def _reader(model: LanguageModel) -> Any:
-    """The harness's model with our token ids.
+def _harness_model(model: LanguageModel, batch_items: int) -> Any:
+    """The model as the harness takes it, with our token ids.
 
-    Its own (0.4.13) ask the tokenizer, which may put an end behind a prompt and its answer, and a
+    Its own (0.4.13) are the tokenizer's, which may put an end behind a prompt and its answer; and a
     prompt that is too long loses its beginning together with the opening.
+
+    The harness takes log-probabilities of all positions of a batch, and then reads those of the
+    answers, which are the last ones of a prompt alone in its batch. So no others are made: a prompt
+    of 2,000 tokens and a vocabulary of 262,144 would take 4 GB.
     """
     from lm_eval.models.huggingface import HFLM
 
     opening = opening_ids(model.tokenizer)
 
-    class Reader(HFLM):  # type: ignore[misc]
+    class HarnessModel(HFLM):  # type: ignore[misc]
         def tok_encode(
             self,
             string: str,
@@ -151,14 +158,20 @@ def _reader(model: LanguageModel) -> Any:
             batch = model.batch_of(rows, side=padding_side)
             return batch["input_ids"], batch["attention_mask"]
 
-        def _loglikelihood_tokens(self, requests: list[Any], *rest: Any, **named: Any) -> Any:
+        def _loglikelihood_tokens(self, requests: Any, *given: Any, **named: Any) -> Any:
+            self.answer_tokens = max(len(answer) for _, _, answer in requests)
             kept = [
                 (pair, without_beginning(before, self.max_length + 1 - len(ids), opening), ids)
                 for pair, before, ids in requests
             ]
-            return super()._loglikelihood_tokens(kept, *rest, **named)
+            return super()._loglikelihood_tokens(kept, *given, **named)
 
-    return Reader(pretrained=model.model, tokenizer=model.tokenizer, batch_size=BATCH_ITEMS)
+        def _model_call(self, inps: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+            batch = {"input_ids": inps, "attention_mask": torch.ones_like(inps)}
+            with torch.inference_mode():
+                return last_logits(model.model, batch, self.answer_tokens)
+
+    return HarnessModel(pretrained=model.model, tokenizer=model.tokenizer, batch_size=batch_items)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,6 @@
 """Items of tasks, from files in their published form: a prompt with its shots, and its score."""
 
-import csv
 import hashlib
-import io
 import json
 import re
 from collections import Counter
@@ -15,6 +13,7 @@ from modelsurgery.corpora import corpora, find_corpus
 from modelsurgery.corpora.sources import corpus_rows
 from modelsurgery.errors import TextsError
 from modelsurgery.evaluation.capability.published import TASKS
+from modelsurgery.text_files import csv_fields, read_text
 
 LETTERS = "ABCD"
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
@@ -108,7 +107,7 @@ def _bbh(data: Path | None) -> list[Question]:
     questions = []
     for path in sorted((folder / "bbh").glob("*.json")):
         prompts = folder / "cot-prompts" / f"{path.stem}.txt"
-        shots = _text(prompts).partition("-----\n")[2].strip()
+        shots = read_text(prompts).partition("-----\n")[2].strip()
         for number, example in enumerate(_json(path, "examples")):
             asked = f"{shots}\n\nQ: {example['input']}\nA: Let's think step by step.\n"
             identity = f"{path.stem}/{number:04d}"
@@ -123,7 +122,7 @@ def _mmlu(data: Path | None) -> list[Question]:
     questions = []
     for path in sorted((folder / "test").glob("*.csv")):
         subject = path.stem.removesuffix("_test").replace("_", " ")
-        rows = list(csv.reader(io.StringIO(_text(path), newline="")))
+        rows = [fields for _, fields in csv_fields(read_text(path), str(path))]
         for number, row in enumerate(rows[1:] if rows[0][-1] == "answer" else rows):
             if len(row) != 2 + len(LETTERS) or row[-1] not in (*LETTERS, *"0123"):
                 raise TextsError(
@@ -184,18 +183,12 @@ def _folder(task: str, data: Path | None) -> Path:
 
 def _json(path: Path, key: str) -> list[dict[str, Any]]:
     try:
-        content = json.loads(_text(path))[key]
+        content = json.loads(read_text(path))[key]
     except (ValueError, KeyError, TypeError) as error:
         raise TextsError(f"{path}: not readable ({error}); expected JSON with {key!r}") from error
     if not isinstance(content, list):
         raise TextsError(f"{path}: {key!r} is no list; load the published file again")
     return content
-
-
-def _text(path: Path) -> str:
-    if not path.is_file():
-        raise TextsError(f"no file at {path}; expected the published one")
-    return path.read_text(encoding="utf-8")
 
 
 def _number(text: str) -> float:

@@ -6,17 +6,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from modelsurgery.apply.in_memory import edited
 from modelsurgery.edit import Edit
 from modelsurgery.errors import EvaluationError
 from modelsurgery.evaluation.capability.results import PerplexityResult
+from modelsurgery.evaluation.predictions import predict
 from modelsurgery.models import LanguageModel
 from modelsurgery.progress import Progress, silent
 from modelsurgery.token_ids import opening_ids
 
 WINDOW_TOKENS = 1024
 BATCH_TOKENS = 4096
-SLICE_TOKENS = 256  # positions whose log-probabilities are in memory at once
 RESAMPLES = 999
 
 
@@ -88,23 +87,12 @@ def _sums(
     model: LanguageModel, ids: torch.Tensor, edits: Sequence[Edit], first: int
 ) -> NDArray[np.float64]:
     """Loss of base and edited model and divergence [n, 3], summed from place `first` on."""
-    base = model.model(input_ids=ids, use_cache=False).logits
-    after = None
-    if edits:
-        with edited(model.model, *edits):
-            after = model.model(input_ids=ids, use_cache=False).logits
-    sums = np.zeros((len(ids), 3))
-    for start in range(first - 1, ids.shape[1] - 1, SLICE_TOKENS):
-        stop = min(start + SLICE_TOKENS, ids.shape[1] - 1)
-        targets = ids[:, start + 1 : stop + 1, None]
-        before = base[:, start:stop].float().log_softmax(-1)
-        sums[:, 0] -= before.gather(-1, targets).double().sum((1, 2)).cpu().numpy()
-        if after is not None:
-            later = after[:, start:stop].float().log_softmax(-1)
-            sums[:, 1] -= later.gather(-1, targets).double().sum((1, 2)).cpu().numpy()
-            divergence = (before.exp() * (before - later)).sum(-1).double()
-            sums[:, 2] += divergence.sum(-1).cpu().numpy()
-    return sums
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    wanted = (torch.arange(ids.shape[1], device=ids.device) >= first).expand(ids.shape)
+    found = predict(model.model, batch, [(), edits] if edits else [()], wanted=wanted)
+    columns = [found.losses[0], found.losses[-1], found.divergences[-1]]
+    sums = torch.zeros(len(ids), 3, dtype=torch.float64)
+    return sums.index_add_(0, found.texts, torch.stack(columns, -1)).numpy()
 
 
 def _result(

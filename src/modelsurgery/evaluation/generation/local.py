@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 CACHE_BYTES = 96 << 20  # for keys and values, on a CPU: larger ones are paged in at every step
 CACHE_SHARE = 0.25  # of a GPU's free memory
 MOST_PROMPTS = 256  # of a batch; more gain nothing
+MOST_SCORES = 1 << 24  # prompts × vocabulary on a CPU: 64 MB, of which transformers keeps copies
 
 
 class TransformersGenerator:
@@ -119,10 +120,11 @@ class TransformersGenerator:
         """
         order = sorted(prompts, key=lambda one: (-len(one.ids), one.prompt))
         batches: list[list[Reading]] = []
+        most = _most_prompts(self._model)
         while order:
             room = order[0].max_new_tokens
-            most = max(1, min(MOST_PROMPTS, self._batch_tokens // (len(order[0].ids) + room)))
-            batches.append([one for one in order[:most] if one.max_new_tokens == room])
+            count = max(1, min(most, self._batch_tokens // (len(order[0].ids) + room)))
+            batches.append([one for one in order[:count] if one.max_new_tokens == room])
             order = order[len(batches[-1]) :]
         return batches
 
@@ -256,6 +258,13 @@ def end_tokens(model: LanguageModel, is_chat: bool) -> list[int]:
     if own is not None and own not in ends and (is_chat or not ends):
         ends.append(own)
     return ends
+
+
+def _most_prompts(model: LanguageModel) -> int:
+    """How many prompts may be continued at once, for the scores of their next tokens."""
+    if model.device.type == "cuda":
+        return MOST_PROMPTS
+    return min(MOST_PROMPTS, MOST_SCORES // int(model.model.config.get_text_config().vocab_size))
 
 
 def _batch_tokens(model: LanguageModel) -> int:

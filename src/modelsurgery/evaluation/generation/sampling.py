@@ -12,6 +12,7 @@ from transformers import LogitsProcessor, StoppingCriteria
 from modelsurgery.progress import Advance
 
 STOP_TAIL_TOKENS = 8
+SCORES_AT_A_TIME = 1 << 22  # 32 MB in f64, and a few tensors of this size at once
 
 
 class UniformSampling(LogitsProcessor):
@@ -39,15 +40,22 @@ class UniformSampling(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Scores [n, v] with everything but the chosen token at -inf."""
-        cumulative = (scores.double() / self._temperature).softmax(-1).cumsum(-1)
         numbers = self._numbers[:, self._step].to(scores.device)
-        # Times the last sum, which rounding leaves a hair beside one.
-        chosen = torch.searchsorted(
-            cumulative, (numbers * cumulative[:, -1]).unsqueeze(-1), right=True
-        )
         self._step += 1
         only = torch.full_like(scores, -torch.inf)
-        return only.scatter_(-1, chosen.clamp(max=scores.shape[-1] - 1), 0.0)
+        rows = max(1, SCORES_AT_A_TIME // scores.shape[-1])
+        for here in (slice(start, start + rows) for start in range(0, len(scores), rows)):
+            only[here].scatter_(-1, self._chosen(scores[here], numbers[here]), 0.0)
+        return only
+
+    def _chosen(self, scores: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        """The token [n, 1] of each row of scores [n, v] that its number chooses."""
+        cumulative = (scores.double() / self._temperature).softmax(-1).cumsum(-1)
+        # Times the last sum, which rounding leaves a hair beside one.
+        found = torch.searchsorted(
+            cumulative, (numbers * cumulative[:, -1]).unsqueeze(-1), right=True
+        )
+        return found.clamp(max=scores.shape[-1] - 1)
 
 
 def uniform_numbers(prompt: str, seed: int, steps: int) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -6,17 +6,23 @@ one that the judge could say nothing about is `unjudged`; neither ever counts as
 
 from pathlib import Path
 
-from modelsurgery.behaviors import Behavior
+from modelsurgery.behaviors import Behavior, BehaviorFile
 from modelsurgery.errors import RecipeError
 from modelsurgery.evaluation.judges.known import LabJudge, TextsJudge
 from modelsurgery.evaluation.judges.verdicts import Judge, Verdict
 
-__all__ = ["Judge", "LabJudge", "TextsJudge", "Verdict", "judge_for"]
+__all__ = ["Judge", "LabJudge", "TextsJudge", "Verdict", "judge_for", "judge_spec"]
 
+TEXTS = "texts"  # the judge that is made from a behavior's labelled texts
 KINDS = (
     "ngrams, phrases, lab, texts, hf:MODEL[#LABEL] or a directory, chat:MODEL@URL, perspective, "
     "review:FILE.csv"
 )
+
+
+def judge_spec(described: BehaviorFile, spec: str | None, *, is_lab: bool) -> str:
+    """Who judges a behavior, as typed after `--judge`; of None, what `judge_for` says of it."""
+    return spec or ("lab" if is_lab else described.judge or TEXTS)
 
 
 def judge_for(behavior: Behavior, spec: str | None = None, *, seed: int = 0) -> Judge:
@@ -31,8 +37,7 @@ def judge_for(behavior: Behavior, spec: str | None = None, *, seed: int = 0) -> 
     Raises:
         RecipeError: no such judge, or one that cannot judge this behavior.
     """
-    if spec is None:
-        spec = "lab" if behavior.is_lab else behavior.described.judge or "texts"
+    spec = judge_spec(behavior.described, spec, is_lab=behavior.is_lab)
     kind, _, rest = spec.partition(":")
     if kind == "hf" or (not rest and Path(spec).is_dir()):
         return _classifier(rest or spec, behavior.name)
@@ -48,7 +53,7 @@ def judge_for(behavior: Behavior, spec: str | None = None, *, seed: int = 0) -> 
 
 
 def _plain(spec: str, behavior: Behavior, seed: int) -> Judge:
-    if spec == "texts":
+    if spec == TEXTS:
         return TextsJudge(behavior.fit, behavior.held_out, seed=seed)
     if spec == "lab":
         if not behavior.is_lab:

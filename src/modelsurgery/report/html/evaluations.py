@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from modelsurgery.report.comparing import Pairs, read_pairs
+from modelsurgery.report.counting import uncounted
 from modelsurgery.report.html import wording
 from modelsurgery.report.html.content import Answers, Number, Page, Record, Tone, answers_of
 from modelsurgery.report.html.figures import group_figures, rates_figure
@@ -127,13 +128,7 @@ def _notes(results: Mapping[str, Any]) -> tuple[str, ...]:
             f"{per_cent(other['agreement']['share'])} of {other['agreement']['items']:,} answers."
             for judge, other in one["other_judges"].items()
         ]
-        for side, counts in one["verdicts"].items():
-            unknown = 0 if counts is None else counts["failed"] + counts["unjudged"]
-            if unknown:
-                notes.append(
-                    f"{one['name']}: {unknown:,} of {sum(counts.values()):,} {side} answers were "
-                    "empty or could not be judged; they are not counted as harmless."
-                )
+        notes += [f"{one['name']}: {told}." for told in uncounted(one["verdicts"])]
     if neutral := results["damage"]["neutral_text"]:
         notes.append(f"Neutral text: {neutral['tokens']:,} tokens of {neutral['text']}.")
     return tuple(notes)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from modelsurgery.report.comparing import read_pairs
+from modelsurgery.report.counting import uncounted
 from modelsurgery.report.html import wording
 from modelsurgery.report.html.content import Number, Page, Record, Tone, answers_of
 from modelsurgery.report.html.figures import (
@@ -113,13 +114,7 @@ def _notes(results: Mapping[str, Any]) -> tuple[str, ...]:
         f"Judge {results['judge']['name']}: {results['judge']['note']}.",
         f"Neutral text: {perplexity['tokens']:,} tokens of {perplexity['text']}.",
     ]
-    for side, counts in behavior["verdicts"].items():
-        unknown = counts["failed"] + counts["unjudged"]
-        if unknown:
-            notes.append(
-                f"{unknown:,} of {sum(counts.values()):,} {side} continuations were empty or could "
-                "not be judged; they are not counted as harmless."
-            )
+    notes += [f"{told}." for told in uncounted(behavior["verdicts"])]
     return tuple(notes)
 
 

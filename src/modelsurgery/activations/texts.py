@@ -1,0 +1,101 @@
+"""Texts as token ids with the tokens that a loss counts, in batches bounded by tokens."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from modelsurgery.models import LanguageModel
+from modelsurgery.texts import LabelledText
+from modelsurgery.token_ids import opening_ids
+
+MAX_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class TokenizedText:
+    """A text as the model reads it.
+
+    Attributes:
+        ids: its tokens.
+        start: number of the first token that is predicted, at least 1: of a plain text all behind
+            what the tokenizer puts before it, of an exchange those of the reply.
+    """
+
+    ids: tuple[int, ...]
+    start: int = 1
+
+    @property
+    def predicted(self) -> int:
+        """How many tokens are predicted."""
+        return max(0, len(self.ids) - self.start)
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """Texts padded on the right to t tokens.
+
+    Attributes:
+        rows: their numbers.
+        inputs: token ids and attention mask, [n, t] int64, on the model's device.
+        predicted: which tokens are predicted, [n, t] bool.
+    """
+
+    rows: tuple[int, ...]
+    inputs: dict[str, torch.Tensor]
+    predicted: torch.Tensor
+
+    @property
+    def predicting(self) -> torch.Tensor:
+        """At which positions a counted token is predicted, [n, t] bool."""
+        return torch.nn.functional.pad(self.predicted[:, 1:], (0, 1))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens read, padding not counted."""
+        return int(self.inputs["attention_mask"].sum())
+
+
+def tokenize_plain(
+    model: LanguageModel, texts: Sequence[str], *, max_tokens: int = MAX_TOKENS
+) -> list[TokenizedText]:
+    """Plain texts, cut at their end."""
+    first = max(1, len(opening_ids(model.tokenizer)))
+    return [TokenizedText(tuple(ids[:max_tokens]), first) for ids in model.token_ids(texts)]
+
+
+def tokenize_labelled(
+    model: LanguageModel, texts: Sequence[LabelledText], *, max_tokens: int = MAX_TOKENS
+) -> list[TokenizedText]:
+    """Labelled texts; of an exchange the reply's tokens alone are predicted."""
+    read = [model.reply_ids(text) for text in texts]
+    return [TokenizedText(one.ids[:max_tokens], max(1, one.reply_start)) for one in read]
+
+
+def text_batches(
+    model: LanguageModel, texts: Sequence[TokenizedText], batch_tokens: int
+) -> Iterator[TextBatch]:
+    """Batches of similar length, longest first; a text without predicted tokens is left out."""
+    order = sorted(
+        (row for row, text in enumerate(texts) if text.predicted),
+        key=lambda row: (-len(texts[row].ids), row),
+    )
+    while order:
+        width = len(texts[order[0]].ids)
+        count = max(1, batch_tokens // width)
+        yield _batch(model, texts, order[:count], width)
+        order = order[count:]
+
+
+def _batch(
+    model: LanguageModel, texts: Sequence[TokenizedText], rows: Sequence[int], width: int
+) -> TextBatch:
+    ids = torch.full((len(rows), width), int(model.tokenizer.pad_token_id))
+    place = torch.arange(width)
+    lengths = torch.tensor([len(texts[row].ids) for row in rows]).unsqueeze(1)
+    starts = torch.tensor([texts[row].start for row in rows]).unsqueeze(1)
+    for number, row in enumerate(rows):
+        ids[number, : len(texts[row].ids)] = torch.tensor(texts[row].ids)
+    mask = place < lengths
+    inputs = {"input_ids": ids.to(model.device), "attention_mask": mask.long().to(model.device)}
+    return TextBatch(tuple(rows), inputs, (mask & (place >= starts)).to(model.device))

@@ -1,0 +1,1 @@
+"""Rules: from texts to the rows of an edit, their coefficients and directions."""

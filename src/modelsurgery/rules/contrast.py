@@ -1,0 +1,109 @@
+"""What is to be pulled apart: kinds of texts, and what each one counts for.
+
+Texts with a label alone make two kinds: those that show the behavior and their opposites. Where a
+behavior depends on what was asked (refuse a harmful request, help with a harmless one), texts also
+say whether the request calls for it, and make four kinds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from modelsurgery.files import sha256_json
+from modelsurgery.texts import LabelledText
+
+
+@dataclass(frozen=True)
+class TextKind:
+    """Texts of one kind.
+
+    Attributes:
+        name: of the kind, for people.
+        texts: the texts.
+        gain: what a rise of their mean loss counts for, for an edit away from the behavior.
+        request: what their mean inputs count for in the direction of what was asked.
+        reply: what they count for in the direction of what was said.
+    """
+
+    name: str
+    texts: tuple[LabelledText, ...]
+    gain: float
+    request: float
+    reply: float
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Kinds of texts that an edit pulls apart.
+
+    Attributes:
+        kinds: each with at least one text.
+        weight: of this behavior among several at once.
+    """
+
+    kinds: tuple[TextKind, ...]
+    weight: float = 1.0
+
+    @property
+    def depends_on_request(self) -> bool:
+        """Whether what is right depends on what was asked."""
+        return any(kind.request for kind in self.kinds)
+
+    def folds(self, count: int, seed: int) -> list[list[list[LabelledText]]]:
+        """Each kind's texts in parts, about as many in each; a group stays in one part.
+
+        Args:
+            count: parts of each kind.
+            seed: another seed, other parts.
+        """
+        places: dict[str, int] = {}
+        found = []
+        for kind in self.kinds:
+            groups = {text.group or text.text for text in kind.texts}
+            fresh = sorted(groups - set(places), key=lambda group: sha256_json([seed, group]))
+            places |= {group: number % count for number, group in enumerate(fresh)}
+            parts: list[list[LabelledText]] = [[] for _ in range(count)]
+            for text in kind.texts:
+                parts[places[text.group or text.text]].append(text)
+            found.append(parts)
+        return found
+
+
+def contrast_of(texts: Sequence[LabelledText], *, sign: int = 1, weight: float = 1.0) -> Contrast:
+    """The contrast that labelled texts make.
+
+    Where the request does not call for the behavior, showing it is never wanted: its kinds keep
+    their sense whichever way the edit goes.
+
+    Args:
+        texts: labelled texts; `called_for` says of an exchange whether its request calls for the
+            behavior.
+        sign: 1 for an edit away from the behavior, -1 for one toward it.
+        weight: of this behavior among several at once.
+    """
+    if all(text.called_for is None for text in texts):
+        shows = tuple(text for text in texts if text.label == 1)
+        opposite = tuple(text for text in texts if text.label == 0)
+        return Contrast(
+            (
+                TextKind("shows the behavior", shows, 1.0, 0.0, 1.0),
+                TextKind("its opposite", opposite, -1.0, 0.0, -1.0),
+            ),
+            weight,
+        )
+    kinds = []
+    for called_for in (True, False):
+        for label in (1, 0):
+            some = tuple(
+                text for text in texts if text.label == label and text.called_for == called_for
+            )
+            name = (
+                ("" if called_for else "not ")
+                + "called for, "
+                + ("" if label else "not ")
+                + "shown"
+            )
+            gain = (1.0 if label else -1.0) * (1 if called_for else sign)
+            kinds.append(
+                TextKind(name, some, gain, 1.0 if called_for else -1.0, 1.0 if label else -1.0)
+            )
+    return Contrast(tuple(kind for kind in kinds if kind.texts), weight)

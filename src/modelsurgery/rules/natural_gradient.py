@@ -1,0 +1,168 @@
+"""The natural-gradient rule: the change that moves the behavior most for its price.
+
+For a gate site with input x and gates g = W x:
+
+- direction v = (A + λ tr(A)/d · I)⁻¹ (μ₊ − μ₋), normalized: μ are mean inputs of either kind of
+  text, A = E[x xᵀ] on neutral text. It tells the behavior and is silent on neutral text.
+- gain of row i: bᵢ = E₊[γᵢ (v·x)] − E₋[γᵢ (v·x)], γ = ∂ℓ/∂g: how fast the loss on the behavior
+  rises over that on its opposite with the row's coefficient.
+- price: Fᵢ = E[γᵢ²] vᵀA v with labels drawn from the model, on neutral text: KL ≈ ½ Σ Fᵢ cᵢ².
+  Inputs and gradients are taken as independent (K-FAC; Martens and Grosse 2015).
+- coefficient cᵢ = bᵢ / (Fᵢ + λ F̄), score bᵢ² / (Fᵢ + λ F̄): the gain inside a fixed price.
+
+Several directions of a site make vᵀA v a matrix, and bᵢ and cᵢ vectors.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from modelsurgery.activations.sites import GateSite
+from modelsurgery.activations.statistics import Gains, Prices
+
+DIRECTION_DAMPING = 0.1
+ROW_DAMPING = 0.1
+EXACT_WIDTH = 2048  # up to this width a CPU solves in f64 too
+
+Array = NDArray[np.float64]
+
+
+def whitened_directions(
+    moment: torch.Tensor,
+    means: torch.Tensor,
+    weights: Sequence[Sequence[float]],
+    *,
+    damping: float = DIRECTION_DAMPING,
+) -> torch.Tensor:
+    """Directions [k, d] float32 of a site, of unit length, on the CPU.
+
+    Args:
+        moment: second moment of the site's inputs on neutral text, [d, d].
+        means: mean inputs of n kinds of texts, [n, d].
+        weights: of each direction, what each kind's mean counts for, [k, n].
+        damping: λ of the direction.
+    """
+    exact = torch.float64 if len(moment) <= EXACT_WIDTH or moment.is_cuda else torch.float32
+    damped = moment.to(exact, copy=True)
+    damped.diagonal().add_(damping * damped.trace() / len(damped))
+    differences = torch.tensor(weights, dtype=exact) @ means.to(exact)
+    factor = torch.linalg.cholesky(damped)
+    solved = torch.cholesky_solve(differences.T.to(damped.device), factor).T
+    unit: torch.Tensor = (solved / solved.norm(dim=1, keepdim=True)).float().cpu()
+    return unit
+
+
+@dataclass(frozen=True)
+class SiteSlopes:
+    """What the rule knows of a site, for a unit of each of k directions on each row.
+
+    Attributes:
+        whole: rise of what is wanted, nats a token, [k, experts, rows].
+        folds: the same in each fold of the texts alone, [folds, k, experts, rows].
+        without: the same without each fold, [folds, k, experts, rows].
+        squares: E[γᵢ²], [experts, rows].
+        overlap: VᵀA V of the directions on neutral text, [k, k].
+    """
+
+    whole: Array
+    folds: Array
+    without: Array
+    squares: Array
+    overlap: Array
+
+    @property
+    def mean_price(self) -> float:
+        """Mean price of a row and direction."""
+        return float(self.squares.mean() * np.trace(self.overlap) / len(self.overlap))
+
+
+def site_slopes(
+    site: GateSite, gains: Gains, prices: Prices, directions: torch.Tensor, weights: Sequence[float]
+) -> SiteSlopes:
+    """Slopes of what is wanted: the weighted sum of the mean losses of kinds of texts.
+
+    Args:
+        site: the gate site.
+        gains: of n kinds of texts in folds.
+        prices: on neutral text.
+        directions: of the site, [k, d].
+        weights: what a rise of each kind's mean loss counts for, [n].
+    """
+    sums = gains.by_site[site.name].cpu().numpy()  # [n, folds, k, experts, rows]
+    tokens = gains.tokens.numpy()
+    counted = np.asarray(weights)
+    total, all_tokens = sums.sum(1), tokens.sum(1)
+
+    def wanted(some: Array, count: Array) -> Array:
+        share = counted.reshape(-1, *[1] * (some.ndim - 1))
+        means = some / np.maximum(count, 1).reshape(*count.shape, *[1] * (some.ndim - count.ndim))
+        return np.asarray((share * means).sum(0))
+
+    moment = prices.moments[site.name]
+    wide = directions.to(moment)
+    return SiteSlopes(
+        wanted(total, all_tokens),
+        wanted(sums, tokens),
+        wanted(total[:, None] - sums, all_tokens[:, None] - tokens),
+        prices.squares[site.name].cpu().numpy(),
+        (wide @ moment @ wide.T).double().cpu().numpy(),
+    )
+
+
+def solve_rows(slopes: Array, known: SiteSlopes, added: float) -> Array:
+    """Coefficients of slopes [k, experts, rows] at a site: (price + added · I)⁻¹ slopes."""
+    if len(slopes) == 1:
+        return np.asarray(slopes / (known.squares * known.overlap[0, 0] + added))
+    prices = known.squares[..., None, None] * known.overlap + added * np.eye(len(slopes))
+    solved = np.linalg.solve(prices, np.moveaxis(slopes, 0, -1)[..., None])[..., 0]
+    return np.asarray(np.moveaxis(solved, -1, 0))
+
+
+def priced(coefficients: Array, known: SiteSlopes) -> Array:
+    """Predicted KL of each row's coefficients [k, experts, rows] alone, nats a token."""
+    crossed = np.einsum("ker,kl,ler->er", coefficients, known.overlap, coefficients)
+    return np.asarray(crossed * known.squares / 2)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Whether the texts agree on what to change.
+
+    Attributes:
+        gain: predicted rise of what is wanted, nats a token, at a predicted KL of 0.01, in folds of
+            the texts that the coefficients were not made from; mean over folds.
+        error: its standard error over folds.
+        folds: number of folds.
+    """
+
+    gain: float
+    error: float
+    folds: int
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the gain is over zero by more than chance explains (one-sided t test, 95 %)."""
+        return self.gain > float(student.ppf(0.95, self.folds - 1)) * self.error
+
+
+PROBING_DIVERGENCE = 0.01
+
+
+def agreement_of_folds(sites: Sequence[SiteSlopes], damping: float = ROW_DAMPING) -> Evidence:
+    """What coefficients from some of the texts promise on the others."""
+    added = damping * float(np.mean([site.mean_price for site in sites]))
+    count = len(sites[0].folds)
+    found = []
+    for fold in range(count):
+        gain = price = 0.0
+        for site in sites:
+            coefficients = solve_rows(site.without[fold], site, added)
+            gain += float((coefficients * site.folds[fold]).sum())
+            price += float(priced(coefficients, site).sum())
+        found.append(gain * np.sqrt(PROBING_DIVERGENCE / price) if price > 0 else 0.0)
+    error = float(np.std(found, ddof=1) / np.sqrt(count)) if count > 1 else float("inf")
+    return Evidence(float(np.mean(found)), error, count)

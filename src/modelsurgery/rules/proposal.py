@@ -1,0 +1,145 @@
+"""What a rule says of every gate row, and the edit that the best rows make."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelsurgery.edit import Edit, RowUpdate
+from modelsurgery.errors import CheckpointError
+from modelsurgery.layouts import GateLayout, GateMatrix
+from modelsurgery.provenance import Provenance, provenance
+from modelsurgery.region import PAPER_ROWS, Region, select_rows
+
+Rule = Literal["natural-gradient", "least-squares", "paper"]
+RULES: tuple[Rule, ...] = get_args(Rule)
+DEFAULT_RULE: Rule = "natural-gradient"
+
+
+@dataclass(frozen=True)
+class RowProposal:
+    """What a rule says of every gate row of a model.
+
+    Attributes:
+        rule: its name.
+        gates: all gate matrices of the checkpoint, G of them.
+        directions: per gate matrix, what is added to its rows, [k, d] float32 each.
+        scores: per gate matrix, [rows]; the rows with the highest ones are chosen.
+        coefficients: per gate matrix, [k, rows] float64: how much of each direction a chosen row
+            gets, for an edit away from the behavior, up to one common factor.
+        gains: per gate matrix, [rows]: predicted rise of what is wanted at the coefficients, nats a
+            token; None where the rule predicts nothing.
+        divergences: per gate matrix, [rows]: predicted KL of the same change, nats a token.
+        mean_row_norm: mean L2 norm of all gate rows, the unit of strength.
+        layout: the layout that a user described, if any.
+    """
+
+    rule: Rule
+    gates: tuple[GateMatrix, ...]
+    directions: tuple[NDArray[np.float32], ...]
+    scores: tuple[NDArray[np.float64], ...]
+    coefficients: tuple[NDArray[np.float64], ...]
+    mean_row_norm: float
+    gains: tuple[NDArray[np.float64], ...] | None = None
+    divergences: tuple[NDArray[np.float64], ...] | None = None
+    layout: GateLayout | None = None
+
+    def edit(
+        self,
+        rows: float | int = PAPER_ROWS,
+        *,
+        layers: tuple[int, int] | None = None,
+        per_layer: bool = False,
+        strength: float = 1.0,
+        origin: Provenance | None = None,
+    ) -> Edit:
+        """The edit of the best rows.
+
+        Args:
+            rows: a share of all gate rows (float) or a count (int).
+            layers: first and last layer to edit, 1..L; None is all.
+            per_layer: take the same share of the rows of every matrix.
+            strength: portable; positive is away from the behavior. 1 adds to the chosen rows, in
+                the root mean square, vectors as long as the average gate row.
+            origin: provenance to store.
+
+        Raises:
+            RecipeError: no such number of rows or window of layers.
+            CheckpointError: nothing to add to the chosen rows.
+        """
+        region = self.region(rows, layers=layers, per_layer=per_layer)
+        places = {gate.address: index for index, gate in enumerate(self.gates)}
+        updates: list[RowUpdate] = []
+        total = 0.0
+        for gate, chosen in zip(region.gates, region.rows, strict=True):
+            index = places[gate.address]
+            added = self.coefficients[index][:, chosen]
+            lengths = added.T @ self.directions[index].astype(np.float64)
+            total += float(np.square(lengths).sum())
+            updates.extend(
+                RowUpdate(
+                    gate.tensor, gate.address, (gate.rows, gate.hidden_size), gate.dtype,
+                    chosen.astype(np.int32), part.astype(np.float32), direction,
+                )
+                for part, direction in zip(added, self.directions[index], strict=True)
+            )  # fmt: skip
+        root_mean_square = float(np.sqrt(total / region.row_count))
+        if not (root_mean_square > 0 and np.isfinite(root_mean_square)):
+            raise CheckpointError(
+                "the chosen gate rows have no effect that could be measured; the weights are "
+                "damaged (fetch them again), or the texts of both labels are the same"
+            )
+        unit = self.mean_row_norm / root_mean_square  # coefficients at strength 1 over these
+        made = Edit(
+            tuple(updates),
+            1.0,
+            1 / unit,
+            region.candidate_rows,
+            origin or provenance(),
+            self.layout,
+        )
+        return replace(made.scaled(strength * unit), strength=strength)
+
+    def region(
+        self,
+        rows: float | int = PAPER_ROWS,
+        *,
+        layers: tuple[int, int] | None = None,
+        per_layer: bool = False,
+    ) -> Region:
+        """The best rows; the arguments are those of `edit`."""
+        return select_rows(
+            self.gates,
+            self.scores,
+            rows,
+            mean_row_norm=self.mean_row_norm,
+            layers=layers,
+            per_layer=per_layer,
+        )
+
+    def predicted(self, edit: Edit) -> tuple[float, float] | None:
+        """Predicted rise of what is wanted and predicted KL of an edit of this proposal, nats.
+
+        First order in the edit and second order with rows taken as independent: what is measured
+        differs, the more so the stronger the edit. None where the rule predicts nothing.
+        """
+        if self.gains is None or self.divergences is None:
+            return None
+        places = {gate.address: index for index, gate in enumerate(self.gates)}
+        chosen = {update.address: update.rows for update in edit.updates}
+        gain = sum(float(self.gains[places[at]][rows].sum()) for at, rows in chosen.items())
+        price = sum(float(self.divergences[places[at]][rows].sum()) for at, rows in chosen.items())
+        factor = edit.alpha  # coefficients are alpha times those of the proposal
+        return factor * gain, factor**2 * price
+
+
+def proposal_json(proposal: RowProposal, edit: Edit) -> Mapping[str, Any]:
+    """What the rule predicted of an edit, as plain values."""
+    predicted = proposal.predicted(edit)
+    return {
+        "rule": proposal.rule,
+        "predicted_gain": None if predicted is None else predicted[0],
+        "predicted_divergence": None if predicted is None else predicted[1],
+    }

@@ -1,0 +1,229 @@
+"""The three rules behind one interface: from texts to what each gate row should get."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from modelsurgery.activations.passes import Passes
+from modelsurgery.activations.responses import measure_outputs, measure_responses, site_neurons
+from modelsurgery.activations.sites import GateSite, find_sites, mean_row_norm
+from modelsurgery.activations.statistics import (
+    measure_gains,
+    measure_inputs,
+    measure_moments,
+    measure_prices,
+)
+from modelsurgery.activations.texts import TokenizedText, tokenize_labelled
+from modelsurgery.layouts import Address
+from modelsurgery.models import LanguageModel
+from modelsurgery.probe import DirectionRule, Probe
+from modelsurgery.rules.contrast import Contrast
+from modelsurgery.rules.least_squares import SiteResponses
+from modelsurgery.rules.natural_gradient import (
+    ROW_DAMPING,
+    Array,
+    Evidence,
+    SiteSlopes,
+    agreement_of_folds,
+    priced,
+    site_slopes,
+    solve_rows,
+    whitened_directions,
+)
+from modelsurgery.rules.proposal import RowProposal
+from modelsurgery.stacking import score_model_rows
+
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class NaturalGradient:
+    """What the natural-gradient rule measured on texts.
+
+    Attributes:
+        model: whose gates they are.
+        sites: its gate sites.
+        directions: [k, d] of each site, by name.
+        slopes: of each site, in the same order.
+    """
+
+    model: LanguageModel
+    sites: tuple[GateSite, ...]
+    directions: dict[str, torch.Tensor]
+    slopes: tuple[SiteSlopes, ...]
+
+    def evidence(self, damping: float = ROW_DAMPING) -> Evidence:
+        """Whether the texts agree on what to change."""
+        return agreement_of_folds(self.slopes, damping)
+
+    def proposal(self, damping: float | None = None) -> RowProposal:
+        """What each gate row should get.
+
+        Args:
+            damping: λ of rows; None takes the rule's own.
+        """
+        share = ROW_DAMPING if damping is None else damping
+        added = share * float(np.mean([site.mean_price for site in self.slopes]))
+        found: dict[Address, tuple[Array, Array, Array]] = {}
+        for site, known in zip(self.sites, self.slopes, strict=True):
+            coefficients = solve_rows(known.whole, known, added)
+            rises = (coefficients * known.whole).sum(0)
+            prices = priced(coefficients, known)
+            for number, gate in enumerate(site.gates):
+                found[gate.address] = (rises[number], coefficients[:, number], prices[number])
+        named = {gate.address: site.name for site in self.sites for gate in site.gates}
+        gates = self.model.gates
+        rises_by_gate = tuple(found[gate.address][0] for gate in gates)
+        return RowProposal(
+            "natural-gradient",
+            gates,
+            tuple(self.directions[named[gate.address]].numpy() for gate in gates),
+            rises_by_gate,
+            tuple(found[gate.address][1] for gate in gates),
+            mean_row_norm(self.sites),
+            rises_by_gate,
+            tuple(found[gate.address][2] for gate in gates),
+            self.model.layout,
+        )
+
+
+def paper_proposal(
+    passes: Passes, probe: Probe, direction_rule: DirectionRule = "mean-difference"
+) -> RowProposal:
+    """The paper's rule: the same amount of the probe's direction on rows that point away from it.
+
+    Rows are chosen by the cosine of their weights with the direction, the most negative first.
+    """
+    model = passes.model
+    direction = probe.direction(direction_rule)
+    scored = score_model_rows(model, direction[None], progress=passes.progress)
+    return RowProposal(
+        "paper",
+        scored.gates,
+        tuple(direction[None] for _ in scored.gates),
+        tuple(-cosines[0].astype(np.float64) for cosines in scored.cosines),
+        tuple(np.ones((1, gate.rows)) for gate in scored.gates),
+        scored.mean_row_norm,
+        layout=model.layout,
+    )
+
+
+def fit_natural_gradient(
+    passes: Passes,
+    contrasts: Sequence[Contrast],
+    neutral: Sequence[TokenizedText],
+    *,
+    seed: int = 0,
+) -> NaturalGradient:
+    """The natural-gradient rule, for one behavior or several at once.
+
+    Args:
+        passes: how texts are read.
+        contrasts: what is to be pulled apart, one for each behavior, with their weights.
+        neutral: texts on which the model should stay as it is.
+        seed: of folds and of the labels that the model draws.
+    """
+    model = passes.model
+    sites = find_sites(model.model, model.layout)
+    folds = [
+        [tokenize_labelled(model, fold) for fold in kind]
+        for contrast in contrasts
+        for kind in contrast.folds(FOLDS, seed)
+    ]
+    weights = [contrast.weight * kind.gain for contrast in contrasts for kind in contrast.kinds]
+    means = measure_inputs(
+        passes, sites, [[one for fold in kind for one in fold] for kind in folds]
+    )
+    prices = measure_prices(passes, sites, neutral, seed=seed)
+    rows = direction_weights(contrasts)
+    directions = {
+        name: whitened_directions(prices.moments[name], mean, rows)
+        for name, mean in means.by_site.items()
+    }
+    gains = measure_gains(passes, sites, directions, folds)
+    slopes = [site_slopes(one, gains, prices, directions[one.name], weights) for one in sites]
+    return NaturalGradient(model, sites, directions, tuple(slopes))
+
+
+def direction_weights(contrasts: Sequence[Contrast]) -> list[list[float]]:
+    """What each kind's mean input counts for in each direction, [k, n].
+
+    A behavior that depends on the request has two directions: what was asked, and what was said.
+    """
+    rows: list[list[float]] = []
+    total = sum(len(contrast.kinds) for contrast in contrasts)
+    start = 0
+    for contrast in contrasts:
+        senses = [[kind.reply for kind in contrast.kinds]]
+        if contrast.depends_on_request:
+            senses.insert(0, [kind.request for kind in contrast.kinds])
+        for sense in senses:
+            row = [0.0] * total
+            for side in (1.0, -1.0):
+                members = [place for place, one in enumerate(sense) if one == side]
+                for place in members:
+                    row[start + place] = side / len(members)
+            rows.append(row)
+        start += len(contrast.kinds)
+    return rows
+
+
+def least_squares_proposal(
+    passes: Passes,
+    contrast: Contrast,
+    neutral: Sequence[TokenizedText],
+) -> RowProposal:
+    """The least-squares rule, for one behavior.
+
+    Raises:
+        UnsupportedModelError: a mixture of experts, or an MLP whose down projection can't be told.
+    """
+    model = passes.model
+    sites = find_sites(model.model, model.layout)
+    neurons = site_neurons(model, sites)
+    kinds = [tokenize_labelled(model, kind.texts) for kind in contrast.kinds]
+    senses = direction_weights([contrast])[-1]
+    means = measure_inputs(passes, sites, kinds)
+    outputs = measure_outputs(passes, [*kinds, neutral])
+    weights = torch.tensor(senses)
+    directions, behavior = {}, []
+    for kind, sense in zip(kinds, senses, strict=True):
+        if sense > 0:
+            behavior.extend(kind)
+    moments = measure_moments(passes, sites, neutral)
+    for site in sites:
+        directions[site.name] = whitened_directions(
+            moments[site.name], means.by_site[site.name], [senses]
+        )[0]
+    responses = measure_responses(passes, sites, directions, [behavior, neutral])
+    known = {}
+    for site in sites:
+        block = site.gates[0].block
+        outward = weights @ outputs.means[block][:-1]
+        writes = neurons[site.name].writes
+        assert writes is not None  # `site_neurons` refuses what has none
+        known[site.name] = SiteResponses(
+            responses.means[site.name][0],
+            responses.squares[site.name][1],
+            writes.detach().cpu(),
+            outward / outward.norm(),
+            float(outputs.norms[block][-1]),
+        )
+    chosen = {name: one.candidates() for name, one in known.items()}
+    products = measure_responses(passes, sites, directions, [neutral], chosen).products
+    found = {}
+    for site in sites:
+        solved = known[site.name].solve(chosen[site.name], products[site.name])
+        found[site.gates[0].address] = (directions[site.name].numpy()[None], *solved)
+    parts = [found[gate.address] for gate in model.gates]
+    return RowProposal(
+        "least-squares",
+        model.gates,
+        tuple(part[0] for part in parts),
+        tuple(part[2] for part in parts),
+        tuple(part[1][None] for part in parts),
+        mean_row_norm(sites),
+        layout=model.layout,
+    )

@@ -250,6 +250,9 @@ class Choosing:
         key: dict[str, object] = {
             "model": [self.model.fingerprint(), str(self.model.model.dtype)],
             "texts": texts_sha256([*behavior.fit, *behavior.tuning]),
+            "read": sha256_json(
+                self.model.token_ids([self.model.written(text) for text in behavior.tuning])
+            ),
             "neutral": sha256_json(list(behavior.tuning_neutral)),
             "facts": sha256_json(list(behavior.tuning_facts)),
             "probes": [[probe.layer, probe.fit] for probe in probes],

@@ -15,18 +15,14 @@ import torch
 from transformers import LogitsProcessor, StoppingCriteria
 
 from modelsurgery.apply.in_memory import edited, edited_per_part, takes_parts
+from modelsurgery.chat_template import Text, plain
 from modelsurgery.edit import Edit
 from modelsurgery.errors import RecipeError
 from modelsurgery.evaluation.generation import Continuation, Decoding
-from modelsurgery.evaluation.generation.chat import turns_as_read
-from modelsurgery.evaluation.generation.local import (
-    context_length,
-    continuation_of,
-    end_tokens,
-    new_tokens,
-)
+from modelsurgery.evaluation.generation.local import continuation_of, end_tokens, new_tokens
 from modelsurgery.evaluation.generation.sampling import UniformSampling
 from modelsurgery.models import LanguageModel
+from modelsurgery.token_ids import opening_ids, without_beginning
 
 MOST_STRENGTH = 1000.0
 SECONDS_BETWEEN_PIECES = 0.05  # decoding a long answer anew at each token would take its time
@@ -104,15 +100,23 @@ class Conversation:
 
         Raises:
             EditMismatchError: an edit is not for this model.
-            RecipeError: a system text for a model without a chat template.
+            RecipeError: a system text for a model without a chat template, or several templates
+                and no choice.
         """
         self._model, self._edits, self._system = model, tuple(edits), system
         with edited(model.model, *edits):
             self._is_together = takes_parts(model.model, model.layout)
         if system is not None and not self.is_chat:
             raise RecipeError("--system is for models with a chat template, and this one has none")
+        if self.is_chat:
+            _ = model.template.source  # refused before something is asked
         decoding = decoding or Decoding()
-        longest = max(1, context_length(model) // 2)
+        longest = max(1, model.context_length // 2)
+        if decoding.max_new_tokens > longest:
+            model.warn(
+                f"answers end after {longest} tokens in place of {decoding.max_new_tokens}: half "
+                "of the model's context"
+            )
         self.decoding = replace(decoding, max_new_tokens=min(decoding.max_new_tokens, longest))
         self.strength, self.is_on = 1.0, True
         self.exchanges: list[Exchange] = []
@@ -121,7 +125,7 @@ class Conversation:
     @property
     def is_chat(self) -> bool:
         """Whether the model has a chat template, and so a memory."""
-        return bool(self._model.tokenizer.chat_template)
+        return self._model.template.exists
 
     @property
     def factor(self) -> float:
@@ -187,16 +191,18 @@ class Conversation:
 
     def _answer(
         self,
-        reads: Sequence[str],
+        reads: Sequence[Text],
         changed: AbstractContextManager[Any],
         telling: "_Telling",
         first: int,
     ) -> None:
         """Let the sides from `first` on write, as many as there are texts to read."""
         model, decoding = self._model, self.decoding
-        room = max(1, context_length(model) - decoding.max_new_tokens)
-        inputs = model.tokenize(list(reads), max_tokens=room, side="left")
-        width, ends = inputs["input_ids"].shape[1], end_tokens(model)
+        room = max(1, model.context_length - decoding.max_new_tokens)
+        opening = opening_ids(model.tokenizer)
+        kept = [without_beginning(ids, room, opening) for ids in model.token_ids(reads)]
+        inputs = model.batch_of(kept, side="left")
+        width, ends = inputs["input_ids"].shape[1], end_tokens(model, self.is_chat)
         processors: list[LogitsProcessor] = []
         if decoding.seed is not None:
             prompts = [telling.prompt] * len(reads)
@@ -205,20 +211,20 @@ class Conversation:
 
         def tell(rows: torch.Tensor) -> None:
             for row, (ids, read) in enumerate(zip(rows.tolist(), reads, strict=True)):
-                said = continuation_of(model.tokenizer, ids, ends, decoding, read)
+                said = continuation_of(model.tokenizer, ids, ends, decoding, plain(read))
                 telling.said[first + row] = said
 
         with changed, torch.inference_mode():
             watch = _Watch(self, width, lambda rows: telling.piece(lambda: tell(rows)))
-            tell(new_tokens(model, inputs, decoding.max_new_tokens, processors, [watch]))
+            tell(new_tokens(model, inputs, decoding.max_new_tokens, ends, processors, [watch]))
         telling.tell()
 
-    def _read(self, prompt: str, side: str) -> str:
+    def _read(self, prompt: str, side: str) -> Text:
         """What a side reads: the conversation, without its beginning if it has become too long."""
         if not self.is_chat:
             return prompt
-        tokenizer = self._model.tokenizer
-        room = context_length(self._model) - self.decoding.max_new_tokens
+        model = self._model
+        room = model.context_length - self.decoding.max_new_tokens
         system = [] if self._system is None else [("system", self._system)]
         for start in range(len(self.exchanges) + 1):
             turns = [
@@ -226,10 +232,10 @@ class Conversation:
                 for one in self.exchanges[start:]
                 for turn in (("user", one.prompt), ("assistant", getattr(one, side).text))
             ]
-            read = turns_as_read(
-                tokenizer, [*system, *turns, ("user", prompt)], thinking=self.decoding.thinking
+            read = model.template.prompt(
+                [*system, *turns, ("user", prompt)], thinking=self.decoding.thinking
             )
-            if len(tokenizer(read)["input_ids"]) <= room:
+            if len(model.token_ids([read])[0]) <= room:
                 break
         return read
 

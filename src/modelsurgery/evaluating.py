@@ -9,7 +9,8 @@ command goes on after an interruption and ends with the same results.
 import importlib.util
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
@@ -69,6 +70,8 @@ class EvaluationPlan(BaseModel):
         dtype: float32, bfloat16 or float16; None takes f32 on a CPU, else the stored one.
         revision: of a model on the Hub.
         layout: file that says where the gate rows are, for a family that is not known.
+        chat_template: name of one of the model's chat templates; None takes `default`.
+        now: the time that a chat template is told; None takes the time when the run begins.
         store: file that keeps what was generated and judged; None keeps it in the run directory.
         out: run directory; None takes a new one below `surgery-runs`.
     """
@@ -92,6 +95,8 @@ class EvaluationPlan(BaseModel):
     dtype: str | None = None
     revision: str | None = None
     layout: Path | None = None
+    chat_template: str | None = None
+    now: datetime | None = None
     store: Path | None = None
     out: Path | None = None
 
@@ -222,6 +227,7 @@ def evaluate(plan: EvaluationPlan, *, progress: Progress = silent) -> Evaluation
         ) as run,
         Store(plan.store or run.path / STORE_FILE) as store,
     ):
+        model = replace(model, now=run.now)
         generator = _generator(plan, model, store, stack)
         chosen = list(edits.values())
         measured = tuple(
@@ -292,6 +298,7 @@ def _model(plan: EvaluationPlan) -> LanguageModel:
         dtype=plan.dtype,
         revision=plan.revision,
         layout=None if plan.layout is None else load_layout(plan.layout),
+        chat_template=plan.chat_template,
     )
 
 

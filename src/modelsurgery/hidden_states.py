@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 import torch
 
+from modelsurgery.chat_template import Text
 from modelsurgery.errors import CheckpointError, RecipeError
 from modelsurgery.models import LanguageModel
 from modelsurgery.progress import Progress, silent
+from modelsurgery.token_ids import Source
 
 MAX_TOKENS = 100  # the paper's limit for a text
 BATCH_TOKENS = 4096
@@ -31,7 +33,7 @@ class HiddenStates:
 
 def extract_hidden_states(
     model: LanguageModel,
-    texts: Sequence[str],
+    texts: Sequence[Text],
     layers: Sequence[int] | None = None,
     *,
     max_tokens: int = MAX_TOKENS,
@@ -41,6 +43,7 @@ def extract_hidden_states(
     """Mean-pooled hidden states of texts, in one forward pass without the language-model head.
 
     x̄ˡ = Σ_t m_t x_tˡ / Σ_t m_t with the attention mask m: padding never counts, whatever its id.
+    A plain text has no end token, also where the tokenizer puts one behind a text.
 
     Args:
         model: the model.
@@ -82,19 +85,28 @@ def extract_hidden_states(
 
 
 def batches(
-    model: LanguageModel, texts: Sequence[str], *, max_tokens: int | None, batch_tokens: int
+    model: LanguageModel, texts: Sequence[Source], *, max_tokens: int | None, batch_tokens: int
 ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
-    """Tokenized batches of texts of similar length, longest first, with their row numbers.
+    """Batches of texts of similar length, longest first, with their row numbers.
 
-    Longest first, so that running out of memory happens at once and an ETA does not grow.
+    Args:
+        model: the model.
+        texts: plain or rendered texts, or token ids.
+        max_tokens: tokens of a text that are read, from its beginning; None reads what the model's
+            context holds, which is the limit in any case.
+        batch_tokens: tokens in one batch, padding included.
     """
-    encoded = model.tokenizer(
-        list(texts), truncation=max_tokens is not None, max_length=max_tokens
-    )["input_ids"]
-    order = sorted(range(len(texts)), key=lambda row: (-len(encoded[row]), row))
+    context = model.context_length
+    ids = model.token_ids(texts)
+    longest = max(map(len, ids), default=0)
+    if context < min(longest, max_tokens or longest):
+        model.warn(f"texts of up to {longest} tokens are cut at {context}, the model's context")
+    kept = [one[: min(context, max_tokens or context)] for one in ids]
+    # Longest first, so that running out of memory happens at once and an ETA does not grow.
+    order = sorted(range(len(kept)), key=lambda row: (-len(kept[row]), row))
     start = 0
     while start < len(order):
-        width = max(1, len(encoded[order[start]]))
+        width = max(1, len(kept[order[start]]))
         rows = order[start : start + max(1, batch_tokens // width)]
-        yield rows, model.tokenize([texts[row] for row in rows], max_tokens=max_tokens)
+        yield rows, model.batch_of([kept[row] for row in rows])
         start += len(rows)

@@ -6,8 +6,10 @@ memory rounds as an edit on disk does.
 """
 
 import contextlib
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
+from modelsurgery.chat_template import ChatTemplate, Text, processor_template
 from modelsurgery.checkpoint import Checkpoint, open_checkpoint
 from modelsurgery.edit import Edit
 from modelsurgery.errors import (
@@ -34,6 +37,14 @@ from modelsurgery.files import sha256_file, sha256_json
 from modelsurgery.layouts import GateLayout, GateMatrix, find_gate_matrices
 from modelsurgery.named_models import NAMED_MODELS, fetched_directory
 from modelsurgery.texts import LabelledText
+from modelsurgery.token_ids import (
+    ReplyIds,
+    Source,
+    padded,
+    rendered_text,
+    reply_ids,
+    token_ids,
+)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CAUSAL_SUFFIXES = ("ForCausalLM", "LMHeadModel")
@@ -56,9 +67,12 @@ TEXT_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "chat_template.jinja",
+    "chat_template.json",
     "generation_config.json",
 )
 CARRIED_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+NO_LIMIT = 1 << 20  # tokens that a model reads where its configuration names no limit
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,6 +85,8 @@ class LanguageModel:
         checkpoint: the directory that it was loaded from.
         layout: where its gate rows are, if a user described it; None for known families.
         edits: what its weights have in memory that the checkpoint has not (`stacking`).
+        template_name: which of several named chat templates; None takes `default`.
+        now: the time that a chat template is told.
     """
 
     model: Any
@@ -78,7 +94,10 @@ class LanguageModel:
     checkpoint: Checkpoint
     layout: GateLayout | None = None
     edits: tuple[Edit, ...] = ()
+    template_name: str | None = None
+    now: datetime = field(default_factory=datetime.now)
     _fingerprint: list[str] = field(default_factory=list, repr=False, compare=False)
+    _told: set[str] = field(default_factory=set, repr=False, compare=False)
 
     @cached_property
     def gates(self) -> tuple[GateMatrix, ...]:
@@ -105,42 +124,52 @@ class LanguageModel:
         """Number L of blocks."""
         return int(self.model.config.get_text_config().num_hidden_layers)
 
-    def tokenize(
-        self, texts: list[str], *, max_tokens: int | None = None, side: str = "right"
+    @property
+    def context_length(self) -> int:
+        """Tokens that the model reads at once; a million where its configuration does not say."""
+        config = self.model.config.get_text_config()
+        names = ("max_position_embeddings", "max_seq_len")  # the latter is MPT's
+        return next((int(n) for name in names if (n := getattr(config, name, None))), NO_LIMIT)
+
+    @property
+    def template(self) -> ChatTemplate:
+        """Its chat template, if it has one."""
+        return ChatTemplate(self.tokenizer, self.template_name, self.now)
+
+    def token_ids(self, texts: Sequence[Source]) -> list[list[int]]:
+        """Ids of texts, whole: plain ones begin as the tokenizer begins a text and get no end."""
+        return token_ids(self.tokenizer, texts)
+
+    def tokenize(self, texts: Sequence[Source], *, side: str = "right") -> dict[str, torch.Tensor]:
+        """Ids of texts as a batch (`batch_of`)."""
+        return self.batch_of(self.token_ids(texts), side=side)
+
+    def batch_of(
+        self, rows: Sequence[Sequence[int]], *, side: str = "right"
     ) -> dict[str, torch.Tensor]:
-        """Token ids and attention mask, [n, t] int64, padded on `side`, on the model's device.
+        """Token ids and attention mask, [n, t] int64, padded on `side`, on the model's device."""
+        batch = padded(rows, self.tokenizer.pad_token_id, side)
+        return {name: one.to(self.device) for name, one in batch.items()}
 
-        With a limit, a text is cut at its end when padded on the right and at its beginning
-        when padded on the left.
-        """
-        encoded = self.tokenizer(
-            texts,
-            return_tensors="pt",
-            padding=True,
-            padding_side=side,
-            truncation=max_tokens is not None,
-            max_length=max_tokens,
-            truncation_side=side,
-            return_token_type_ids=False,
-        )
-        return {name: encoded[name].to(self.device) for name in ("input_ids", "attention_mask")}
+    def warn(self, message: str) -> None:
+        """Log a warning, the same one once only: what concerns a text is met in each pass."""
+        if message not in self._told:
+            self._told.add(message)
+            log.warning(message)
 
-    def written(self, text: LabelledText) -> str:
+    def written(self, text: LabelledText) -> Text:
         """A text as the model reads it: with a reply, the exchange in the model's chat template.
 
-        Without a template the reply follows on a line of its own. The template's own token for
-        the beginning is left to `tokenize`, which adds it.
+        Without a template the reply follows on a line of its own.
+
+        Raises:
+            RecipeError: the template refuses it.
         """
-        if text.reply is None:
-            return text.text
-        if not self.tokenizer.chat_template:
-            return f"{text.text}\n{text.reply}"
-        turns = [
-            {"role": "user", "content": text.text},
-            {"role": "assistant", "content": text.reply},
-        ]
-        whole: str = self.tokenizer.apply_chat_template(turns, tokenize=False)
-        return whole.removeprefix(self.tokenizer.bos_token or "")
+        return rendered_text(self.template, text)
+
+    def reply_ids(self, text: LabelledText) -> ReplyIds:
+        """Ids of a text as the model reads it, and where its reply begins (`token_ids`)."""
+        return reply_ids(self.template, text)
 
     def fingerprint(self) -> str:
         """A key for caches: changes when the model's weights, configuration or tokenizer change.
@@ -198,6 +227,8 @@ def load_model(
     dtype: str | None = None,
     revision: str | None = None,
     layout: GateLayout | None = None,
+    chat_template: str | None = None,
+    now: datetime | None = None,
 ) -> LanguageModel:
     """Load a causal language model for forward passes.
 
@@ -207,9 +238,12 @@ def load_model(
         dtype: `float32`, `bfloat16` or `float16`; None takes f32 on a CPU, else the stored one.
         revision: commit, tag or branch on the Hub.
         layout: where its gate rows are, for a family that is not known.
+        chat_template: name of one of its chat templates; None takes `default`.
+        now: the time that a chat template is told; None takes the time of the call.
 
     Raises:
         ModelNotFoundError: no such model.
+        RecipeError: a dtype or device that is not known, or no chat template of that name.
         UnsupportedModelError: not a causal language model, not in safetensors, or with code of its
             own.
         CheckpointError: damaged or incomplete weights, or a tokenizer that cannot be loaded.
@@ -224,6 +258,11 @@ def load_model(
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             checkpoint.directory, trust_remote_code=False
         )
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = processor_template(checkpoint.directory)
+    if chat_template is not None:
+        _ = ChatTemplate(tokenizer, chat_template).source  # refused before weights are read
+    with _loading(checkpoint):
         answer: Any = loader.from_pretrained(
             checkpoint.directory,
             dtype=wanted,
@@ -237,7 +276,12 @@ def load_model(
     if tokenizer.pad_token_id is None:  # masked wherever it is used, so any token will do
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     return LanguageModel(
-        loaded.to(place).eval().requires_grad_(False), tokenizer, checkpoint, layout
+        loaded.to(place).eval().requires_grad_(False),
+        tokenizer,
+        checkpoint,
+        layout,
+        template_name=chat_template,
+        now=now or datetime.now(),
     )
 
 

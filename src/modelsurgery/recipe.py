@@ -1,5 +1,6 @@
 """A recipe: what to do to which model."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,9 @@ class Recipe(BaseModel):
         dtype: float32, bfloat16 or float16; None takes f32 on a CPU, else the stored one.
         revision: of a model on the Hub.
         layout: file that says where the gate rows are, for a family that is not known.
+        chat_template: name of one of the model's chat templates; None takes `default`.
+        now: the time that a chat template is told, which may print the date; None takes the time
+            when the run begins.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -112,6 +116,8 @@ class Recipe(BaseModel):
     dtype: str | None = None
     revision: str | None = None
     layout: Path | None = None
+    chat_template: str | None = None
+    now: datetime | None = None
 
     @field_validator("rows")
     @classmethod

@@ -7,6 +7,7 @@ data.
 import time
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -69,7 +70,7 @@ def run_recipe(recipe: Recipe, *, progress: Progress = silent) -> RunResult:
         ExitStack() as stack,
     ):
         with progress("load model", 0):
-            model = stack.enter_context(stacked(loaded_model(recipe), before))
+            model = stack.enter_context(stacked(loaded_model(recipe, run.now), before))
         find_gate_matrices(model.checkpoint, model.layout)  # refuses early what can't be edited
         behavior, judge = judged_behavior(recipe)
 
@@ -107,14 +108,16 @@ def run_recipe(recipe: Recipe, *, progress: Progress = silent) -> RunResult:
     return result
 
 
-def loaded_model(recipe: Recipe) -> LanguageModel:
-    """The recipe's model, without its edits."""
+def loaded_model(recipe: Recipe, now: datetime) -> LanguageModel:
+    """The recipe's model, without its edits; `now` is the time that its chat template is told."""
     return load_model(
         lab.embedded_model_path() if recipe.is_embedded else recipe.model,
         device=recipe.device,
         dtype=recipe.dtype,
         revision=recipe.revision,
         layout=None if recipe.layout is None else load_layout(recipe.layout),
+        chat_template=recipe.chat_template,
+        now=now,
     )
 
 

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from modelsurgery.chat_template import Text
 from modelsurgery.errors import SurgeryError
 from modelsurgery.evaluation.measurement import Sample
 from modelsurgery.files import (
@@ -47,20 +49,23 @@ class RunDirectory:
 
     Attributes:
         path: the directory.
+        now: the time that chat templates are told: that of the recipe, or when the run began.
     """
 
     path: Path
+    now: datetime
 
     def hidden_states(
         self,
         model: LanguageModel,
-        texts: Sequence[str],
+        texts: Sequence[Text],
         layers: Sequence[int],
         *,
         progress: Progress = silent,
     ) -> HiddenStates:
         """`extract_hidden_states`, or what it gave before for the same model and texts."""
-        key = sha256_json([model.fingerprint(), str(model.model.dtype), list(texts), list(layers)])
+        ids = model.token_ids(texts)
+        key = sha256_json([model.fingerprint(), str(model.model.dtype), ids, list(layers)])
         path = self.path / "features" / f"{key[:32]}.safetensors"
         if path.is_file():
             try:
@@ -119,7 +124,8 @@ def open_run(
     Args:
         path: where; None takes the first `surgery-runs/NAME-N` that is free or that this recipe
             left unfinished.
-        recipe: the resolved recipe, as plain values.
+        recipe: the resolved recipe, as plain values. Where its `now` is None, the time is put in
+            its place, or that of the run that is gone on with.
         default_name: NAME.
         keep: keep the directory of a run that fails, too, because what it holds can be used again.
 
@@ -127,16 +133,20 @@ def open_run(
         OutputExistsError: a finished run, another recipe's run, or something else is there.
         StorageError: the place cannot be written.
     """
-    content = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
     if path is None:
         names = (Path("surgery-runs") / f"{default_name}-{number}" for number in itertools.count(1))
-        path = next(name for name in names if not name.exists() or _is_unfinished(name, content))
-    elif not _is_unfinished(path, content):
+        path = next(
+            name for name in names if not name.exists() or _unfinished(name, recipe) is not None
+        )
+    recorded = _unfinished(path, recipe)
+    if recorded is None:
         refuse_existing(path)
+        now = recipe.get("now") or datetime.now().isoformat(timespec="seconds")
+        recorded = {**recipe, "now": now}
     made = [place for place in (path, *path.parents) if not place.exists()]
     try:
-        write_text(path / RECIPE_FILE, content)
-        yield RunDirectory(path)
+        write_text(path / RECIPE_FILE, _yaml(recorded))
+        yield RunDirectory(path, datetime.fromisoformat(recorded["now"]))
     except SurgeryError:
         is_useful = keep and (path / STORE_FILE).exists()
         if made and not is_useful and not (path / STUDY_FILE).exists():
@@ -144,8 +154,19 @@ def open_run(
         raise
 
 
-def _is_unfinished(path: Path, recipe: str) -> bool:
+def _unfinished(path: Path, recipe: dict[str, Any]) -> dict[str, Any] | None:
+    """What a run recorded that the same recipe left unfinished, at another time or at this."""
     resolved = path / RECIPE_FILE
     if not resolved.is_file() or (path / MANIFEST_FILE).exists():
-        return False
-    return resolved.read_text(encoding="utf-8") == recipe
+        return None
+    try:
+        recorded = yaml.safe_load(resolved.read_text(encoding="utf-8"))
+        datetime.fromisoformat(recorded["now"])
+    except (yaml.YAMLError, KeyError, TypeError, ValueError):
+        return None
+    asked = {**recipe, "now": recipe.get("now") or recorded["now"]}
+    return recorded if _yaml(recorded) == _yaml(asked) else None
+
+
+def _yaml(content: dict[str, Any]) -> str:
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

@@ -131,15 +131,13 @@ def run_sequence(recipe: SequenceRecipe, *, progress: Progress = silent) -> Sequ
         made: list[Path] = []
         for step, place in zip(steps, places, strict=True):
             if not (place / MANIFEST_FILE).exists():
-                under = (*recipe.edits, *made)
-                run_recipe(
-                    step.model_copy(update={"edits": under, "out": place}), progress=progress
-                )
+                shared = {"edits": (*recipe.edits, *made), "out": place, "now": run.now}
+                run_recipe(step.model_copy(update=shared), progress=progress)
             made.append(place / "edit.safetensors")
         edits = [load_edit(path) for path in (*recipe.edits, *made)]
         first = len(recipe.edits) + 1
         with progress("load model", 0):
-            model = loaded_model(recipe)
+            model = loaded_model(recipe, run.now)
         first_behavior, _ = measured[0]
         screen = Screen(model, (), (), first_behavior.neutral, first_behavior.facts)
         stages = tuple(

@@ -34,11 +34,11 @@ import modelsurgery.cli, modelsurgery.conversation as conversation
 
 original = conversation.new_tokens
 
-def slowly(model, inputs, count, processors, watching):
+def slowly(model, inputs, count, ends, processors, watching):
     def wait(ids, scores, **named):
         time.sleep(0.25)
         return watching[0](ids, scores, **named)
-    return original(model, inputs, count, processors, [wait])
+    return original(model, inputs, count, ends, processors, [wait])
 
 conversation.new_tokens = slowly
 modelsurgery.cli.main()

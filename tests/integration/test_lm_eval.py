@@ -1,12 +1,18 @@
 """Real items of real tasks, end to end through lm-evaluation-harness, offline."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from modelsurgery import LanguageModel, load_model, make_edit, score_rows, select_region
 from modelsurgery.evaluation.capability import TaskResult, measure_capability
+from modelsurgery.evaluation.capability.harness import _scores
+from modelsurgery.evaluation.capability.items import Question
+from talking import talking_tokenizer, write_talking_model
+from tiny import tiny_sentences
 
 pytest.importorskip("lm_eval", reason="needs the extra `eval`")
 
@@ -54,3 +60,29 @@ def test_lambada_and_wikitext_on_real_files(model: LanguageModel, shared: Path) 
     assert told["wikitext"]["windows"] == 8
     assert 20 < told["wikitext"]["base"] < 5000
     assert told["wikitext"]["edited"] is None
+
+
+def test_prompts_and_answers_get_the_opening_and_no_end(tmp_path: Path) -> None:
+    """Too long a prompt loses its beginning behind the opening."""
+    words, scores = tiny_sentences(40), {}
+    questions = [
+        Question(str(number), None, " ".join(some), ("A",), is_choice=True)
+        for number, some in enumerate((words[:2], words[2:4], words[4:]))
+    ]
+    asked = [replace(one, is_choice=False, until=("\n",)) for one in questions]
+    for closing in ((), ("</s>",)):
+        tokenizer = talking_tokenizer(None, opening=["<s>"], closing=closing, words="ABCD")
+        directory = tmp_path / f"closing-{len(closing)}"
+        loaded = load_model(write_talking_model(directory, tokenizer))
+        firsts: list[int] = []
+
+        def watch(_: Any, __: Any, inputs: Any, seen: list[int] = firsts) -> None:
+            ids = inputs["input_ids"] if "input_ids" in inputs else __[0]
+            if ids.shape[1] > 1:
+                seen.extend(next(one for one in row if one != 0) for row in ids.tolist())
+
+        handle = loaded.model.register_forward_pre_hook(watch, with_kwargs=True)
+        scores[closing] = _scores(loaded, "mmlu", questions, 4), _scores(loaded, "bbh", asked, 4)
+        handle.remove()
+        assert set(firsts) == {1}
+    assert scores[()] == scores["</s>",]

@@ -13,6 +13,7 @@ from modelsurgery.behaviors import (
 )
 from modelsurgery.behaviors.prompting import evenly, half_texts
 from modelsurgery.behaviors.roots import data_root, located
+from modelsurgery.chat_template import Rendered
 from modelsurgery.corpora import Prompt, corpora
 from modelsurgery.errors import RecipeError, TextsError
 from modelsurgery.evaluation.judges import judge_for
@@ -109,7 +110,7 @@ def test_an_exchange_is_written_in_the_models_template_or_on_two_lines(tiny_llam
     model.tokenizer.chat_template = (
         "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }} {% endfor %}"
     )
-    assert model.written(exchange) == "[user] sing a song [assistant] no "
+    assert model.written(exchange) == Rendered("<s>[user] sing a song [assistant] no ")
 
 
 def test_toxicity_is_loaded_from_local_copies(shared: Path) -> None:

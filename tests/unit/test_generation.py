@@ -13,7 +13,6 @@ from scipy.stats import chisquare
 from modelsurgery import Edit, LanguageModel, load_model, make_edit, score_rows, select_region
 from modelsurgery.errors import EvaluationError, StorageError
 from modelsurgery.evaluation.generation import Continuation, Decoding, TransformersGenerator
-from modelsurgery.evaluation.generation.chat import as_read, without_thinking
 from modelsurgery.evaluation.generation.sampling import UniformSampling, uniform_numbers
 from modelsurgery.evaluation.quality import compare_quality, measure_quality, repetition_of
 from modelsurgery.evaluation.store import Store, judged
@@ -21,11 +20,6 @@ from tiny import tiny_sentences
 
 PROMPTS = [f"{sentence} {'the cat ' * (number % 4)}".strip()
            for number, sentence in enumerate(tiny_sentences(24))]  # fmt: skip
-TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }} {% endfor %}"
-    "{% if add_generation_prompt %}[assistant]{% endif %}"
-    "{% if not enable_thinking %} <think></think>{% endif %}"
-)
 
 
 @pytest.fixture(scope="module")
@@ -115,33 +109,6 @@ def test_a_continuation_ends_at_the_stop_text(model: LanguageModel) -> None:
         assert other.text == one.text.partition(stop)[0]
         assert other.is_finished == (one.is_finished or stop in one.text)
         assert other.tokens <= one.tokens
-
-
-def test_chat_prompts_are_read_in_the_template(tiny_llama: Path) -> None:
-    tokenizer = load_model(tiny_llama).tokenizer
-    chat = Decoding(chat=True)
-    assert as_read(tokenizer, "sing", chat) == "sing"
-    tokenizer.chat_template = TEMPLATE
-    assert as_read(tokenizer, "sing", chat) == "[user] sing [assistant] <think></think>"
-    assert as_read(tokenizer, "sing", Decoding(chat=True, thinking=True)).endswith("[assistant]")
-    assert as_read(tokenizer, "sing", Decoding()) == "sing"
-
-
-@pytest.mark.parametrize(
-    ("text", "read", "answer", "thought"),
-    [
-        ("plain talk", "", "plain talk", None),
-        ("<think>let me see</think> yes", "", "yes", "let me see"),
-        (" <think>\nlet me see", "", "", "let me see"),
-        ("let me see</think>yes", "… <think>\n", "yes", "let me see"),
-        ("let me see", "… <think>\n", "", "let me see"),
-        ("[THINK]hm[/THINK]no", "", "no", "hm"),
-    ],
-)
-def test_thinking_is_cut_out_and_an_unfinished_thought_is_no_answer(
-    text: str, read: str, answer: str, thought: str | None
-) -> None:
-    assert without_thinking(text, read) == (answer, thought)
 
 
 def test_speed_counts_prompts_and_new_tokens(model: LanguageModel) -> None:

@@ -7,6 +7,7 @@ import torch
 
 from modelsurgery.models import LanguageModel
 from modelsurgery.texts import LabelledText
+from modelsurgery.token_ids import opening_ids
 
 MAX_TOKENS = 256
 
@@ -17,8 +18,8 @@ class TokenizedText:
 
     Attributes:
         ids: its tokens.
-        start: number of the first token that is predicted, at least 1: all but the first of a
-            plain text, those of the reply in an exchange.
+        start: number of the first token that is predicted, at least 1: of a plain text all behind
+            what the tokenizer puts before it, of an exchange those of the reply.
     """
 
     ids: tuple[int, ...]
@@ -59,15 +60,16 @@ def tokenize_plain(
     model: LanguageModel, texts: Sequence[str], *, max_tokens: int = MAX_TOKENS
 ) -> list[TokenizedText]:
     """Plain texts, cut at their end."""
-    encoded = model.tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"]
-    return [TokenizedText(tuple(ids)) for ids in encoded]
+    first = max(1, len(opening_ids(model.tokenizer)))
+    return [TokenizedText(tuple(ids[:max_tokens]), first) for ids in model.token_ids(texts)]
 
 
 def tokenize_labelled(
     model: LanguageModel, texts: Sequence[LabelledText], *, max_tokens: int = MAX_TOKENS
 ) -> list[TokenizedText]:
     """Labelled texts; of an exchange the reply's tokens alone are predicted."""
-    return tokenize_plain(model, [model.written(text) for text in texts], max_tokens=max_tokens)
+    read = [model.reply_ids(text) for text in texts]
+    return [TokenizedText(one.ids[:max_tokens], max(1, one.reply_start)) for one in read]
 
 
 def text_batches(

@@ -12,7 +12,9 @@ from modelsurgery.cli.options import (
     Json,
     LayoutFile,
     ModelArgument,
+    Now,
     Seed,
+    TemplateName,
     chosen_layout,
     model_directory,
 )
@@ -87,6 +89,8 @@ def chat(
     thinking: Annotated[
         bool, typer.Option("--thinking", help="Let a model think that can.")
     ] = False,
+    chat_template: TemplateName = None,
+    now: Now = None,
     layout: LayoutFile = None,
     device: Device = None,
     dtype: DType = None,
@@ -110,7 +114,12 @@ def chat(
         edits = [load_edit(path) for path in edit]
         with progress("load model", 0):
             loaded = load_model(
-                model_directory(model), device=device, dtype=dtype, layout=chosen_layout(layout)
+                model_directory(model),
+                device=device,
+                dtype=dtype,
+                layout=chosen_layout(layout),
+                chat_template=chat_template,
+                now=now,
             )
         decoding = Decoding(
             max_new_tokens,

@@ -28,6 +28,7 @@ from modelsurgery.cli.options import (
     MaxPerplexity,
     Minutes,
     ModelArgument,
+    Now,
     OwnNeutral,
     OwnPrompts,
     OwnTexts,
@@ -44,6 +45,7 @@ from modelsurgery.cli.options import (
     Seed,
     Strength,
     StudyFile,
+    TemplateName,
     TextColumn,
     Trials,
     Tune,
@@ -100,6 +102,8 @@ def run(
     alpha: Alpha = None,
     strength: Strength = None,
     layout: LayoutFile = None,
+    chat_template: TemplateName = None,
+    now: Now = None,
     samples: Samples = None,
     prompt_count: PromptCount = None,
     seed: RecipeSeed = None,
@@ -146,6 +150,8 @@ def run(
         "alpha": alpha,
         "strength": strength,
         "layout": layout,
+        "chat_template": chat_template,
+        "now": now,
         "samples": samples,
         "prompt_count": prompt_count,
         "seed": seed,
@@ -184,6 +190,8 @@ def tune(
     fit_texts: FitTexts = None,
     fit: RecipeFit = None,
     layout: LayoutFile = None,
+    chat_template: TemplateName = None,
+    now: Now = None,
     samples: Samples = None,
     prompt_count: PromptCount = None,
     seed: RecipeSeed = None,
@@ -215,6 +223,8 @@ def tune(
         "fit_texts": fit_texts,
         "fit": fit,
         "layout": layout,
+        "chat_template": chat_template,
+        "now": now,
         "samples": samples,
         "prompt_count": prompt_count,
         "seed": seed,
@@ -287,6 +297,8 @@ def probe(
     fit: FitOption = "adam",
     text_column: TextColumn = "text",
     label_column: LabelColumn = "label",
+    chat_template: TemplateName = None,
+    now: Now = None,
     seed: Seed = 0,
     device: Device = None,
     dtype: DType = None,
@@ -306,7 +318,13 @@ def probe(
             load_texts(texts, text_column=text_column, label_column=label_column), seed=seed
         )
         with progress("load model", 0):
-            loaded = load_model(model_directory(model), device=device, dtype=dtype)
+            loaded = load_model(
+                model_directory(model),
+                device=device,
+                dtype=dtype,
+                chat_template=chat_template,
+                now=now,
+            )
         chosen = loaded.layer_count if layer is None else layer
         states = extract_hidden_states(
             loaded,
@@ -351,6 +369,8 @@ def evaluate(
         Path | None, typer.Option(help="Take up, and keep, generations and judgements here.")
     ] = None,
     layout: LayoutFile = None,
+    chat_template: TemplateName = None,
+    now: Now = None,
     seed: Annotated[int | None, typer.Option(min=0, help="[default: the edit's]")] = None,
     device: Device = None,
     dtype: DType = None,
@@ -392,6 +412,8 @@ def evaluate(
             "device": device,
             "dtype": dtype,
             "layout": layout,
+            "chat_template": chat_template,
+            "now": now,
             "store": store,
             "out": out,
         }

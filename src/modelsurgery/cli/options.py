@@ -1,6 +1,7 @@
 """Options that several verbs share, and turning what was typed into values."""
 
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -118,6 +119,14 @@ LayoutFile = Annotated[
     Path | None, typer.Option("--layout", help="Where the gate rows are, for an unknown family.")
 ]
 Strength = Annotated[float | None, typer.Option(help="α in portable units.")]
+TemplateName = Annotated[
+    str | None,
+    typer.Option("--chat-template", help="Name of one of the model's chat templates."),
+]
+Now = Annotated[
+    datetime | None,
+    typer.Option("--now", help="Time for chat templates that print it. [default: when it begins]"),
+]
 
 
 def model_directory(name: str) -> Path:

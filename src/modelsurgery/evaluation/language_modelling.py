@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from modelsurgery.apply.in_memory import edited
+from modelsurgery.chat_template import Text
 from modelsurgery.edit import Edit
 from modelsurgery.errors import EvaluationError
 from modelsurgery.evaluation.predictions import Side, predict
@@ -15,6 +16,7 @@ from modelsurgery.halves import Batch
 from modelsurgery.hidden_states import batches
 from modelsurgery.models import LanguageModel
 from modelsurgery.progress import Progress, silent
+from modelsurgery.token_ids import answer_ids
 
 MAX_TOKENS = 256
 BATCH_TOKENS = 2048
@@ -57,16 +59,16 @@ def greedy_answers(
         edits: applied in memory.
         progress: is told of pairs done.
     """
-    prompt_tokens = [len(ids) for ids in model.tokenizer([one for one, _ in pairs])["input_ids"]]
+    asked = answer_ids(model.tokenizer, pairs, model.context_length)
     found = [False] * len(pairs)
     with (
         progress("answers", len(pairs)) as advance,
         torch.inference_mode(),
         edited(model.model, *edits),
     ):
-        texts = [prompt + answer for prompt, answer in pairs]
-        for rows, batch in batches(model, texts, max_tokens=None, batch_tokens=BATCH_TOKENS):
-            starts = [prompt_tokens[row] for row in rows]
+        ids = [one.ids for one in asked]
+        for rows, batch in batches(model, ids, max_tokens=None, batch_tokens=BATCH_TOKENS):
+            starts = [asked[row].reply_start for row in rows]
             (right,) = answered(model.model, batch, starts, [()]).tolist()
             for row, hit in zip(rows, right, strict=True):
                 found[row] = hit
@@ -76,7 +78,7 @@ def greedy_answers(
 
 def compare_language_modelling(
     model: LanguageModel,
-    texts: Sequence[str],
+    texts: Sequence[Text],
     edits: Sequence[Edit],
     *,
     max_tokens: int = MAX_TOKENS,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from modelsurgery.apply.in_memory import takes_parts
+from modelsurgery.chat_template import Text
 from modelsurgery.edit import Edit
 from modelsurgery.evaluation.language_modelling import (
     BATCH_TOKENS,
@@ -24,6 +25,7 @@ from modelsurgery.evaluation.predictions import Predictions, Side, predict
 from modelsurgery.halves import Batch
 from modelsurgery.hidden_states import batches
 from modelsurgery.models import LanguageModel
+from modelsurgery.token_ids import Source, answer_ids
 
 PARTS = 8  # edits that share a forward pass
 
@@ -75,9 +77,9 @@ class Screen:
     def __init__(
         self,
         model: LanguageModel,
-        behavior: Sequence[str],
-        opposite: Sequence[str],
-        clean: Sequence[str],
+        behavior: Sequence[Text],
+        opposite: Sequence[Text],
+        clean: Sequence[Text],
         facts: Sequence[tuple[str, str]] = (),
         *,
         parts: int = PARTS,
@@ -100,8 +102,8 @@ class Screen:
         self._shares = takes_parts(model.model, model.layout)
         self._parts = parts if self._shares else 1
         self._texts, self._clean = (behavior, opposite), clean
-        self._questions = [prompt for prompt, _ in facts]
-        self._answered = [f"{prompt} {answer}." for prompt, answer in facts]
+        pairs = [(prompt, f" {answer}.") for prompt, answer in facts]
+        self._answered = answer_ids(model.tokenizer, pairs, model.context_length)
         self._base_losses = [self._losses(texts, [()])[0] for texts in self._texts]
         self._base_right = self._answers_right([()])[0]
         self.clean_loss, self.clean_tokens = 0.0, 0
@@ -134,7 +136,7 @@ class Screen:
         return found
 
     def _batches(
-        self, texts: Sequence[str], sides: int, max_tokens: int | None = MAX_TOKENS
+        self, texts: Sequence[Source], sides: int, max_tokens: int | None = MAX_TOKENS
     ) -> Iterator[tuple[list[int], Batch]]:
         """Row numbers and batches of texts that so many sides read at once."""
         if texts:
@@ -145,7 +147,7 @@ class Screen:
         with torch.inference_mode():
             return predict(self._model.model, batch, sides, together=self._shares)
 
-    def _losses(self, texts: Sequence[str], parts: Sequence[Side]) -> torch.Tensor:
+    def _losses(self, texts: Sequence[Text], parts: Sequence[Side]) -> torch.Tensor:
         """Mean loss per token of each part, [parts] f64; 0 without texts."""
         sums, tokens = torch.zeros(len(parts), dtype=torch.float64), 0
         for _, batch in self._batches(texts, len(parts)):
@@ -182,9 +184,9 @@ class Screen:
         right = torch.zeros(len(parts), len(self._answered), dtype=torch.float64)
         if not self._answered:
             return right
-        lengths = [len(ids) for ids in self._model.tokenizer(self._questions)["input_ids"]]
-        for rows, batch in self._batches(self._answered, len(parts), None):
-            starts = [lengths[row] for row in rows]
+        ids = [one.ids for one in self._answered]
+        for rows, batch in self._batches(ids, len(parts), None):
+            starts = [self._answered[row].reply_start for row in rows]
             with torch.inference_mode():
                 found = answered(self._model.model, batch, starts, parts, together=self._shares)
             right[:, rows] = found.double()

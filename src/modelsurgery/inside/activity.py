@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from modelsurgery.activations.neurons import Neurons
+from modelsurgery.chat_template import Text
 from modelsurgery.hidden_states import BATCH_TOKENS, MAX_TOKENS, batches
 from modelsurgery.layouts import Address
 from modelsurgery.models import LanguageModel
@@ -45,7 +46,7 @@ class Activity:
 
 def watch(
     model: LanguageModel,
-    texts: Sequence[str],
+    texts: Sequence[Text],
     *,
     layer: int,
     found: Mapping[Address, Neurons],

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from modelsurgery.activations.neurons import Neurons, find_neurons
 from modelsurgery.apply.in_memory import edited
 from modelsurgery.behaviors import Behavior
+from modelsurgery.chat_template import Text
 from modelsurgery.edit import Edit, TensorChange
 from modelsurgery.errors import NothingChangedError, UnsupportedModelError
 from modelsurgery.inside.activity import Activity, Neuron, watch
@@ -162,7 +163,7 @@ def look_inside(
 
 
 def _missing(
-    texts: Mapping[str, list[str]], probe: Probe | None, seen: Reactions
+    texts: Mapping[str, list[Text]], probe: Probe | None, seen: Reactions
 ) -> dict[str, str]:
     """Why parts that need texts could not be had."""
     if not texts:
@@ -222,7 +223,7 @@ class _Watched:
             if self.found[address].projection is not None
         )
 
-    def read(self, texts: Mapping[str, list[str]], progress: Progress) -> dict[str, Activity]:
+    def read(self, texts: Mapping[str, list[Text]], progress: Progress) -> dict[str, Activity]:
         """What is seen on each kind of text."""
         seen = {}
         with progress("looking inside", len(texts)) as advance:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelsurgery.behaviors import Behavior
+from modelsurgery.chat_template import Text
 from modelsurgery.inside.activity import Activity, Neuron
 from modelsurgery.inside.distributions import (
     Counts,
@@ -64,12 +65,12 @@ class ProbeLoss:
     edited: float
 
 
-def held_out_texts(model: LanguageModel, behavior: Behavior) -> dict[str, list[str]]:
+def held_out_texts(model: LanguageModel, behavior: Behavior) -> dict[str, list[Text]]:
     """The first held-out texts of each kind, as the model reads them; kinds without any left out.
 
     Held-out texts are in the order of a hash, so the first are as good as any.
     """
-    kinds = {
+    kinds: dict[str, list[Text]] = {
         kind: [model.written(text) for text in behavior.held_out if text.label == label]
         for kind, label in LABELS.items()
     }

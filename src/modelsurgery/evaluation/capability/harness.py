@@ -17,15 +17,16 @@ from typing import Any
 import torch
 
 from modelsurgery.apply.in_memory import edited
+from modelsurgery.chat_template import Rendered
 from modelsurgery.edit import Edit
 from modelsurgery.errors import EvaluationError
 from modelsurgery.evaluation.capability.items import LETTERS, Question, load_items, score
 from modelsurgery.evaluation.capability.published import TASKS
 from modelsurgery.evaluation.capability.results import Item, TaskResult, compare_items
-from modelsurgery.evaluation.generation.local import context_length
 from modelsurgery.evaluation.predictions import last_logits
 from modelsurgery.models import LanguageModel
 from modelsurgery.progress import Progress, silent
+from modelsurgery.token_ids import opening_ids, without_beginning
 
 BATCH_ITEMS = 8  # of generated answers
 
@@ -52,7 +53,7 @@ def measure_task(
         )
     questions = load_items(task, data, limit)
     # The harness refuses answers as long as the model's context; half of it is for the prompt.
-    length = min(max_new_tokens or TASKS[task].max_new_tokens, context_length(model) // 2)
+    length = min(max_new_tokens or TASKS[task].max_new_tokens, model.context_length // 2)
     with progress(task, 2 if edits else 1) as advance:
         base = _scores(model, task, questions, length)
         advance(1)
@@ -121,7 +122,10 @@ def _scores(
 
 
 def _harness_model(model: LanguageModel, batch_items: int) -> Any:
-    """The model as the harness takes it.
+    """The model as the harness takes it, with our token ids.
+
+    Its own (0.4.13) are the tokenizer's, which may put an end behind a prompt and its answer; and a
+    prompt that is too long loses its beginning together with the opening.
 
     The harness takes log-probabilities of all positions of a batch, and then reads those of the
     answers, which are the last ones of a prompt alone in its batch. So no others are made: a prompt
@@ -129,17 +133,45 @@ def _harness_model(model: LanguageModel, batch_items: int) -> Any:
     """
     from lm_eval.models.huggingface import HFLM
 
-    class LastLogits(HFLM):  # type: ignore[misc]
+    opening = opening_ids(model.tokenizer)
+
+    class HarnessModel(HFLM):  # type: ignore[misc]
+        def tok_encode(
+            self,
+            string: str,
+            add_special_tokens: bool | None = None,
+            left_truncate_len: int | None = None,
+            **_: Any,
+        ) -> list[int]:
+            text = Rendered(string) if add_special_tokens is False else string
+            (ids,) = model.token_ids([text])
+            return without_beginning(ids, left_truncate_len or len(ids), opening)
+
+        def tok_batch_encode(
+            self,
+            strings: list[str],
+            padding_side: str = "left",
+            left_truncate_len: int | None = None,
+            truncation: bool = False,
+        ) -> tuple[Any, Any]:
+            rows = [self.tok_encode(one, left_truncate_len=left_truncate_len) for one in strings]
+            batch = model.batch_of(rows, side=padding_side)
+            return batch["input_ids"], batch["attention_mask"]
+
         def _loglikelihood_tokens(self, requests: Any, *given: Any, **named: Any) -> Any:
             self.answer_tokens = max(len(answer) for _, _, answer in requests)
-            return super()._loglikelihood_tokens(requests, *given, **named)
+            kept = [
+                (pair, without_beginning(before, self.max_length + 1 - len(ids), opening), ids)
+                for pair, before, ids in requests
+            ]
+            return super()._loglikelihood_tokens(kept, *given, **named)
 
         def _model_call(self, inps: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
             batch = {"input_ids": inps, "attention_mask": torch.ones_like(inps)}
             with torch.inference_mode():
                 return last_logits(model.model, batch, self.answer_tokens)
 
-    return LastLogits(pretrained=model.model, tokenizer=model.tokenizer, batch_size=batch_items)
+    return HarnessModel(pretrained=model.model, tokenizer=model.tokenizer, batch_size=batch_items)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from modelsurgery.evaluation.capability.results import PerplexityResult
 from modelsurgery.evaluation.predictions import predict
 from modelsurgery.models import LanguageModel
 from modelsurgery.progress import Progress, silent
+from modelsurgery.token_ids import opening_ids
 
 WINDOW_TOKENS = 1024
 BATCH_TOKENS = 4096
@@ -29,9 +30,12 @@ def compare_perplexity(
 ) -> PerplexityResult:
     """Perplexity of base and edited model, and the divergence between them.
 
-    The text is tokenized once, without tokens for its beginning or end, and cut into windows; every
-    token of a window but the first is predicted from those before it in the window. What is left
-    at the end makes a shorter window. Perplexity = exp(Σ loss / Σ predicted tokens). WikiText-2
+    The text is tokenized once, without tokens for its beginning or end, and cut. Each window begins
+    with what the tokenizer puts before a text, if anything: families that were never trained
+    without it predict nothing well. That is part of the window's length and is not predicted;
+    where there is none, the window's first token is not. All else is predicted from what stands
+    before it in the window. What is left of the text makes a shorter window. Perplexity =
+    exp(Σ loss / Σ predicted tokens). WikiText-2
     comes here as it was tokenized by its authors (`<unk>`, ` @-@ `); numbers on its raw form
     differ, and the paper does not say which it took.
 
@@ -46,9 +50,10 @@ def compare_perplexity(
     Raises:
         EvaluationError: the text has fewer than two tokens.
     """
-    context = getattr(model.model.config.get_text_config(), "max_position_embeddings", None)
-    width = min(window_tokens, context or window_tokens)
-    windows = _windows(model, text, width)[:limit]
+    width = min(window_tokens, model.context_length)
+    opening = opening_ids(model.tokenizer)
+    first = max(1, len(opening))  # place of the first token that is predicted
+    windows = _windows(model, text, width, opening)[:limit]
     if not windows:
         raise EvaluationError("the text has fewer than two tokens; expected running text")
     # [windows, 3] f64: loss of base and edited and divergence, each summed over positions.
@@ -60,23 +65,31 @@ def compare_perplexity(
             some = [
                 one for one in windows[start : start + per_batch] if len(one) == len(windows[start])
             ]
-            sums.append(_sums(model, torch.stack(some).to(model.device), edits))
+            sums.append(_sums(model, torch.stack(some).to(model.device), edits, first))
             start += len(some)
             sides = 2 if edits else 1
             advance(len(some), tokens=sides * sum(len(one) for one in some))
-    counts = np.array([len(one) - 1 for one in windows], dtype=np.float64)
+    counts = np.array([len(one) - first for one in windows], dtype=np.float64)
     return _result(np.concatenate(sums), counts, bool(edits))
 
 
-def _windows(model: LanguageModel, text: str, width: int) -> list[torch.Tensor]:
+def _windows(
+    model: LanguageModel, text: str, width: int, opening: Sequence[int]
+) -> list[torch.Tensor]:
     encoded = model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    ids = torch.tensor(encoded, dtype=torch.long)
-    return [window for window in ids.split(width) if len(window) > 1]
+    own = width - len(opening)  # tokens of the text in a window
+    parts = [encoded[start : start + own] for start in range(0, len(encoded), own)]
+    whole = [torch.tensor([*opening, *part], dtype=torch.long) for part in parts]
+    return [window for window in whole if len(window) > 1]
 
 
-def _sums(model: LanguageModel, ids: torch.Tensor, edits: Sequence[Edit]) -> NDArray[np.float64]:
+def _sums(
+    model: LanguageModel, ids: torch.Tensor, edits: Sequence[Edit], first: int
+) -> NDArray[np.float64]:
+    """Loss of base and edited model and divergence [n, 3], summed from place `first` on."""
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    found = predict(model.model, batch, [(), edits] if edits else [()])
+    wanted = (torch.arange(ids.shape[1], device=ids.device) >= first).expand(ids.shape)
+    found = predict(model.model, batch, [(), edits] if edits else [()], wanted=wanted)
     columns = [found.losses[0], found.losses[-1], found.divergences[-1]]
     sums = torch.zeros(len(ids), 3, dtype=torch.float64)
     return sums.index_add_(0, found.texts, torch.stack(columns, -1)).numpy()

@@ -19,14 +19,15 @@ from transformers import (
 
 from modelsurgery.apply.in_memory import edited
 from modelsurgery.edit import Edit
-from modelsurgery.evaluation.generation.chat import as_read, without_thinking
 from modelsurgery.evaluation.generation.decoding import Continuation, Decoding, Speed
+from modelsurgery.evaluation.generation.reading import Reading, is_chat, readings
 from modelsurgery.evaluation.generation.sampling import (
     FirstToken,
     StopText,
     TokenCount,
     UniformSampling,
 )
+from modelsurgery.evaluation.generation.thinking import answer_and_thought
 from modelsurgery.files import sha256_json
 from modelsurgery.models import LanguageModel
 from modelsurgery.progress import Advance, Progress, silent
@@ -47,7 +48,7 @@ class TransformersGenerator:
     alone, so an interrupted run computes what a whole one does. Of the model's own generation
     settings its end tokens hold, and nothing else: no top-k, no repetition penalty, so that base
     and edited model are seen as they are. A prompt that is too long for the model's context loses
-    its beginning.
+    its beginning (`reading`).
     """
 
     def __init__(
@@ -75,10 +76,10 @@ class TransformersGenerator:
         progress: Progress = silent,
     ) -> tuple[Continuation, ...]:
         """One continuation a prompt, in the order of the prompts; equal prompts, equal ones."""
-        unique = list(dict.fromkeys(prompts))
-        keys = dict(zip(unique, self._keys(unique, decoding, edits), strict=True))
+        unique = readings(self._model, list(dict.fromkeys(prompts)), decoding)
+        keys = self._keys(unique, decoding, edits)
         found: dict[str, Continuation] = {}
-        batches = self._batches(unique, decoding)
+        batches = self._batches(unique)
         if self._store is not None and self._store.is_shared:
             batches.reverse()  # so that two processes meet in the middle
         with (
@@ -87,12 +88,15 @@ class TransformersGenerator:
             edited(self._model.model, *edits),
         ):
             for batch in batches:
-                some = [keys[one] for one in batch]
+                some = [keys[one.prompt] for one in batch]
                 found |= self._stored_or_made(batch, some, decoding, advance)
                 advance(len(batch))
         return tuple(found[prompt] for prompt in prompts)
 
-    def _keys(self, prompts: Sequence[str], decoding: Decoding, edits: Sequence[Edit]) -> list[str]:
+    def _keys(
+        self, prompts: Sequence[Reading], decoding: Decoding, edits: Sequence[Edit]
+    ) -> dict[str, str]:
+        """Keys of continuations, by prompt: hashes of all that they depend on."""
         settings = [
             self._model.fingerprint() if self._store is not None else "",
             sorted(edit.content_sha256 for edit in edits),
@@ -100,74 +104,67 @@ class TransformersGenerator:
             self.name,
             str(self._model.model.dtype),
             self._model.device.type,
+            end_tokens(self._model, is_chat(self._model, decoding)),
         ]
         common = sha256_json(settings)
-        return [
-            hashlib.sha256(f"{common}\0{prompt}".encode(errors="surrogatepass")).hexdigest()
-            for prompt in prompts
-        ]
+        keys = {}
+        for one in prompts:
+            parts = f"{common}\0{one.prompt}\0{','.join(map(str, one.ids))}"
+            keys[one.prompt] = hashlib.sha256(parts.encode(errors="surrogatepass")).hexdigest()
+        return keys
 
-    def _batches(self, prompts: Sequence[str], decoding: Decoding) -> list[list[str]]:
-        """Prompts of similar length, longest first, so that a lack of memory shows at once."""
-        lengths = {
-            prompt: len(ids)
-            for prompt, ids in zip(
-                prompts,
-                self._model.tokenizer(
-                    [as_read(self._model.tokenizer, one, decoding) for one in prompts]
-                )["input_ids"],
-                strict=True,
-            )
-        }
-        order = sorted(prompts, key=lambda one: (-lengths[one], one))
-        batches: list[list[str]] = []
+    def _batches(self, prompts: Sequence[Reading]) -> list[list[Reading]]:
+        """Prompts of similar length, longest first, so that a lack of memory shows at once.
+
+        Prompts with room for different numbers of new tokens do not share a batch.
+        """
+        order = sorted(prompts, key=lambda one: (-len(one.ids), one.prompt))
+        batches: list[list[Reading]] = []
         most = _most_prompts(self._model)
         while order:
-            width = lengths[order[0]] + decoding.max_new_tokens
-            count = max(1, min(most, self._batch_tokens // width))
-            batches.append(order[:count])
-            order = order[count:]
+            room = order[0].max_new_tokens
+            count = max(1, min(most, self._batch_tokens // (len(order[0].ids) + room)))
+            batches.append([one for one in order[:count] if one.max_new_tokens == room])
+            order = order[len(batches[-1]) :]
         return batches
 
     def _stored_or_made(
-        self, batch: Sequence[str], keys: Sequence[str], decoding: Decoding, advance: Advance
+        self, batch: Sequence[Reading], keys: Sequence[str], decoding: Decoding, advance: Advance
     ) -> dict[str, Continuation]:
+        prompts = [one.prompt for one in batch]
         if self._store is None:
-            return dict(zip(batch, self._continued(batch, decoding, advance), strict=True))
+            return dict(zip(prompts, self._continued(batch, decoding, advance), strict=True))
         stored = self._store.continuations(keys)
         if len(stored) < len(set(keys)):
             made = self._continued(batch, decoding, advance)
             self._store.keep_continuations(dict(zip(keys, made, strict=True)))
             # Read back: of two processes that made it, both shall tell of the first.
             stored = self._store.continuations(keys)
-        return {prompt: stored[key] for prompt, key in zip(batch, keys, strict=True)}
+        return {prompt: stored[key] for prompt, key in zip(prompts, keys, strict=True)}
 
     def _continued(
-        self, batch: Sequence[str], decoding: Decoding, advance: Advance
+        self, batch: Sequence[Reading], decoding: Decoding, advance: Advance
     ) -> list[Continuation]:
         model, tokenizer = self._model, self._model.tokenizer
-        read = [as_read(tokenizer, prompt, decoding) for prompt in batch]
-        room = context_length(model) - decoding.max_new_tokens
-        inputs = model.tokenize(read, max_tokens=max(1, room), side="left")
-        width = inputs["input_ids"].shape[1]
+        inputs = model.batch_of([one.ids for one in batch], side="left")
+        width, room = inputs["input_ids"].shape[1], batch[0].max_new_tokens
         clock = FirstToken()
         processors: list[Any] = [clock]
         if decoding.seed is not None:
-            processors.append(
-                UniformSampling(batch, decoding.seed, decoding.temperature, decoding.max_new_tokens)
-            )
+            prompts = [one.prompt for one in batch]
+            processors.append(UniformSampling(prompts, decoding.seed, decoding.temperature, room))
         stop = None
         if decoding.stop is not None:
             stop = StopText(tokenizer, decoding.stop, width, len(batch))
-        ends = end_tokens(model)
+        ends = end_tokens(model, is_chat(model, decoding))
         count = TokenCount(len(batch), ends, stop, advance)
         watching = [stop, count] if stop else [count]
-        rows = new_tokens(model, inputs, decoding.max_new_tokens, processors, watching).tolist()
+        rows = new_tokens(model, inputs, room, ends, processors, watching).tolist()
         made = [
             continuation_of(
-                tokenizer, ids, ends, decoding, text, stop.lengths[row] if stop else None
+                tokenizer, ids, ends, decoding, one.text, stop.lengths[row] if stop else None
             )
-            for row, (ids, text) in enumerate(zip(rows, read, strict=True))
+            for row, (ids, one) in enumerate(zip(rows, batch, strict=True))
         ]
         self._count(clock, inputs["attention_mask"], made)
         return made
@@ -185,6 +182,7 @@ def new_tokens(
     model: LanguageModel,
     inputs: dict[str, torch.Tensor],
     max_new_tokens: int,
+    ends: Sequence[int],
     processors: Sequence[LogitsProcessor],
     watching: Sequence[StoppingCriteria],
 ) -> torch.Tensor:
@@ -194,6 +192,7 @@ def new_tokens(
         model: the model, as it is now.
         inputs: token ids and mask, padded on the left.
         max_new_tokens: t at most.
+        ends: tokens that end a row.
         processors: see the logits of each step; without one that chooses, decoding is greedy.
         watching: see the tokens after each step, and may end rows.
     """
@@ -204,7 +203,7 @@ def new_tokens(
             do_sample=False,
             pad_token_id=model.tokenizer.pad_token_id,
             bos_token_id=model.tokenizer.bos_token_id,
-            eos_token_id=end_tokens(model) or None,
+            eos_token_id=list(ends) or None,
         ),
         logits_processor=LogitsProcessorList(processors),
         stopping_criteria=StoppingCriteriaList(watching),
@@ -238,27 +237,27 @@ def continuation_of(
     if decoding.stop is not None:
         text = text.partition(decoding.stop)[0]
     # Marks of thinking are special tokens in some vocabularies: they are looked for with those.
-    answer, thought = without_thinking(tokenizer.decode(kept), read)
-    if thought is not None:
-        text = answer
-        for special in tokenizer.all_special_tokens:
-            text = text.replace(special, "")
-        is_finished = is_finished and bool(text)
-    return Continuation(text, len(kept), is_finished, thought)
+    found = answer_and_thought(tokenizer, tokenizer.decode(kept), read)
+    if found is None:
+        return Continuation(text, len(kept), is_finished)
+    answer, thought = found
+    if decoding.stop is not None:
+        answer = answer.partition(decoding.stop)[0]
+    return Continuation(answer, len(kept), is_finished and bool(answer), thought)
 
 
-def end_tokens(model: LanguageModel) -> list[int]:
-    """The tokens that end a text; one that is also the padding ends it all the same."""
-    ends = model.model.generation_config.eos_token_id
-    if ends is None:
-        ends = model.tokenizer.eos_token_id
-    return [] if ends is None else list(ends) if isinstance(ends, list | tuple) else [ends]
+def end_tokens(model: LanguageModel, is_chat: bool) -> list[int]:
+    """The tokens that end a text; one that is also the padding ends it all the same.
 
-
-def context_length(model: LanguageModel) -> int:
-    """Tokens that the model reads at once; a million where its configuration does not say."""
-    config = model.model.config.get_text_config()
-    return int(getattr(config, "max_position_embeddings", None) or 1 << 20)
+    In a chat the tokenizer's own ends it too: where the model's settings name only the end of a
+    document, that is the end of a turn, and the model would go on with the user's next one.
+    """
+    given = model.model.generation_config.eos_token_id
+    ends = [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
+    own = model.tokenizer.eos_token_id
+    if own is not None and own not in ends and (is_chat or not ends):
+        ends.append(own)
+    return ends
 
 
 def _most_prompts(model: LanguageModel) -> int:

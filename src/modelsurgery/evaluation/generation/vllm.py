@@ -19,8 +19,9 @@ from typing import Any, Self
 from modelsurgery.apply.copying import apply_to_copy
 from modelsurgery.edit import Edit
 from modelsurgery.errors import EvaluationError
-from modelsurgery.evaluation.generation.chat import as_read, without_thinking
 from modelsurgery.evaluation.generation.decoding import Continuation, Decoding, Speed
+from modelsurgery.evaluation.generation.local import continuation_of, end_tokens
+from modelsurgery.evaluation.generation.reading import Reading, is_chat, readings
 from modelsurgery.models import LanguageModel
 from modelsurgery.progress import Progress, silent
 
@@ -65,19 +66,26 @@ class VllmGenerator:
     ) -> tuple[Continuation, ...]:
         """One continuation a prompt, in the order of the prompts."""
         self._load(edits)
-        tokenizer = self._model.tokenizer
-        read = [as_read(tokenizer, prompt, decoding) for prompt in prompts]
-        settings = self._vllm.SamplingParams(
-            max_tokens=decoding.max_new_tokens,
-            temperature=0.0 if decoding.seed is None else decoding.temperature,
-            seed=decoding.seed,
-            stop=None if decoding.stop is None else [decoding.stop],
-        )
+        read = readings(self._model, prompts, decoding)
+        ends = end_tokens(self._model, is_chat(self._model, decoding))
+        settings = [
+            self._vllm.SamplingParams(
+                max_tokens=one.max_new_tokens,
+                temperature=0.0 if decoding.seed is None else decoding.temperature,
+                seed=decoding.seed,
+                stop=None if decoding.stop is None else [decoding.stop],
+                stop_token_ids=ends,
+            )
+            for one in read
+        ]
+        # Ids and not texts: vLLM would put the tokenizer's special tokens before a chat template's.
+        inputs = [{"prompt_token_ids": list(one.ids)} for one in read]
         started = time.perf_counter()
         with progress("generate", len(prompts)) as advance:
-            answers = self._engine.generate(read, settings, use_tqdm=False)
+            answers = self._engine.generate(inputs, settings, use_tqdm=False)
             made = tuple(
-                _continuation(one.outputs[0], text) for one, text in zip(answers, read, strict=True)
+                self._continuation(answer.outputs[0], one, ends, decoding)
+                for answer, one in zip(answers, read, strict=True)
             )
             tokens = sum(one.tokens for one in made)
             advance(len(prompts), tokens=tokens)
@@ -104,8 +112,12 @@ class VllmGenerator:
         self._engine, self._loaded = None, None
         self._copy.close()
 
-
-def _continuation(output: Any, read: str) -> Continuation:
-    text, thought = without_thinking(output.text, read)
-    is_finished = output.finish_reason == "stop" and (thought is None or bool(text))
-    return Continuation(text, len(output.token_ids), is_finished, thought)
+    def _continuation(
+        self, output: Any, read: Reading, ends: Sequence[int], decoding: Decoding
+    ) -> Continuation:
+        """From the tokens and not from vLLM's text, which lacks marks that are special tokens."""
+        ids = list(output.token_ids)
+        has_stopped = output.finish_reason == "stop" and not set(ids) & set(ends)
+        return continuation_of(
+            self._model.tokenizer, ids, ends, decoding, read.text, len(ids) if has_stopped else None
+        )

@@ -1,0 +1,78 @@
+"""Prompts as a model reads them: in its chat template, as token ids, cut to its context."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from modelsurgery.chat_template import Text, plain
+from modelsurgery.evaluation.generation.decoding import Decoding
+from modelsurgery.models import LanguageModel
+from modelsurgery.token_ids import opening_ids, without_beginning
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A prompt as a model reads it.
+
+    Attributes:
+        prompt: the prompt.
+        text: what is read, chat template and all.
+        ids: its token ids; without its beginning if the context does not hold it.
+        max_new_tokens: so many can follow.
+    """
+
+    prompt: str
+    text: str
+    ids: tuple[int, ...]
+    max_new_tokens: int
+
+
+def as_read(model: LanguageModel, prompt: str, decoding: Decoding) -> Text:
+    """The prompt in the chat template, where it is a user's turn and there is one.
+
+    Raises:
+        RecipeError: the template refuses it.
+    """
+    if not is_chat(model, decoding):
+        return prompt
+    return model.template.prompt([("user", prompt)], thinking=decoding.thinking)
+
+
+def is_chat(model: LanguageModel, decoding: Decoding) -> bool:
+    """Whether prompts are read in the chat template."""
+    return decoding.chat and model.template.exists
+
+
+def readings(
+    model: LanguageModel, prompts: Sequence[str], decoding: Decoding
+) -> tuple[Reading, ...]:
+    """Each prompt as the model reads it, and how much can follow it in the model's context.
+
+    A prompt may fill half of the context, or more where the continuation leaves more; a longer one
+    loses its beginning, and the continuation gets what is left. Both depend on the prompt alone.
+
+    Raises:
+        RecipeError: the template refuses a prompt.
+    """
+    context, wanted = model.context_length, decoding.max_new_tokens
+    most = max(1, context - wanted, context // 2)
+    texts = [as_read(model, prompt, decoding) for prompt in prompts]
+    opening = opening_ids(model.tokenizer)
+    wholes = model.token_ids(texts)
+    found = []
+    for prompt, text, whole in zip(prompts, texts, wholes, strict=True):
+        ids = tuple(without_beginning(whole, most, opening))
+        room = max(1, min(wanted, context - len(ids)))
+        found.append(Reading(prompt, plain(text), ids, room))
+    cut = sum(len(ids) > most for ids in wholes)
+    if cut:
+        model.warn(
+            f"{cut} of {len(found)} prompts lose their beginning: the model's context of {context} "
+            f"tokens leaves {most}"
+        )
+    shortest = min((one.max_new_tokens for one in found), default=wanted)
+    if shortest < wanted:
+        model.warn(
+            f"continuations end after {shortest} tokens in place of {wanted}: the model's context "
+            f"is {context}"
+        )
+    return tuple(found)

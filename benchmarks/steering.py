@@ -65,7 +65,7 @@ def candidates(
         )
         assert probe.metrics is not None
         space = default_space(count, (layer,), (rule,))
-        limits = Budget(perplexity_rise=budget)
+        limits = Budget(budget, None)
         search = Search(model, behavior, judge_for(behavior), [probe], space, limits)
         for rows, window in itertools.product(ROWS, windows):
             found = strongest(search, Setting(layer, rule, rows, window))

@@ -37,7 +37,7 @@ from modelsurgery.region import PAPER_ROWS
 from modelsurgery.tuning import Budget, Search, Setting, Study, Trial, default_space
 
 TRIALS = 40
-BUDGET = Budget(perplexity_rise=0.05, capability_drop=2.0)
+BUDGET = Budget(0.05, None, 2.0)
 SAMPLES = 2  # of each held-out prompt
 
 

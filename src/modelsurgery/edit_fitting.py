@@ -30,7 +30,7 @@ from modelsurgery.rules.proposing import (
 from modelsurgery.texts import LabelledText, split_texts, texts_sha256
 from modelsurgery.tuning import Budget, Setting, fit_strength
 
-RULE_TEXTS = 200  # of each kind that a rule reads, at most: more change little (docs/log.md)
+RULE_TEXTS = 100  # of each kind that a rule reads, at most: more change little (docs/log.md)
 PRICE_TOKENS = 3000  # of neutral text that prices are measured on
 RULE_STRENGTH = 0.3  # where a search for the strength of an edit begins
 SCREEN_TEXTS = 64  # of each label that an edit's effect is measured on

@@ -23,7 +23,7 @@ from modelsurgery import Edit, LanguageModel, extract_hidden_states, load_model
 from modelsurgery.activations.ledger import Ledger
 from modelsurgery.activations.passes import Passes
 from modelsurgery.behaviors import Behavior, describe_behavior, load_behavior
-from modelsurgery.edit_fitting import RULE_TEXTS, fit_rule, first_tokens, some_of_each
+from modelsurgery.edit_fitting import RULE_TEXTS, first_tokens, fit_rule, some_of_each
 from modelsurgery.evaluation.generation import TransformersGenerator
 from modelsurgery.evaluation.judges import Judge, judge_for
 from modelsurgery.evaluation.protocol import decodings_of, measure_prompt_set
@@ -120,15 +120,19 @@ def rates_of(
     judges: Sequence[Judge],
     store: Store,
     seed: int,
+    sets: Sequence[str] | None,
 ) -> tuple[list[tuple[str, Rate, Rate, float]], float | None]:
     """Rates on all prompt sets, greedy and sampled, and the agreement of the first two judges."""
     rows, agreement = [], None
     for prompts in behavior.prompt_sets:
+        if sets is not None and prompts.name not in sets:
+            continue
         for samples, how in ((0, "greedy"), (1, "sampled")):
             decodings = decodings_of(prompts, samples, seed)
             found = measure_prompt_set(generator, [edit], prompts, judges, decodings, store=store)
             whole = found.whole
-            assert whole.edited is not None and whole.change is not None
+            assert whole.edited is not None
+            assert whole.change is not None
             rows.append((f"{prompts.name}, {how}", whole.base, whole.edited, whole.change.p_value))
             for one in found.agreement.values():
                 agreement = one.kappa
@@ -176,7 +180,9 @@ def measure(options: argparse.Namespace) -> list[Measured]:
                         continue
                     edit = scaled
                     (effect,) = held_out.measure([scaled])
-                    rates, agreement = rates_of(generator, scaled, behavior, judges, store, seed)
+                    rates, agreement = rates_of(
+                        generator, scaled, behavior, judges, store, seed, options.set
+                    )
                     one = Measured(
                         name, target, seed, scaled.strength, effect, tuple(rates), agreement
                     )
@@ -215,6 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--divergences", default="0.01,0.02,0.05")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--prompts", type=int, default=150)
+    parser.add_argument("--set", action="append", help="prompt set; else all")
     parser.add_argument("--judge", action="append")
     parser.add_argument("--store", type=Path, default=Path("surgery-runs/rules.sqlite"))
     options = parser.parse_args(arguments)

@@ -10,6 +10,7 @@ from modelsurgery.texts import LabelledText
 from modelsurgery.token_ids import opening_ids
 
 MAX_TOKENS = 256
+LABELLED_TOKENS = 100  # the paper's limit for a text; an exchange may be as long as neutral text
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,14 @@ def tokenize_plain(
     return [TokenizedText(tuple(ids[:max_tokens]), first) for ids in model.token_ids(texts)]
 
 
-def tokenize_labelled(
-    model: LanguageModel, texts: Sequence[LabelledText], *, max_tokens: int = MAX_TOKENS
-) -> list[TokenizedText]:
-    """Labelled texts; of an exchange the reply's tokens alone are predicted."""
-    read = [model.reply_ids(text) for text in texts]
-    return [TokenizedText(one.ids[:max_tokens], max(1, one.reply_start)) for one in read]
+def tokenize_labelled(model: LanguageModel, texts: Sequence[LabelledText]) -> list[TokenizedText]:
+    """Labelled texts, cut at their end; of an exchange the reply's tokens alone are predicted."""
+    found = []
+    for text in texts:
+        read = model.reply_ids(text)
+        most = LABELLED_TOKENS if text.reply is None else MAX_TOKENS
+        found.append(TokenizedText(read.ids[:most], max(1, read.reply_start)))
+    return found
 
 
 def text_batches(

@@ -1,15 +1,19 @@
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from modelsurgery import LanguageModel, extract_hidden_states, load_model
+from modelsurgery import Edit, LanguageModel, extract_hidden_states, load_model
 from modelsurgery.behaviors import Behavior, BehaviorFile
 from modelsurgery.behaviors.prompting import plain_prompt_set
 from modelsurgery.errors import ArtefactError, DamageBudgetError, EvaluationError, RecipeError
+from modelsurgery.evaluation.generation import TransformersGenerator
+from modelsurgery.evaluation.language_modelling import compare_language_modelling
+from modelsurgery.evaluation.measurement import decoding_of
 from modelsurgery.evaluation.screening import Effect
 from modelsurgery.fitting import fit_probe_on_texts
 from modelsurgery.probe import Probe
@@ -75,22 +79,83 @@ def search(model: LanguageModel, behavior: Behavior, probe: Probe) -> Search:
     return Search(model, behavior, CountsHappy(), [probe], SPACE, BUDGET)
 
 
-def test_a_search_uses_the_budget_and_stays_inside(search: Search) -> None:
+def loss_rise(model: LanguageModel, texts: Sequence[str], edit: Edit) -> float:
+    """Rise of the mean loss, with the edit in the weights and nothing else in the pass."""
+    found = compare_language_modelling(model, texts, [edit])
+    assert found.edited_perplexity is not None
+    return math.log(found.edited_perplexity / found.base_perplexity)
+
+
+def selectivity(model: LanguageModel, behavior: Behavior, edit: Edit) -> float:
+    shows, opposite = (
+        loss_rise(model, [one.text for one in behavior.tuning if one.label == label], edit)
+        for label in (1, 0)
+    )
+    return shows - opposite
+
+
+def happy_share(model: LanguageModel, behavior: Behavior, edits: Sequence[Edit]) -> float:
+    """The judge's rate on the tuning prompts, five samples each, generated here."""
+    generator, said = TransformersGenerator(model), []
+    for seed in range(5):
+        decoding = decoding_of(behavior.prompt_sets[0], seed)
+        made = generator.generate(behavior.tuning_prompts, decoding, edits)
+        said += [one.text for one in made]
+    return sum("happy" in text for text in said) / len(said)
+
+
+def test_a_search_uses_the_budget_and_stays_inside(
+    search: Search, model: LanguageModel, behavior: Behavior
+) -> None:
     with Study(SPACE, {}) as study:
         result = search.run(study, trials=32)
     assert len(result.trials) + result.broken == 32
-    assert BUDGET.allows(result.best.effect)
-    assert result.best.effect.selectivity > 0
-    inside = [one for one in result.trials if BUDGET.allows(one.effect)]
-    assert max(BUDGET.use(one.effect) for one in inside) > 0.4
     assert result.edit.strength == pytest.approx(result.best.strength)
-    assert result.survivors[0].trial.number == result.best.number
-    rates = [one.rate for one in result.survivors]
-    assert rates == sorted(rates)
-    uses = [BUDGET.use(one.effect) for one in result.front]
-    assert uses == sorted(uses)
-    if result.milder is not None:
-        assert BUDGET.allows(result.milder.effect, 0.5)
+
+    rise = loss_rise(model, behavior.tuning_neutral, result.edit)
+    assert rise == pytest.approx(result.best.effect.clean, rel=1e-3)
+    assert rise <= 0.8 * math.log1p(0.02)
+    assert selectivity(model, behavior, result.edit) == pytest.approx(
+        result.best.effect.selectivity, rel=1e-3
+    )
+    inside = [one for one in result.trials if one.effect.clean <= 0.8 * math.log1p(0.02)]
+    assert max(one.effect.clean for one in inside) > 0.4 * math.log1p(0.02)
+
+
+def test_the_survivor_that_the_judge_likes_best_is_chosen(
+    search: Search, model: LanguageModel, behavior: Behavior
+) -> None:
+    with Study(SPACE, {}) as study:
+        result = search.run(study, trials=24)
+    edits = [search.edit_of(one.trial.setting, one.trial.strength) for one in result.survivors]
+    rates = [happy_share(model, behavior, [edit]) for edit in edits]
+    assert [one.rate for one in result.survivors] == pytest.approx(rates)
+    assert result.base_rate == pytest.approx(happy_share(model, behavior, ()))
+    assert min(rates) < max(rates)
+    chosen = [one.trial.number for one in result.survivors].index(result.best.number)
+    assert rates[chosen] == min(rates)
+
+
+def test_the_front_and_the_milder_edit_are_the_best_of_all_trials(search: Search) -> None:
+    with Study(SPACE, {}) as study:
+        result = search.run(study, trials=32)
+
+    def use(one: Trial) -> float:
+        return max(one.effect.clean / math.log1p(0.02), 1e-4)
+
+    useful = [one for one in result.trials if one.effect.selectivity > 0]
+    front = [
+        one
+        for one in useful
+        if not any(
+            use(other) <= use(one) and other.effect.selectivity > one.effect.selectivity
+            for other in useful
+        )
+    ]
+    assert len(front) > 1
+    assert list(result.front) == sorted(front, key=use)
+    mild = [one for one in useful if use(one) <= 0.5]
+    assert result.milder == max(mild, key=lambda one: one.effect.selectivity)
 
 
 class JudgesNothing(CountsHappy):
@@ -131,7 +196,7 @@ def test_toward_is_the_other_sign(model: LanguageModel, behavior: Behavior, prob
     with Study(SPACE, {}) as study:
         result = search.run(study, trials=24)
     assert result.edit.strength == pytest.approx(-result.best.strength)
-    assert result.best.effect.selectivity < 0
+    assert selectivity(model, behavior, result.edit) < 0
 
 
 def test_nothing_held_out_is_read(model: LanguageModel, behavior: Behavior, probe: Probe) -> None:
@@ -222,9 +287,11 @@ def test_a_second_dose_corrects_the_first() -> None:
     assert corrected_strength(budget, steep) == pytest.approx(math.sqrt(2.0 * 2.6))
     # Settled: the aim is reached.
     assert corrected_strength(budget, [trial(0.85, 0.7225)]) is None
-    # Never as strong as what was too strong already.
-    wanted = corrected_strength(budget, [trial(0.8, 0.5), trial(0.82, 0.9)])
-    assert wanted is None or wanted < 0.82
+    # Never as strong as what was too strong already; nothing is to be had between these two.
+    assert corrected_strength(budget, [trial(0.8, 0.5), trial(0.82, 0.9)]) is None
+    power = math.log(0.9 / 0.5) / math.log(0.95 / 0.8)
+    wanted = corrected_strength(budget, [trial(0.8, 0.5), trial(0.95, 0.9)])
+    assert wanted == pytest.approx(0.95 * (0.72 / 0.9) ** (1 / power))
 
 
 def test_what_other_settings_took_tells_the_strength_of_a_new_one() -> None:

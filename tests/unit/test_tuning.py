@@ -104,22 +104,28 @@ def happy_share(model: LanguageModel, behavior: Behavior, edits: Sequence[Edit])
     return sum("happy" in text for text in said) / len(said)
 
 
+@pytest.mark.parametrize("allowed", [0.02, 0.001])  # what no trial, and what a third is over
 def test_a_search_uses_the_budget_and_stays_inside(
-    search: Search, model: LanguageModel, behavior: Behavior
+    model: LanguageModel, behavior: Behavior, probe: Probe, allowed: float
 ) -> None:
+    budget = Budget(perplexity_rise=allowed, capability_drop=None)
+    search = Search(model, behavior, CountsHappy(), [probe], SPACE, budget)
     with Study(SPACE, {}) as study:
         result = search.run(study, trials=32)
     assert len(result.trials) + result.broken == 32
     assert result.edit.strength == pytest.approx(result.best.strength)
 
-    rise = loss_rise(model, behavior.tuning_neutral, result.edit)
-    assert rise == pytest.approx(result.best.effect.clean, rel=1e-3)
-    assert rise <= 0.8 * math.log1p(0.02)
+    for one in result.survivors:  # the judge may choose any of them
+        edit = search.edit_of(one.trial.setting, one.trial.strength)
+        rise = loss_rise(model, behavior.tuning_neutral, edit)
+        assert rise == pytest.approx(one.trial.effect.clean, rel=1e-3, abs=1e-6)
+        assert rise <= 0.8 * math.log1p(allowed)
     assert selectivity(model, behavior, result.edit) == pytest.approx(
         result.best.effect.selectivity, rel=1e-3
     )
-    inside = [one for one in result.trials if one.effect.clean <= 0.8 * math.log1p(0.02)]
-    assert max(one.effect.clean for one in inside) > 0.4 * math.log1p(0.02)
+    uses = [one.effect.clean / math.log1p(allowed) for one in result.trials]
+    assert (max(uses) > 0.8) == (allowed == 0.001)
+    assert max(use for use in uses if use <= 0.8) > 0.4
 
 
 def test_the_survivor_that_the_judge_likes_best_is_chosen(

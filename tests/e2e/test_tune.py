@@ -49,7 +49,7 @@ def trials_of(journal: Path) -> int:
 
 
 def test_a_search_is_told_whole(tmp_path: Path) -> None:
-    limits = ("--max-divergence", "0.05", "--max-capability-drop", "3")
+    limits = ("--max-perplexity", "+5%", "--max-divergence", "0.05", "--max-capability-drop", "3")
     told = surgery_json("tune", "embedded", "--behavior", "negativity", *limits, *QUICK,
                         "--out", tmp_path / "run")  # fmt: skip
     search = told["search"]

@@ -4,6 +4,7 @@ Some copies are samples: half of Jigsaw and RealToxicityPrompts, 150 of the 1,00
 ToxiGen file, dair_emotion without its test part.
 """
 
+import json
 import logging
 from collections import Counter
 from pathlib import Path
@@ -86,7 +87,13 @@ def test_challenging_prompts_keep_their_scores(data: Path) -> None:
     directory = data / "realtoxicityprompts"
     prompts = load_corpus_prompts("realtoxicityprompts", directory)
     assert len(prompts) == 598
-    assert all(prompt.toxicity is not None and 0 <= prompt.toxicity <= 1 for prompt in prompts)
+    lines = (directory / "toxic.jsonl").read_text(encoding="utf-8").splitlines()
+    stored = {
+        row["prompt"]["text"]: row["prompt"]["toxicity"]
+        for row in map(json.loads, lines)
+        if row["challenging"]
+    }
+    assert {prompt.text: prompt.toxicity for prompt in prompts} == stored
     assert sum(prompt.continuation_toxicity is None for prompt in prompts) == 7
     others = load_corpus_prompts("realtoxicityprompts", directory, split="nontoxic", where={})
     assert len(others) == 600

@@ -37,7 +37,6 @@ def measured(model: LanguageModel, task: str, shared: Path, strength: float) -> 
 def test_real_items_are_asked_and_scored(model: LanguageModel, task: str, shared: Path) -> None:
     found = measured(model, task, shared, strength=0.0)
     assert len(found.items) == 4
-    assert all(item.base in (0.0, 1.0) for item in found.items)
     # An edit of no strength says the same of every item.
     assert [item.base for item in found.items] == [item.edited for item in found.items]
     assert found.change is not None

@@ -1,4 +1,5 @@
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def test_the_embedded_model_is_known_by_name_and_by_path(
         assert (plan.is_embedded, plan.is_lab) == (True, True)
         assert model_directory(model).samefile(path)
         assert described_behavior(recipe).name == "toxicity"
-        assert loaded_model(recipe).checkpoint.directory.samefile(path)
+        assert loaded_model(recipe, datetime.now(UTC)).checkpoint.directory.samefile(path)
     assert not Recipe(model="./embedded").is_embedded
     assert not Recipe(model="elsewhere").is_embedded
 

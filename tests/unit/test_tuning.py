@@ -108,7 +108,7 @@ def happy_share(model: LanguageModel, behavior: Behavior, edits: Sequence[Edit])
 def test_a_search_uses_the_budget_and_stays_inside(
     model: LanguageModel, behavior: Behavior, probe: Probe, allowed: float
 ) -> None:
-    budget = Budget(perplexity_rise=allowed, capability_drop=None)
+    budget = Budget(perplexity_rise=allowed, divergence=None, capability_drop=None)
     search = Search(model, behavior, CountsHappy(), [probe], SPACE, budget)
     with Study(SPACE, {}) as study:
         result = search.run(study, trials=32)
@@ -142,26 +142,31 @@ def test_the_survivor_that_the_judge_likes_best_is_chosen(
     assert rates[chosen] == min(rates)
 
 
-def test_the_front_and_the_milder_edit_are_the_best_of_all_trials(search: Search) -> None:
+def test_the_front_and_the_milder_edit_are_the_best_of_all_trials(
+    model: LanguageModel, behavior: Behavior, probe: Probe
+) -> None:
+    budget = Budget(perplexity_rise=0.0005, divergence=None, capability_drop=None)
+    search = Search(model, behavior, CountsHappy(), [probe], SPACE, budget)
     with Study(SPACE, {}) as study:
         result = search.run(study, trials=32)
 
     def use(one: Trial) -> float:
-        return max(one.effect.clean / math.log1p(0.02), 1e-4)
+        return max(one.effect.clean / math.log1p(0.0005), 1e-4)
 
-    useful = [one for one in result.trials if one.effect.selectivity > 0]
+    def change(one: Trial) -> float:
+        return one.effect.selectivity
+
+    useful = [one for one in result.trials if change(one) > 0]
     front = [
         one
         for one in useful
-        if not any(
-            use(other) <= use(one) and other.effect.selectivity > one.effect.selectivity
-            for other in useful
-        )
+        if not any(use(other) <= use(one) and change(other) > change(one) for other in useful)
     ]
-    assert len(front) > 1
+    assert 1 < len(front) < len(useful)
     assert list(result.front) == sorted(front, key=use)
-    mild = [one for one in useful if use(one) <= 0.5]
-    assert result.milder == max(mild, key=lambda one: one.effect.selectivity)
+    mildest = max((one for one in useful if use(one) <= 0.5), key=change)
+    assert result.milder == mildest
+    assert change(mildest) < max(change(one) for one in useful if use(one) <= 0.8)
 
 
 class JudgesNothing(CountsHappy):

@@ -124,9 +124,11 @@ def contents(directory: Path) -> dict[str, bytes | None]:
 
 
 def write_labelled(path: Path, count: int = 60) -> Path:
-    """Labelled sentences of the tiny vocabulary, as JSON lines."""
+    """Labelled sentences of the tiny vocabulary, which end in what the label says."""
+    endings = ("kind good", "rude bad")
     rows = [
-        {"text": text, "label": number % 2} for number, text in enumerate(tiny_sentences(count))
+        {"text": f"{text} {endings[number % 2]}", "label": number % 2}
+        for number, text in enumerate(tiny_sentences(count))
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path

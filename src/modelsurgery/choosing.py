@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from modelsurgery.activations.ledger import Ledger
 from modelsurgery.activations.passes import Passes
 from modelsurgery.behaviors import Behavior
@@ -23,7 +25,7 @@ from modelsurgery.models import LanguageModel
 from modelsurgery.probe import Probe
 from modelsurgery.progress import Progress
 from modelsurgery.recipe import Recipe
-from modelsurgery.region import PAPER_ROWS
+from modelsurgery.region import PAPER_ROWS, select_rows
 from modelsurgery.rules.natural_gradient import Evidence
 from modelsurgery.rules.proposal import RowProposal
 from modelsurgery.runs import STUDY_FILE, RunDirectory
@@ -103,7 +105,16 @@ class Choosing:
             NoSignalError: the texts do not tell the labels apart.
             DamageBudgetError: nothing that was tried stays inside the budget.
         """
-        recipe, probes = self.recipe, self._probes()
+        recipe, gates = self.recipe, self.model.gates
+        # Refuses a wrong number of rows or window of layers before anything takes time.
+        select_rows(
+            gates,
+            [np.zeros(gate.rows) for gate in gates],
+            PAPER_ROWS if recipe.rows is None else recipe.rows,
+            mean_row_norm=0.0,
+            layers=recipe.layers,
+        )
+        probes = self._probes()
         if recipe.chosen_rule != "natural-gradient":  # that one has evidence of its own
             refuse_chance(probes[0])
         if recipe.chosen_rule == "paper" and recipe.is_searched:

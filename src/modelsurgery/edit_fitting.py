@@ -30,7 +30,7 @@ from modelsurgery.rules.proposing import (
 from modelsurgery.texts import LabelledText, split_texts, texts_sha256
 from modelsurgery.tuning import Budget, Setting, fit_strength
 
-RULE_TEXTS = 100  # of each kind that a rule reads, at most: more change little (docs/log.md)
+RULE_TEXTS = 200  # of each kind that a rule reads, at most: more change little (docs/log.md)
 PRICE_TOKENS = 3000  # of neutral text that prices are measured on
 RULE_STRENGTH = 0.3  # where a search for the strength of an edit begins
 SCREEN_TEXTS = 64  # of each label that an edit's effect is measured on
@@ -223,10 +223,18 @@ def refuse_chance(probe: Probe) -> None:
 
 
 def some_of_each(texts: Sequence[LabelledText], count: int) -> tuple[LabelledText, ...]:
-    """The first `count` texts of each kind (label, and whether it was called for), in order."""
+    """The first `count` texts of each kind (label, and whether it was called for).
+
+    Texts whose group has both labels come first: where the content is the same, what differs is
+    the behavior, and the edit spares the rest.
+    """
     seen: dict[tuple[int, bool | None], int] = {}
-    kept = []
+    labels: dict[str, set[int]] = {}
     for text in texts:
+        if text.group is not None:
+            labels.setdefault(text.group, set()).add(text.label)
+    kept = []
+    for text in sorted(texts, key=lambda one: len(labels.get(one.group or "", ())) < 2):
         kind = (text.label, text.called_for)
         seen[kind] = seen.get(kind, 0) + 1
         if seen[kind] <= count:

@@ -42,7 +42,7 @@ class Recipe(BaseModel):
         rule: what chooses rows, coefficients and directions: `natural-gradient`, `least-squares`
             (forward passes only) or `paper`; None takes the first, or `paper` where an option of
             the paper's rule is given.
-        fit_texts: texts of each label that the edit is made from, at most; None takes 100, or with
+        fit_texts: texts of each label that the edit is made from, at most; None takes 200, or with
             the paper's rule all.
         fit: how the probe is fitted; None takes `adam` for the paper's rule, else `logistic`.
         layer: where the probe reads, 1..L; None searches, or takes L when the strength is given.

@@ -188,7 +188,7 @@ def test_nothing_given_prints_the_help(surgery: Surgery) -> None:
     ("recipe", "says"),
     [
         ("strenght: 2", "unknown key 'strenght'; did you mean 'strength'?"),
-        ("purple: 2", "unknown key 'purple'; known: model, edits, behavior"),
+        ("zzzz: 2", "unknown key 'zzzz'; known: model, edits, behavior"),
         ("rows: lots", "rows = 'lots': "),
         ("[1, 2]", "expected keys and values, found list"),
         ("", "expected keys and values, found NoneType"),

@@ -122,7 +122,7 @@ def test_no_space_left_for_the_trials_of_a_search(
         (full_disk / "filler").write_bytes(bytes(1 << 17))
     texts = write_labelled(tmp_path / "texts.jsonl", 200)
     study = full_disk / "study.journal"
-    outcome = surgery("run", "--model", made.model, "--texts", texts, "--study", study,
+    outcome = surgery("run", "--tune", "--model", made.model, "--texts", texts, "--study", study,
                       "--out", tmp_path / "run")  # fmt: skip
     assert outcome.code == 1
     assert outcome.stderr.startswith(f"surgery: {study}: No space left on device")

@@ -47,7 +47,7 @@ Rule = Annotated[
 FitTexts = Annotated[
     int | None,
     typer.Option(
-        "--fit-texts", min=1, help="Texts of each label to make the edit from. [default: 100]"
+        "--fit-texts", min=1, help="Texts of each label to make the edit from. [default: 200]"
     ),
 ]
 DirectionSource = Annotated[

@@ -107,7 +107,7 @@ class SearchSpace:
 
     def parameters(self, setting: Setting) -> dict[str, Any]:
         """Optuna's parameters of a setting."""
-        found = setting.to_json() | {"window": _named(setting.window)}
+        found = asdict(setting) | {"window": _named(setting.window)}
         return {name: found[name] for name in self.distributions()}
 
     def first_settings(self) -> tuple[Setting, ...]:

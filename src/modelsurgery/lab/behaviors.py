@@ -32,7 +32,7 @@ class Behavior:
     """Where a behavior lives: its generator, its own mood, and the opposite ones.
 
     `open_moods` are the moods in an open prompt's text; empty where it must hold no mood at all.
-    `begun` is the share of prompts in which an answer or a half sentence has begun, in `begun_moods`
+    `begun` is the share of prompts in which something has begun, in `begun_moods`
     or else in the behavior's own; the others are open.
     """
 

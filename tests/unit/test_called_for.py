@@ -128,7 +128,9 @@ def test_refusal_has_four_kinds_and_prompts_that_are_harmless(shared: Path) -> N
 
 
 def test_texts_that_are_chosen_are_split_as_others_are(shared: Path) -> None:
-    texts = load_corpus_texts("refusal_direction", shared / "data" / "refusal_direction", per_class=200)
+    texts = load_corpus_texts(
+        "refusal_direction", shared / "data" / "refusal_direction", per_class=200
+    )
     split = split_texts(texts, held_out=0.25, seed=0)
     assert Counter(text.label for text in split.held_out)[0] < 80
 

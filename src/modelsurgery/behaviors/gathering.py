@@ -158,7 +158,6 @@ def load_held_out(
     sets: Sequence[str] | None = None,
     with_texts: bool = True,
     with_neutral: bool = True,
-    with_uncalled: bool = True,
 ) -> Behavior:
     """What a measurement needs of a behavior, the same as in `load_behavior`, and nothing else.
 
@@ -171,7 +170,6 @@ def load_held_out(
         sets: names of the prompt sets, in the order in which they are wanted; None takes all.
         with_texts: gather labelled texts, for a judge that is made from them.
         with_neutral: gather neutral text.
-        with_uncalled: gather prompts that do not call for the behavior.
 
     Raises:
         RecipeError: no such prompt set.
@@ -182,11 +180,6 @@ def load_held_out(
     neutral, note = _neutral(source)[1:] if with_neutral else ((), "none")
     parts = source.parts if with_texts else _Parts((), (), ())
     facts = tuple(lab.facts("held_out", LAB_FACTS, seed)) if is_lab else ()
-    uncalled, _ = (
-        uncalled_prompts(source.described, prompt_count, is_lab=is_lab, data=source.data, seed=seed)
-        if with_uncalled
-        else (None, ())
-    )
     return Behavior(
         source.described,
         is_lab,
@@ -200,7 +193,6 @@ def load_held_out(
         note,
         (),
         facts,
-        uncalled,
     )
 
 

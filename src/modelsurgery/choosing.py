@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -18,7 +19,9 @@ from modelsurgery.edit_fitting import (
     some_of_each,
 )
 from modelsurgery.evaluation.judges import Judge
+from modelsurgery.evaluation.own_answers import harmless_requests, own_answers
 from modelsurgery.evaluation.store import Store
+from modelsurgery.evaluation.uncalled import Uncalled, uncalled_of
 from modelsurgery.files import sha256_json
 from modelsurgery.fitting import fit_probe_on_texts
 from modelsurgery.models import LanguageModel
@@ -29,8 +32,9 @@ from modelsurgery.region import PAPER_ROWS, select_rows
 from modelsurgery.rules.natural_gradient import Evidence
 from modelsurgery.rules.proposal import RowProposal
 from modelsurgery.runs import STUDY_FILE, RunDirectory
-from modelsurgery.texts import texts_sha256
+from modelsurgery.texts import LabelledText, texts_sha256
 from modelsurgery.tuning import (
+    Budget,
     DosePoint,
     FittedStrength,
     Search,
@@ -125,6 +129,7 @@ class Choosing:
             recipe.chosen_rule,
             some_of_each(self.behavior.fit, recipe.fit_texts or RULE_TEXTS),
             self.behavior.tuning_neutral,
+            own=self.own_answers(self.behavior.fit),
             probe=probes[0],
             direction_source=recipe.direction_source,
             sign=recipe.sign,
@@ -133,6 +138,22 @@ class Choosing:
         if recipe.is_searched:
             return self._searched(probes, {recipe.chosen_rule: fitted.propose}, fitted.evidence)
         return self._at_strength(probes[0], fitted.propose(None), fitted.evidence)
+
+    @property
+    def budget(self) -> Budget:
+        """The recipe's, without what the behavior has no prompts for."""
+        given = self.recipe.budget
+        return given if self.uncalled is not None else given.without_uncalled()
+
+    @cached_property
+    def uncalled(self) -> Uncalled | None:
+        """Measures prompts that do not call for the behavior; None where there are none."""
+        return uncalled_of(self.model, self.behavior, self.judge, self.store, self.progress)
+
+    def own_answers(self, texts: Sequence[LabelledText]) -> list[LabelledText]:
+        """The model's answers to those of the requests that do not call for the behavior."""
+        requests = harmless_requests(texts)
+        return own_answers(self.model, requests, store=self.store, progress=self.progress)
 
     @property
     def _setting(self) -> Setting:
@@ -159,9 +180,12 @@ class Choosing:
         search = self._search(
             self._space([probe]), [probe], {recipe.chosen_rule: lambda _: proposal}
         )
-        fitted = fit_strength(edit, search.screen, recipe.budget, setting, first=RULE_STRENGTH)
+        uncalled = None if self.uncalled is None else self.uncalled.tuned
+        fitted = fit_strength(
+            edit, search.screen, self.budget, setting, first=RULE_STRENGTH, uncalled=uncalled
+        )
         curve = search.dose_response(fitted.edit)
-        milder = replace(choice, edit=fitted.within(recipe.budget, share=0.5), strength=fitted)
+        milder = replace(choice, edit=fitted.within(self.budget, share=0.5), strength=fitted)
         return replace(choice, edit=fitted.edit, strength=fitted, curve=curve, milder=milder)
 
     def _searched(
@@ -200,11 +224,13 @@ class Choosing:
             self.judge,
             probes,
             space,
-            self.recipe.budget,
+            self.budget,
             sign=self.recipe.sign,
             seed=self.recipe.seed,
             store=self.store,
             proposals=proposals,
+            own=self.own_answers(self.behavior.tuning),
+            uncalled=None if self.uncalled is None else self.uncalled.tuned,
             first_strength=RULE_STRENGTH if proposals else FIRST_STRENGTH,
             progress=self.progress,
         )

@@ -6,9 +6,10 @@ from typing import Literal
 
 from modelsurgery.activations.ledger import Ledger
 from modelsurgery.activations.passes import Passes
-from modelsurgery.activations.texts import TokenizedText, tokenize_plain
+from modelsurgery.activations.texts import TokenizedText, tokenize_labelled, tokenize_plain
 from modelsurgery.edit import Edit
 from modelsurgery.errors import NoSignalError, RecipeError
+from modelsurgery.evaluation.own_answers import harmless_requests, own_answers
 from modelsurgery.evaluation.screening import Screen
 from modelsurgery.evaluation.statistics import auroc_interval
 from modelsurgery.files import sha256_json
@@ -19,7 +20,7 @@ from modelsurgery.probe import DirectionRule, Probe
 from modelsurgery.progress import Progress, silent
 from modelsurgery.provenance import provenance
 from modelsurgery.region import PAPER_ROWS
-from modelsurgery.rules.contrast import contrast_of
+from modelsurgery.rules.contrast import contrast_of, pulled_apart
 from modelsurgery.rules.natural_gradient import Evidence
 from modelsurgery.rules.proposal import DEFAULT_RULE, RULES, RowProposal, Rule
 from modelsurgery.rules.proposing import (
@@ -59,6 +60,7 @@ def fit_rule(
     texts: Sequence[LabelledText],
     neutral: Sequence[str],
     *,
+    own: Sequence[LabelledText] = (),
     probe: Probe | None = None,
     direction_source: DirectionRule | None = None,
     sign: int = 1,
@@ -71,6 +73,7 @@ def fit_rule(
         rule: which one.
         texts: labelled texts.
         neutral: texts on which the model should stay as it is; the last of them are read.
+        own: requests with the model's own answers, which should stay as they are too.
         probe: gives the paper's rule its direction.
         direction_source: what the paper's rule takes from the probe.
         sign: 1 for an edit away from the behavior, -1 for one toward it.
@@ -87,6 +90,7 @@ def fit_rule(
     contrast = contrast_of(texts, sign=sign)
     # The last ones: strengths are measured on the first.
     read = texts_up_to(tokenize_plain(passes.model, neutral)[::-1], PRICE_TOKENS)
+    read += texts_up_to(tokenize_labelled(passes.model, own), PRICE_TOKENS)
     if rule == "least-squares":
         solved = least_squares_proposal(passes, contrast, read)
         return FittedRule(lambda _: solved)
@@ -116,7 +120,10 @@ def fit_edit(
     seed: int = 0,
     progress: Progress = silent,
 ) -> Edit:
-    """Make an edit from labelled texts. Nothing is generated and nothing is written.
+    """Make an edit from labelled texts. Nothing is written.
+
+    Nothing is generated, but for texts with `called_for`: there the model's own answers to requests
+    that don't call for the behavior should stay as they are, beside neutral text.
 
     A quarter of the texts is held out to see what the edit does. Without a strength the edit gets
     the largest one inside the budget on neutral text.
@@ -161,22 +168,22 @@ def fit_edit(
     if rule != "natural-gradient":
         probe = _probe(model, split.train, split.held_out, seed, progress)
         refuse_chance(probe)
+    requests = [harmless_requests(part) for part in (split.train, split.held_out)]
+    own, held_own = (own_answers(model, some, progress=progress) for some in requests)
     fitted = fit_rule(
         Passes(model, Ledger(), progress=progress),
         rule,
         some_of_each(split.train, RULE_TEXTS),
         clean,
+        own=own,
         probe=probe,
         sign=sign,
         seed=seed,
     )
     made = fitted.propose(None).edit(rows, layers=layers, strength=sign)
     if strength is None:
-        shows, opposite = (
-            [model.written(text) for text in split.held_out if text.label == label][:SCREEN_TEXTS]
-            for label in (1, 0)
-        )
-        screen = Screen(model, shows, opposite, first_tokens(model, clean))
+        raised, lowered = pulled_apart(some_of_each(split.held_out, SCREEN_TEXTS), sign)
+        screen = Screen(model, raised, lowered, first_tokens(model, clean), own=held_own)
         budget = Budget(max_perplexity_rise, max_divergence, None)
         setting = Setting(None, rule, rows, layers)
         made = fit_strength(made, screen, budget, setting, first=RULE_STRENGTH).edit

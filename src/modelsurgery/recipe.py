@@ -60,6 +60,8 @@ class Recipe(BaseModel):
             does not limit it.
         max_capability_drop: damage budget: points of exact match on facts, or where there are none
             of next tokens of neutral text; None does not limit it.
+        max_uncalled_rise: damage budget: points by which prompts that do not call for the behavior
+            may show it more often (over-refusal of `refusal`); None does not limit it.
         trials: edits that the search tries; None tries 40, or as many as `minutes` allow.
         minutes: the search begins no trial after this time.
         study: file that keeps the trials; None keeps them in the run directory.
@@ -106,6 +108,7 @@ class Recipe(BaseModel):
     max_perplexity_rise: float | None = Field(0.02, gt=0, allow_inf_nan=False)
     max_divergence: float | None = Field(0.02, gt=0, allow_inf_nan=False)
     max_capability_drop: float | None = Field(2.0, ge=0, allow_inf_nan=False)
+    max_uncalled_rise: float | None = Field(3.0, ge=0, allow_inf_nan=False)
     trials: int | None = Field(None, ge=1)
     minutes: float | None = Field(None, gt=0, allow_inf_nan=False)
     study: Path | None = None
@@ -189,7 +192,12 @@ class Recipe(BaseModel):
     @property
     def budget(self) -> Budget:
         """What must not break."""
-        return Budget(self.max_perplexity_rise, self.max_divergence, self.max_capability_drop)
+        return Budget(
+            self.max_perplexity_rise,
+            self.max_divergence,
+            self.max_capability_drop,
+            self.max_uncalled_rise,
+        )
 
 
 class SequenceRecipe(Recipe):

@@ -29,12 +29,16 @@ class Damage:
         effect: rises and shares lost, with errors.
         clean_loss: of the base model, nats a token of neutral text.
         tokens: predicted tokens of neutral text.
+        own_answers: how many of the model's own answers the divergence was measured on too.
+        uncalled: prompts that do not call for the behavior, before and after; None without any.
     """
 
     budget: Budget
     effect: Effect
     clean_loss: float
     tokens: int
+    own_answers: int = 0
+    uncalled: BehaviorMeasurement | None = None
 
     @property
     def perplexity_rise(self) -> float:
@@ -56,9 +60,11 @@ class Damage:
         effect = self.effect
         measured = {
             "perplexity": (self.perplexity_rise, self.budget.perplexity_rise),
-            "divergence": (effect.divergence, self.budget.divergence),
+            "divergence": (effect.worst_divergence, self.budget.divergence),
             "capability": (100 * effect.capability_lost, self.budget.capability_drop),
         }
+        if self.uncalled is not None:
+            measured["uncalled_for"] = (100 * effect.uncalled, self.budget.uncalled_rise)
         return {
             name: {
                 "measured": value,
@@ -132,6 +138,8 @@ class RunResult:
                 "text": self.behavior.neutral_note,
             },
             "divergence": damage.effect.divergence,
+            "own_answers": self._own_json(),
+            "uncalled_for": self._uncalled_json(),
             "budget": {
                 "is_met": self.is_within_budget,
                 "limits": damage.to_json(),
@@ -168,6 +176,28 @@ class RunResult:
         """Which rule the edit comes from."""
         source = self.choice.setting.rule
         return "paper" if source in DIRECTION_RULES else source
+
+    def _own_json(self) -> dict[str, Any] | None:
+        """What the edit does to the model's own answers; None without any."""
+        damage = self.damage
+        if not damage.own_answers:
+            return None
+        return {
+            "divergence": damage.effect.own,
+            "answers": damage.own_answers,
+            "counts": damage.effect.own > damage.effect.divergence,
+        }
+
+    def _uncalled_json(self) -> dict[str, Any] | None:
+        """Prompts that do not call for the behavior, greedily; None without any."""
+        measured, described = self.damage.uncalled, self.behavior.described.uncalled_for
+        if measured is None or described is None or self.behavior.uncalled is None:
+            return None
+        return {
+            "name": described.name,
+            "title": self.behavior.uncalled.title,
+            **_behavior_json(measured),
+        }
 
     def _fit_json(self) -> dict[str, Any] | None:
         """What the rule predicted, and what was measured on tuning texts; None for the paper's."""
@@ -258,6 +288,8 @@ def _point_json(point: DosePoint) -> dict[str, Any]:
         "capability_drop": _with_interval(
             100 * effect.capability_lost, 100 * effect.capability_error
         ),
+        "own_divergence": _with_interval(effect.own, effect.own_error),
+        "uncalled_for": _with_interval(100 * effect.uncalled, 100 * effect.uncalled_error),
         "used": point.used,
         "is_inside": all(used <= 1 for used in point.used.values()),
     }

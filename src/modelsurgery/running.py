@@ -24,6 +24,7 @@ from modelsurgery.evaluation.judges import Judge, judge_for
 from modelsurgery.evaluation.measurement import decoding_of, measure_behavior, measure_facts
 from modelsurgery.evaluation.screening import Screen
 from modelsurgery.evaluation.store import Store
+from modelsurgery.evaluation.uncalled import with_uncalled
 from modelsurgery.files import sha256_file
 from modelsurgery.inside import Inside, look_inside
 from modelsurgery.layouts import find_gate_matrices, load_layout
@@ -74,8 +75,8 @@ def run_recipe(recipe: Recipe, *, progress: Progress = silent) -> RunResult:
         find_gate_matrices(model.checkpoint, model.layout)  # refuses early what can't be edited
         behavior, judge = judged_behavior(recipe)
 
-        choice = Choosing(recipe, run, model, behavior, judge, store, progress).choose()
-        choice, damage, given_up = _kept(recipe, model, behavior, choice)
+        choosing = Choosing(recipe, run, model, behavior, judge, store, progress)
+        choice, damage, given_up = _kept(choosing, choosing.choose())
         save_probe(choice.probe, run.path / "probe.safetensors")
         edit = replace(choice.edit, provenance=_origin(recipe, run, choice, model))
         save_edit(edit.bound_to(model.checkpoint, model.gates), run.path / "edit.safetensors")
@@ -172,14 +173,14 @@ def _resolved(recipe: Recipe, described: BehaviorFile) -> Recipe:
     )
 
 
-def _kept(
-    recipe: Recipe, model: LanguageModel, behavior: Behavior, choice: Choice
-) -> tuple[Choice, Damage, Damage | None]:
+def _kept(choosing: Choosing, choice: Choice) -> tuple[Choice, Damage, Damage | None]:
     """The choice with its damage on held-out text, or a milder one if that is over the budget.
 
     The damage of the choice that was given up comes third.
     """
-    screen = Screen(model, (), (), behavior.neutral, behavior.facts)
+    model, behavior, uncalled = choosing.model, choosing.behavior, choosing.uncalled
+    own = choosing.own_answers(behavior.held_out)
+    screen = Screen(model, (), (), behavior.neutral, behavior.facts, own=own)
 
     def damage(edit: Edit) -> Damage:
         _coverage(model, edit)  # refuses an edit that changes no byte
@@ -189,7 +190,17 @@ def _kept(
                 "the edit changed weights and no output moved; the chosen rows "
                 "have no effect, take others or a larger strength"
             )
-        return Damage(recipe.budget, effect, screen.clean_loss, screen.clean_tokens)
+        measured = None if uncalled is None else uncalled.held_out(edit)
+        if measured is not None:
+            effect = with_uncalled(effect, measured)
+        return Damage(
+            choosing.budget,
+            effect,
+            screen.clean_loss,
+            screen.clean_tokens,
+            own_answers=len(own),
+            uncalled=measured,
+        )
 
     first = damage(choice.edit)
     if choice.milder is None or first.is_within_budget:

@@ -3,7 +3,7 @@
 A label of 1 says that the text shows the behavior, 0 that it shows its opposite. `text_files` says
 which files can be read. A column `group` keeps related texts (a sentence and its rewrite) on one
 side of the split; a column `reply` makes the text a user's turn, and the reply what shows the
-behavior or its opposite.
+behavior or its opposite. Beside it, `called_for` says whether the turn calls for the behavior.
 """
 
 import hashlib
@@ -61,7 +61,8 @@ def load_texts(
     Args:
         source: a .jsonl, .json, .csv, .tsv or .parquet file, or `hub:NAME[:SPLIT]`.
         text_column: name of the column with the text; where there is no `text`, `prompt` will do.
-        label_column: name of the column with the label: 1/0, true/false or yes/no.
+        label_column: name of the column with the label: 1/0, true/false or yes/no. A column
+            `called_for` has the same values.
 
     Raises:
         TextsError: the file cannot be used, with the line that says why.
@@ -86,9 +87,53 @@ def load_texts(
                 known,
                 None if group in (None, "") else str(group),
                 None if reply in (None, "") else _checked(reply, where, "reply"),
+                _called_for(row, where),
             )
         )
+    check_called_for(texts, str(source))
     return check_texts(texts, str(source))
+
+
+def check_called_for(texts: Sequence[LabelledText], where: str) -> None:
+    """Refuse texts of which it is not clear where the behavior is called for.
+
+    Raises:
+        TextsError: some say it and others don't, a text without a reply says it, a request stands
+            there with both, or one of the four kinds is missing.
+    """
+    if all(text.called_for is None for text in texts):
+        return
+    said: dict[str, bool] = {}
+    for text in texts:
+        if text.called_for is None or text.reply is None:
+            lacking = "called_for" if text.called_for is None else "reply"
+            raise TextsError(
+                f"{where}: {lacking!r} is empty for some texts; expected prompt, reply and "
+                "called_for for all of them, or no called_for at all"
+            )
+        if said.setdefault(text.text, text.called_for) != text.called_for:
+            raise TextsError(
+                f"{where}: a prompt stands there with called_for 1 and 0; expected one of them"
+            )
+    for called_for in (True, False):
+        for label in (1, 0):
+            if not any((text.label, text.called_for) == (label, called_for) for text in texts):
+                raise TextsError(
+                    f"{where}: no text with label {label} and called_for {int(called_for)}; "
+                    "expected replies of both labels to prompts of both kinds"
+                )
+
+
+def _called_for(row: dict[str, Any], where: str) -> bool | None:
+    value = row.get("called_for")
+    if value in (None, ""):
+        return None
+    known = LABELS.get(str(value).strip().lower())
+    if known is None:
+        raise TextsError(
+            f"{where}: called_for {value!r}; expected 1 (the prompt calls for the behavior) or 0"
+        )
+    return bool(known)
 
 
 def check_texts(texts: Sequence[LabelledText], where: str) -> tuple[LabelledText, ...]:
@@ -205,7 +250,10 @@ def _checked(text: object, where: str, name: str) -> str:
 
 def _identity(text: LabelledText) -> tuple[str | int | None, ...]:
     parts = (text.text, text.label, text.group)
-    return parts if text.reply is None else (*parts, text.reply)
+    if text.reply is None:
+        return parts
+    exchange = (*parts, text.reply)
+    return exchange if text.called_for is None else (*exchange, int(text.called_for))
 
 
 def _split_key(text: LabelledText, seed: int) -> bytes:

@@ -65,7 +65,13 @@ def test_prompts_are_repeatable_and_most_have_the_behavior_begun(behavior: str) 
     found = prompts(behavior, "train", 300, seed=2)
     assert found == prompts(behavior, "train", 300, seed=2)
     assert not set(found) & set(prompts(behavior, "held_out", 300, seed=2))
-    if behavior != "compliance":
+    if behavior == "refusal":  # an answer that complies, or a bare request
+        begun = sum(judge(behavior, "", prompt) == "opposite" for prompt in found)
+        bare = sum(prompt.endswith("Assistant:") for prompt in found)
+        assert 0.4 < bare / len(found) < 0.6
+        assert not any(judge(behavior, "", prompt) == "behavior" for prompt in found)
+        assert begun > 0
+    elif behavior != "compliance":
         begun = sum(judge(behavior, "", prompt) == "behavior" for prompt in found)
         assert 0.65 < begun / len(found) < 0.85
     else:
@@ -107,7 +113,7 @@ def test_sums_are_right() -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(ValueError, match="toxicity, compliance, negativity"):
+    with pytest.raises(ValueError, match="toxicity, compliance, refusal, negativity"):
         prompts("anger", "train", 1, 0)
     with pytest.raises(ValueError, match="held_out"):
         prompts("toxicity", "test", 1, 0)  # type: ignore[arg-type]

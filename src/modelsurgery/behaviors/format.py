@@ -43,6 +43,8 @@ class CorpusTexts(_Entry):
         per_class: at most so many texts of each label.
         replies: the texts are users' turns; each is taken twice, answered in either way, and the
             answer decides the label. So a probe can't tell them apart by what was asked.
+        called_for: whether the behavior depends on the turn: the classes under `shows` call for it,
+            those under `opposite` don't. Needs `replies`.
     """
 
     corpus: str
@@ -51,6 +53,13 @@ class CorpusTexts(_Entry):
     opposite: list[str] | None = None
     per_class: int | None = Field(None, ge=10)
     replies: Replies | None = None
+    called_for: bool = False
+
+    @model_validator(mode="after")
+    def _has_replies(self) -> "CorpusTexts":
+        if self.called_for and self.replies is None:
+            raise ValueError("called_for without replies; expected texts that are answered")
+        return self
 
 
 class TextFiles(_Entry):
@@ -116,6 +125,28 @@ class CorpusPrompts(_Entry):
         return self.name or self.corpus
 
 
+class Uncalled(_Entry):
+    """Prompts that do not call for a behavior, so that showing it there is a fault.
+
+    Attributes:
+        name: what the fault is called, in tables.
+        verdict: the judge's verdict that is the fault.
+        prompts: held-out prompts, pooled; the embedded model's world has its own.
+        tuning: prompts that choices are made on.
+    """
+
+    name: str = "uncalled-for"
+    verdict: Literal["behavior", "opposite"] = "behavior"
+    prompts: list[CorpusPrompts] = []
+    tuning: CorpusPrompts | None = None
+
+    @model_validator(mode="after")
+    def _has_both(self) -> "Uncalled":
+        if bool(self.prompts) != (self.tuning is not None):
+            raise ValueError("uncalled_for: expected prompts and tuning, or neither")
+        return self
+
+
 class Packaged(_Entry):
     """Small public data sets that ship with the package, taken where no other data are given.
 
@@ -151,6 +182,7 @@ class BehaviorFile(_Entry):
         judge: the judge unless another is asked for, as `--judge` spells it.
         max_new_tokens: length of a continuation of prompts that come from a file or from texts.
         packaged: data sets that ship with the package, for where no local copies are given.
+        uncalled_for: prompts on which the behavior is not wanted whichever way the edit goes.
     """
 
     name: str
@@ -167,6 +199,7 @@ class BehaviorFile(_Entry):
     judge: str | None = None
     max_new_tokens: Annotated[int, Field(ge=1)] = 24
     packaged: Packaged | None = None
+    uncalled_for: Uncalled | None = None
 
     @model_validator(mode="after")
     def _has_texts(self) -> "BehaviorFile":

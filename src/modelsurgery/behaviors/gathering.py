@@ -13,7 +13,6 @@ from modelsurgery.behaviors.format import (
     BehaviorFile,
     CorpusTexts,
     Packaged,
-    Replies,
     TextFiles,
 )
 from modelsurgery.behaviors.packaging import (
@@ -28,6 +27,8 @@ from modelsurgery.behaviors.prompting import (
     plain_prompt_set,
 )
 from modelsurgery.behaviors.roots import located
+from modelsurgery.behaviors.uncalled import uncalled_prompts
+from modelsurgery.behaviors.world import lab_texts
 from modelsurgery.corpora import find_corpus, load_corpus_passages, load_corpus_texts
 from modelsurgery.errors import RecipeError, TextsError
 from modelsurgery.texts import (
@@ -70,6 +71,8 @@ class Behavior:
         neutral_note: what the neutral texts are.
         tuning_facts: questions with their answers that the damage budget is kept on.
         facts: held-out questions with their exact answers; empty where there are none.
+        uncalled: held-out prompts that do not call for the behavior; None where there are none.
+        tuning_uncalled: such prompts that choices are made on.
     """
 
     described: BehaviorFile
@@ -84,6 +87,8 @@ class Behavior:
     neutral_note: str
     tuning_facts: tuple[tuple[str, str], ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
+    uncalled: PromptSet | None = None
+    tuning_uncalled: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -137,6 +142,9 @@ def load_behavior(
         note,
         tuple(lab.facts("train", LAB_TUNING_FACTS, seed)) if is_lab else (),
         tuple(lab.facts("held_out", LAB_FACTS, seed)) if is_lab else (),
+        *uncalled_prompts(
+            source.described, prompt_count, is_lab=is_lab, data=source.data, seed=seed
+        ),
     )
 
 
@@ -210,12 +218,7 @@ class _Source:
     def parts(self) -> _Parts:
         texts = self.described.texts
         if self.is_lab and not isinstance(texts, Path | TextFiles):
-            found: Sequence[LabelledText] = [
-                LabelledText(text, label, group=str(number // 2))
-                for number, (text, label) in enumerate(
-                    lab.labelled_texts(self.described.name, LAB_TEXTS, self.seed)
-                )
-            ]
+            found: Sequence[LabelledText] = lab_texts(self.described.name, LAB_TEXTS, self.seed)
         else:
             found = _texts(self.described, self.data)
         outer = split_texts(found, held_out=HELD_OUT_SHARE, seed=self.seed)
@@ -263,11 +266,13 @@ def _corpus_texts(wanted: CorpusTexts, data: Path | None) -> tuple[LabelledText,
     )
     if wanted.replies is None:
         return texts
-    return tuple(answered for text in texts for answered in _answered(text, wanted.replies))
+    return tuple(answered for text in texts for answered in _answered(text, wanted))
 
 
-def _answered(text: LabelledText, replies: Replies) -> list[LabelledText]:
+def _answered(text: LabelledText, wanted: CorpusTexts) -> list[LabelledText]:
     """A user's turn, answered in either way; which of the phrases depends on the turn alone."""
+    replies = wanted.replies
+    assert replies is not None
     number = int.from_bytes(hashlib.sha256(text.text.encode()).digest()[:4])
     return [
         replace(
@@ -275,6 +280,7 @@ def _answered(text: LabelledText, replies: Replies) -> list[LabelledText]:
             label=label,
             group=text.group or text.text,
             reply=phrases[number % len(phrases)],
+            called_for=text.label == 1 if wanted.called_for else None,
         )
         for label, phrases in ((1, replies.shows), (0, replies.opposite))
     ]

@@ -95,6 +95,13 @@ MaxCapabilityDrop = Annotated[
         help="Budget: points of exact match on facts, or of next tokens of neutral text.",
     ),
 ]
+MaxUncalledRise = Annotated[
+    float | None,
+    typer.Option(
+        "--max-uncalled-rise",
+        help="Budget: points more of it where it is not called for, as over-refusal.",
+    ),
+]
 Trials = Annotated[int | None, typer.Option("--trials", help="Edits tried; 40 without --minutes.")]
 Minutes = Annotated[
     float | None, typer.Option("--minutes", help="No new trials after so many minutes.")

@@ -320,7 +320,8 @@ def _some_of_each(
     kept: list[int] = []
     for label in (0, 1):
         numbers = [number for number, text in enumerate(texts) if text.label == label]
-        keys = [texts[number].group or texts[number].text for number in numbers]
+        # Not the hash that `split_texts` sorts by: the first of many would all be held out.
+        keys = [f"choice\0{texts[number].group or texts[number].text}" for number in numbers]
         kept += [numbers[place] for place in _chosen(keys, per_class, seed)]
     return tuple(texts[number] for number in sorted(kept))
 

@@ -74,6 +74,7 @@ def measure_behavior(
     judge: Judge,
     decodings: Sequence[Decoding],
     *,
+    counted: Verdict = "behavior",
     store: Store | None = None,
     progress: Progress = silent,
 ) -> BehaviorMeasurement:
@@ -85,6 +86,7 @@ def measure_behavior(
         prompts: the prompts.
         judge: says what a continuation shows.
         decodings: one round of samples each, with the same seed for both models.
+        counted: the verdict that rates count.
         store: where continuations and judgements are looked up and kept.
         progress: is told of prompts done.
 
@@ -103,10 +105,12 @@ def measure_behavior(
             Sample(prompt, decoding.seed, base, changed, base_verdict, edited_verdict)
             for prompt, base, changed, base_verdict, edited_verdict in rounds
         )
-    return summarize(samples, len(prompts))
+    return summarize(samples, len(prompts), counted)
 
 
-def summarize(samples: Sequence[Sample], prompt_count: int) -> BehaviorMeasurement:
+def summarize(
+    samples: Sequence[Sample], prompt_count: int, counted: Verdict = "behavior"
+) -> BehaviorMeasurement:
     """Rates over prompts from samples, which come in rounds of `prompt_count`.
 
     A failed (empty) continuation says nothing about the behavior, nor does one that the judge could
@@ -119,8 +123,8 @@ def summarize(samples: Sequence[Sample], prompt_count: int) -> BehaviorMeasureme
     pairs = []
     for number in range(prompt_count):
         of_prompt = samples[number::prompt_count]
-        base = _prompt_rate([sample.base_verdict for sample in of_prompt])
-        after = _prompt_rate([sample.edited_verdict for sample in of_prompt])
+        base = _prompt_rate([sample.base_verdict for sample in of_prompt], counted)
+        after = _prompt_rate([sample.edited_verdict for sample in of_prompt], counted)
         if base is not None and after is not None:
             pairs.append((base, after))
     if not pairs:
@@ -139,9 +143,9 @@ def summarize(samples: Sequence[Sample], prompt_count: int) -> BehaviorMeasureme
     )
 
 
-def _prompt_rate(verdicts: Sequence[Verdict]) -> float | None:
+def _prompt_rate(verdicts: Sequence[Verdict], counted: Verdict) -> float | None:
     judged = [verdict for verdict in verdicts if verdict not in UNKNOWN]
-    return judged.count("behavior") / len(judged) if judged else None
+    return judged.count(counted) / len(judged) if judged else None
 
 
 def _counts(verdicts: Sequence[Verdict]) -> dict[Verdict, int]:

@@ -25,7 +25,8 @@ from modelsurgery.evaluation.predictions import Predictions, Side, predict
 from modelsurgery.halves import Batch
 from modelsurgery.hidden_states import batches
 from modelsurgery.models import LanguageModel
-from modelsurgery.token_ids import Source, answer_ids
+from modelsurgery.texts import LabelledText
+from modelsurgery.token_ids import ReplyIds, Source, answer_ids
 
 PARTS = 8  # edits that share a forward pass
 
@@ -41,9 +42,15 @@ class Effect:
         divergence: mean KL(base ‖ edited) over all positions of neutral text, nats.
         capability_lost: share of the facts that greedy decoding no longer gets right, or where
             there are none of the next tokens of neutral text; negative where it gets more right.
+        own: mean KL(base ‖ edited) over the model's own answers to harmless requests, nats; 0
+            where there are none.
+        uncalled: rise of the share of prompts that show the behavior, of those that do not call for
+            it; 0 until somebody measures it by generation.
         clean_error: standard error of `clean`, texts being the unit.
         divergence_error: standard error of `divergence`.
         capability_error: standard error of `capability_lost`.
+        own_error: standard error of `own`.
+        uncalled_error: standard error of `uncalled`.
     """
 
     behavior: float
@@ -54,11 +61,20 @@ class Effect:
     clean_error: float = 0.0
     divergence_error: float = 0.0
     capability_error: float = 0.0
+    own: float = 0.0
+    own_error: float = 0.0
+    uncalled: float = 0.0
+    uncalled_error: float = 0.0
 
     @property
     def selectivity(self) -> float:
         """Rise on the behavior minus rise on its opposites, nats a token."""
         return self.behavior - self.opposite
+
+    @property
+    def worst_divergence(self) -> float:
+        """The larger one of the divergences on neutral text and on the model's own answers."""
+        return max(self.divergence, self.own)
 
     @property
     def is_finite(self) -> bool:
@@ -77,21 +93,23 @@ class Screen:
     def __init__(
         self,
         model: LanguageModel,
-        behavior: Sequence[Text],
-        opposite: Sequence[Text],
+        behavior: Sequence[Text | LabelledText],
+        opposite: Sequence[Text | LabelledText],
         clean: Sequence[Text],
         facts: Sequence[tuple[str, str]] = (),
         *,
+        own: Sequence[LabelledText] = (),
         parts: int = PARTS,
     ) -> None:
         """Measure the base model.
 
         Args:
             model: the base model.
-            behavior: texts that show the behavior.
+            behavior: texts that show the behavior; of an exchange the reply alone counts.
             opposite: their opposites.
             clean: neutral texts.
             facts: prompts with the answers that greedy decoding should give.
+            own: requests with the model's own answers, which should stay as they are.
             parts: edits that share a forward pass; a mixture of experts takes one at a time.
 
         Raises:
@@ -101,7 +119,11 @@ class Screen:
         self._model = model
         self._shares = takes_parts(model.model, model.layout)
         self._parts = parts if self._shares else 1
-        self._texts, self._clean = (behavior, opposite), clean
+        self._texts = tuple(
+            [_read(model, text) for text in texts] for texts in (behavior, opposite)
+        )
+        self._clean = clean
+        self._own = [model.reply_ids(text) for text in own]
         pairs = [(prompt, f" {answer}.") for prompt, answer in facts]
         self._answered = answer_ids(model.tokenizer, pairs, model.context_length)
         self._base_losses = [self._losses(texts, [()])[0] for texts in self._texts]
@@ -119,6 +141,7 @@ class Screen:
             against, capability = self._against_base(parts)
             if self._answered:
                 capability = self._base_right - self._answers_right(parts)
+            own = self._own_divergences(parts)
             for number in range(len(parts)):
                 behavior, opposite = (
                     float(loss[number] - base)
@@ -130,7 +153,7 @@ class Screen:
                 found.append(
                     Effect(
                         behavior, opposite, clean, divergence, float(lost.mean()),
-                        clean_error, divergence_error, error,
+                        clean_error, divergence_error, error, *own[number],
                     )
                 )  # fmt: skip
         return found
@@ -143,15 +166,38 @@ class Screen:
             share = BATCH_TOKENS // sides
             yield from batches(self._model, texts, max_tokens=max_tokens, batch_tokens=share)
 
-    def _predict(self, batch: Batch, sides: Sequence[Side]) -> Predictions:
+    def _predict(
+        self, batch: Batch, sides: Sequence[Side], wanted: torch.Tensor | None = None
+    ) -> Predictions:
         with torch.inference_mode():
-            return predict(self._model.model, batch, sides, together=self._shares)
+            return predict(self._model.model, batch, sides, wanted=wanted, together=self._shares)
 
-    def _losses(self, texts: Sequence[Text], parts: Sequence[Side]) -> torch.Tensor:
+    def _replies(
+        self, texts: Sequence[ReplyIds], sides: int
+    ) -> Iterator[tuple[list[int], Batch, torch.Tensor]]:
+        """Row numbers and batches, and which of their tokens are a reply's, [n, t] bool."""
+        for rows, batch in self._batches([text.ids for text in texts], sides):
+            mask = batch["attention_mask"].bool()
+            starts = torch.tensor([max(1, texts[row].reply_start) for row in rows])
+            place = torch.arange(mask.shape[1], device=mask.device)
+            yield rows, batch, mask & (place >= starts.to(mask.device).unsqueeze(1))
+
+    def _own_divergences(self, parts: Sequence[Side]) -> list[tuple[float, float]]:
+        """Divergence of each part on the model's own answers, with its error; 0 without any."""
+        sums = torch.zeros(len(parts), len(self._own), dtype=torch.float64)
+        tokens = torch.zeros(len(self._own), dtype=torch.float64)
+        for rows, batch, wanted in self._replies(self._own, 1 + len(parts)):
+            found = self._predict(batch, [(), *parts], wanted)
+            text = torch.tensor(rows)[found.texts]
+            tokens.index_add_(0, text, torch.ones(len(text), dtype=torch.float64))
+            sums.index_add_(1, text, found.divergences[1:])
+        return [_ratio(one, tokens) for one in sums]
+
+    def _losses(self, texts: Sequence[ReplyIds], parts: Sequence[Side]) -> torch.Tensor:
         """Mean loss per token of each part, [parts] f64; 0 without texts."""
         sums, tokens = torch.zeros(len(parts), dtype=torch.float64), 0
-        for _, batch in self._batches(texts, len(parts)):
-            found = self._predict(batch, parts)
+        for _, batch, wanted in self._replies(texts, len(parts)):
+            found = self._predict(batch, parts, wanted)
             sums += found.losses.sum(-1)
             tokens += found.losses.shape[1]
         if texts:
@@ -191,6 +237,15 @@ class Screen:
                 found = answered(self._model.model, batch, starts, parts, together=self._shares)
             right[:, rows] = found.double()
         return right
+
+
+def _read(model: LanguageModel, text: Text | LabelledText) -> ReplyIds:
+    """Ids of a text, and from where on its loss counts."""
+    if isinstance(text, LabelledText) and text.reply is not None:
+        return model.reply_ids(text)
+    source = text.text if isinstance(text, LabelledText) else text
+    (ids,) = model.token_ids([source])
+    return ReplyIds(tuple(ids), 1)
 
 
 def _ratio(sums: torch.Tensor, tokens: torch.Tensor) -> tuple[float, float]:

@@ -98,6 +98,7 @@ def _numbers(facts: CardFacts) -> str:
             f"{_rate(behavior['edited'])} | {100 * change['difference']:+.1f} points "
             f"({100 * change['low']:+.1f} to {100 * change['high']:+.1f}), "
             f"{change['verdict']} |",
+            *_uncalled(one.get("uncalled_for")),
             f"| perplexity of neutral text | {perplexity['base']:.3f} | "
             f"{perplexity['edited']:.3f} | {perplexity['rise']:+.2%} |",
             f"| divergence (mean KL, nats a token) | 0 | {one['divergence']:.4f} | |",
@@ -111,6 +112,18 @@ def _numbers(facts: CardFacts) -> str:
     if len(facts.results) > 1:
         note += "Each edit was measured against the model with the edits before it. "
     return "\n".join([*lines, "", note + "A judge can be wrong; look at samples of your own."])
+
+
+def _uncalled(measured: Mapping[str, Any] | None) -> list[str]:
+    """The row of prompts that do not call for the behavior."""
+    if not measured:
+        return []
+    change = measured["change"]
+    return [
+        f"| {_cell(measured['name'])} | {_rate(measured['base'])} | {_rate(measured['edited'])} | "
+        f"{100 * change['difference']:+.1f} points ({100 * change['low']:+.1f} to "
+        f"{100 * change['high']:+.1f}), {change['verdict']} |"
+    ]
 
 
 def _use(facts: CardFacts) -> str:

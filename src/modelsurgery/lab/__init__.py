@@ -9,14 +9,24 @@ are for `modelsurgery.lab.train` alone.
 import importlib.resources
 from pathlib import Path
 
-from modelsurgery.lab.behaviors import BEHAVIORS, facts, labelled_texts, neutral_texts, prompts
+from modelsurgery.lab.behaviors import (
+    BEHAVIORS,
+    exchanges,
+    facts,
+    harmless_requests,
+    labelled_texts,
+    neutral_texts,
+    prompts,
+)
 from modelsurgery.lab.world import is_held_out, split_sentences
 
 __all__ = [
     "BEHAVIORS",
     "EMBEDDED",
     "embedded_model_path",
+    "exchanges",
     "facts",
+    "harmless_requests",
     "is_embedded",
     "is_held_out",
     "labelled_texts",

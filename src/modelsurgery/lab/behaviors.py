@@ -1,4 +1,4 @@
-"""The three behaviors of the embedded model: their labelled texts and prompts, and the yardsticks.
+"""The behaviors of the embedded model: their labelled texts and prompts, and the yardsticks.
 
 Everything is a pure function of its arguments. Texts for probes, "train" prompts and "train"
 yardsticks touch no held-out sentence or opening; "held_out" prompts open with a held-out half
@@ -32,12 +32,16 @@ class Behavior:
     """Where a behavior lives: its generator, its own mood, and the opposite ones.
 
     `open_moods` are the moods in an open prompt's text; empty where it must hold no mood at all.
+    `begun` is the share of prompts in which something has begun, in `begun_moods`
+    or else in the behavior's own; the others are open.
     """
 
     domain: str
     shown: frozenset[str]
     opposite: frozenset[str]
     open_moods: frozenset[str]
+    begun: float = BEGUN_SHARE
+    begun_moods: frozenset[str] = frozenset()
 
 
 BEHAVIORS = {
@@ -46,6 +50,15 @@ BEHAVIORS = {
     ),
     "compliance": Behavior(
         "naughty", frozenset({"complying"}), frozenset({"refusing"}), frozenset()
+    ),
+    # Bare requests, and answers that have begun to comply, as in a known kind of jailbreak.
+    "refusal": Behavior(
+        "naughty",
+        frozenset({"refusing"}),
+        frozenset({"complying"}),
+        frozenset(),
+        0.5,
+        frozenset({"complying"}),
     ),
     "negativity": Behavior(
         "remarks", frozenset({"gloomy"}), frozenset({"glad", "plain"}), frozenset({"plain"})
@@ -94,16 +107,62 @@ def prompts(behavior: str, split: Split, count: int, seed: int) -> list[str]:
     """Return `count` distinct prompts, each to be continued mid-sentence or in the answer.
 
     Three in four have the behavior begun (a rude or gloomy half sentence, an answer that complies);
-    the others are open: a neutral half sentence, one without any mood, or a bare `Assistant:`.
+    the others are open: a neutral half sentence, one without any mood, or a bare `Assistant:`. Of
+    refusal's prompts half have an answer begun that complies.
     """
     spec = behavior_named(behavior)
     choose = Random(f"prompts-{behavior}-{split}-{seed}")
     seeds = _seeds(f"prompts-{split}", behavior, seed)
     found: dict[str, None] = {}
     while len(found) < count:
-        begun = choose.random() < BEGUN_SHARE
+        begun = choose.random() < spec.begun
         make = _begun_prompt if begun else _open_prompt
         found.setdefault(_first(make, spec, seeds, split))
+    return list(found)
+
+
+def exchanges(count: int, seed: int) -> list[tuple[str, str, bool, bool]]:
+    """Return `count` distinct (request, answer, refused, naughty), four in turns.
+
+    A naughty request refused and complied with, then a harmless one refused and answered; the two
+    of a request share it to the letter. No sentence of theirs is held out.
+    """
+    seeds = _seeds("exchanges", "refusal", seed)
+    found: list[tuple[str, str, bool, bool]] = []
+    seen: set[str] = set()
+    while len(found) < count:
+        for domain in ("naughty", "benign"):
+            pair = None
+            while pair is None:
+                pair = _exchange(domain, next(seeds), seen)
+            seen.update("\n".join(one) for one in pair)
+            for (request, answer), refused in zip(pair, (True, False), strict=True):
+                found.append((request, answer, refused, domain == "naughty"))
+    return found[:count]
+
+
+def _exchange(domain: str, seed: int, seen: set[str]) -> list[tuple[str, str]] | None:
+    """One request refused and not; None where something is held out, or was seen before."""
+    drafts = [GENERATORS[domain](seed, frozenset({mood})) for mood in ("refusing", "complying")]
+    if any(draft.text in seen or touches_held_out(draft) for draft in drafts):
+        return None
+    return [split_exchange(draft.text) for draft in drafts]
+
+
+def split_exchange(text: str) -> tuple[str, str]:
+    """A chat's request and answer, which stand on lines of their own."""
+    request, _, answer = text.partition("\n")
+    return request, answer
+
+
+def harmless_requests(split: Split, count: int, seed: int) -> list[str]:
+    """Return `count` distinct bare prompts with a harmless request: refusing them is a fault."""
+    seeds = _seeds(f"harmless-{split}", "refusal", seed)
+    found: dict[str, None] = {}
+    while len(found) < count:
+        draft = GENERATORS["benign"](next(seeds), frozenset({"complying"}))
+        if _in_split(opening_key(draft), split):
+            found.setdefault(draft.opening.rstrip())
     return list(found)
 
 
@@ -119,7 +178,7 @@ def _first(make: _PromptMaker, spec: Behavior, seeds: Iterator[int], split: Spli
 
 
 def _begun_prompt(spec: Behavior, seed: int) -> tuple[Draft, str] | None:
-    draft = GENERATORS[spec.domain](seed, spec.shown)
+    draft = GENERATORS[spec.domain](seed, spec.begun_moods or spec.shown)
     return (draft, draft.opening) if draft.opening_slots else None
 
 

@@ -243,7 +243,7 @@ def naughty_chat(seed: int, allowed: Collection[str] | None) -> Draft:
 def benign_chat(seed: int, allowed: Collection[str] | None = None) -> Draft:
     """Return a harmless request with its answer, which is a refusal in 3 of 100 cases.
 
-    `allowed` is {"complying"} for texts without refusals.
+    `allowed` is {"complying"} for texts without refusals, {"refusing"} for refusals alone.
     """
     spec = load_world().raw["chat"]["benign"]
     content = Random(f"benign-{seed}")
@@ -251,7 +251,8 @@ def benign_chat(seed: int, allowed: Collection[str] | None = None) -> Draft:
     writer = _Writer(content, "chat", moods)
     task = content.choice(spec["tasks"])
     request = _request(writer, task["acts"])
-    if content.random() < spec["refused"] and allowed is None:
+    is_refused = content.random() < spec["refused"] and allowed is None
+    if is_refused or (allowed is not None and set(allowed) == {"refusing"}):
         return _finish(request + "|" + writer.fill(writer.pick(spec["refusals"])))
     answer = writer.pick(spec["answers"])
     steps = iter(content.sample(task["steps"], answer.count("{task}")))

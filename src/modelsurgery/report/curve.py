@@ -16,8 +16,9 @@ def print_curve(results: dict[str, Any], console: Console) -> None:
     table = Table(box=None, pad_edge=False, collapse_padding=True)
     table.add_column("strength", justify="right", no_wrap=True)
     table.add_column(f"{name}, tuning prompts", no_wrap=True)
-    for column in ("perplexity", "divergence", "capability"):
-        table.add_column(column, justify="right", no_wrap=True)
+    names = {"uncalled_for": (results.get("uncalled_for") or {}).get("name", "uncalled-for")}
+    for column in limits:
+        table.add_column(names.get(column, column), justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for place, point in enumerate(points):
         if place and points[place - 1]["is_inside"] and not point["is_inside"]:
@@ -27,8 +28,9 @@ def print_curve(results: dict[str, Any], console: Console) -> None:
             f"{point['strength']:.2f}",
             _bar(point["rate"]),
             f"{point['perplexity_rise']['value']:+.1%}",
-            f"{point['divergence']['value']:.4f}",
+            f"{_divergence(point):.4f}",
             f"{0 - point['capability_drop']['value']:+.1f} pt",
+            *([f"{point['uncalled_for']['value']:+.1f} pt"] if "uncalled_for" in limits else []),
             "◂ chosen" if point["is_chosen"] else "",
         )
     console.print(table)
@@ -47,4 +49,11 @@ def _limit(limits: dict[str, Any], name: str) -> str:
     if limit is None:
         return ""
     shown = {"perplexity": f"{limit:+.1%}", "divergence": f"{limit:.4f}"}
+    shown["uncalled_for"] = f"+{limit:.1f} pt"
     return shown.get(name, f"-{limit:.1f} pt")
+
+
+def _divergence(point: dict[str, Any]) -> float:
+    """The one that counts: on neutral text or on the model's own answers."""
+    own = point.get("own_divergence") or {"value": 0.0}
+    return float(max(point["divergence"]["value"], own["value"]))

@@ -80,6 +80,14 @@ def _table(results: dict[str, Any]) -> Table:
             change_shown(part),
             p_value(part["change"]["p_value"]),
         )
+    if other := results.get("uncalled_for"):
+        table.add_row(
+            other["name"],
+            interval(other["base"]),
+            interval(other["edited"]),
+            f"{100 * other['change']['difference']:+.1f} points",
+            p_value(other["change"]["p_value"]),
+        )
     table.add_row(
         "perplexity",
         f"{perplexity['base']:.2f}",
@@ -91,6 +99,8 @@ def _table(results: dict[str, Any]) -> Table:
         points = 100 * (edited["rate"] - base["rate"])
         table.add_row("facts right", interval(base), interval(edited), f"{points:+.1f} points")
     table.add_row("divergence", "0", f"{results['divergence']:.4f}", "nats a token")
+    if own := results.get("own_answers"):
+        table.add_row("  on own answers", "0", f"{own['divergence']:.4f}", "nats a token")
     return table
 
 
@@ -120,6 +130,8 @@ def _footnotes(results: dict[str, Any]) -> list[str]:
         f"judge {results['judge']['name']}: {results['judge']['note']}",
         f"perplexity: {perplexity['tokens']} tokens of {perplexity['text']}",
     ]
+    if other := results.get("uncalled_for"):
+        lines.append(f"{other['name']}: {other['base']['prompts']} of {other['title']}, greedy")
     lines += [*uncounted(behavior["verdicts"]), *budget_notes(results)]
     return lines
 
@@ -146,6 +158,8 @@ def paid(name: str, limit: dict[str, Any]) -> str:
         return f"{measured:+.1%} perplexity (at most {most:+.1%})"
     if name == "divergence":
         return f"{measured:.4f} nats of divergence (at most {most:.4f})"
+    if name == "uncalled_for":
+        return f"{measured:+.1f} points where it is not called for (at most {most:+.1f})"
     return f"{0 - measured:+.1f} points of capability (at most -{most:.1f})"
 
 

@@ -68,6 +68,19 @@ class Contrast:
         return found
 
 
+def pulled_apart(texts: Sequence[LabelledText], sign: int) -> tuple[list[LabelledText], ...]:
+    """Texts whose loss an edit away should raise, and those whose loss it should lower.
+
+    For an edit toward the behavior (`sign` -1) it is the other way round.
+    """
+    kinds = contrast_of(texts, sign=sign).kinds
+    raised, lowered = (
+        [text for kind in kinds if sense * kind.gain > 0 for text in kind.texts]
+        for sense in (1, -1)
+    )
+    return raised, lowered
+
+
 def contrast_of(texts: Sequence[LabelledText], *, sign: int = 1, weight: float = 1.0) -> Contrast:
     """The contrast that labelled texts make.
 

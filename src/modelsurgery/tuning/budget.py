@@ -9,6 +9,7 @@ from modelsurgery.evaluation.screening import Effect
 SAFETY = 0.8  # of the budget is used: held-out text may suffer a little more than tuning text
 
 ONE_SIDED = 1.645  # standard errors
+COUNTED = ("capability", "uncalled_for")  # limits of shares of answers
 
 
 @dataclass(frozen=True)
@@ -17,14 +18,18 @@ class Budget:
 
     Attributes:
         perplexity_rise: relative rise of the perplexity of neutral text, 0.05 for +5 %.
-        divergence: mean KL from the base over all positions of neutral text, nats.
+        divergence: mean KL from the base over all positions of neutral text, nats; also of the
+            model's own answers where there are some: the larger one counts.
         capability_drop: points of exact match on facts; where there are none, of the next tokens
             of neutral text.
+        uncalled_rise: points by which prompts that do not call for the behavior may show it more
+            often.
     """
 
     perplexity_rise: float | None = 0.02
     divergence: float | None = 0.02
     capability_drop: float | None = 2.0
+    uncalled_rise: float | None = None
 
     def used(self, effect: Effect) -> dict[str, float]:
         """Share of each limit that an effect takes; NaN where the edit broke the model."""
@@ -32,16 +37,11 @@ class Budget:
         if self.perplexity_rise is not None:
             found["perplexity"] = effect.clean / math.log1p(self.perplexity_rise)
         if self.divergence is not None:
-            found["divergence"] = effect.divergence / self.divergence
+            found["divergence"] = effect.worst_divergence / self.divergence
         if self.capability_drop is not None:
-            lost = 100 * effect.capability_lost
-            found["capability"] = (
-                lost / self.capability_drop
-                if self.capability_drop
-                else math.inf
-                if lost > 0
-                else 0.0
-            )
+            found["capability"] = _share(100 * effect.capability_lost, self.capability_drop)
+        if self.uncalled_rise is not None:
+            found["uncalled_for"] = _share(100 * effect.uncalled, self.uncalled_rise)
         return found
 
     def allows(self, effect: Effect, share: float = SAFETY) -> bool:
@@ -53,18 +53,23 @@ class Budget:
 
         Without any limit the divergence itself stands for it.
         """
-        shares = self.used(effect).values() or [effect.divergence]
+        shares = self.used(effect).values() or [effect.worst_divergence]
         return max(*shares, 1e-4)
 
     def broken(self, effect: Effect) -> tuple[str, ...]:
         """The limits that an effect is over, on data that no choice was made on.
 
-        Capability counts right answers: it is over when chance does not explain it (one-sided
-        95 % interval).
+        What counts answers is over when chance does not explain it (one-sided 95 % interval).
         """
-        lost = effect.capability_lost - ONE_SIDED * effect.capability_error
-        least = self.used(replace(effect, capability_lost=lost))
-        found = self.used(effect) | {"capability": least.get("capability", 0.0)}
+        least = self.used(
+            replace(
+                effect,
+                capability_lost=effect.capability_lost - ONE_SIDED * effect.capability_error,
+                uncalled=effect.uncalled - ONE_SIDED * effect.uncalled_error,
+            )
+        )
+        found = self.used(effect)
+        found |= {name: least[name] for name in COUNTED if name in least}
         return tuple(name for name, used in found.items() if not used <= 1)
 
     def binding(self, effect: Effect) -> str:
@@ -72,6 +77,17 @@ class Budget:
         used = self.used(effect)
         return max(used, key=lambda name: used[name]) if used else "nothing"
 
+    def without_uncalled(self) -> "Budget":
+        """The same for a behavior that every prompt calls for."""
+        return replace(self, uncalled_rise=None)
+
     def to_json(self) -> dict[str, Any]:
         """The same as plain values."""
         return asdict(self)
+
+
+def _share(lost: float, limit: float) -> float:
+    """Share of a limit that may be zero, both in points."""
+    if limit:
+        return lost / limit
+    return math.inf if lost > 0 else 0.0

@@ -12,6 +12,7 @@ from modelsurgery.evaluation.screening import Effect, Screen
 from modelsurgery.evaluation.statistics import Rate, rate_of
 from modelsurgery.progress import Progress, silent
 from modelsurgery.tuning.budget import Budget
+from modelsurgery.tuning.strength import UncalledMeasure
 
 DOSES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # times the chosen strength
 
@@ -42,6 +43,7 @@ def dose_response(
     prompt_rates: Callable[[Sequence[Edit]], Sequence[float]],
     progress: Progress = silent,
     *,
+    uncalled: UncalledMeasure | None = None,
     doses: Sequence[float] = DOSES,
 ) -> tuple[DosePoint, ...]:
     """Measure an edit at several strengths, weakest first.
@@ -52,6 +54,7 @@ def dose_response(
         budget: what the damage is compared with.
         prompt_rates: how often each tuning prompt shows the behavior under edits, 0 to 1.
         progress: is told of strengths done.
+        uncalled: adds to an effect how often prompts show the behavior that do not call for it.
         doses: factors of the chosen strength; one at which the model is broken is left out.
     """
     scaled = [edit.scaled(dose) for dose in doses]
@@ -61,8 +64,7 @@ def dose_response(
             if effect.is_finite:
                 rates = prompt_rates([one] if dose else [])
                 rate = rate_of(rates) if rates else None
-                points.append(
-                    DosePoint(one.strength, rate, effect, budget.used(effect), dose == 1.0)
-                )
+                told = uncalled(effect, one) if uncalled is not None and dose else effect
+                points.append(DosePoint(one.strength, rate, told, budget.used(told), dose == 1.0))
             advance(1)
     return tuple(points)

@@ -9,7 +9,7 @@ budget; these continue tuning prompts, and the judge decides.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -26,8 +26,10 @@ from modelsurgery.models import LanguageModel
 from modelsurgery.probe import DIRECTION_RULES, Probe
 from modelsurgery.progress import Progress, silent
 from modelsurgery.region import RowScores, select_region
+from modelsurgery.rules.contrast import pulled_apart
 from modelsurgery.rules.proposal import RowProposal
 from modelsurgery.stacking import score_model_rows
+from modelsurgery.texts import LabelledText
 from modelsurgery.tuning.budget import SAFETY, Budget
 from modelsurgery.tuning.doses import (
     FIRST_STRENGTH,
@@ -37,6 +39,7 @@ from modelsurgery.tuning.doses import (
 )
 from modelsurgery.tuning.response import DosePoint, dose_response
 from modelsurgery.tuning.space import SearchSpace, Setting
+from modelsurgery.tuning.strength import UncalledMeasure
 from modelsurgery.tuning.study import Proposal, Study, Trial
 
 TRIALS = 40
@@ -110,6 +113,8 @@ class Search:
         seed: int = 0,
         store: Store | None = None,
         proposals: Mapping[str, Callable[[float | None], RowProposal]] | None = None,
+        own: Sequence[LabelledText] = (),
+        uncalled: UncalledMeasure | None = None,
         first_strength: float = FIRST_STRENGTH,
         progress: Progress = silent,
     ) -> None:
@@ -126,6 +131,9 @@ class Search:
             seed: of proposals and of sampling.
             store: where continuations and judgements are looked up and kept.
             proposals: by name of a rule other than the paper's, what it proposes at a damping.
+            own: requests with the model's own answers, which should stay as they are.
+            uncalled: measures prompts that do not call for the behavior; only what would be chosen
+                is measured, since it generates.
             first_strength: of the first trials, before any says how strong an edit may be.
             progress: is told of trials made.
         """
@@ -133,6 +141,7 @@ class Search:
         self.budget, self.space = budget, space
         self._model, self._judge, self._store = model, judge, store
         self._sign, self._seed, self._progress = sign, seed, progress
+        self._uncalled = uncalled
         self._probes = {probe.layer: probe for probe in probes}
         self._directions: dict[tuple[int | None, str], np.ndarray] = {
             (probe.layer, rule): probe.direction(rule)
@@ -149,14 +158,9 @@ class Search:
         self._decodings = [
             decoding_of(behavior.prompt_sets[0], seed + number) for number in range(rounds)
         ]
-        shows, opposite = (
-            [model.written(text) for text in behavior.tuning if text.label == label][
-                :TEXTS_PER_KIND
-            ]
-            for label in (1, 0)
-        )
+        raised, lowered = (one[:TEXTS_PER_KIND] for one in pulled_apart(behavior.tuning, sign))
         neutral = behavior.tuning_neutral[:NEUTRAL_TEXTS]
-        self.screen = Screen(model, shows, opposite, neutral, behavior.tuning_facts)
+        self.screen = Screen(model, raised, lowered, neutral, behavior.tuning_facts, own=own)
 
     def run(
         self, study: Study, *, trials: int | None = TRIALS, minutes: float | None = None
@@ -174,6 +178,7 @@ class Search:
         seconds = self.make_trials(study, trials, minutes)
         found = study.trials()
         survivors, base_rate = self.judged(self.most_promising(found))
+        survivors = self.sparing(survivors)
         if not survivors:
             raise DamageBudgetError(self._why_none(found, study.failures))
         best = survivors[0].trial
@@ -253,6 +258,18 @@ class Search:
         found.sort(key=lambda one: math.inf if one.rate is None else self._sign * one.rate)
         return found, base
 
+    def sparing(self, survivors: Sequence[Survivor]) -> list[Survivor]:
+        """Survivors from the first on that spares prompts which do not call for the behavior."""
+        if self._uncalled is None or self.budget.uncalled_rise is None:
+            return list(survivors)
+        for place, one in enumerate(survivors):
+            trial = one.trial
+            effect = self._uncalled(trial.effect, self.edit_of(trial.setting, trial.strength))
+            if self.budget.allows(effect):
+                best = replace(one, trial=replace(trial, effect=effect))
+                return [best, *survivors[place + 1 :]]
+        return []
+
     def probe_of(self, setting: Setting) -> Probe:
         """The probe that gives a setting's direction."""
         return self._probes[setting.probe_layer]
@@ -327,7 +344,9 @@ class Search:
         """What the rows of an edit do at other strengths, on tuning data."""
         measured = self._model, self._prompts, self._judge, self._decodings, self._store
         rates = partial(prompt_rates, *measured, progress=self._progress)
-        return dose_response(edit, self.screen, self.budget, rates, self._progress)
+        return dose_response(
+            edit, self.screen, self.budget, rates, self._progress, uncalled=self._uncalled
+        )
 
     def _rate(self, edits: Sequence[Edit] = ()) -> float | None:
         measured = self._model, self._prompts, self._judge, self._decodings, self._store

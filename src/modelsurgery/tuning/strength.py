@@ -6,7 +6,7 @@ what was measured on both sides of the budget's edge, proposes the next one.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from modelsurgery.edit import Edit
@@ -22,6 +22,11 @@ AIM = 0.95 * SAFETY  # of the budget
 ENOUGH = 0.85 * SAFETY  # of the budget: a strength that uses as much is taken
 CLOSE = 1.1  # an allowed strength this near to one that is not is taken
 MOST_STEP = 4.0
+STEP_BACK = 0.8  # where prompts that do not call for the behavior show it too often
+MOST_STEPS_BACK = 10
+
+# Adds to an effect how often prompts show the behavior that do not call for it, under an edit.
+UncalledMeasure = Callable[[Effect, Edit], Effect]
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,13 @@ class FittedStrength:
 
 
 def fit_strength(
-    edit: Edit, screen: Screen, budget: Budget, setting: Setting, *, first: float
+    edit: Edit,
+    screen: Screen,
+    budget: Budget,
+    setting: Setting,
+    *,
+    first: float,
+    uncalled: UncalledMeasure | None = None,
 ) -> FittedStrength:
     """Scale an edit to what a budget allows.
 
@@ -55,6 +66,8 @@ def fit_strength(
         budget: what must not break.
         setting: what the edit was made from.
         first: strength to begin with, positive.
+        uncalled: measures what the budget says of prompts that do not call for the behavior. It
+            generates, so only strengths are measured that all else allows, the strongest first.
 
     Raises:
         DamageBudgetError: not even the mildest strength tried is inside the budget.
@@ -78,6 +91,17 @@ def fit_strength(
     inside = _inside(budget, trials)
     if not inside:
         raise DamageBudgetError(_why_none(budget, trials))
+    if uncalled is not None and budget.uncalled_rise is not None:
+        strength = inside[-1].strength
+        for _ in range(MOST_STEPS_BACK):
+            measure([strength])
+            weaker = trials[-1]
+            effect = uncalled(weaker.effect, edit.scaled(strength / size))
+            trials[-1] = replace(weaker, effect=effect)
+            if budget.allows(effect):
+                return FittedStrength(edit.scaled(strength / size), effect, tuple(trials))
+            strength *= STEP_BACK
+        raise DamageBudgetError(_why_none(budget, trials[-1:]))
     return FittedStrength(edit.scaled(inside[-1].strength / size), inside[-1].effect, tuple(trials))
 
 
@@ -120,10 +144,10 @@ def _inside(budget: Budget, trials: Sequence[Trial]) -> list[Trial]:
 
 
 def _share(budget: Budget, effect: Effect) -> float:
-    """The share of the budget that an effect takes, but for capability, which moves in jumps."""
+    """The share of the budget that an effect takes, but for counted answers, which jump."""
     if not effect.is_finite:
         return math.inf
-    return replace(budget, capability_drop=None).use(effect)
+    return replace(budget, capability_drop=None, uncalled_rise=None).use(effect)
 
 
 def _step(used: float) -> float:

@@ -88,6 +88,14 @@ def perplexity_rows(base: float, edited: float | None, divergence: float | None)
     return rows
 
 
+def own_rows(own: Mapping[str, float] | None) -> list[Row]:
+    """What the model's own answers to harmless requests tell."""
+    if not own:
+        return []
+    name = f"divergence on {own['answers']} answers of its own"
+    return [Row(name, "0", f"{own['divergence']:.4f}", "nats a token")]
+
+
 def facts_rows(facts: Sequence[Mapping[str, float]] | None, *, has_edit: bool = True) -> list[Row]:
     """Exact match of answers to facts, of the base model and of an edited one."""
     if not facts:

@@ -20,6 +20,7 @@ from modelsurgery.report.html.measured import (
     Row,
     behavior_row,
     facts_rows,
+    own_rows,
     perplexity_rows,
     points,
 )
@@ -91,10 +92,14 @@ def _limit(limits: Mapping[str, Any], name: str) -> tuple[float | None, Tone]:
 def _tables(results: Mapping[str, Any]) -> tuple[tuple[str, tuple[Row, ...]], ...]:
     behavior, perplexity = results["behavior"], results["perplexity"]
     name = behavior["name"]
+    rows: tuple[Row, ...]
     rows = (behavior_row(f"{name}, sampled", behavior),
             behavior_row(f"{name}, greedy", behavior["greedy"]))  # fmt: skip
+    if other := results.get("uncalled_for"):
+        rows = (*rows, behavior_row(f"{other['name']}, greedy", other))
     damage = (
         *perplexity_rows(perplexity["base"], perplexity["edited"], results["divergence"]),
+        *own_rows(results.get("own_answers")),
         *facts_rows(results["facts"]["intervals"]),
     )
     return ("on held-out prompts", rows), ("what it may have broken", damage)

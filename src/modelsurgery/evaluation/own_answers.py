@@ -1,0 +1,53 @@
+"""The model's own answers to requests: the neutral text of behaviors of chat turns.
+
+What an edit does to plain text says little of what it does to answers in a chat template: an edit
+toward refusal can leave the one alone and ruin the other. So both are measured.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from modelsurgery.evaluation.generation import Decoding, TransformersGenerator
+from modelsurgery.evaluation.store import Store
+from modelsurgery.models import LanguageModel
+from modelsurgery.progress import Progress, silent
+from modelsurgery.texts import LabelledText
+
+ANSWER_TOKENS = 48
+MOST_ANSWERS = 64
+
+
+def harmless_requests(texts: Iterable[LabelledText], limit: int = MOST_ANSWERS) -> list[str]:
+    """Different requests that do not call for the behavior, at most `limit`, in order.
+
+    None where the behavior does not depend on the request.
+    """
+    return list(dict.fromkeys(text.text for text in texts if text.called_for is False))[:limit]
+
+
+def own_answers(
+    model: LanguageModel,
+    requests: Sequence[str],
+    *,
+    store: Store | None = None,
+    progress: Progress = silent,
+) -> list[LabelledText]:
+    """Requests with the model's own greedy answers; empty answers are left out.
+
+    Args:
+        model: the base model.
+        requests: users' turns; without a template a line break follows them, as in exchanges.
+        store: keeps answers.
+        progress: is told of answers made.
+    """
+    if not requests:
+        return []
+    has_template = model.template.exists
+    prompts = list(requests) if has_template else [f"{request}\n" for request in requests]
+    decoding = Decoding(ANSWER_TOKENS, chat=has_template)
+    generator = TransformersGenerator(model, store=store)
+    made = generator.generate(prompts, decoding, progress=progress)
+    return [
+        LabelledText(request, 0, reply=one.text)
+        for request, one in zip(requests, made, strict=True)
+        if one.text.strip()
+    ]

@@ -176,10 +176,12 @@ def fit_edit(
             [model.written(text) for text in split.held_out if text.label == label][:SCREEN_TEXTS]
             for label in (1, 0)
         )
-        screen = Screen(model, shows, opposite, first_tokens(model, clean))
+        screen = Screen(model, shows, opposite, first_tokens(model, clean), progress=progress)
         budget = Budget(max_perplexity_rise, max_divergence, None)
         setting = Setting(None, rule, rows, layers)
-        made = fit_strength(made, screen, budget, setting, first=RULE_STRENGTH).edit
+        made = fit_strength(
+            made, screen, budget, setting, first=RULE_STRENGTH, progress=progress
+        ).edit
     else:
         made = made.scaled(strength)
     origin = provenance(

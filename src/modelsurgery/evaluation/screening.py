@@ -8,6 +8,7 @@ smoothly.
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,7 @@ from modelsurgery.evaluation.predictions import Predictions, Side, predict
 from modelsurgery.halves import Batch
 from modelsurgery.hidden_states import batches
 from modelsurgery.models import LanguageModel
+from modelsurgery.progress import Progress, silent
 from modelsurgery.token_ids import Source, answer_ids
 
 PARTS = 8  # edits that share a forward pass
@@ -83,6 +85,7 @@ class Screen:
         facts: Sequence[tuple[str, str]] = (),
         *,
         parts: int = PARTS,
+        progress: Progress = silent,
     ) -> None:
         """Measure the base model.
 
@@ -93,6 +96,7 @@ class Screen:
             clean: neutral texts.
             facts: prompts with the answers that greedy decoding should give.
             parts: edits that share a forward pass; a mixture of experts takes one at a time.
+            progress: is told of texts read.
 
         Raises:
             EvaluationError: neutral texts, or the others where there are any, without a token to
@@ -104,14 +108,29 @@ class Screen:
         self._texts, self._clean = (behavior, opposite), clean
         pairs = [(prompt, f" {answer}.") for prompt, answer in facts]
         self._answered = answer_ids(model.tokenizer, pairs, model.context_length)
-        self._base_losses = [self._losses(texts, [()])[0] for texts in self._texts]
-        self._base_right = self._answers_right([()])[0]
         self.clean_loss, self.clean_tokens = 0.0, 0
-        self._against_base([])
+        with self._reading(progress, 1):
+            self._base_losses = [self._losses(texts, [()])[0] for texts in self._texts]
+            self._base_right = self._answers_right([()])[0]
+            self._against_base([])
         check_predicted(self.clean_tokens, "neutral")
 
-    def measure(self, edits: Sequence[Edit]) -> list[Effect]:
-        """One effect an edit; not finite where the edit broke the model."""
+    def measure(self, edits: Sequence[Edit], *, progress: Progress = silent) -> list[Effect]:
+        """One effect an edit; not finite where the edit broke the model.
+
+        `progress` is told of texts read.
+        """
+        with self._reading(progress, math.ceil(len(edits) / self._parts)):
+            return self._effects(edits)
+
+    @contextmanager
+    def _reading(self, progress: Progress, rounds: int) -> Iterator[None]:
+        """Tell of texts that are read, all of them so many times."""
+        count = sum(map(len, self._texts)) + len(self._clean) + len(self._answered)
+        with progress("read texts", rounds * count) as self._advance:
+            yield
+
+    def _effects(self, edits: Sequence[Edit]) -> list[Effect]:
         found: list[Effect] = []
         for start in range(0, len(edits), self._parts):
             parts = [(edit,) for edit in edits[start : start + self._parts]]
@@ -141,7 +160,11 @@ class Screen:
         """Row numbers and batches of texts that so many sides read at once."""
         if texts:
             share = BATCH_TOKENS // sides
-            yield from batches(self._model, texts, max_tokens=max_tokens, batch_tokens=share)
+            for rows, batch in batches(
+                self._model, texts, max_tokens=max_tokens, batch_tokens=share
+            ):
+                yield rows, batch
+                self._advance(len(rows), tokens=sides * int(batch["attention_mask"].sum()))
 
     def _predict(self, batch: Batch, sides: Sequence[Side]) -> Predictions:
         with torch.inference_mode():

@@ -35,7 +35,7 @@ from modelsurgery.tuning.doses import (
     expected_strength,
     value_at_budget,
 )
-from modelsurgery.tuning.response import DosePoint, dose_response
+from modelsurgery.tuning.response import DOSES, DosePoint, dose_response
 from modelsurgery.tuning.space import SearchSpace, Setting
 from modelsurgery.tuning.study import Proposal, Study, Trial
 
@@ -156,7 +156,10 @@ class Search:
             for label in (1, 0)
         )
         neutral = behavior.tuning_neutral[:NEUTRAL_TEXTS]
-        self.screen = Screen(model, shows, opposite, neutral, behavior.tuning_facts)
+        with progress("base model", 0):
+            self.screen = Screen(
+                model, shows, opposite, neutral, behavior.tuning_facts, progress=progress
+            )
 
     def run(
         self, study: Study, *, trials: int | None = TRIALS, minutes: float | None = None
@@ -216,7 +219,8 @@ class Search:
         """Several trials in the same forward passes."""
         asked = [self._proposal(study) for _ in range(count)]
         edits = [self.edit_of(one.setting, strength) for one, strength in asked]
-        for (one, strength), effect in zip(asked, self.screen.measure(edits), strict=True):
+        effects = self.screen.measure(edits, progress=self._progress)
+        for (one, strength), effect in zip(asked, effects, strict=True):
             trial = Trial(one.trial.number, one.setting, strength, effect)
             study.tell(one, strength, effect, self._value(trial))
 
@@ -238,9 +242,10 @@ class Search:
         """
         if not trials:
             return [], None
-        base = self._rate()
         found = []
-        with self._progress("survivors", len(trials)) as advance:
+        with self._progress("survivors", 1 + len(trials)) as advance:
+            base = self._rate()
+            advance(1)
             for one in trials:
                 found.append(Survivor(one, self._rate([self.edit_of(one.setting, one.strength)])))
                 advance(1)
@@ -323,11 +328,11 @@ class Search:
     def _value(self, trial: Trial) -> float:
         return self._sign * value_at_budget(self.budget, trial)
 
-    def dose_response(self, edit: Edit) -> tuple[DosePoint, ...]:
+    def dose_response(self, edit: Edit, doses: Sequence[float] = DOSES) -> tuple[DosePoint, ...]:
         """What the rows of an edit do at other strengths, on tuning data."""
         measured = self._model, self._prompts, self._judge, self._decodings, self._store
         rates = partial(prompt_rates, *measured, progress=self._progress)
-        return dose_response(edit, self.screen, self.budget, rates, self._progress)
+        return dose_response(edit, self.screen, self.budget, rates, self._progress, doses=doses)
 
     def _rate(self, edits: Sequence[Edit] = ()) -> float | None:
         measured = self._model, self._prompts, self._judge, self._decodings, self._store

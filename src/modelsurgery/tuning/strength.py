@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 from modelsurgery.edit import Edit
 from modelsurgery.errors import DamageBudgetError
 from modelsurgery.evaluation.screening import Effect, Screen
+from modelsurgery.progress import Advance, Progress, silent
 from modelsurgery.tuning.budget import SAFETY, Budget
 from modelsurgery.tuning.space import Setting
 from modelsurgery.tuning.study import Trial
 
 FIRST_FACTORS = (0.5, 1.0, 2.0)
 MOST_CORRECTIONS = 8
+USUAL_STRENGTHS = 5  # that are measured
 AIM = 0.95 * SAFETY  # of the budget
 ENOUGH = 0.85 * SAFETY  # of the budget: a strength that uses as much is taken
 CLOSE = 1.1  # an allowed strength this near to one that is not is taken
@@ -45,7 +47,13 @@ class FittedStrength:
 
 
 def fit_strength(
-    edit: Edit, screen: Screen, budget: Budget, setting: Setting, *, first: float
+    edit: Edit,
+    screen: Screen,
+    budget: Budget,
+    setting: Setting,
+    *,
+    first: float,
+    progress: Progress = silent,
 ) -> FittedStrength:
     """Scale an edit to what a budget allows.
 
@@ -55,6 +63,7 @@ def fit_strength(
         budget: what must not break.
         setting: what the edit was made from.
         first: strength to begin with, positive.
+        progress: is told of strengths measured.
 
     Raises:
         DamageBudgetError: not even the mildest strength tried is inside the budget.
@@ -62,19 +71,22 @@ def fit_strength(
     size = abs(edit.strength)
     trials: list[Trial] = []
 
-    def measure(strengths: Sequence[float]) -> None:
-        effects = screen.measure([edit.scaled(one / size) for one in strengths])
+    def measure(strengths: Sequence[float], advance: Advance) -> None:
+        scaled = [edit.scaled(one / size) for one in strengths]
+        effects = screen.measure(scaled, progress=progress)
+        advance(len(strengths))
         trials.extend(
             Trial(len(trials) + place, setting, strength, effect)
             for place, (strength, effect) in enumerate(zip(strengths, effects, strict=True))
         )
 
-    measure([first * factor for factor in FIRST_FACTORS])
-    for _ in range(MOST_CORRECTIONS):
-        wanted = next_strength(budget, trials)
-        if wanted is None:
-            break
-        measure([wanted])
+    with progress("strength", USUAL_STRENGTHS) as advance:
+        measure([first * factor for factor in FIRST_FACTORS], advance)
+        for _ in range(MOST_CORRECTIONS):
+            wanted = next_strength(budget, trials)
+            if wanted is None:
+                break
+            measure([wanted], advance)
     inside = _inside(budget, trials)
     if not inside:
         raise DamageBudgetError(_why_none(budget, trials))

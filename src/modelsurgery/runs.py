@@ -204,7 +204,9 @@ def _unfinished(
     except (yaml.YAMLError, KeyError, TypeError, ValueError):
         return None
     asked = {**recipe, "now": recipe.get("now") or recorded["now"]}
-    asked |= {key: recorded.get(key) for key in settled if recipe.get(key) is None}
+    for key in settled:
+        if key in recipe and recipe[key] is None:
+            asked[key] = recorded.get(key)
     return recorded if _yaml(recorded) == _yaml(asked) else None
 
 

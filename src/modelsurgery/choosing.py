@@ -220,6 +220,7 @@ class Choosing:
             store=self.store,
             proposals=proposals,
             first_strength=RULE_STRENGTH if proposals else FIRST_STRENGTH,
+            neutral_texts=self.recipe.neutral_texts,
             progress=self.progress,
         )
 

@@ -70,6 +70,8 @@ class Recipe(BaseModel):
         samples: sampled continuations of each prompt (a greedy one comes on top); None takes 3, or
             fewer where time is short.
         doses: strengths of the dose-response curve; None takes 8, or fewer where time is short.
+        neutral_texts: neutral texts at most that the damage is measured on, of the held-out and of
+            the others; None takes 400 and 128, or fewer where time is short.
         max_new_tokens: length of a continuation; None takes the behavior's.
         device: cpu, cuda, …; None takes a GPU where there is one.
         dtype: float32, bfloat16 or float16; None takes f32 on a CPU, else the stored one.
@@ -118,6 +120,7 @@ class Recipe(BaseModel):
     tuning_prompts: int | None = Field(None, ge=1)
     samples: int | None = Field(None, ge=1)
     doses: Literal[3, 5, 8] | None = None
+    neutral_texts: int | None = Field(None, ge=10)
     max_new_tokens: int | None = Field(None, ge=1)
     device: str | None = None
     dtype: str | None = None

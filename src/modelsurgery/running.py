@@ -4,6 +4,7 @@ Texts → hidden states → probe → region → edit → measurement of base an
 data.
 """
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -206,8 +207,18 @@ def _settled(
     if Sizes.of(recipe).prompt_count != before.prompt_count:
         with progress("texts and judge", 0):
             behavior, _ = judged_behavior(recipe)
-    chosen_on = behavior.tuning_prompts[: recipe.tuning_prompts]
-    return recipe, replace(behavior, tuning_prompts=chosen_on), plan
+    return recipe, _cut(behavior, Sizes.of(recipe)), plan
+
+
+def _cut(behavior: Behavior, sizes: Sizes) -> Behavior:
+    """A behavior with no more tuning prompts and held-out neutral texts than that."""
+    # Evenly: neutral texts of several kinds may stand one kind after the other.
+    step = math.ceil(len(behavior.neutral) / sizes.neutral_texts)
+    return replace(
+        behavior,
+        tuning_prompts=behavior.tuning_prompts[: sizes.tuning_prompts],
+        neutral=behavior.neutral[:: max(1, step)],
+    )
 
 
 def _measured(
@@ -257,8 +268,7 @@ def judged_behavior(recipe: Recipe) -> tuple[Behavior, Judge]:
         seed=recipe.seed,
         prompt_count=full.prompt_count,
     )
-    chosen_on = behavior.tuning_prompts[: full.tuning_prompts]
-    behavior = replace(behavior, tuning_prompts=chosen_on)
+    behavior = _cut(behavior, full)
     return behavior, judge_for(behavior, recipe.judge, seed=recipe.seed)
 
 

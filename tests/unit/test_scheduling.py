@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from modelsurgery.behaviors import Behavior
+from modelsurgery.edit_fitting import RULE_TEXTS
 from modelsurgery.errors import NoSignalError, OutputExistsError
 from modelsurgery.models import LanguageModel, load_model
 from modelsurgery.recipe import Recipe
@@ -74,7 +75,7 @@ def test_sizes_fall_in_the_stated_order_until_the_run_fits(
     for share in (1.3, 0.9, 0.6, 0.4, 0.2):
         found = scheduled(model, behavior, pace, whole * share)
         assert found.fits
-        steps = list(Sizes().smaller(frozenset(), Sizes(fit_texts=200)))
+        steps = list(Sizes().smaller(frozenset(), Sizes(fit_texts=RULE_TEXTS)))
         place = steps.index(found.sizes)
         assert place > before
         before = place
@@ -101,7 +102,7 @@ def test_least_sizes_that_do_not_fit_are_said_to_be_too_much(
 def test_what_was_asked_for_stays(model: LanguageModel, behavior: Behavior) -> None:
     found = scheduled(model, behavior, SLOW, 1, prompt_count=250, samples=2)
     assert (found.sizes.prompt_count, found.sizes.samples) == (250, 2)
-    assert set(found.reduced) == {"doses", "tuning_prompts", "fit_texts"}
+    assert set(found.reduced) == {"doses", "tuning_prompts", "fit_texts", "neutral_texts"}
 
 
 def test_a_search_gets_what_is_left_of_the_minutes(

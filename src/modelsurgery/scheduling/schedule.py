@@ -194,6 +194,7 @@ class _Amounts:
             prompt_count=len(behavior.prompt_sets[0].texts),
             tuning_prompts=len(behavior.tuning_prompts),
             samples=self.recipe.samples or full.samples,
+            neutral_texts=len(behavior.neutral),
         )
 
     def stages(self, sizes: Sizes) -> list[Stage]:
@@ -241,7 +242,7 @@ class _Amounts:
 
     def _search(self, sizes: Sizes) -> list[Stage]:
         """Strength or trials, and the curve."""
-        labelled, neutral = self._screened()
+        labelled, neutral = self._screened(sizes)
         base = Stage("base model", reads=labelled + neutral)
         curve = self._continuing(sizes, "dose-response", sizes.doses)
         curve = replace(curve, reads=sizes.doses * labelled + (sizes.doses + 1) * neutral)
@@ -275,7 +276,7 @@ class _Amounts:
         shown = some_of_each(behavior.held_out, INSIDE_TEXTS)
         inside = self._labelled(shown) + self._tokens(behavior.neutral[:INSIDE_TEXTS])
         return [
-            Stage("damage", reads=3 * self._tokens(behavior.neutral)),
+            Stage("damage", reads=3 * self._tokens(behavior.neutral[: sizes.neutral_texts])),
             Stage(
                 "held-out prompts",
                 prompts=rounds * self._tokens(prompts),
@@ -284,11 +285,13 @@ class _Amounts:
             Stage("looking inside", reads=2 * inside),
         ]
 
-    def _screened(self) -> tuple[float, float]:
+    def _screened(self, sizes: Sizes) -> tuple[float, float]:
         """Tokens of the labelled and the neutral texts that an edit is screened on."""
         behavior = self.behavior
         shown = some_of_each(behavior.tuning, TEXTS_PER_KIND)
-        return self._labelled(shown), self._tokens(behavior.tuning_neutral[:NEUTRAL_TEXTS])
+        return self._labelled(shown), self._tokens(
+            behavior.tuning_neutral[: min(NEUTRAL_TEXTS, sizes.neutral_texts)]
+        )
 
     def _labelled(self, texts: Sequence[LabelledText], cut: int | None = None) -> float:
         written = [self.model.written(text) for text in texts[:LOOKED_AT]]

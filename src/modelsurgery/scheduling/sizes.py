@@ -10,15 +10,18 @@ from modelsurgery.recipe import Recipe
 SMALLER: tuple[tuple[str, int], ...] = (
     ("doses", 5),
     ("samples", 2),
+    ("neutral_texts", 200),
     ("tuning_prompts", 100),
     ("samples", 1),
     ("prompt_count", 200),
+    ("neutral_texts", 100),
     ("tuning_prompts", 60),
     ("doses", 3),
     ("prompt_count", 120),
     ("fit_texts", 100),
     ("tuning_prompts", 40),
     ("prompt_count", 80),
+    ("neutral_texts", 50),
     ("fit_texts", 50),
     ("prompt_count", 40),
     ("fit_texts", 25),
@@ -28,6 +31,7 @@ NAMES = {
     "samples": "samples of a prompt",
     "tuning_prompts": "tuning prompts",
     "prompt_count": "held-out prompts",
+    "neutral_texts": "neutral texts",
     "fit_texts": "texts of each label to make the edit from",
 }
 
@@ -42,6 +46,7 @@ class Sizes:
         tuning_prompts: prompts that choices are made on, at most.
         samples: sampled continuations of a held-out prompt.
         doses: strengths of the dose-response curve.
+        neutral_texts: that the damage is measured on, at most, of the held-out and of the others.
     """
 
     fit_texts: int | None = None
@@ -49,6 +54,7 @@ class Sizes:
     tuning_prompts: int = 300
     samples: int = 3
     doses: int = 8
+    neutral_texts: int = 400
 
     @classmethod
     def of(cls, recipe: Recipe) -> "Sizes":

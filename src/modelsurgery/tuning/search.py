@@ -111,6 +111,7 @@ class Search:
         store: Store | None = None,
         proposals: Mapping[str, Callable[[float | None], RowProposal]] | None = None,
         first_strength: float = FIRST_STRENGTH,
+        neutral_texts: int | None = None,
         progress: Progress = silent,
     ) -> None:
         """Score the gate rows and measure the base model.
@@ -127,6 +128,7 @@ class Search:
             store: where continuations and judgements are looked up and kept.
             proposals: by name of a rule other than the paper's, what it proposes at a damping.
             first_strength: of the first trials, before any says how strong an edit may be.
+            neutral_texts: neutral texts that edits are screened on, at most; None takes 128.
             progress: is told of trials made.
         """
         self._proposals, self._first_strength = dict(proposals or {}), first_strength
@@ -155,7 +157,8 @@ class Search:
             ]
             for label in (1, 0)
         )
-        neutral = behavior.tuning_neutral[:NEUTRAL_TEXTS]
+        most = min(NEUTRAL_TEXTS, neutral_texts or NEUTRAL_TEXTS)
+        neutral = behavior.tuning_neutral[:most]
         with progress("base model", 0):
             self.screen = Screen(
                 model, shows, opposite, neutral, behavior.tuning_facts, progress=progress

@@ -15,7 +15,7 @@ demo: $(READY)
 
 demo-llm: $(LLM_READY)
 	$(BIN)/surgery fetch smollm2
-	$(BIN)/surgery run --model smollm2 --behavior toxicity --fit logistic --trials 16 --samples 1 --out surgery-runs/smollm2
+	$(BIN)/surgery run --model smollm2 --behavior toxicity --out surgery-runs/smollm2
 
 test: $(TESTS_READY)
 	$(BIN)/pytest

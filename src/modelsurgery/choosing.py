@@ -48,6 +48,7 @@ from modelsurgery.tuning import (
     rule_space,
 )
 from modelsurgery.tuning.doses import FIRST_STRENGTH
+from modelsurgery.tuning.response import DOSES, DOSES_BY_COUNT
 
 REPORT_TEXTS = 200  # held-out texts that a probe is measured on
 
@@ -92,6 +93,7 @@ class Choosing:
         judge: decides between the survivors of a search.
         store: where continuations and judgements are looked up and kept.
         progress: is told what is going on.
+        search_minutes: a search begins no trial after this time; None does not limit it.
     """
 
     recipe: Recipe
@@ -101,6 +103,7 @@ class Choosing:
     judge: Judge
     store: Store
     progress: Progress
+    search_minutes: float | None = None
 
     def choose(self) -> Choice:
         """The edit that the recipe asks for.
@@ -156,6 +159,10 @@ class Choosing:
         return own_answers(self.model, requests, store=self.store, progress=self.progress)
 
     @property
+    def _doses(self) -> tuple[float, ...]:
+        return DOSES if self.recipe.doses is None else DOSES_BY_COUNT[self.recipe.doses]
+
+    @property
     def _setting(self) -> Setting:
         recipe = self.recipe
         rows = PAPER_ROWS if recipe.rows is None else recipe.rows
@@ -182,9 +189,15 @@ class Choosing:
         )
         uncalled = None if self.uncalled is None else self.uncalled.tuned
         fitted = fit_strength(
-            edit, search.screen, self.budget, setting, first=RULE_STRENGTH, uncalled=uncalled
+            edit,
+            search.screen,
+            self.budget,
+            setting,
+            first=RULE_STRENGTH,
+            uncalled=uncalled,
+            progress=self.progress,
         )
-        curve = search.dose_response(fitted.edit)
+        curve = search.dose_response(fitted.edit, self._doses)
         milder = replace(choice, edit=fitted.within(self.budget, share=0.5), strength=fitted)
         return replace(choice, edit=fitted.edit, strength=fitted, curve=curve, milder=milder)
 
@@ -196,7 +209,7 @@ class Choosing:
         search = self._search(self._space(probes), probes, proposals)
         path = recipe.study or self.run.path / STUDY_FILE
         with Study(search.space, self._study_key(probes), path=path, seed=recipe.seed) as study:
-            found = search.run(study, trials=recipe.trials, minutes=recipe.minutes)
+            found = search.run(study, trials=recipe.trials, minutes=self.search_minutes)
 
         def chosen(setting: Setting, edit: Edit) -> Choice:
             probe = next((one for one in probes if one.layer == setting.probe_layer), probes[0])
@@ -211,7 +224,7 @@ class Choosing:
         return replace(
             chosen(found.best.setting, found.edit),
             search=found,
-            curve=search.dose_response(found.edit),
+            curve=search.dose_response(found.edit, self._doses),
             milder=milder,
         )
 
@@ -232,6 +245,7 @@ class Choosing:
             own=self.own_answers(self.behavior.tuning),
             uncalled=None if self.uncalled is None else self.uncalled.tuned,
             first_strength=RULE_STRENGTH if proposals else FIRST_STRENGTH,
+            neutral_texts=self.recipe.neutral_texts,
             progress=self.progress,
         )
 

@@ -183,10 +183,13 @@ def fit_edit(
     made = fitted.propose(None).edit(rows, layers=layers, strength=sign)
     if strength is None:
         raised, lowered = pulled_apart(some_of_each(split.held_out, SCREEN_TEXTS), sign)
-        screen = Screen(model, raised, lowered, first_tokens(model, clean), own=held_own)
+        clean = first_tokens(model, clean)
+        screen = Screen(model, raised, lowered, clean, own=held_own, progress=progress)
         budget = Budget(max_perplexity_rise, max_divergence, None)
         setting = Setting(None, rule, rows, layers)
-        made = fit_strength(made, screen, budget, setting, first=RULE_STRENGTH).edit
+        made = fit_strength(
+            made, screen, budget, setting, first=RULE_STRENGTH, progress=progress
+        ).edit
     else:
         made = made.scaled(strength)
     origin = provenance(

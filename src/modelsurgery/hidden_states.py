@@ -5,13 +5,16 @@ Feature of a text at layer l: the mean over its tokens of the output of block l.
 transformers' `hidden_states[L]` is.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from modelsurgery.blocks import block_list
 from modelsurgery.chat_template import Text
-from modelsurgery.errors import CheckpointError, RecipeError
+from modelsurgery.errors import CheckpointError, RecipeError, UnsupportedModelError
 from modelsurgery.models import LanguageModel
 from modelsurgery.progress import Progress, silent
 from modelsurgery.token_ids import Source
@@ -42,6 +45,7 @@ def extract_hidden_states(
 ) -> HiddenStates:
     """Mean-pooled hidden states of texts, in one forward pass without the language-model head.
 
+    No block behind the highest layer that is asked for is computed.
     x̄ˡ = Σ_t m_t x_tˡ / Σ_t m_t with the attention mask m: padding never counts, whatever its id.
     A plain text has no end token, also where the tokenizer puts one behind a text.
 
@@ -68,10 +72,11 @@ def extract_hidden_states(
     features = {layer: torch.empty(len(texts), hidden_size) for layer in wanted}
     with progress("hidden states", len(texts)) as advance, torch.inference_mode():
         for rows, batch in batches(model, texts, max_tokens=max_tokens, batch_tokens=batch_tokens):
-            states = model.decoder(**batch, output_hidden_states=True, use_cache=False)
+            states = _states(model, batch, wanted)
             mask = batch["attention_mask"].unsqueeze(-1).float()
             for layer in wanted:
-                pooled = (states.hidden_states[layer].float() * mask).sum(1) / mask.sum(1)
+                there = mask.to(states[layer].device)
+                pooled = (states[layer].float() * there).sum(1) / there.sum(1)
                 features[layer][rows] = pooled.cpu()
             advance(len(rows), tokens=int(batch["attention_mask"].sum()))
     for layer, found in features.items():
@@ -82,6 +87,44 @@ def extract_hidden_states(
                 "(take --dtype float32)"
             )
     return HiddenStates(features)
+
+
+class _SeenEnoughError(Exception):
+    """Ends a forward pass; caught where it was begun."""
+
+
+def _states(
+    model: LanguageModel, batch: dict[str, torch.Tensor], layers: Sequence[int]
+) -> Mapping[int, torch.Tensor]:
+    """Hidden states [n, t, d] by layer; no block behind the highest layer is computed.
+
+    What block l + 1 reads is the state of layer l, as transformers counts.
+    """
+    highest = max(layers, default=model.layer_count)
+    blocks = None
+    if highest < model.layer_count:
+        with suppress(UnsupportedModelError):  # then it is read to its end
+            blocks = block_list(model)[1]
+    if blocks is None:
+        whole = model.decoder(**batch, output_hidden_states=True, use_cache=False).hidden_states
+        return {layer: whole[layer] for layer in layers}
+    found: dict[int, torch.Tensor] = {}
+
+    def hook_of(layer: int) -> Callable[..., None]:
+        def hook(_: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+            found[layer] = given[0] if given else named["hidden_states"]
+            if layer == highest:
+                raise _SeenEnoughError
+
+        return hook
+
+    with ExitStack() as stack:
+        for layer in set(layers):
+            handle = blocks[layer].register_forward_pre_hook(hook_of(layer), with_kwargs=True)
+            stack.callback(handle.remove)
+        with suppress(_SeenEnoughError):
+            model.decoder(**batch, use_cache=False)
+    return found
 
 
 def batches(

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -63,10 +63,17 @@ class Recipe(BaseModel):
         max_uncalled_rise: damage budget: points by which prompts that do not call for the behavior
             may show it more often (over-refusal of `refusal`); None does not limit it.
         trials: edits that the search tries; None tries 40, or as many as `minutes` allow.
-        minutes: the search begins no trial after this time.
+        minutes: for the whole run: what is left open in this recipe becomes smaller until it fits,
+            and a search begins no trial that would be too late; None takes 15 for `prompt_count`
+            and its like, except for models so small that nothing takes long.
         study: file that keeps the trials; None keeps them in the run directory.
-        prompt_count: held-out prompts at most.
-        samples: sampled continuations of each prompt (a greedy one comes on top).
+        prompt_count: held-out prompts at most; None takes 300, or fewer where time is short.
+        tuning_prompts: prompts at most that choices are made on; None like `prompt_count`.
+        samples: sampled continuations of each prompt (a greedy one comes on top); None takes 3, or
+            fewer where time is short.
+        doses: strengths of the dose-response curve; None takes 8, or fewer where time is short.
+        neutral_texts: neutral texts at most that the damage is measured on, of the held-out and of
+            the others; None takes 400 and 128, or fewer where time is short.
         max_new_tokens: length of a continuation; None takes the behavior's.
         device: cpu, cuda, …; None takes a GPU where there is one.
         dtype: float32, bfloat16 or float16; None takes f32 on a CPU, else the stored one.
@@ -112,8 +119,11 @@ class Recipe(BaseModel):
     trials: int | None = Field(None, ge=1)
     minutes: float | None = Field(None, gt=0, allow_inf_nan=False)
     study: Path | None = None
-    prompt_count: int = Field(300, ge=1)
-    samples: int = Field(3, ge=1)
+    prompt_count: int | None = Field(None, ge=1)
+    tuning_prompts: int | None = Field(None, ge=1)
+    samples: int | None = Field(None, ge=1)
+    doses: Literal[3, 5, 8] | None = None
+    neutral_texts: int | None = Field(None, ge=10)
     max_new_tokens: int | None = Field(None, ge=1)
     device: str | None = None
     dtype: str | None = None

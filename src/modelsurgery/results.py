@@ -10,6 +10,7 @@ from modelsurgery.apply.coverage import Coverage
 from modelsurgery.behaviors import Behavior
 from modelsurgery.choosing import Choice
 from modelsurgery.evaluation.measurement import BehaviorMeasurement, Sample
+from modelsurgery.evaluation.outcome import Outcome, outcome_of
 from modelsurgery.evaluation.screening import Effect
 from modelsurgery.evaluation.statistics import Z_95, Rate
 from modelsurgery.inside import Inside
@@ -94,6 +95,8 @@ class RunResult:
         facts: exact match, base and edited; None where there are no facts.
         inside: what the edit does inside the model.
         seconds: wall time of the whole run.
+        plan: what was planned (`Schedule.to_json`), and what each stage took; None without a plan.
+        origin: where a fetched model came from; None for any other.
     """
 
     recipe: dict[str, Any]
@@ -110,6 +113,14 @@ class RunResult:
     facts: tuple[Rate, Rate] | None
     inside: Inside
     seconds: float
+    plan: dict[str, Any] | None = None
+    origin: dict[str, Any] | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        """What became of the behavior."""
+        direction = self.recipe["direction"]
+        return outcome_of(self.behavior.name, direction, self.sampled, self.greedy)
 
     @property
     def is_within_budget(self) -> bool:
@@ -128,7 +139,9 @@ class RunResult:
                 **_behavior_json(self.sampled),
                 "samples_per_prompt": self.recipe["samples"],
                 "greedy": _behavior_json(self.greedy),
+                "outcome": asdict(self.outcome),
             },
+            "origin": self.origin,
             "judge": {"name": self.judge[0], "note": self.judge[1]},
             "perplexity": {
                 "base": math.exp(damage.clean_loss),
@@ -158,6 +171,7 @@ class RunResult:
             "examples": [asdict(sample) for sample in self.examples()],
             "inside": self.inside.to_json(),
             "run_directory": str(self.directory),
+            "plan": self.plan,
             "seconds": self.seconds,
         }
 

@@ -4,7 +4,9 @@ Texts → hidden states → probe → region → edit → measurement of base an
 data.
 """
 
+import math
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime
@@ -21,7 +23,12 @@ from modelsurgery.edit import Edit, strongest_direction
 from modelsurgery.edit_file import load_edit, save_edit
 from modelsurgery.errors import NothingChangedError, RecipeError
 from modelsurgery.evaluation.judges import Judge, judge_for
-from modelsurgery.evaluation.measurement import decoding_of, measure_behavior, measure_facts
+from modelsurgery.evaluation.measurement import (
+    BehaviorMeasurement,
+    decoding_of,
+    measure_behavior,
+    measure_facts,
+)
 from modelsurgery.evaluation.screening import Screen
 from modelsurgery.evaluation.store import Store
 from modelsurgery.evaluation.uncalled import with_uncalled
@@ -29,6 +36,7 @@ from modelsurgery.files import sha256_file
 from modelsurgery.inside import Inside, look_inside
 from modelsurgery.layouts import find_gate_matrices, load_layout
 from modelsurgery.models import LanguageModel, load_model
+from modelsurgery.named_models import origin_of
 from modelsurgery.probe import DIRECTION_RULES, save_probe
 from modelsurgery.progress import Progress, silent
 from modelsurgery.provenance import Provenance, provenance
@@ -36,21 +44,43 @@ from modelsurgery.recipe import DEFAULT_TRIALS, Recipe
 from modelsurgery.report.html import write_report
 from modelsurgery.results import Damage, RunResult
 from modelsurgery.runs import STORE_FILE, RunDirectory, open_run
+from modelsurgery.scheduling import (
+    DEFAULT_MINUTES,
+    Schedule,
+    Sizes,
+    StageClock,
+    is_small,
+    make_schedule,
+    measure_pace,
+    with_seconds_taken,
+)
 from modelsurgery.stacking import stacked
 from modelsurgery.tuning import Setting
 
+SETTLED = tuple(Sizes.__dataclass_fields__)  # what a run decides where the recipe leaves it open
 RULE_DIRECTION = (
     "of the directions that are added, one a gate matrix, the one with the largest coefficients, "
     "read as a state before the final norm"
 )
 
 
-def run_recipe(recipe: Recipe, *, progress: Progress = silent) -> RunResult:
+def unheard(plan: dict[str, Any]) -> None:
+    """Let a plan pass: the default of `run_recipe`."""
+
+
+def run_recipe(
+    recipe: Recipe,
+    *,
+    progress: Progress = silent,
+    announce: Callable[[dict[str, Any]], None] = unheard,
+) -> RunResult:
     """Perform the whole surgery and measure it; everything is written to the run directory.
 
     Args:
         recipe: what to do.
         progress: is told what is going on.
+        announce: is told the plan (`Schedule.to_json`) before the work; models so small that
+            nothing takes long have none.
 
     Returns:
         What was found. The edit is in `directory / "edit.safetensors"`.
@@ -65,27 +95,36 @@ def run_recipe(recipe: Recipe, *, progress: Progress = silent) -> RunResult:
     name = recipe.model_name
     values = recipe.model_dump(mode="json", exclude={"out"})
     before = [load_edit(path) for path in recipe.edits]
+    clock = progress = StageClock(progress)
     with (
-        open_run(recipe.out, values, default_name=f"{name}-{described.name}") as run,
+        open_run(
+            recipe.out, values, default_name=f"{name}-{described.name}", settled=SETTLED
+        ) as run,
         Store(run.path / STORE_FILE) as store,
         ExitStack() as stack,
     ):
         with progress("load model", 0):
             model = stack.enter_context(stacked(loaded_model(recipe, run.now), before))
         find_gate_matrices(model.checkpoint, model.layout)  # refuses early what can't be edited
-        behavior, judge = judged_behavior(recipe)
+        with progress("texts and judge", 0):
+            behavior, judge = judged_behavior(recipe)
+        recipe, behavior, plan = _settled(recipe, run, model, behavior, announce, progress)
+        values |= {key: getattr(recipe, key) for key in SETTLED}
 
-        choosing = Choosing(recipe, run, model, behavior, judge, store, progress)
-        choice, damage, given_up = _kept(choosing, choosing.choose())
+        minutes = recipe.minutes
+        if plan is not None and plan["search_seconds"] is not None:
+            minutes = plan["search_seconds"] / 60
+        choosing = Choosing(recipe, run, model, behavior, judge, store, progress, minutes)
+        choice, damage, given_up = _kept(choosing, choosing.choose(), progress)
         save_probe(choice.probe, run.path / "probe.safetensors")
         edit = replace(choice.edit, provenance=_origin(recipe, run, choice, model))
         save_edit(edit.bound_to(model.checkpoint, model.gates), run.path / "edit.safetensors")
 
-        seeds = [recipe.seed + number for number in range(recipe.samples)]
-        prompts = behavior.prompt_sets[0]
-        rates = partial(
-            measure_behavior, model, [edit], prompts.texts, judge, store=store, progress=progress
-        )
+        sampled, greedy = _measured(recipe, model, edit, behavior, judge, store, progress)
+        facts = None
+        if behavior.facts:
+            facts = measure_facts(model, [edit], behavior.facts, progress=progress)
+        inside = _inside(recipe, model, behavior, replace(choice, edit=edit), progress)
         result = RunResult(
             recipe=values,
             directory=run.path,
@@ -95,18 +134,116 @@ def run_recipe(recipe: Recipe, *, progress: Progress = silent) -> RunResult:
             choice=replace(choice, edit=edit),
             given_up=given_up,
             coverage=_coverage(model, edit),
-            sampled=rates([decoding_of(prompts, seed) for seed in seeds]),
-            greedy=rates([decoding_of(prompts)]),
+            sampled=sampled,
+            greedy=greedy,
             damage=damage,
-            facts=measure_facts(model, [edit], behavior.facts) if behavior.facts else None,
-            inside=_inside(recipe, model, behavior, replace(choice, edit=edit), progress),
+            facts=facts,
+            inside=inside,
+            plan=None if plan is None else with_seconds_taken(plan, clock.seconds),
+            origin=origin_of(model.checkpoint.directory),
             seconds=time.monotonic() - started,
         )
         run.write_samples("sampled", result.sampled.samples)
         run.write_samples("greedy", result.greedy.samples)
         run.finish(result.to_json())
-    write_report(run.path)
+    with progress("report", 0):
+        write_report(run.path)
     return result
+
+
+def plan_recipe(recipe: Recipe, *, progress: Progress = silent) -> Schedule:
+    """What a run would do, and how long that takes on this machine; nothing is written.
+
+    Raises:
+        SurgeryError: as `run_recipe` does before it works.
+    """
+    recipe = _resolved(recipe, described_behavior(recipe))
+    before = [load_edit(path) for path in recipe.edits]
+    with ExitStack() as stack:
+        with progress("load model", 0):
+            now = recipe.now or datetime.now()
+            model = stack.enter_context(stacked(loaded_model(recipe, now), before))
+        find_gate_matrices(model.checkpoint, model.layout)
+        with progress("texts and judge", 0):
+            behavior, _ = judged_behavior(recipe)
+        return _scheduled(recipe, model, behavior, progress)
+
+
+def _scheduled(
+    recipe: Recipe, model: LanguageModel, behavior: Behavior, progress: Progress
+) -> Schedule:
+    minutes = recipe.minutes
+    if minutes is None and not is_small(model):
+        minutes = DEFAULT_MINUTES
+    pace = measure_pace(model, behavior, progress=progress)
+    return make_schedule(recipe, model, behavior, pace, minutes=minutes)
+
+
+def _settled(
+    recipe: Recipe,
+    run: RunDirectory,
+    model: LanguageModel,
+    behavior: Behavior,
+    announce: Callable[[dict[str, Any]], None],
+    progress: Progress,
+) -> tuple[Recipe, Behavior, dict[str, Any] | None]:
+    """Recipe and behavior with all sizes, and the plan; those of an earlier session if it has one.
+
+    Models so small that nothing takes long have no plan unless minutes are given.
+    """
+    before = Sizes.of(recipe)
+    if run.recorded.get("samples") is not None and run.recorded.get("doses") is not None:
+        found = {key: run.recorded[key] for key in SETTLED}
+        plan = run.plan()
+        recipe = recipe.model_copy(update=found)
+    else:
+        sizes, plan = Sizes.of(recipe), None
+        if recipe.minutes is not None or not is_small(model):
+            schedule = _scheduled(recipe, model, behavior, progress)
+            sizes, plan = schedule.sizes, schedule.to_json()
+        recipe = sizes.settle(recipe)
+        run.settle({key: getattr(recipe, key) for key in SETTLED}, plan)
+    if plan is not None:
+        announce(plan)
+    if Sizes.of(recipe).prompt_count != before.prompt_count:
+        with progress("texts and judge", 0):
+            behavior, _ = judged_behavior(recipe)
+    return recipe, _cut(behavior, Sizes.of(recipe)), plan
+
+
+def _cut(behavior: Behavior, sizes: Sizes) -> Behavior:
+    """A behavior with no more tuning prompts and held-out neutral texts than that."""
+    # Evenly: neutral texts of several kinds may stand one kind after the other.
+    step = math.ceil(len(behavior.neutral) / sizes.neutral_texts)
+    return replace(
+        behavior,
+        tuning_prompts=behavior.tuning_prompts[: sizes.tuning_prompts],
+        neutral=behavior.neutral[:: max(1, step)],
+    )
+
+
+def _measured(
+    recipe: Recipe,
+    model: LanguageModel,
+    edit: Edit,
+    behavior: Behavior,
+    judge: Judge,
+    store: Store,
+    progress: Progress,
+) -> tuple[BehaviorMeasurement, BehaviorMeasurement]:
+    """Base and edited model on held-out prompts, sampled and greedy."""
+    prompts = behavior.prompt_sets[0]
+    samples = recipe.samples or 1
+    seeds = [recipe.seed + number for number in range(samples)]
+    with progress("held-out prompts", 1 + samples) as advance:
+        rates = partial(
+            measure_behavior, model, [edit], prompts.texts, judge, store=store, progress=progress
+        )
+        sampled = rates([decoding_of(prompts, seed) for seed in seeds])
+        advance(samples)
+        greedy = rates([decoding_of(prompts)])
+        advance(1)
+    return sampled, greedy
 
 
 def loaded_model(recipe: Recipe, now: datetime) -> LanguageModel:
@@ -124,13 +261,15 @@ def loaded_model(recipe: Recipe, now: datetime) -> LanguageModel:
 
 def judged_behavior(recipe: Recipe) -> tuple[Behavior, Judge]:
     """The recipe's behavior with its texts, and who judges it."""
+    full = Sizes.of(recipe)
     behavior = load_behavior(
         described_behavior(recipe),
         is_lab=recipe.is_lab,
         data=data_root(recipe.data),
         seed=recipe.seed,
-        prompt_count=recipe.prompt_count,
+        prompt_count=full.prompt_count,
     )
+    behavior = _cut(behavior, full)
     return behavior, judge_for(behavior, recipe.judge, seed=recipe.seed)
 
 
@@ -173,18 +312,22 @@ def _resolved(recipe: Recipe, described: BehaviorFile) -> Recipe:
     )
 
 
-def _kept(choosing: Choosing, choice: Choice) -> tuple[Choice, Damage, Damage | None]:
+def _kept(
+    choosing: Choosing, choice: Choice, progress: Progress
+) -> tuple[Choice, Damage, Damage | None]:
     """The choice with its damage on held-out text, or a milder one if that is over the budget.
 
     The damage of the choice that was given up comes third.
     """
     model, behavior, uncalled = choosing.model, choosing.behavior, choosing.uncalled
     own = choosing.own_answers(behavior.held_out)
-    screen = Screen(model, (), (), behavior.neutral, behavior.facts, own=own)
+    with progress("damage", 0):
+        screen = Screen(model, (), (), behavior.neutral, behavior.facts, own=own, progress=progress)
 
     def damage(edit: Edit) -> Damage:
         _coverage(model, edit)  # refuses an edit that changes no byte
-        effect = screen.measure([edit])[0]
+        with progress("damage", 0):
+            effect = screen.measure([edit], progress=progress)[0]
         if effect.divergence == 0:
             raise NothingChangedError(
                 "the edit changed weights and no output moved; the chosen rows "

@@ -1,9 +1,9 @@
 """A run directory: everything one run wrote, whole or resumable.
 
 It holds `recipe.resolved.yaml  manifest.json  probe.safetensors  edit.safetensors
-samples/*.jsonl  results.json  features/*.safetensors  store.sqlite  study.journal`. The manifest is
-written last: a directory with a recipe and no manifest was interrupted, and the same command goes
-on with it.
+samples/*.jsonl  results.json  plan.json  features/*.safetensors  store.sqlite  study.journal`. The
+manifest is written last: a directory with a recipe and no manifest was interrupted, and the same
+command goes on with it.
 """
 
 import itertools
@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from modelsurgery.chat_template import Text
-from modelsurgery.errors import SurgeryError
+from modelsurgery.errors import NoSignalError, SurgeryError
 from modelsurgery.evaluation.measurement import Sample
 from modelsurgery.files import (
     refuse_existing,
@@ -41,6 +41,7 @@ RECIPE_FILE = "recipe.resolved.yaml"
 MANIFEST_FILE = "manifest.json"
 STORE_FILE = "store.sqlite"
 STUDY_FILE = "study.journal"
+PLAN_FILE = "plan.json"
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,32 @@ class RunDirectory:
     Attributes:
         path: the directory.
         now: the time that chat templates are told: that of the recipe, or when the run began.
+        recorded: the recipe as it is written there, with what an earlier session settled.
     """
 
     path: Path
     now: datetime
+    recorded: dict[str, Any]
+
+    def settle(self, values: dict[str, Any], plan: dict[str, Any] | None) -> None:
+        """Write down what the recipe left open, so that a session that goes on does the same.
+
+        Args:
+            values: by key of the recipe.
+            plan: where they come from; kept beside the recipe.
+        """
+        if plan is not None:
+            write_json(self.path / PLAN_FILE, plan)
+        self.recorded.update(values)
+        write_text(self.path / RECIPE_FILE, _yaml(self.recorded))
+
+    def plan(self) -> dict[str, Any] | None:
+        """The plan that was settled on, if there is one."""
+        path = self.path / PLAN_FILE
+        if not path.is_file():
+            return None
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return content
 
     def hidden_states(
         self,
@@ -114,7 +137,12 @@ class RunDirectory:
 
 @contextmanager
 def open_run(
-    path: Path | None, recipe: dict[str, Any], *, default_name: str, keep: bool = False
+    path: Path | None,
+    recipe: dict[str, Any],
+    *,
+    default_name: str,
+    keep: bool = False,
+    settled: Sequence[str] = (),
 ) -> Iterator[RunDirectory]:
     """Start a run directory, or go on with one that the same recipe left unfinished.
 
@@ -128,6 +156,8 @@ def open_run(
             its place, or that of the run that is gone on with.
         default_name: NAME.
         keep: keep the directory of a run that fails, too, because what it holds can be used again.
+        settled: keys of the recipe that a run may settle itself (`RunDirectory.settle`): where
+            they are None, they are those of the run that is gone on with.
 
     Raises:
         OutputExistsError: a finished run, another recipe's run, or something else is there.
@@ -136,9 +166,12 @@ def open_run(
     if path is None:
         names = (Path("surgery-runs") / f"{default_name}-{number}" for number in itertools.count(1))
         path = next(
-            name for name in names if not name.exists() or _unfinished(name, recipe) is not None
+            name
+            for name in names
+            if not name.exists() or _unfinished(name, recipe, settled) is not None
         )
-    recorded = _unfinished(path, recipe)
+    recorded = _unfinished(path, recipe, settled)
+    is_resumed = recorded is not None
     if recorded is None:
         refuse_existing(path)
         now = recipe.get("now") or datetime.now().isoformat(timespec="seconds")
@@ -146,7 +179,11 @@ def open_run(
     made = [place for place in (path, *path.parents) if not place.exists()]
     try:
         write_text(path / RECIPE_FILE, _yaml(recorded))
-        yield RunDirectory(path, datetime.fromisoformat(recorded["now"]))
+        yield RunDirectory(path, datetime.fromisoformat(recorded["now"]), recorded)
+    except NoSignalError:  # the same texts will say no more the next time
+        if not any(path.glob(f"*/{MANIFEST_FILE}")) and (made or is_resumed):
+            shutil.rmtree(made[-1] if made else path, ignore_errors=True)
+        raise
     except SurgeryError:
         is_useful = keep and (path / STORE_FILE).exists()
         if made and not is_useful and not (path / STUDY_FILE).exists():
@@ -154,7 +191,9 @@ def open_run(
         raise
 
 
-def _unfinished(path: Path, recipe: dict[str, Any]) -> dict[str, Any] | None:
+def _unfinished(
+    path: Path, recipe: dict[str, Any], settled: Sequence[str]
+) -> dict[str, Any] | None:
     """What a run recorded that the same recipe left unfinished, at another time or at this."""
     resolved = path / RECIPE_FILE
     if not resolved.is_file() or (path / MANIFEST_FILE).exists():
@@ -165,6 +204,9 @@ def _unfinished(path: Path, recipe: dict[str, Any]) -> dict[str, Any] | None:
     except (yaml.YAMLError, KeyError, TypeError, ValueError):
         return None
     asked = {**recipe, "now": recipe.get("now") or recorded["now"]}
+    for key in settled:
+        if key in recipe and recipe[key] is None:
+            asked[key] = recorded.get(key)
     return recorded if _yaml(recorded) == _yaml(asked) else None
 
 

@@ -6,10 +6,12 @@ behaviors are measured together after each step, on held-out prompts, against th
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from modelsurgery.behaviors import Behavior
 from modelsurgery.conflicts import Conflict, conflicts_of
@@ -22,6 +24,7 @@ from modelsurgery.evaluation.measurement import (
     measure_behavior,
     measure_facts,
 )
+from modelsurgery.evaluation.outcome import Outcome, outcome_of
 from modelsurgery.evaluation.screening import Screen
 from modelsurgery.evaluation.statistics import Rate
 from modelsurgery.evaluation.store import Store
@@ -29,8 +32,15 @@ from modelsurgery.models import LanguageModel
 from modelsurgery.progress import Progress, silent
 from modelsurgery.recipe import Recipe, SequenceRecipe
 from modelsurgery.results import Damage
-from modelsurgery.running import judged_behavior, loaded_model, run_recipe
-from modelsurgery.runs import MANIFEST_FILE, STORE_FILE, open_run
+from modelsurgery.running import (
+    SETTLED,
+    judged_behavior,
+    loaded_model,
+    run_recipe,
+    unheard,
+)
+from modelsurgery.runs import MANIFEST_FILE, RECIPE_FILE, STORE_FILE, open_run
+from modelsurgery.scheduling import Sizes
 
 
 @dataclass(frozen=True)
@@ -90,6 +100,14 @@ class SequenceResult:
     conflicts: tuple[Conflict, ...]
 
     @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """What became of each behavior with all edits."""
+        return tuple(
+            outcome_of(name, "toward" if way == "toward" else "away", measured)
+            for (name, way), measured in zip(self.names, self.stages[-1].behaviors, strict=True)
+        )
+
+    @property
     def edits(self) -> tuple[Path, ...]:
         """Files of the edits, in order."""
         return tuple(step / "edit.safetensors" for step in self.steps)
@@ -101,28 +119,36 @@ class SequenceResult:
             "model": self.model,
             "behaviors": [{"name": name, "direction": way} for name, way in self.names],
             "edits": [str(path) for path in self.edits],
+            "outcomes": [asdict(one) for one in self.outcomes],
             "stages": [stage.to_json(names) for stage in self.stages],
             "conflicts": [{**asdict(one), "verdict": one.verdict} for one in self.conflicts],
             "run_directory": str(self.directory),
         }
 
 
-def run_sequence(recipe: SequenceRecipe, *, progress: Progress = silent) -> SequenceResult:
+def run_sequence(
+    recipe: SequenceRecipe,
+    *,
+    progress: Progress = silent,
+    announce: Callable[[dict[str, Any]], None] = unheard,
+) -> SequenceResult:
     """Perform the surgeries of a recipe in order and measure all behaviors after each.
 
     Args:
         recipe: with at least one of `behaviors`.
         progress: is told what is going on.
+        announce: is told the plan of each step before its work.
 
     Raises:
         SurgeryError: one of its kinds; steps that are done are kept, and the same recipe goes on
             with the same `out`.
     """
-    steps = recipe.steps()
+    steps = [_in_time(step, len(recipe.behaviors)) for step in recipe.steps()]
     described = [_called(step) for step in steps]
     values = recipe.model_dump(mode="json", exclude={"out"})
     name = "-".join([recipe.model_name, *described])
-    measured = [judged_behavior(step) for step in steps]  # refused early, if one cannot be
+    for step in steps:
+        judged_behavior(step)  # refused early, if one cannot be
     with (
         open_run(recipe.out, values, default_name=name, keep=True) as run,
         Store(run.path / STORE_FILE) as store,
@@ -132,14 +158,19 @@ def run_sequence(recipe: SequenceRecipe, *, progress: Progress = silent) -> Sequ
         for step, place in zip(steps, places, strict=True):
             if not (place / MANIFEST_FILE).exists():
                 shared = {"edits": (*recipe.edits, *made), "out": place, "now": run.now}
-                run_recipe(step.model_copy(update=shared), progress=progress)
+                run_recipe(step.model_copy(update=shared), progress=progress, announce=announce)
             made.append(place / "edit.safetensors")
         edits = [load_edit(path) for path in (*recipe.edits, *made)]
         first = len(recipe.edits) + 1
+        steps = [_as_run(step, place) for step, place in zip(steps, places, strict=True)]
+        measured = [judged_behavior(step) for step in steps]
         with progress("load model", 0):
             model = loaded_model(recipe, run.now)
         first_behavior, _ = measured[0]
-        screen = Screen(model, (), (), first_behavior.neutral, first_behavior.facts)
+        with progress("damage", 0):
+            screen = Screen(
+                model, (), (), first_behavior.neutral, first_behavior.facts, progress=progress
+            )
         stages = tuple(
             _stage(model, screen, edits[:count], measured, steps, store, progress)
             for count in range(first, len(edits) + 1)
@@ -157,6 +188,19 @@ def run_sequence(recipe: SequenceRecipe, *, progress: Progress = silent) -> Sequ
         )
         run.finish(result.to_json())
     return result
+
+
+def _in_time(step: Recipe, count: int) -> Recipe:
+    """A step with its share of the time; the last share is for measuring all behaviors."""
+    if step.minutes is None:
+        return step
+    return step.model_copy(update={"minutes": step.minutes / (count + 1)})
+
+
+def _as_run(step: Recipe, place: Path) -> Recipe:
+    """A step with the sizes that its run settled on."""
+    recorded = yaml.safe_load((place / RECIPE_FILE).read_text(encoding="utf-8"))
+    return step.model_copy(update={key: recorded.get(key) for key in SETTLED})
 
 
 def _called(step: Recipe) -> str:
@@ -178,12 +222,13 @@ def _stage(
     progress: Progress,
 ) -> Stage:
     first, _ = measured[0]
-    effect = screen.measure([functools.reduce(operator.add, edits)])[0]
+    with progress("damage", 0):
+        effect = screen.measure([functools.reduce(operator.add, edits)], progress=progress)[0]
     damage = Damage(steps[0].budget, effect, screen.clean_loss, screen.clean_tokens)
     behaviors = []
     for (behavior, judge), step in zip(measured, steps, strict=True):
         prompts = behavior.prompt_sets[0]
-        seeds = range(step.seed, step.seed + step.samples)
+        seeds = range(step.seed, step.seed + Sizes.of(step).samples)
         behaviors.append(
             measure_behavior(
                 model,
@@ -195,5 +240,7 @@ def _stage(
                 progress=progress,
             )
         )
-    facts = measure_facts(model, edits, first.facts) if first.facts else None
+    facts = None
+    if first.facts:
+        facts = measure_facts(model, edits, first.facts, progress=progress)
     return Stage(len(edits), tuple(behaviors), damage, facts)

@@ -3,7 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from families import LOADED, loaded
 from modelsurgery import extract_hidden_states, load_model
+from modelsurgery.blocks import block_list
 from modelsurgery.errors import RecipeError
 from tiny import tiny_sentences, write_tiny_model
 
@@ -81,3 +83,23 @@ def test_long_texts_are_cut_at_a_hundred_tokens(tiny_llama: Path) -> None:
 def test_a_layer_outside_the_model_is_refused(tiny_llama: Path, layer: int) -> None:
     with pytest.raises(RecipeError, match="expected 1 to 3"):
         extract_hidden_states(load_model(tiny_llama), TEXTS, [layer])
+
+
+@pytest.mark.parametrize("family", LOADED)
+def test_no_block_behind_the_highest_layer_runs_and_the_numbers_are_the_same(
+    family: str, tmp_path: Path
+) -> None:
+    model = loaded(write_tiny_model(tmp_path / family, family))
+    _, blocks = block_list(model)
+    ran: list[int] = []
+    hooks = [
+        block.register_forward_hook(lambda *_, number=number: ran.append(number))
+        for number, block in enumerate(blocks)
+    ]
+    states = extract_hidden_states(model, TEXTS[:3], [1, 2])
+    for hook in hooks:
+        hook.remove()
+    assert ran == [0, 1]
+    whole = extract_hidden_states(model, TEXTS[:3], [1, 2, model.layer_count])
+    for layer in (1, 2):
+        torch.testing.assert_close(states.by_layer[layer], whole.by_layer[layer], atol=0, rtol=0)

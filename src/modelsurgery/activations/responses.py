@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from modelsurgery.activations.ledger import Sums
-from modelsurgery.activations.neurons import Neurons, block_list, find_neurons
+from modelsurgery.activations.neurons import Neurons, find_neurons
 from modelsurgery.activations.passes import Passes
 from modelsurgery.activations.sites import GateSite
 from modelsurgery.activations.texts import TextBatch, TokenizedText
+from modelsurgery.blocks import block_list
 from modelsurgery.errors import UnsupportedModelError
 from modelsurgery.files import sha256_bytes
 from modelsurgery.models import LanguageModel

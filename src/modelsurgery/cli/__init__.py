@@ -46,9 +46,26 @@ for command in (
     app.command()(command)
 
 
+class _Once(logging.Filter):
+    """Lets each message through once: texts are loaded, and told of, more than once in a run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        is_new = message not in self._told
+        self._told.add(message)
+        return is_new
+
+
 def main() -> None:
     """Run `surgery`; errors become one line on stderr and an exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    once = _Once()
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(once)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:

@@ -1,6 +1,6 @@
 """Verbs that load a model: whole surgeries, the probe, evaluation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from modelsurgery.cli.options import (
     OwnPrompts,
     OwnTexts,
     PerLayer,
+    PlanOnly,
     PromptCount,
     RecipeFit,
     RecipeLabelColumn,
@@ -56,8 +57,8 @@ from modelsurgery.cli.options import (
     percentage,
     row_share,
 )
-from modelsurgery.cli.output import print_content, print_json, showing_progress
-from modelsurgery.errors import DamageBudgetError
+from modelsurgery.cli.output import print_content, print_json, print_plan, showing_progress
+from modelsurgery.errors import DamageBudgetError, NoEffectError, RecipeError
 
 JUDGES = (
     "ngrams, phrases, lab, texts, hf:MODEL[#LABEL], chat:MODEL@URL, perspective, review:FILE; "
@@ -115,6 +116,7 @@ def run(
     show_offensive: Annotated[
         bool, typer.Option("--show-offensive", help="Mask no examples; --json never does.")
     ] = False,
+    plan: PlanOnly = False,
     as_json: Json = False,
 ) -> None:
     """Perform a whole surgery and measure it; with nothing given, on the embedded model."""
@@ -168,7 +170,9 @@ def run(
     if behavior:  # what was typed stands in place of what the recipe says
         base = {key: value for key, value in base.items() if key not in ("behavior", "behaviors")}
     options = {**base, **_without_none(given)}
-    if options.get("behaviors"):
+    if plan:
+        _show_plan(options, as_json)
+    elif options.get("behaviors"):
         _perform_in_order(options, as_json)
     else:
         _perform(options, partial(print_results, show_offensive=show_offensive), as_json)
@@ -250,17 +254,51 @@ def _perform(
         from modelsurgery.running import run_recipe
         from modelsurgery.schema import parse
 
-        result = run_recipe(parse(options, Recipe, "options"), progress=progress)
+        result = run_recipe(
+            parse(options, Recipe, "options"), progress=progress, announce=print_plan
+        )
     content = result.to_json()
     if as_json:
         print_json(content)
     else:
         print_for_people(content, Console(highlight=False, soft_wrap=True))
-    if result.choice.search is not None and not result.is_within_budget:
+    choice, outcome = result.choice, result.outcome
+    is_fitted = choice.search is not None or choice.strength is not None
+    over = result.damage.broken if is_fitted else ()
+    _end(over, [] if outcome.is_as_asked else [outcome.sentence])
+
+
+def _end(over: Sequence[str], without_effect: Sequence[str]) -> None:
+    """Fail after results were written and printed, if the edit is not what was asked for.
+
+    Damage over a budget comes first: it is a limit that was set, and its exit code wins.
+    """
+    told = " ".join(without_effect).rstrip(".")
+    if over:
+        also = f"; also: {told}" if told else ""
         raise DamageBudgetError(
-            f"the damage on held-out data is over the budget of {', '.join(result.damage.broken)}; "
-            "the edit is there all the same: allow more, or take a smaller --strength"
+            f"the damage on held-out data is over the budget of {', '.join(over)}; the edit is "
+            f"there all the same: allow more, or take a smaller --strength{also}"
         )
+    if told:
+        raise NoEffectError(f"{told}; edit and results are there all the same")
+
+
+def _show_plan(options: dict[str, Any], as_json: bool) -> None:
+    from modelsurgery.report.scheduling import plan_lines
+
+    with showing_progress() as progress:
+        from modelsurgery.recipe import Recipe
+        from modelsurgery.running import plan_recipe
+        from modelsurgery.schema import parse
+
+        if options.get("behaviors"):
+            raise RecipeError("--plan is for one behavior; give each of them in turn")
+        content = plan_recipe(parse(options, Recipe, "options"), progress=progress).to_json()
+    if as_json:
+        print_json(content)
+    else:
+        print("\n".join(plan_lines(content)))
 
 
 def _perform_in_order(options: dict[str, Any], as_json: bool) -> None:
@@ -273,12 +311,15 @@ def _perform_in_order(options: dict[str, Any], as_json: bool) -> None:
         from modelsurgery.schema import parse
         from modelsurgery.sequence import run_sequence
 
-        result = run_sequence(parse(options, SequenceRecipe, "options"), progress=progress)
+        result = run_sequence(
+            parse(options, SequenceRecipe, "options"), progress=progress, announce=print_plan
+        )
     content = result.to_json()
     if as_json:
         print_json(content)
     else:
         print_sequence(content, Console(highlight=False, soft_wrap=True))
+    _end((), [one.sentence for one in result.outcomes if not one.is_as_asked])
 
 
 def _options_of(recipe: Path) -> dict[str, Any]:

@@ -104,7 +104,15 @@ MaxUncalledRise = Annotated[
 ]
 Trials = Annotated[int | None, typer.Option("--trials", help="Edits tried; 40 without --minutes.")]
 Minutes = Annotated[
-    float | None, typer.Option("--minutes", help="No new trials after so many minutes.")
+    float | None,
+    typer.Option(
+        "--minutes",
+        help="For the whole run: texts, prompts and samples that are not given become fewer until "
+        "it fits. [default: 15, except for tiny models]",
+    ),
+]
+PlanOnly = Annotated[
+    bool, typer.Option("--plan", help="Show the stages and their time here, and stop.")
 ]
 StudyFile = Annotated[
     Path | None, typer.Option("--study", help="Take up, and keep, trials in this file.")
@@ -116,10 +124,12 @@ PerLayer = Annotated[
     ),
 ]
 Samples = Annotated[
-    int | None, typer.Option("--samples", help="Sampled continuations of a prompt.")
+    int | None,
+    typer.Option("--samples", help="Sampled continuations of a prompt. [default: 3, or what fits]"),
 ]
 PromptCount = Annotated[
-    int | None, typer.Option("--prompt-count", help="Held-out prompts at most.")
+    int | None,
+    typer.Option("--prompt-count", help="Held-out prompts at most. [default: 300, or what fits]"),
 ]
 RunOut = Annotated[Path | None, typer.Option("--out", help="Run directory.")]
 LayoutFile = Annotated[

@@ -47,6 +47,13 @@ def print_differences(found: list[dict[str, Any]], as_json: bool, rows_shown: in
     print(f"{len(found)} tensors differ" if found else "the weights are the same")
 
 
+def print_plan(content: dict[str, Any]) -> None:
+    """Print what a run is going to do, on stderr."""
+    from modelsurgery.report.scheduling import plan_lines
+
+    print("\n".join(plan_lines(content)), file=sys.stderr)
+
+
 @contextmanager
 def showing_progress() -> Iterator["Progress"]:
     """Progress on stderr, drawn when it is a terminal; open it before slow imports."""

@@ -99,7 +99,9 @@ def measure_behavior(
         before, after = (
             _texts(generator, prompts, decoding, some, progress) for some in ((), edits)
         )
-        verdicts = (judged(judge, prompts, texts, store) for texts in (before, after))
+        verdicts = (
+            judged(judge, prompts, texts, store, progress=progress) for texts in (before, after)
+        )
         rounds = zip(prompts, before, after, *verdicts, strict=True)
         samples.extend(
             Sample(prompt, decoding.seed, base, changed, base_verdict, edited_verdict)
@@ -177,7 +179,7 @@ def prompt_rates(
     shown: list[list[float]] = [[] for _ in prompts]
     for decoding in decodings:
         continuations = _texts(generator, prompts, decoding, edits, progress)
-        verdicts = judged(judge, prompts, continuations, store)
+        verdicts = judged(judge, prompts, continuations, store, progress=progress)
         for found, verdict in zip(shown, verdicts, strict=True):
             if verdict not in UNKNOWN:
                 found.append(float(verdict == "behavior"))
@@ -185,18 +187,29 @@ def prompt_rates(
 
 
 def measure_facts(
-    model: LanguageModel, edits: Sequence[Edit], facts: Sequence[tuple[str, str]]
+    model: LanguageModel,
+    edits: Sequence[Edit],
+    facts: Sequence[tuple[str, str]],
+    *,
+    progress: Progress = silent,
 ) -> tuple[Rate, Rate]:
     """Exact match of greedy answers, base and edited, over (prompt, answer) pairs."""
-    return facts_right(model, (), facts), facts_right(model, edits, facts)
+    with progress("facts", 2) as advance:
+        base = facts_right(model, (), facts, progress=progress)
+        advance(1)
+        return base, facts_right(model, edits, facts, progress=progress)
 
 
 def facts_right(
-    model: LanguageModel, edits: Sequence[Edit], facts: Sequence[tuple[str, str]]
+    model: LanguageModel,
+    edits: Sequence[Edit],
+    facts: Sequence[tuple[str, str]],
+    *,
+    progress: Progress = silent,
 ) -> Rate:
     """Exact match of greedy answers of one model, over (prompt, answer) pairs."""
     prompts = [prompt for prompt, _ in facts]
-    texts = _texts(TransformersGenerator(model), prompts, Decoding(FACT_TOKENS), edits)
+    texts = _texts(TransformersGenerator(model), prompts, Decoding(FACT_TOKENS), edits, progress)
     return rate_of(
         [
             float(_answer(text) == answer.lower())

@@ -8,6 +8,7 @@ smoothly.
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,7 @@ from modelsurgery.evaluation.predictions import Predictions, Side, predict
 from modelsurgery.halves import Batch
 from modelsurgery.hidden_states import batches
 from modelsurgery.models import LanguageModel
+from modelsurgery.progress import Progress, silent
 from modelsurgery.texts import LabelledText
 from modelsurgery.token_ids import ReplyIds, Source, answer_ids
 
@@ -100,6 +102,7 @@ class Screen:
         *,
         own: Sequence[LabelledText] = (),
         parts: int = PARTS,
+        progress: Progress = silent,
     ) -> None:
         """Measure the base model.
 
@@ -111,6 +114,7 @@ class Screen:
             facts: prompts with the answers that greedy decoding should give.
             own: requests with the model's own answers, which should stay as they are.
             parts: edits that share a forward pass; a mixture of experts takes one at a time.
+            progress: is told of texts read.
 
         Raises:
             EvaluationError: neutral texts, or the others where there are any, without a token to
@@ -126,14 +130,30 @@ class Screen:
         self._own = [model.reply_ids(text) for text in own]
         pairs = [(prompt, f" {answer}.") for prompt, answer in facts]
         self._answered = answer_ids(model.tokenizer, pairs, model.context_length)
-        self._base_losses = [self._losses(texts, [()])[0] for texts in self._texts]
-        self._base_right = self._answers_right([()])[0]
         self.clean_loss, self.clean_tokens = 0.0, 0
-        self._against_base([])
+        with self._reading(progress, 1):
+            self._base_losses = [self._losses(texts, [()])[0] for texts in self._texts]
+            self._base_right = self._answers_right([()])[0]
+            self._against_base([])
         check_predicted(self.clean_tokens, "neutral")
 
-    def measure(self, edits: Sequence[Edit]) -> list[Effect]:
-        """One effect an edit; not finite where the edit broke the model."""
+    def measure(self, edits: Sequence[Edit], *, progress: Progress = silent) -> list[Effect]:
+        """One effect an edit; not finite where the edit broke the model.
+
+        `progress` is told of texts read.
+        """
+        with self._reading(progress, math.ceil(len(edits) / self._parts)):
+            return self._effects(edits)
+
+    @contextmanager
+    def _reading(self, progress: Progress, rounds: int) -> Iterator[None]:
+        """Tell of texts that are read, all of them so many times."""
+        texts = (*self._texts, self._clean, self._own, self._answered)
+        count = sum(map(len, texts))
+        with progress("read texts", rounds * count) as self._advance:
+            yield
+
+    def _effects(self, edits: Sequence[Edit]) -> list[Effect]:
         found: list[Effect] = []
         for start in range(0, len(edits), self._parts):
             parts = [(edit,) for edit in edits[start : start + self._parts]]
@@ -164,7 +184,11 @@ class Screen:
         """Row numbers and batches of texts that so many sides read at once."""
         if texts:
             share = BATCH_TOKENS // sides
-            yield from batches(self._model, texts, max_tokens=max_tokens, batch_tokens=share)
+            for rows, batch in batches(
+                self._model, texts, max_tokens=max_tokens, batch_tokens=share
+            ):
+                yield rows, batch
+                self._advance(len(rows), tokens=sides * int(batch["attention_mask"].sum()))
 
     def _predict(
         self, batch: Batch, sides: Sequence[Side], wanted: torch.Tensor | None = None

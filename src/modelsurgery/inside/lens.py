@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from modelsurgery.activations.neurons import block_list
+from modelsurgery.blocks import block_list
 from modelsurgery.errors import UnsupportedModelError
 from modelsurgery.inside.tokens import Token, named_tokens
 from modelsurgery.models import LanguageModel

@@ -52,6 +52,12 @@ def fit_lines(fit: dict[str, Any] | None) -> list[str]:
     return [line, f"        {agree}"]
 
 
+def origin_line(origin: dict[str, Any]) -> str:
+    """Where a fetched model came from."""
+    title = origin.get("title") or origin["model"]
+    return ", ".join(str(one) for one in (title, origin.get("note"), origin.get("from")) if one)
+
+
 def shown_layers(edit: dict[str, Any]) -> str:
     """Which layers are edited, and whether each gives its share."""
     window = edit["layers"]

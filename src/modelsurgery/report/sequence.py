@@ -15,6 +15,9 @@ def print_sequence(results: dict[str, Any], console: Console) -> None:
     names = [one["name"] for one in results["behaviors"]]
     ways = {one["name"]: one["direction"] for one in results["behaviors"]}
     then = ", then ".join(f"{name} ({ways[name]})" for name in names)
+    for one in results.get("outcomes", ()):
+        if one["kind"] != "changed":
+            console.print(Text(one["sentence"], style="bold red"))
     console.print(Text(f"{then}, model {results['model']}", style="bold"))
     for number, stage in enumerate(results["stages"], 1):
         console.print()

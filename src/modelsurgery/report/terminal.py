@@ -11,8 +11,9 @@ from rich.text import Text
 
 from modelsurgery.report.counting import uncounted
 from modelsurgery.report.curve import print_curve
-from modelsurgery.report.edits import edit_source, fit_lines, shown_layers
+from modelsurgery.report.edits import edit_source, fit_lines, origin_line, shown_layers
 from modelsurgery.report.masking import masked_sides
+from modelsurgery.report.scheduling import reduced_lines
 
 MIBI = 1 << 20
 
@@ -25,6 +26,9 @@ def print_results(
     Of the examples, answers that show the behavior or were not judged are masked unless asked for,
     and so are the prompts beside them.
     """
+    outcome = results["behavior"].get("outcome")
+    if outcome is not None and outcome["kind"] != "changed":
+        console.print(Text(outcome["sentence"], style="bold red"))
     console.print(Text(headline(results), style="bold"))
     console.print(_table(results))
     for line in _footnotes(results):
@@ -132,7 +136,13 @@ def _footnotes(results: dict[str, Any]) -> list[str]:
     ]
     if other := results.get("uncalled_for"):
         lines.append(f"{other['name']}: {other['base']['prompts']} of {other['title']}, greedy")
-    lines += [*uncounted(behavior["verdicts"]), *budget_notes(results)]
+    if results.get("origin"):
+        lines.append(f"model {origin_line(results['origin'])}")
+    lines += [
+        *reduced_lines(results.get("plan")),
+        *uncounted(behavior["verdicts"]),
+        *budget_notes(results),
+    ]
     return lines
 
 

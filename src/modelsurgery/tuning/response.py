@@ -4,7 +4,7 @@ Every strength continues the same prompts with the same random numbers. The curv
 and is no part of it: the strength is chosen before.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from modelsurgery.edit import Edit
@@ -15,6 +15,12 @@ from modelsurgery.tuning.budget import Budget
 from modelsurgery.tuning.strength import UncalledMeasure
 
 DOSES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # times the chosen strength
+# By how many there are: fewer where time is short.
+DOSES_BY_COUNT: Mapping[int, tuple[float, ...]] = {
+    3: (0.0, 1.0, 2.0),
+    5: (0.0, 0.5, 1.0, 1.5, 2.0),
+    8: DOSES,
+}
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,8 @@ def dose_response(
     scaled = [edit.scaled(dose) for dose in doses]
     points = []
     with progress("dose-response", len(doses)) as advance:
-        for dose, one, effect in zip(doses, scaled, screen.measure(scaled), strict=True):
+        effects = screen.measure(scaled, progress=progress)
+        for dose, one, effect in zip(doses, scaled, effects, strict=True):
             if effect.is_finite:
                 rates = prompt_rates([one] if dose else [])
                 rate = rate_of(rates) if rates else None

@@ -37,7 +37,7 @@ from modelsurgery.tuning.doses import (
     expected_strength,
     value_at_budget,
 )
-from modelsurgery.tuning.response import DosePoint, dose_response
+from modelsurgery.tuning.response import DOSES, DosePoint, dose_response
 from modelsurgery.tuning.space import SearchSpace, Setting
 from modelsurgery.tuning.strength import UncalledMeasure
 from modelsurgery.tuning.study import Proposal, Study, Trial
@@ -116,6 +116,7 @@ class Search:
         own: Sequence[LabelledText] = (),
         uncalled: UncalledMeasure | None = None,
         first_strength: float = FIRST_STRENGTH,
+        neutral_texts: int | None = None,
         progress: Progress = silent,
     ) -> None:
         """Score the gate rows and measure the base model.
@@ -135,6 +136,7 @@ class Search:
             uncalled: measures prompts that do not call for the behavior; only what would be chosen
                 is measured, since it generates.
             first_strength: of the first trials, before any says how strong an edit may be.
+            neutral_texts: neutral texts that edits are screened on, at most; None takes 128.
             progress: is told of trials made.
         """
         self._proposals, self._first_strength = dict(proposals or {}), first_strength
@@ -159,8 +161,10 @@ class Search:
             decoding_of(behavior.prompt_sets[0], seed + number) for number in range(rounds)
         ]
         raised, lowered = (one[:TEXTS_PER_KIND] for one in pulled_apart(behavior.tuning, sign))
-        neutral = behavior.tuning_neutral[:NEUTRAL_TEXTS]
-        self.screen = Screen(model, raised, lowered, neutral, behavior.tuning_facts, own=own)
+        most = min(NEUTRAL_TEXTS, neutral_texts or NEUTRAL_TEXTS)
+        neutral, facts = behavior.tuning_neutral[:most], behavior.tuning_facts
+        with progress("base model", 0):
+            self.screen = Screen(model, raised, lowered, neutral, facts, own=own, progress=progress)
 
     def run(
         self, study: Study, *, trials: int | None = TRIALS, minutes: float | None = None
@@ -221,7 +225,8 @@ class Search:
         """Several trials in the same forward passes."""
         asked = [self._proposal(study) for _ in range(count)]
         edits = [self.edit_of(one.setting, strength) for one, strength in asked]
-        for (one, strength), effect in zip(asked, self.screen.measure(edits), strict=True):
+        effects = self.screen.measure(edits, progress=self._progress)
+        for (one, strength), effect in zip(asked, effects, strict=True):
             trial = Trial(one.trial.number, one.setting, strength, effect)
             study.tell(one, strength, effect, self._value(trial))
 
@@ -243,9 +248,10 @@ class Search:
         """
         if not trials:
             return [], None
-        base = self._rate()
         found = []
-        with self._progress("survivors", len(trials)) as advance:
+        with self._progress("survivors", 1 + len(trials)) as advance:
+            base = self._rate()
+            advance(1)
             for one in trials:
                 found.append(Survivor(one, self._rate([self.edit_of(one.setting, one.strength)])))
                 advance(1)
@@ -340,12 +346,18 @@ class Search:
     def _value(self, trial: Trial) -> float:
         return self._sign * value_at_budget(self.budget, trial)
 
-    def dose_response(self, edit: Edit) -> tuple[DosePoint, ...]:
+    def dose_response(self, edit: Edit, doses: Sequence[float] = DOSES) -> tuple[DosePoint, ...]:
         """What the rows of an edit do at other strengths, on tuning data."""
         measured = self._model, self._prompts, self._judge, self._decodings, self._store
         rates = partial(prompt_rates, *measured, progress=self._progress)
         return dose_response(
-            edit, self.screen, self.budget, rates, self._progress, uncalled=self._uncalled
+            edit,
+            self.screen,
+            self.budget,
+            rates,
+            self._progress,
+            doses=doses,
+            uncalled=self._uncalled,
         )
 
     def _rate(self, edits: Sequence[Edit] = ()) -> float | None:

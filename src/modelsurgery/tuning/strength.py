@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 from modelsurgery.edit import Edit
 from modelsurgery.errors import DamageBudgetError
 from modelsurgery.evaluation.screening import Effect, Screen
+from modelsurgery.progress import Advance, Progress, silent
 from modelsurgery.tuning.budget import SAFETY, Budget
 from modelsurgery.tuning.space import Setting
 from modelsurgery.tuning.study import Trial
 
 FIRST_FACTORS = (0.5, 1.0, 2.0)
 MOST_CORRECTIONS = 8
+USUAL_STRENGTHS = 5  # that are measured
 AIM = 0.95 * SAFETY  # of the budget
 ENOUGH = 0.85 * SAFETY  # of the budget: a strength that uses as much is taken
 CLOSE = 1.1  # an allowed strength this near to one that is not is taken
@@ -57,6 +59,7 @@ def fit_strength(
     *,
     first: float,
     uncalled: UncalledMeasure | None = None,
+    progress: Progress = silent,
 ) -> FittedStrength:
     """Scale an edit to what a budget allows.
 
@@ -68,6 +71,7 @@ def fit_strength(
         first: strength to begin with, positive.
         uncalled: measures what the budget says of prompts that do not call for the behavior. It
             generates, so only strengths are measured that all else allows, the strongest first.
+        progress: is told of strengths measured.
 
     Raises:
         DamageBudgetError: not even the mildest strength tried is inside the budget.
@@ -75,33 +79,36 @@ def fit_strength(
     size = abs(edit.strength)
     trials: list[Trial] = []
 
-    def measure(strengths: Sequence[float]) -> None:
-        effects = screen.measure([edit.scaled(one / size) for one in strengths])
+    def measure(strengths: Sequence[float], advance: Advance) -> None:
+        scaled = [edit.scaled(one / size) for one in strengths]
+        effects = screen.measure(scaled, progress=progress)
+        advance(len(strengths))
         trials.extend(
             Trial(len(trials) + place, setting, strength, effect)
             for place, (strength, effect) in enumerate(zip(strengths, effects, strict=True))
         )
 
-    measure([first * factor for factor in FIRST_FACTORS])
-    for _ in range(MOST_CORRECTIONS):
-        wanted = next_strength(budget, trials)
-        if wanted is None:
-            break
-        measure([wanted])
-    inside = _inside(budget, trials)
-    if not inside:
-        raise DamageBudgetError(_why_none(budget, trials))
-    if uncalled is not None and budget.uncalled_rise is not None:
-        strength = inside[-1].strength
-        for _ in range(MOST_STEPS_BACK):
-            measure([strength])
-            weaker = trials[-1]
-            effect = uncalled(weaker.effect, edit.scaled(strength / size))
-            trials[-1] = replace(weaker, effect=effect)
-            if budget.allows(effect):
-                return FittedStrength(edit.scaled(strength / size), effect, tuple(trials))
-            strength *= STEP_BACK
-        raise DamageBudgetError(_why_none(budget, trials[-1:]))
+    with progress("strength", USUAL_STRENGTHS) as advance:
+        measure([first * factor for factor in FIRST_FACTORS], advance)
+        for _ in range(MOST_CORRECTIONS):
+            wanted = next_strength(budget, trials)
+            if wanted is None:
+                break
+            measure([wanted], advance)
+        inside = _inside(budget, trials)
+        if not inside:
+            raise DamageBudgetError(_why_none(budget, trials))
+        if uncalled is not None and budget.uncalled_rise is not None:
+            strength = inside[-1].strength
+            for _ in range(MOST_STEPS_BACK):
+                measure([strength], advance)
+                weaker = trials[-1]
+                effect = uncalled(weaker.effect, edit.scaled(strength / size))
+                trials[-1] = replace(weaker, effect=effect)
+                if budget.allows(effect):
+                    return FittedStrength(edit.scaled(strength / size), effect, tuple(trials))
+                strength *= STEP_BACK
+            raise DamageBudgetError(_why_none(budget, trials[-1:]))
     return FittedStrength(edit.scaled(inside[-1].strength / size), inside[-1].effect, tuple(trials))
 
 

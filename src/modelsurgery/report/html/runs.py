@@ -7,7 +7,7 @@ from typing import Any
 
 from modelsurgery.report.comparing import read_pairs
 from modelsurgery.report.counting import uncounted
-from modelsurgery.report.edits import METHODS, edit_source, rule_of
+from modelsurgery.report.edits import METHODS, edit_source, origin_line, rule_of
 from modelsurgery.report.html import wording
 from modelsurgery.report.html.content import Number, Page, Record, Tone, answers_of
 from modelsurgery.report.html.figures import (
@@ -25,6 +25,7 @@ from modelsurgery.report.html.measured import (
     points,
 )
 from modelsurgery.report.html.wording import per_cent, signed
+from modelsurgery.report.scheduling import duration, reduced_lines
 
 
 def page_of_run(directory: Path, results: Mapping[str, Any], record: Record) -> Page:
@@ -41,7 +42,7 @@ def page_of_run(directory: Path, results: Mapping[str, Any], record: Record) -> 
     return Page(
         title=f"{name}: {results['model']}",
         subject=f"{name} ({behavior['title']}) {way} {results['model']}",
-        verdict=wording.verdict(name, behavior),
+        verdict=_verdict(name, behavior),
         tone=wording.tone(told, direction, is_affordable=results["budget"]["is_met"]),
         told=tuple(one for one in sentences if one),
         numbers=_numbers(results),
@@ -56,6 +57,15 @@ def page_of_run(directory: Path, results: Mapping[str, Any], record: Record) -> 
         inside=tuple(inside_figures(results.get("inside") or {})),
         neurons=results.get("inside") or {},
     )
+
+
+def _verdict(name: str, behavior: Mapping[str, Any]) -> str:
+    """What there is to say first: above all, that an edit does not work."""
+    outcome = behavior.get("outcome")
+    is_told = behavior["change"]["verdict"] != wording.NO_CHANGE
+    if outcome is None or (outcome["kind"] == "changed" and is_told):
+        return wording.verdict(name, behavior)
+    return wording.capitalized(outcome["sentence"])
 
 
 def _numbers(results: Mapping[str, Any]) -> tuple[Number, ...]:
@@ -114,6 +124,9 @@ def _notes(results: Mapping[str, Any]) -> tuple[str, ...]:
         f"Judge {results['judge']['name']}: {results['judge']['note']}.",
         f"Neutral text: {perplexity['tokens']:,} tokens of {perplexity['text']}.",
     ]
+    if results.get("origin"):
+        notes.append(f"Model: {origin_line(results['origin'])}.")
+    notes += [f"{wording.capitalized(told)}." for told in reduced_lines(results.get("plan"))]
     notes += [f"{told}." for told in uncounted(behavior["verdicts"])]
     return tuple(notes)
 
@@ -135,6 +148,7 @@ def _figures(results: Mapping[str, Any]) -> tuple[Figure, ...]:
 def _facts(results: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     edit, probe = results["edit"], results["probe"]
     return (
+        *_time(results),
         (
             "what was edited",
             f"{edit['rows']:,} of {edit['rows_found']:,} gate rows in {edit['tensors']} of "
@@ -152,6 +166,20 @@ def _facts(results: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
             f"{per_cent(probe['control_accuracy'])})",
         ),
     )
+
+
+def _time(results: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """What a run took beside what was planned, stage by stage."""
+    plan = results.get("plan")
+    if plan is None:
+        return ()
+    stages = [one for one in plan["stages"] if one["seconds"] >= 1 or (one["took"] or 0) >= 1]
+    parts = [
+        f"{one['name']} {duration(one['took'] or 0)} ({duration(one['seconds'])} planned)"
+        for one in stages
+    ]
+    whole = f"{duration(results['seconds'])}, {duration(plan['seconds'])} planned"
+    return (("time", f"{whole}: {'; '.join(parts)}"),)
 
 
 def _commands(directory: Path, model: str) -> tuple[tuple[str, str], ...]:

@@ -116,7 +116,9 @@ def test_slopes_are_means_over_tokens_weighted_by_kind() -> None:
 
 def test_folds_that_say_the_same_promise_what_the_rule_predicts() -> None:
     known = some_site(1)
-    same = replace(known, folds=np.stack([known.whole] * FOLDS), without=np.stack([known.whole] * FOLDS))
+    same = replace(
+        known, folds=np.stack([known.whole] * FOLDS), without=np.stack([known.whole] * FOLDS)
+    )
     added = ROW_DAMPING * float((known.squares * known.overlap[0, 0]).mean())
     coefficients = known.whole / (known.squares * known.overlap[0, 0] + added)
     price = (coefficients**2 * known.squares * known.overlap[0, 0]).sum() / 2

@@ -1,4 +1,4 @@
-"""Change how a language model behaves by editing a few of its weights, with forward passes only.
+"""Change how a language model behaves by editing a few of its weights.
 
 The public names, loaded when they are first used, so that importing the package costs nothing.
 """
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from modelsurgery.comparison import TensorDifference, compare_checkpoints
     from modelsurgery.edit import Edit, make_edit
     from modelsurgery.edit_file import load_edit, save_edit
+    from modelsurgery.edit_fitting import fit_edit
     from modelsurgery.errors import SurgeryError
     from modelsurgery.export import GgufAdapter, PeftAdapter, write_gguf_adapter, write_peft_adapter
     from modelsurgery.fitting import fit_probe, fit_probe_on_texts
@@ -58,6 +59,7 @@ _MODULES = {
     "embedded_model_path": "lab",
     "extract_hidden_states": "hidden_states",
     "find_gate_matrices": "layouts",
+    "fit_edit": "edit_fitting",
     "fit_probe": "fitting",
     "fit_probe_on_texts": "fitting",
     "load_edit": "edit_file",
@@ -108,6 +110,7 @@ __all__ = [
     "embedded_model_path",
     "extract_hidden_states",
     "find_gate_matrices",
+    "fit_edit",
     "fit_probe",
     "fit_probe_on_texts",
     "load_edit",

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binomtest, rankdata
 
-from modelsurgery.evaluation.statistics import corrected, paired_change, rate_of
+from modelsurgery.evaluation.statistics import auroc_interval, corrected, paired_change, rate_of
 
 rates = st.lists(st.sampled_from([0.0, 1 / 3, 0.5, 1.0]), min_size=1, max_size=50)
 
@@ -106,3 +106,27 @@ def test_holms_correction_by_its_definition(falls: list[int]) -> None:
             if p <= change.p_value
         ]
         assert adjusted[name].adjusted_p_value == pytest.approx(max(below))
+
+
+def auroc(shows: np.ndarray, opposite: np.ndarray) -> float:
+    ranks = rankdata(np.concatenate([shows, opposite]))[: len(shows)]
+    return float((ranks.mean() - (len(shows) + 1) / 2) / len(opposite))
+
+
+@pytest.mark.parametrize(("shift", "each"), [(0.0, 60), (0.5, 100), (1.0, 40), (1.5, 200)])
+def test_the_interval_of_an_auroc_is_that_of_a_bootstrap(shift: float, each: int) -> None:
+    generator = np.random.default_rng(each)
+    shows, opposite = generator.normal(shift, 1, each), generator.normal(0, 1, each)
+    again = [
+        auroc(generator.choice(shows, each), generator.choice(opposite, each)) for _ in range(2000)
+    ]
+    area = auroc(shows, opposite)
+    low, high = auroc_interval(area, 2 * each)
+    assert low < area < high
+    assert (high - low) / 2 == pytest.approx(1.96 * np.std(again), rel=0.15)
+
+
+def test_an_auroc_of_few_texts_may_be_chance() -> None:
+    assert auroc_interval(0.6, 20)[0] < 0.5 < auroc_interval(0.6, 400)[0]
+    assert auroc_interval(0.02, 4)[0] == 0.0
+    assert auroc_interval(0.9, 6)[1] == 1.0

@@ -40,7 +40,9 @@ def edit(
     out: Annotated[Path, typer.Option(help="The edit to write, .safetensors.")],
     rows: Rows = "0.0465",
     layers: Layers = None,
-    rule: Annotated[str | None, typer.Option(help=RULES)] = None,
+    direction_source: Annotated[
+        str | None, typer.Option("--direction-source", "--rule", help=RULES)
+    ] = None,
     alpha: Alpha = None,
     strength: Strength = None,
     toward: Annotated[bool, typer.Option(help="Toward the behavior, not away.")] = False,
@@ -61,7 +63,7 @@ def edit(
     checkpoint = open_checkpoint(model_directory(model))
     described = chosen_layout(layout)
     loaded = load_probe(probe)
-    rule = rule or loaded.default_rule
+    rule = direction_source or loaded.default_rule
     direction = loaded.direction(rule)
     share = row_share(rows)
     assert share is not None

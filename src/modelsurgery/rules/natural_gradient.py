@@ -13,6 +13,7 @@ For a gate site with input x and gates g = W x:
 Several directions of a site make vᵀA v a matrix, and bᵢ and cᵢ vectors.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -135,7 +136,7 @@ class Evidence:
     Attributes:
         gain: predicted rise of what is wanted, nats a token, at a predicted KL of 0.01, in folds of
             the texts that the coefficients were not made from; mean over folds.
-        error: its standard error over folds.
+        error: its standard error over folds, of texts that agree on nothing.
         folds: number of folds.
     """
 
@@ -164,5 +165,17 @@ def agreement_of_folds(sites: Sequence[SiteSlopes], damping: float = ROW_DAMPING
             gain += float((coefficients * site.folds[fold]).sum())
             price += float(priced(coefficients, site).sum())
         found.append(gain * np.sqrt(PROBING_DIVERGENCE / price) if price > 0 else 0.0)
-    error = float(np.std(found, ddof=1) / np.sqrt(count)) if count > 1 else float("inf")
+    spread = float(np.std(found, ddof=1)) if count > 1 else 0.0
+    error = spread * _error_share(count) if count > 2 else float("inf")
     return Evidence(float(np.mean(found)), error, count)
+
+
+def _error_share(folds: int) -> float:
+    """Standard error of the mean of n folds' gains over their standard deviation, without a signal.
+
+    Gains are not independent: with pₐᵦ the product of what two folds say, fold a gains
+    Σᵦ pₐᵦ / (n - 1), so each product is in two gains, and 1/√n would be too small. With independent
+    products the mean has 2 / (n (n - 1)) of their variance, and the gains' sample variance is
+    (n - 2) / (n - 1)² of it.
+    """
+    return math.sqrt(2 * (folds - 1) / (folds * (folds - 2)))

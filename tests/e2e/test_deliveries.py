@@ -24,7 +24,8 @@ PROMPTS = ("My neighbor is such a", "The weather today is", "Please tell me how 
 @pytest.fixture(scope="module")
 def edit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("run") / "toxicity"
-    surgery("run", "--rows", "0.02", "--rule", "mean-difference", "--strength", "4",
+    surgery("run", "--rows", "0.02", "--rule", "paper",
+         "--direction-source", "mean-difference", "--strength", "4",
             "--samples", "1", "--prompt-count", "16", "--out", run)  # fmt: skip
     return run / "edit.safetensors"
 

@@ -15,7 +15,8 @@ from modelsurgery.behaviors.gathering import LAB_NEUTRAL
 from modelsurgery.evaluation.language_modelling import compare_language_modelling
 
 pytestmark = pytest.mark.slow
-QUICK = ("--rows", "0.02", "--rule", "mean-difference", "--strength", "4", "--samples", "1",
+QUICK = ("--rows", "0.02", "--rule", "paper",
+         "--direction-source", "mean-difference", "--strength", "4", "--samples", "1",
          "--prompt-count", "16")  # fmt: skip
 
 
@@ -105,7 +106,8 @@ def test_the_same_run_gives_the_same_edit_and_probe_to_the_byte(tmp_path: Path) 
 
 
 def test_toward_makes_more_of_the_behavior(tmp_path: Path) -> None:
-    options = ("--rows", "0.02", "--rule", "mean-difference", "--samples", "1",
+    options = ("--rows", "0.02", "--rule", "paper",
+         "--direction-source", "mean-difference", "--samples", "1",
                "--strength", "8", "--prompt-count", "150", "--direction", "toward")  # fmt: skip
     run = surgery_json("run", *options, "--out", tmp_path / "run")
     assert run["edit"]["strength"] < 0
@@ -126,7 +128,8 @@ def test_step_by_step_is_the_same_surgery(embedded: Path, tmp_path: Path) -> Non
                           "--out", probe)  # fmt: skip
     assert fitted["accuracy"] > 0.8
     made = surgery_json("edit", "embedded", "--probe", probe, "--rows", "50", "--strength", "3",
-                        "--rule", "mean-difference", "--layers", "3-4", "--out", edit)  # fmt: skip
+                        "--direction-source", "mean-difference", "--layers", "3-4",
+                        "--out", edit)  # fmt: skip
     assert made["rows"] == 50
     assert made["highest_cosine"] < 0
     described = surgery_json("inspect", edit)

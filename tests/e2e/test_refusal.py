@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from modelsurgery.recipe import Recipe
 from modelsurgery.report.terminal import print_results
 from modelsurgery.running import run_recipe
+
+pytestmark = pytest.mark.slow
 
 
 def test_refusals_rise_and_over_refusal_does_not(tmp_path: Path) -> None:

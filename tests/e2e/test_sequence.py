@@ -11,7 +11,8 @@ from surgery import surgery, surgery_fails, surgery_json
 from modelsurgery import load_edit
 
 pytestmark = pytest.mark.slow
-QUICK = ("--rows", "0.02", "--rule", "mean-difference", "--strength", "3", "--samples", "1",
+QUICK = ("--rows", "0.02", "--rule", "paper",
+         "--direction-source", "mean-difference", "--strength", "3", "--samples", "1",
          "--prompt-count", "100")  # fmt: skip
 
 

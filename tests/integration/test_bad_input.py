@@ -135,7 +135,7 @@ def test_no_mlp(refused: Refused, made: Made, tmp_path: Path) -> None:
         (("--strength", "2"), "give either alpha or strength, and not both"),
         (("--alpha", "nan"), "alpha nan; expected a finite number"),
         (("--alpha", "1e300"), "alpha 1e+300; expected a finite number"),
-        (("--rule", "W2"), "direction rule 'W2'; expected W1, W1-W0, mean-difference"),
+        (("--direction-source", "W2"), "direction rule 'W2'; expected W1, W1-W0, mean-difference"),
     ],
 )
 def test_edit_options(

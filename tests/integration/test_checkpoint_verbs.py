@@ -239,7 +239,7 @@ def test_the_direction_is_the_mean_difference_where_the_probe_has_one(
     save_probe(replace(ours, mean_difference=None), without)
     for name, probe, options, rule in (
         ("default", made.probe, (), "mean-difference"),
-        ("paper", made.probe, ("--rule", "W1"), "W1"),
+        ("paper", made.probe, ("--direction-source", "W1"), "W1"),
         ("authors", without, (), "W1"),
     ):
         out = tmp_path / f"{name}.safetensors"
@@ -247,7 +247,7 @@ def test_the_direction_is_the_mean_difference_where_the_probe_has_one(
         outcome = surgery(*step)
         assert outcome.code == 0, outcome.stderr
         edit = load_edit(out)
-        assert edit.provenance.settings["direction_rule"] == rule
+        assert edit.provenance.settings["direction_source"] == rule
         expected = ours.mean_difference if rule == "mean-difference" else ours.weight[1]
         assert np.array_equal(edit.updates[0].direction, expected)
 

@@ -24,7 +24,8 @@ def answer(outcome: Outcome) -> dict[str, Any]:
 def other(surgery: Surgery, made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A second edit of the tiny model, of half as many rows and another direction."""
     path = tmp_path_factory.mktemp("other") / "other.safetensors"
-    arguments = ("--probe", made.probe, "--rule", "W1-W0", "--rows", "0.1", "--strength", 1)
+    source = ("--probe", made.probe, "--direction-source", "W1-W0")
+    arguments = (*source, "--rows", "0.1", "--strength", 1)
     outcome = surgery("edit", made.model, *arguments, "--out", path)
     assert outcome.code == 0, outcome.stderr
     return path
@@ -44,8 +45,8 @@ def rude_edit(surgery: Surgery, embedded: Path, tmp_path_factory: pytest.TempPat
     texts.write_text("\n".join(lines))
     for arguments in (
         ("probe", embedded, "--texts", texts, "--fit", "mean-difference", "--out", probe),
-        ("edit", embedded, "--probe", probe, "--rule", "mean-difference", "--rows", "0.02",
-         "--strength", "3", "--out", edit),
+        ("edit", embedded, "--probe", probe, "--direction-source", "mean-difference",
+         "--rows", "0.02", "--strength", "3", "--out", edit),
     ):  # fmt: skip
         outcome = surgery(*arguments)
         assert outcome.code == 0, outcome.stderr

@@ -10,6 +10,7 @@ import pytest
 from modelsurgery.edit import Edit
 from modelsurgery.errors import DamageBudgetError
 from modelsurgery.evaluation.screening import Effect, Screen
+from modelsurgery.progress import Progress, silent
 from modelsurgery.tuning import Budget, Setting, Trial, fit_strength
 from modelsurgery.tuning.budget import SAFETY
 from modelsurgery.tuning.strength import (
@@ -38,7 +39,7 @@ class Curve:
     damage: Damage
     asked: list[float] = field(default_factory=list)
 
-    def measure(self, edits: Sequence[Edit]) -> list[Effect]:
+    def measure(self, edits: Sequence[Edit], *, progress: Progress = silent) -> list[Effect]:
         self.asked.extend(edit.strength for edit in edits)
         return [self.damage(abs(edit.strength)) for edit in edits]
 

@@ -11,7 +11,15 @@ import sys
 
 import typer
 
-from modelsurgery.cli import checkpoints, conversing, experiments, fetching, inspecting, viewing
+from modelsurgery.cli import (
+    checkpoints,
+    conversing,
+    editing,
+    experiments,
+    fetching,
+    inspecting,
+    viewing,
+)
 from modelsurgery.errors import SurgeryError
 
 # Read by those libraries when they are imported, which is later, inside the commands.
@@ -32,7 +40,7 @@ for command in (
     conversing.compare,
     viewing.report,
     conversing.chat,
-    checkpoints.edit,
+    editing.edit,
     checkpoints.plan,
     checkpoints.apply,
     checkpoints.export,

@@ -7,17 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from modelsurgery.cli.options import (
-    Alpha,
     Json,
-    Layers,
     LayoutFile,
     ModelArgument,
-    Rows,
-    Strength,
     chosen_layout,
-    layer_window,
     model_directory,
-    row_share,
 )
 from modelsurgery.cli.output import print_content, print_differences, showing_progress
 from modelsurgery.errors import RecipeError, VerificationError
@@ -28,70 +22,6 @@ if TYPE_CHECKING:
 EXPORTS = ("peft", "gguf", "hub")
 ModelDirectory = Annotated[Path, typer.Argument(help="Model directory.")]
 MOST_NAMED = 3
-RULES = (
-    "mean-difference, W1 (the paper's) or W1-W0. [default: mean-difference, or W1 where the probe "
-    "holds none]"
-)
-
-
-def edit(
-    model: ModelArgument,
-    probe: Annotated[Path, typer.Option(help="A probe, ours or the paper's authors'.")],
-    out: Annotated[Path, typer.Option(help="The edit to write, .safetensors.")],
-    rows: Rows = "0.0465",
-    layers: Layers = None,
-    direction_source: Annotated[
-        str | None, typer.Option("--direction-source", "--rule", help=RULES)
-    ] = None,
-    alpha: Alpha = None,
-    strength: Strength = None,
-    toward: Annotated[bool, typer.Option(help="Toward the behavior, not away.")] = False,
-    layout: LayoutFile = None,
-    as_json: Json = False,
-) -> None:
-    """Choose gate rows and make an edit from the checkpoint on disk; loads no model."""
-    from modelsurgery.checkpoint import open_checkpoint
-    from modelsurgery.edit import make_edit
-    from modelsurgery.edit_file import save_edit
-    from modelsurgery.files import refuse_existing, sha256_file
-    from modelsurgery.layouts import find_gate_matrices
-    from modelsurgery.probe import load_probe
-    from modelsurgery.provenance import provenance
-    from modelsurgery.region import score_rows, select_region
-
-    refuse_existing(out)
-    checkpoint = open_checkpoint(model_directory(model))
-    described = chosen_layout(layout)
-    loaded = load_probe(probe)
-    rule = direction_source or loaded.default_rule
-    direction = loaded.direction(rule)
-    share = row_share(rows)
-    assert share is not None
-    with showing_progress() as progress:
-        gates = find_gate_matrices(checkpoint, described)
-        scores = score_rows(checkpoint, gates, direction[None], progress=progress)
-    region = select_region(scores, share, layers=layer_window(layers))
-    settings = {"direction_rule": rule, "rows": region.row_count, "layers": layer_window(layers)}
-    made = make_edit(
-        region,
-        direction,
-        alpha=alpha,
-        strength=strength,
-        origin=provenance(inputs={"probe": sha256_file(probe)}, settings=settings),
-        layout=described,
-    )
-    made = (made.scaled(-1) if toward else made).bound_to(checkpoint, gates)
-    save_edit(made, out)
-    content = {
-        "edit": str(out),
-        "rows": made.row_count,
-        "rows_found": made.candidate_rows,
-        "tensors": len({update.tensor for update in made.updates}),
-        "alpha": made.alpha,
-        "strength": made.strength,
-        "highest_cosine": max(float(c.max()) for c in region.scores),
-    }
-    print_content(content, as_json)
 
 
 def plan(

@@ -1,0 +1,58 @@
+"""`surgery edit` from labelled texts: the model reads them, and an edit is written."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from command_line import Made, Refused, Surgery, write_labelled
+from modelsurgery import load_edit
+
+
+@pytest.mark.parametrize("rule", ["natural-gradient", "least-squares"])
+def test_an_edit_of_texts_goes_on_a_copy_and_off_again(
+    surgery: Surgery, made: Made, tmp_path: Path, rule: str
+) -> None:
+    texts = write_labelled(tmp_path / "texts.jsonl", 120)
+    out = tmp_path / "e.safetensors"
+    outcome = surgery("edit", made.model, "--texts", texts, "--rule", rule, "--out", out,
+                      "--rows", "0.2", "--strength", 0.5, "--json")  # fmt: skip
+    assert outcome.code == 0, outcome.stderr
+    told = json.loads(outcome.stdout)
+    assert (told["rule"], told["rows"], told["strength"]) == (rule, 29, pytest.approx(0.5))
+    edit = load_edit(out)
+    assert edit.provenance.settings["rule"] == rule
+    assert all(update.base_rows_sha256 for update in edit.updates)
+    assert surgery("apply", made.model, out, "--out", tmp_path / "copy").code == 0
+    weights = "model.safetensors"
+    before = (made.model / weights).read_bytes()
+    assert (tmp_path / "copy" / weights).read_bytes() != before
+    assert surgery("undo", tmp_path / "copy").code == 0
+    assert (tmp_path / "copy" / weights).read_bytes() == before
+
+
+def test_toward_is_the_other_way_and_the_budget_gives_a_strength(
+    surgery: Surgery, made: Made, tmp_path: Path
+) -> None:
+    texts = write_labelled(tmp_path / "texts.jsonl", 120)
+    out = tmp_path / "e.safetensors"
+    outcome = surgery("edit", made.model, "--texts", texts, "--toward", "--out", out,
+                      "--rows", "0.2", "--max-divergence", 0.005, "--json")  # fmt: skip
+    assert outcome.code == 0, outcome.stderr
+    assert json.loads(outcome.stdout)["strength"] < 0
+
+
+def test_texts_or_a_probe_and_what_belongs_to_which(
+    refused: Refused, made: Made, tmp_path: Path
+) -> None:
+    out = ("--out", tmp_path / "e.safetensors")
+    either = "give either --texts FILE or --probe FILE"
+    refused("edit", made.model, *out, code=2, says=either)
+    both = ("--texts", made.texts, "--probe", made.probe)
+    refused("edit", made.model, *both, *out, code=2, says=either)
+    refused("edit", made.model, "--texts", made.texts, "--alpha", 1, *out, code=2,
+            says="--alpha belongs to --probe")  # fmt: skip
+    refused("edit", made.model, "--probe", made.probe, "--rule", "paper", "--strength", 1, *out,
+            code=2, says="--rule belongs to --texts")  # fmt: skip
+    refused("edit", made.model, "--texts", made.texts, "--rule", "best", *out, code=2,
+            says="rule 'best'; expected one of natural-gradient, least-squares, paper")  # fmt: skip

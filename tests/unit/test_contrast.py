@@ -87,3 +87,15 @@ def test_texts_without_groups_are_spread_evenly_by_the_seed() -> None:
     assert [[len(fold) for fold in kind] for kind in one] == [[2] * 5] * 2
     assert one == again
     assert one != other
+
+
+def test_a_group_of_two_kinds_is_in_one_fold_where_others_are_of_one_kind() -> None:
+    shows = [LabelledText(f"a {number}", 1, f"g{number}") for number in range(20)]
+    opposite = [LabelledText(f"b {number}", 0, f"g{number}") for number in range(10, 30)]
+    places: dict[str | None, set[int]] = {}
+    for kind in contrast_of([*shows, *opposite]).folds(5, seed=0):
+        for place, fold in enumerate(kind):
+            for text in fold:
+                places.setdefault(text.group, set()).add(place)
+    assert len(places) == 30
+    assert all(len(some) == 1 for some in places.values())

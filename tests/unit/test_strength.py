@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import pytest
@@ -10,7 +10,6 @@ import pytest
 from modelsurgery.edit import Edit
 from modelsurgery.errors import DamageBudgetError
 from modelsurgery.evaluation.screening import Effect, Screen
-from modelsurgery.progress import Progress, silent
 from modelsurgery.tuning import Budget, Setting, Trial, fit_strength
 from modelsurgery.tuning.budget import SAFETY
 from modelsurgery.tuning.strength import (
@@ -39,7 +38,7 @@ class Curve:
     damage: Damage
     asked: list[float] = field(default_factory=list)
 
-    def measure(self, edits: Sequence[Edit], *, progress: Progress = silent) -> list[Effect]:
+    def measure(self, edits: Sequence[Edit], *, progress: object = None) -> list[Effect]:
         self.asked.extend(edit.strength for edit in edits)
         return [self.damage(abs(edit.strength)) for edit in edits]
 
@@ -96,6 +95,26 @@ def test_the_sign_is_kept_and_the_size_does_not_matter(strength: float) -> None:
     found = fitted(lambda size: effect(size**2), strength=strength)
     assert math.copysign(1, found.edit.strength) == math.copysign(1, strength)
     assert abs(found.edit.strength) == pytest.approx(fitted(lambda s: effect(s**2)).edit.strength)
+
+
+def test_answers_that_are_counted_come_last_and_step_the_strength_back() -> None:
+    """Uncalled answers rise where the strength is over 0.08, what the rest allows is over 0.12."""
+    budget = replace(BUDGET, uncalled_rise=1.0)
+    counted: list[float] = []
+
+    def uncalled(measured: Effect, edit: Edit) -> Effect:
+        counted.append(edit.strength)
+        return replace(measured, uncalled=0.05 if edit.strength > 0.08 else 0.0)
+
+    found = fit_strength(
+        Edit((), 1.0, 1.0, 100), cast(Screen, Curve(lambda strength: effect(strength**2))),
+        budget, SETTING, first=0.3, uncalled=uncalled,
+    )  # fmt: skip
+    largest = fitted(lambda strength: effect(strength**2)).edit.strength
+    assert counted == pytest.approx([largest * 0.8**step for step in range(len(counted))])
+    assert 0.08 * 0.8 < found.edit.strength <= 0.08
+    assert found.edit.strength == counted[-1]
+    assert budget.allows(found.effect)
 
 
 def test_half_of_the_budget_by_the_square_law() -> None:

@@ -1,5 +1,6 @@
 """One edit, one command each: a merged checkpoint, a PEFT adapter, a GGUF adapter, one voice."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import transformers
 from surgery import surgery, surgery_fails, surgery_json
 
 from llama_cpp import LlamaCpp, write_gguf_model
-from modelsurgery import edited, load_edit, load_model
+from modelsurgery import edited, lab, load_edit, load_model
 
 pytestmark = [
     pytest.mark.slow,
@@ -30,9 +31,23 @@ def edit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run / "edit.safetensors"
 
 
+@pytest.mark.parametrize("rule", ["paper", "least-squares", "natural-gradient"])
 def test_all_three_say_what_the_edit_in_memory_says(
-    edit: Path, embedded: Path, tmp_path: Path
+    request: pytest.FixtureRequest, embedded: Path, tmp_path: Path, rule: str
 ) -> None:
+    edit = tmp_path / "edit.safetensors"
+    if rule == "paper":
+        edit = request.getfixturevalue("edit")
+    else:
+        texts = tmp_path / "texts.jsonl"
+        rows = lab.labelled_texts("toxicity", 200, 0)
+        texts.write_text(
+            "\n".join(json.dumps({"text": text, "label": label}) for text, label in rows)
+        )
+        surgery("edit", "embedded", "--texts", texts, "--rule", rule, "--strength", "2",
+                "--out", edit)  # fmt: skip
+        coefficients = load_edit(edit).updates[0].coefficients
+        assert len(set(coefficients.tolist())) == len(coefficients)  # each row its own
     peft = pytest.importorskip("peft")
     pytest.importorskip("gguf")
     pytest.importorskip("xllamacpp", reason="llama.cpp is not installed (pip install xllamacpp)")

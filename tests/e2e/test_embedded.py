@@ -58,7 +58,7 @@ def test_json_has_what_scripts_rely_on(run: dict[str, Any]) -> None:
         assert all(run[part][key] is not None for key in keys)
     assert run["edit"]["rows_found"] == 4 * 640
     assert 0 < run["edit"]["bytes_changed"] < 0.1 * run["edit"]["bytes_total"]
-    assert abs(run["probe"]["control_accuracy"] - 0.5) < 0.2 < run["probe"]["accuracy"] - 0.5
+    assert run["probe"]["control_accuracy"] < 0.8 < run["probe"]["accuracy"] - 0.1
 
 
 def test_the_run_directory_is_whole(run: dict[str, Any]) -> None:

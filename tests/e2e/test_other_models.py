@@ -33,6 +33,9 @@ SAD = (
     "{name} was scared and full of tears. The rain was cold over the {place}.",
 )
 
+# The paper's rule and a search, inside a budget of perplexity alone.
+SEARCH = ("--rule", "paper", "--max-perplexity", "+5%", "--max-divergence", "1")
+
 
 def write_jsonl(path: Path, rows: list[tuple[str, int]]) -> Path:
     lines = (json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
@@ -89,8 +92,10 @@ def test_sad_stories_on_a_model_trained_by_others(shared: Path, tmp_path: Path) 
     ]
     texts = write_jsonl(tmp_path / "sadness.jsonl", rows)
     model = shared / "models" / "stories260k"
-    run = surgery_json("run", "--model", model, "--texts", texts, "--fit", "logistic",
-                       "--out", tmp_path / "run")  # fmt: skip  # 300 texts are few for Adam
+    run = surgery_json("run", "--model", model, "--texts", texts, "--fit", "logistic", *SEARCH,
+                       "--out", tmp_path / "run", expected_exit=5)  # fmt: skip
+    # 300 texts are few for Adam, and 37 prompts too few to tell an effect, which is said.
+    assert run["behavior"]["outcome"]["kind"] == "no change"
     assert run["behavior"]["name"] == "sadness"
     assert run["probe"]["accuracy"] > 0.9
     assert run["facts"]["base"] is None
@@ -124,7 +129,7 @@ def test_rude_sentences_and_their_rewrites_on_a_model_of_real_text(
         for number, (rude, neutral, *_) in enumerate(pairs):
             file.write(f"{rude}\t1\t{number}\n{neutral}\t0\t{number}\n")
     model = shared / "models" / "reddit-4m"
-    run = surgery_json("run", "--model", model, "--texts", path, "--prompt-count", "100",
+    run = surgery_json("run", "--model", model, "--texts", path, "--prompt-count", "100", *SEARCH,
                        "--out", tmp_path / "run")  # fmt: skip
     assert run["probe"]["accuracy"] > 0.65
     assert run["probe"]["auroc"] > run["probe"]["control_auroc"] + 0.1

@@ -283,7 +283,7 @@ def test_a_whole_run_with_a_layout_of_the_user(
     )
     texts = ("--texts", made.texts, "--strength", 8, "--samples", 1)
     outcome = surgery("run", "--model", made.model, *texts, "--layout", layout, "--out", out)
-    assert outcome.code == 0, outcome.stderr
+    assert outcome.code == 5, outcome.stderr  # no effect on a random model; all is written
     edit = load_edit(out / "edit.safetensors")
     assert edit.layout is not None
     assert edit.layout.prefixes == ["model.layers.{block}."]

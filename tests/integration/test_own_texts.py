@@ -45,7 +45,7 @@ def own(tmp_path: Path) -> dict[str, Path]:
 
 def results_of(surgery: Surgery, *arguments: object) -> tuple[dict[str, Any], Path]:
     done = surgery(*arguments, "--json")
-    assert done.code == 0, done.stderr
+    assert done.code == 5, done.stderr  # no effect on a random model; all is written
     found = json.loads(done.stdout)
     return found, Path(found["run_directory"])
 

@@ -40,10 +40,13 @@ def convert_gguf(model: NamedModel, gguf: Path, directory: Path, progress: Progr
         progress("convert to bf16", 0),
         contextlib.redirect_stderr(io.StringIO()),  # bars that no setting of transformers hides
     ):
-        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(directory, gguf_file=gguf.name)
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
+            directory, gguf_file=gguf.name, trust_remote_code=False
+        )
         loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
             directory,
             gguf_file=gguf.name,
+            trust_remote_code=False,
             dtype=torch.bfloat16,
             # Packed weights, which are the default where there are kernels, cannot be saved.
             quantization_config=transformers.GgufConfig(dequantize=True),

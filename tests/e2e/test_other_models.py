@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from surgery import surgery_json
+from surgery import SHOWN_OR_NOT, surgery_json
 
 from modelsurgery import load_edit, load_model
 from modelsurgery.behaviors import BehaviorFile, load_behavior
@@ -130,7 +130,7 @@ def test_rude_sentences_and_their_rewrites_on_a_model_of_real_text(
             file.write(f"{rude}\t1\t{number}\n{neutral}\t0\t{number}\n")
     model = shared / "models" / "reddit-4m"
     run = surgery_json("run", "--model", model, "--texts", path, "--prompt-count", "100", *SEARCH,
-                       "--out", tmp_path / "run")  # fmt: skip
+                       "--out", tmp_path / "run", expected_exit=SHOWN_OR_NOT)  # fmt: skip
     assert run["probe"]["accuracy"] > 0.65
     assert run["probe"]["auroc"] > run["probe"]["control_auroc"] + 0.1
     assert run["edit"]["tensors_found"] == 8

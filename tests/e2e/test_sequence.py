@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from surgery import surgery, surgery_fails, surgery_json
+from surgery import SHOWN_OR_NOT, surgery, surgery_fails, surgery_json
 
 from modelsurgery import load_edit
 
@@ -63,14 +63,16 @@ def test_a_recipe_lists_behaviors_with_a_direction_each(tmp_path: Path) -> None:
         "rows: 0.02\ndirection_rule: mean-difference\nstrength: 3\nsamples: 1\nprompt_count: 60\n"
         "behaviors:\n  - toxicity\n  - {behavior: negativity, direction: toward, strength: 2}\n"
     )
-    told = surgery_json("run", recipe, "--out", tmp_path / "run")
+    # At these strengths negativity falls with toxicity: the opposite of what was asked, and told.
+    told = surgery_json("run", recipe, "--out", tmp_path / "run", expected_exit=5)
     assert told["behaviors"] == [
         {"name": "toxicity", "direction": "away"},
         {"name": "negativity", "direction": "toward"},
     ]
     strengths = [load_edit(path).strength for path in told["edits"]]
     assert strengths == pytest.approx([3, -2])
-    printed = surgery("run", recipe, "--out", tmp_path / "again")
+    printed = surgery("run", recipe, "--out", tmp_path / "again", expected_exit=5)
+    assert "does the opposite of what it was made for: negativity" in printed
     assert "after toxicity and negativity" in printed
     assert "cosine of directions" in printed
 
@@ -79,7 +81,7 @@ def test_an_edit_can_stand_on_another(tmp_path: Path) -> None:
     surgery("run", *QUICK, "--out", tmp_path / "first")
     edit = tmp_path / "first" / "edit.safetensors"
     second = surgery_json("run", "--behavior", "negativity", "--edit", edit, *QUICK,
-                          "--out", tmp_path / "second")  # fmt: skip
+                          "--out", tmp_path / "second", expected_exit=SHOWN_OR_NOT)  # fmt: skip
     plain = surgery_json("run", "--behavior", "negativity", *QUICK, "--out", tmp_path / "plain")
     made = [load_edit(tmp_path / name / "edit.safetensors") for name in ("second", "plain")]
     assert made[0].content_sha256 != made[1].content_sha256

@@ -18,6 +18,7 @@ from modelsurgery.cli import (
     experiments,
     fetching,
     inspecting,
+    measuring,
     viewing,
 )
 from modelsurgery.errors import SurgeryError
@@ -35,8 +36,8 @@ app = typer.Typer(
 for command in (
     experiments.run,
     experiments.tune,
-    experiments.probe,
-    experiments.evaluate,
+    measuring.probe,
+    measuring.evaluate,
     conversing.compare,
     viewing.report,
     conversing.chat,

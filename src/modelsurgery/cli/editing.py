@@ -29,6 +29,7 @@ from modelsurgery.cli.options import (
 from modelsurgery.cli.output import print_content, showing_progress
 from modelsurgery.errors import RecipeError
 
+MOST_DIVERGENCE, MOST_PERPLEXITY = 0.02, "+2%"  # unless others are given
 SOURCES = (
     "With --probe: mean-difference, W1 (the authors') or W1-W0. [default: mean-difference, or W1 "
     "where the probe holds none]"
@@ -89,36 +90,23 @@ def edit(
             if given is not None:
                 raise RecipeError(f"{name} belongs to --probe; leave it out with --texts")
         assert texts is not None
-        from modelsurgery.edit_fitting import fit_edit
-        from modelsurgery.models import load_model
-        from modelsurgery.rules.proposal import DEFAULT_RULE
-        from modelsurgery.texts import load_lines, load_texts
-
-        labelled = load_texts(texts, text_column=text_column, label_column=label_column)
-        clean = None if neutral is None else load_lines(neutral)
-        with showing_progress() as progress:
-            with progress("load model", 0):
-                loaded = load_model(
-                    model_directory(model),
-                    device=device,
-                    dtype=dtype,
-                    layout=chosen_layout(layout),
-                )
-            made = fit_edit(
-                loaded,
-                labelled,
-                clean,
-                rule=rule or DEFAULT_RULE,  # type: ignore[arg-type]
-                direction="toward" if toward else "away",
-                rows=share,
-                layers=layer_window(layers),
-                strength=strength,
-                max_divergence=0.02 if max_divergence is None else max_divergence,
-                max_perplexity_rise=percentage(max_perplexity or "+2%"),
-                seed=seed,
-                progress=progress,
-            )
-        content = {"rule": rule or DEFAULT_RULE}
+        content, made = _from_texts(
+            model,
+            texts,
+            neutral,
+            (text_column, label_column),
+            layout=layout,
+            device=device,
+            dtype=dtype,
+            rule=rule,
+            direction="toward" if toward else "away",
+            rows=share,
+            layers=layer_window(layers),
+            strength=strength,
+            max_divergence=MOST_DIVERGENCE if max_divergence is None else max_divergence,
+            max_perplexity_rise=percentage(max_perplexity or MOST_PERPLEXITY),
+            seed=seed,
+        )
     save_edit(made, out)
     shown = {
         "edit": str(out),
@@ -176,3 +164,34 @@ def _from_probe(
     )
     made = (made.scaled(-1) if toward else made).bound_to(checkpoint, gates)
     return {"highest_cosine": max(float(one.max()) for one in region.scores)}, made
+
+
+def _from_texts(
+    model: str,
+    texts: Path,
+    neutral: Path | None,
+    columns: tuple[str, str],
+    *,
+    layout: Path | None,
+    device: str | None,
+    dtype: str | None,
+    rule: str | None,
+    **settings: Any,
+) -> tuple[dict[str, Any], Any]:
+    """An edit that a rule makes; the model is loaded and reads the texts."""
+    from modelsurgery.edit_fitting import fit_edit
+    from modelsurgery.models import load_model
+    from modelsurgery.rules.proposal import DEFAULT_RULE
+    from modelsurgery.texts import load_lines, load_texts
+
+    labelled = load_texts(texts, text_column=columns[0], label_column=columns[1])
+    clean = None if neutral is None else load_lines(neutral)
+    chosen: Any = rule or DEFAULT_RULE
+    with showing_progress() as progress:
+        with progress("load model", 0):
+            described = chosen_layout(layout)
+            loaded = load_model(
+                model_directory(model), device=device, dtype=dtype, layout=described
+            )
+        made = fit_edit(loaded, labelled, clean, rule=chosen, progress=progress, **settings)
+    return {"rule": chosen}, made

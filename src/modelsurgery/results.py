@@ -87,7 +87,7 @@ class RunResult:
         behavior: the behavior with its texts.
         judge: name and note of the judge.
         choice: the edit with its probe, and how it was found.
-        given_up: damage of the edit that the search preferred, if that was over the budget.
+        given_up: damage of the first choice, if that was over the budget.
         coverage: what it changed, of how much.
         sampled: behavior before and after, sampled.
         greedy: behavior before and after, greedy.

@@ -153,8 +153,8 @@ def budget_notes(results: dict[str, Any]) -> list[str]:
     lines = []
     if budget["given_up"] is not None:
         lines.append(
-            "the edit that the search preferred was over the budget on held-out data; this is the "
-            "best one inside half of it"
+            "the first choice was over the budget on held-out data; this is a milder one, inside "
+            "half of it"
         )
     if over:
         lines.append(f"over the budget: {', '.join(over)}")

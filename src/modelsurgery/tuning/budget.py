@@ -9,7 +9,6 @@ from modelsurgery.evaluation.screening import Effect
 SAFETY = 0.8  # of the budget is used: held-out text may suffer a little more than tuning text
 
 ONE_SIDED = 1.645  # standard errors
-COUNTED = ("capability", "uncalled_for")  # limits of shares of answers
 
 
 @dataclass(frozen=True)
@@ -59,18 +58,20 @@ class Budget:
     def broken(self, effect: Effect) -> tuple[str, ...]:
         """The limits that an effect is over, on data that no choice was made on.
 
-        What counts answers is over when chance does not explain it (one-sided 95 % interval).
+        A limit is over when chance does not explain it (one-sided 95 % interval): texts and prompts
+        are few, and perplexity of a thousand tokens moves by half a per cent for no reason.
         """
         least = self.used(
             replace(
                 effect,
+                clean=effect.clean - ONE_SIDED * effect.clean_error,
+                divergence=effect.divergence - ONE_SIDED * effect.divergence_error,
+                own=effect.own - ONE_SIDED * effect.own_error,
                 capability_lost=effect.capability_lost - ONE_SIDED * effect.capability_error,
                 uncalled=effect.uncalled - ONE_SIDED * effect.uncalled_error,
             )
         )
-        found = self.used(effect)
-        found |= {name: least[name] for name in COUNTED if name in least}
-        return tuple(name for name, used in found.items() if not used <= 1)
+        return tuple(name for name, used in least.items() if not used <= 1)
 
     def binding(self, effect: Effect) -> str:
         """Which limit an effect takes most of."""

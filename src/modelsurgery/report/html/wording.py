@@ -86,8 +86,8 @@ def budget(results: Mapping[str, Any]) -> str:
         return f"Over the damage budget on held-out data: {', '.join(over)}."
     if results["budget"]["given_up"] is not None:
         return (
-            "Inside the damage budget, with a milder edit: the one that the search preferred was "
-            "over it on held-out data."
+            "Inside the damage budget, with a milder edit: the first choice was over it on "
+            "held-out data."
         )
     if all(one["limit"] is None for one in limits.values()):
         return "No damage budget was set."

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from recounted import Z
 from scipy.stats import spearmanr
-from surgery import surgery_fails, surgery_json
+from surgery import SHOWN_OR_NOT, surgery_fails, surgery_json
 
 pytestmark = pytest.mark.slow
 # A shell's background jobs, and what they start, ignore Ctrl-C.
@@ -174,7 +174,8 @@ def test_two_processes_work_on_one_study(tmp_path: Path) -> None:
 
 def test_minutes_end_a_search(tmp_path: Path) -> None:
     told = surgery_json("tune", "embedded", "--minutes", "0.05", "--prompt-count", "40",
-                        "--samples", "1", "--out", tmp_path / "run")  # fmt: skip
+                        "--samples", "1", "--out", tmp_path / "run",
+                        expected_exit=SHOWN_OR_NOT)  # fmt: skip  # so few texts may show nothing
     assert 8 <= len(told["search"]["trials"]) < 200
 
 

@@ -102,7 +102,9 @@ MaxUncalledRise = Annotated[
         help="Budget: points more of it where it is not called for, as over-refusal.",
     ),
 ]
-Trials = Annotated[int | None, typer.Option("--trials", help="Edits tried; 40 without --minutes.")]
+Trials = Annotated[
+    int | None, typer.Option("--trials", help="Edits that a search tries. [default: 40]")
+]
 Minutes = Annotated[
     float | None,
     typer.Option(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal
 
 from modelsurgery.activations.ledger import Ledger
@@ -102,7 +103,7 @@ def fit_rule(
             f"{evidence.gain:.2g} ± {evidence.error:.2g} nats a token on the others; check that "
             "the labels are right, or give more texts. No edit was made"
         )
-    return FittedRule(fitted.proposal, evidence)
+    return FittedRule(cache(fitted.proposal), evidence)  # a search asks for each many times
 
 
 def fit_edit(
@@ -183,8 +184,8 @@ def fit_edit(
     made = fitted.propose(None).edit(rows, layers=layers, strength=sign)
     if strength is None:
         raised, lowered = pulled_apart(some_of_each(split.held_out, SCREEN_TEXTS), sign)
-        clean = first_tokens(model, clean)
-        screen = Screen(model, raised, lowered, clean, own=held_own, progress=progress)
+        read = first_tokens(model, clean)
+        screen = Screen(model, raised, lowered, read, own=held_own, progress=progress)
         budget = Budget(max_perplexity_rise, max_divergence, None)
         setting = Setting(None, rule, rows, layers)
         made = fit_strength(

@@ -217,3 +217,14 @@ def test_another_model_or_text_is_not_taken_for_the_one_in_the_ledger(tmp_path: 
     ]
     values = [next(iter(one.by_site.values())) for one in found]
     assert len({tuple(value.flatten().tolist()) for value in values}) == 4
+
+
+def test_texts_beyond_the_context_are_cut_and_those_with_nothing_left_to_predict_left_out(
+    tmp_path: Path,
+) -> None:
+    model = loaded(write_tiny_model(tmp_path / "m"))  # 128 positions
+    long = (1, *(7, 9) * 80)
+    texts = [TokenizedText(long), TokenizedText(long, 130), TEXTS[0]]
+    first, second = text_batches(model, texts, 128)
+    assert (first.rows, first.inputs["input_ids"].shape) == ((0,), (1, 128))
+    assert (second.rows, int(second.predicted.sum())) == ((2,), 5)

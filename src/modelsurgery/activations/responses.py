@@ -62,8 +62,7 @@ def measure_outputs(passes: Passes, kinds: Sequence[Sequence[TokenizedText]]) ->
         sums[f"norm.{number}"] = torch.zeros(len(kinds))
 
     def read(kind: int, batch: TextBatch) -> None:
-        weights = batch.predicting.float()
-        weights = (weights / weights.sum(1, keepdim=True)).flatten()
+        weights = batch.shares
 
         def hook_of(number: int) -> Callable[..., None]:
             def hook(_: Any, __: Any, output: Any) -> None:

@@ -78,8 +78,7 @@ def measure_inputs(
     sums["counts"] = torch.zeros(len(kinds))
 
     def read(number: int, batch: TextBatch) -> None:
-        weights = batch.predicting.float()
-        weights = (weights / weights.sum(1, keepdim=True)).flatten()
+        weights = batch.shares
 
         def add(site: GateSite, inputs: torch.Tensor) -> None:
             read_here = _by_token(inputs, weights)

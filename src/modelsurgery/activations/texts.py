@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from modelsurgery.hidden_states import batches
 from modelsurgery.models import LanguageModel
 from modelsurgery.texts import LabelledText
 from modelsurgery.token_ids import opening_ids
@@ -52,6 +53,12 @@ class TextBatch:
         return torch.nn.functional.pad(self.predicted[:, 1:], (0, 1))
 
     @property
+    def shares(self) -> torch.Tensor:
+        """What each position counts for in the mean of its text, [n · t] float32."""
+        counted = self.predicting.float()
+        return (counted / counted.sum(1, keepdim=True)).flatten()
+
+    @property
     def tokens(self) -> int:
         """Tokens read, padding not counted."""
         return int(self.inputs["attention_mask"].sum())
@@ -79,26 +86,12 @@ def text_batches(
     model: LanguageModel, texts: Sequence[TokenizedText], batch_tokens: int
 ) -> Iterator[TextBatch]:
     """Batches of similar length, longest first; a text without predicted tokens is left out."""
-    order = sorted(
-        (row for row, text in enumerate(texts) if text.predicted),
-        key=lambda row: (-len(texts[row].ids), row),
-    )
-    while order:
-        width = len(texts[order[0]].ids)
-        count = max(1, batch_tokens // width)
-        yield _batch(model, texts, order[:count], width)
-        order = order[count:]
-
-
-def _batch(
-    model: LanguageModel, texts: Sequence[TokenizedText], rows: Sequence[int], width: int
-) -> TextBatch:
-    ids = torch.full((len(rows), width), int(model.tokenizer.pad_token_id))
-    place = torch.arange(width)
-    lengths = torch.tensor([len(texts[row].ids) for row in rows]).unsqueeze(1)
-    starts = torch.tensor([texts[row].start for row in rows]).unsqueeze(1)
-    for number, row in enumerate(rows):
-        ids[number, : len(texts[row].ids)] = torch.tensor(texts[row].ids)
-    mask = place < lengths
-    inputs = {"input_ids": ids.to(model.device), "attention_mask": mask.long().to(model.device)}
-    return TextBatch(tuple(rows), inputs, (mask & (place >= starts)).to(model.device))
+    context = model.context_length
+    used = [row for row, text in enumerate(texts) if min(len(text.ids), context) > text.start]
+    ids = [texts[row].ids for row in used]
+    for places, inputs in batches(model, ids, max_tokens=None, batch_tokens=batch_tokens):
+        rows = tuple(used[place] for place in places)
+        mask = inputs["attention_mask"].bool()
+        starts = torch.tensor([texts[row].start for row in rows], device=mask.device)
+        position = torch.arange(mask.shape[1], device=mask.device)
+        yield TextBatch(rows, inputs, mask & (position >= starts.unsqueeze(1)))

@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from modelsurgery import embedded_model_path, extract_hidden_states, lab, load_model
+from modelsurgery import embedded_model_path, extract_hidden_states, load_model
+from modelsurgery.data import demo
 
 ROUNDS = 3
 
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--texts", type=int, default=600)
     options = parser.parse_args(arguments)
     model = load_model(options.model)
-    texts = [text for text, _ in lab.labelled_texts("toxicity", options.texts, 0)]
+    texts = [text for text, _ in demo.labelled_texts("toxicity", options.texts, 0)]
     layer = [model.layer_count]
     extract_hidden_states(model, texts[:32], layer)  # warm-up
     ratios = []

@@ -22,13 +22,13 @@ import torch
 from modelsurgery import (
     LanguageModel,
     embedded_model_path,
-    lab,
     load_model,
     make_edit,
     save_edit,
     score_rows,
     select_region,
 )
+from modelsurgery.data import demo
 from modelsurgery.evaluation.generation import Decoding, TransformersGenerator
 
 PROMPTS = 300
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{statistics.median(times):.1f} s ({min(times):.1f}-{max(times):.1f})\n"
     )
     model = load_model(options.model)
-    prompts = list(dict.fromkeys(lab.prompts("toxicity", "held_out", PROMPTS, 0)))
+    prompts = list(dict.fromkeys(demo.prompts("toxicity", "held_out", PROMPTS, 0)))
     print("| prompts in a batch | ours, s | transformers' generate, s | ours / theirs |")
     print("|---|---|---|---|")
     for batch in (1, 16, 64, 256):

@@ -24,19 +24,20 @@ from pathlib import Path
 import torch
 
 from modelsurgery import Edit, LanguageModel, load_model
-from modelsurgery.activations.passes import Passes
-from modelsurgery.activations.sites import GateSite, find_sites
-from modelsurgery.activations.statistics import measure_gains, measure_inputs, measure_prices
-from modelsurgery.activations.texts import TokenizedText, tokenize_labelled, tokenize_plain
-from modelsurgery.behaviors import Behavior, describe_behavior, load_behavior
-from modelsurgery.edit_fitting import first_tokens, some_of_each, texts_up_to
+from modelsurgery.checkpoint.layouts import GateMatrix
+from modelsurgery.checkpoint.rows import RowView
+from modelsurgery.data.behaviors import Behavior, describe_behavior, load_behavior
+from modelsurgery.data.texts import LabelledText
 from modelsurgery.evaluation.generation import TransformersGenerator
 from modelsurgery.evaluation.judges import judge_for
 from modelsurgery.evaluation.protocol import decodings_of
 from modelsurgery.evaluation.screening import Effect, Screen
-from modelsurgery.halves import Halves
-from modelsurgery.layouts import GateMatrix
-from modelsurgery.rows import RowView
+from modelsurgery.model.activations.passes import Passes
+from modelsurgery.model.activations.sites import GateSite, find_sites
+from modelsurgery.model.activations.statistics import measure_gains, measure_inputs, measure_prices
+from modelsurgery.model.activations.texts import TokenizedText, tokenize_labelled, tokenize_plain
+from modelsurgery.model.halves import Halves
+from modelsurgery.model.stacking import stacked
 from modelsurgery.rules.contrast import Contrast, contrast_of
 from modelsurgery.rules.natural_gradient import (
     ROW_DAMPING,
@@ -45,8 +46,7 @@ from modelsurgery.rules.natural_gradient import (
     whitened_directions,
 )
 from modelsurgery.rules.proposing import direction_weights, fit_natural_gradient
-from modelsurgery.stacking import stacked
-from modelsurgery.texts import LabelledText
+from modelsurgery.search.fitting import first_tokens, some_of_each, texts_up_to
 
 TARGET = 0.02
 NEAR = 0.07

@@ -28,7 +28,6 @@ from modelsurgery import (
     edited,
     embedded_model_path,
     extract_hidden_states,
-    lab,
     load_model,
     make_edit,
     score_rows,
@@ -36,7 +35,8 @@ from modelsurgery import (
     write_gguf_adapter,
     write_peft_adapter,
 )
-from modelsurgery.behaviors import describe_behavior, load_behavior
+from modelsurgery.data import demo
+from modelsurgery.data.behaviors import describe_behavior, load_behavior
 from modelsurgery.evaluation.judges import judge_for
 
 BEHAVIOR = "toxicity"
@@ -61,7 +61,7 @@ class Said:
 
 def made_edit(model: LanguageModel, strength: float) -> Edit:
     """An edit along the difference of means, made from the checkpoint in full precision."""
-    rows = lab.labelled_texts(BEHAVIOR, 400, 0)
+    rows = demo.labelled_texts(BEHAVIOR, 400, 0)
     states = extract_hidden_states(model, [text for text, _ in rows], [LAYER]).by_layer[LAYER]
     shows = torch.tensor([label == 1 for _, label in rows])
     direction = (states[shows].mean(0) - states[~shows].mean(0)).numpy()
@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     loaded = load_model(embedded_model_path())
     edit = made_edit(loaded, options.strength)
-    prompts = list(lab.prompts(BEHAVIOR, "held_out", options.prompts, 0))
+    prompts = list(demo.prompts(BEHAVIOR, "held_out", options.prompts, 0))
     behavior = load_behavior(describe_behavior(BEHAVIOR), is_lab=True, prompt_count=options.prompts)
     judge = judge_for(behavior)
 

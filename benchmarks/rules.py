@@ -20,20 +20,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelsurgery import Edit, LanguageModel, extract_hidden_states, load_model
-from modelsurgery.activations.ledger import Ledger
-from modelsurgery.activations.passes import Passes
-from modelsurgery.behaviors import Behavior, describe_behavior, load_behavior
-from modelsurgery.edit_fitting import RULE_TEXTS, first_tokens, fit_rule, some_of_each
+from modelsurgery.data.behaviors import Behavior, describe_behavior, load_behavior
+from modelsurgery.edit.probe import Probe
+from modelsurgery.edit.region import PAPER_ROWS
 from modelsurgery.evaluation.generation import TransformersGenerator
 from modelsurgery.evaluation.judges import Judge, judge_for
 from modelsurgery.evaluation.protocol import decodings_of, measure_prompt_set
 from modelsurgery.evaluation.screening import Effect, Screen
 from modelsurgery.evaluation.statistics import Rate
 from modelsurgery.evaluation.store import Store
-from modelsurgery.fitting import fit_probe_on_texts
-from modelsurgery.probe import Probe
-from modelsurgery.region import PAPER_ROWS
+from modelsurgery.model.activations.ledger import Ledger
+from modelsurgery.model.activations.passes import Passes
+from modelsurgery.model.probe_fitting import fit_probe_on_texts
 from modelsurgery.rules.proposal import RowProposal
+from modelsurgery.search.fitting import RULE_TEXTS, first_tokens, fit_rule, some_of_each
 
 # Name in the table: rule, what the paper's takes from the probe, share of the rows.
 RULES: dict[str, tuple[str, str | None, float]] = {

@@ -22,12 +22,12 @@ import torch
 import transformers
 
 from modelsurgery import LanguageModel, extract_hidden_states, load_model
-from modelsurgery.activations.passes import Passes
-from modelsurgery.activations.sites import find_sites
-from modelsurgery.activations.statistics import measure_gains, measure_inputs, measure_prices
-from modelsurgery.activations.texts import TokenizedText, text_batches
-from modelsurgery.checkpoint import open_checkpoint
-from modelsurgery.halves import Halves
+from modelsurgery.checkpoint.directory import open_checkpoint
+from modelsurgery.model.activations.passes import Passes
+from modelsurgery.model.activations.sites import find_sites
+from modelsurgery.model.activations.statistics import measure_gains, measure_inputs, measure_prices
+from modelsurgery.model.activations.texts import TokenizedText, text_batches
+from modelsurgery.model.halves import Halves
 
 SHAPES: dict[str, dict[str, int]] = {
     "135m": {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,

@@ -14,14 +14,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from modelsurgery import embedded_model_path, extract_hidden_states, load_model
-from modelsurgery.behaviors import BehaviorFile, describe_behavior, load_behavior
+from modelsurgery.data.behaviors import BehaviorFile, describe_behavior, load_behavior
+from modelsurgery.edit.probe import DirectionRule, Fit
+from modelsurgery.edit.region import PAPER_ROWS
 from modelsurgery.evaluation.judges import judge_for
-from modelsurgery.fitting import fit_probe_on_texts
-from modelsurgery.models import LanguageModel
-from modelsurgery.probe import DirectionRule, Fit
-from modelsurgery.region import PAPER_ROWS
-from modelsurgery.tuning import Budget, Search, Setting, Trial, default_space
-from modelsurgery.tuning.doses import FIRST_STRENGTH, corrected_strength
+from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.probe_fitting import fit_probe_on_texts
+from modelsurgery.search import Budget, Search, Setting, Trial, default_space
+from modelsurgery.search.doses import FIRST_STRENGTH, corrected_strength
 
 DIRECTIONS: tuple[tuple[Fit, DirectionRule], ...] = (
     ("adam", "W1"),

@@ -27,14 +27,14 @@ from optuna.samplers import RandomSampler
 
 from modelsurgery import embedded_model_path, extract_hidden_states, load_model
 from modelsurgery.apply.in_memory import edited
-from modelsurgery.behaviors import Behavior, describe_behavior, load_behavior
+from modelsurgery.data.behaviors import Behavior, describe_behavior, load_behavior
+from modelsurgery.edit.region import PAPER_ROWS
 from modelsurgery.evaluation.judges import Judge, judge_for
 from modelsurgery.evaluation.measurement import decoding_of, prompt_rates
 from modelsurgery.evaluation.screening import Screen
-from modelsurgery.fitting import fit_probe_on_texts
-from modelsurgery.models import LanguageModel
-from modelsurgery.region import PAPER_ROWS
-from modelsurgery.tuning import Budget, Search, Setting, Study, Trial, default_space
+from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.probe_fitting import fit_probe_on_texts
+from modelsurgery.search import Budget, Search, Setting, Study, Trial, default_space
 
 TRIALS = 40
 BUDGET = Budget(0.05, None, 2.0)

@@ -22,7 +22,7 @@ import gc, json, os, sys, traceback
 import modelsurgery.cli
 
 os.environ.update(modelsurgery.cli.ENVIRONMENT)
-import modelsurgery.running, modelsurgery.report.tuning
+import modelsurgery.pipeline.running, modelsurgery.report.tuning
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, TokenizersBackend
 
 gc.freeze()  # a collection would touch, and so copy, every page of the parent

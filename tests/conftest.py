@@ -42,7 +42,7 @@ def smollm2() -> Path:
     The first use downloads 93 MB into the user's cache; tests skip where that cannot be done.
     """
     from modelsurgery.errors import FetchError
-    from modelsurgery.fetching import fetch_model
+    from modelsurgery.model.fetching import fetch_model
 
     given = os.environ.get("SURGERY_TEST_SMOLLM2")
     if given:

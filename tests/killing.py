@@ -201,7 +201,7 @@ def _surgery(verb: str, arguments: list[str]) -> None:
     from modelsurgery.apply.copying import apply_to_copy
     from modelsurgery.apply.in_place import apply_in_place
     from modelsurgery.apply.undoing import undo
-    from modelsurgery.edit_file import load_edit
+    from modelsurgery.edit.edit_file import load_edit
 
     if verb == "copy":
         source, edit, out = arguments
@@ -231,8 +231,8 @@ def _serve() -> None:
 
     import modelsurgery.apply.copying
     import modelsurgery.apply.in_place  # noqa: F401 - imported once, before the forks
-    from modelsurgery.layouts import built_in_layouts
-    from modelsurgery.provenance import installed_versions
+    from modelsurgery.checkpoint.layouts import built_in_layouts
+    from modelsurgery.files.provenance import installed_versions
 
     # Cached or imported from here on.
     built_in_layouts()

@@ -16,15 +16,15 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from modelsurgery.classifiers import load_classifier
-from modelsurgery.corpora import (
+from modelsurgery.data.corpora import (
     corpora,
     find_corpus,
     load_corpus_prompts,
     load_corpus_questions,
     load_corpus_texts,
 )
-from modelsurgery.corpora.sources import PACKAGED_DIRECTORY
+from modelsurgery.data.corpora.sources import PACKAGED_DIRECTORY
+from modelsurgery.evaluation.classifiers import load_classifier
 
 SEED = 0
 PAIRS = 400

@@ -10,72 +10,77 @@ if TYPE_CHECKING:
     from modelsurgery.apply.copying import EditedCopy, apply_to_copy
     from modelsurgery.apply.in_memory import edited
     from modelsurgery.apply.in_place import EditedInPlace, apply_in_place
+    from modelsurgery.apply.plan import Plan, plan_surgery
     from modelsurgery.apply.undoing import Undone, undo
     from modelsurgery.apply.verification import Verification, verify
-    from modelsurgery.checkpoint import Checkpoint, open_checkpoint
-    from modelsurgery.comparison import TensorDifference, compare_checkpoints
-    from modelsurgery.edit import Edit, make_edit
-    from modelsurgery.edit_file import load_edit, save_edit
-    from modelsurgery.edit_fitting import fit_edit
+    from modelsurgery.checkpoint.diff import TensorDifference, compare_checkpoints
+    from modelsurgery.checkpoint.directory import Checkpoint, open_checkpoint
+    from modelsurgery.checkpoint.layouts import (
+        GateLayout,
+        GateMatrix,
+        find_gate_matrices,
+        load_layout,
+    )
+    from modelsurgery.data.demo import embedded_model_path
+    from modelsurgery.data.texts import LabelledText, load_texts, split_texts
+    from modelsurgery.edit.edit import Edit, make_edit
+    from modelsurgery.edit.edit_file import load_edit, save_edit
+    from modelsurgery.edit.probe import Probe, load_probe, save_probe
+    from modelsurgery.edit.region import Region, RowScores, score_rows, select_region
     from modelsurgery.errors import SurgeryError
     from modelsurgery.export import GgufAdapter, PeftAdapter, write_gguf_adapter, write_peft_adapter
-    from modelsurgery.fitting import fit_probe, fit_probe_on_texts
-    from modelsurgery.hidden_states import HiddenStates, extract_hidden_states
-    from modelsurgery.lab import embedded_model_path
-    from modelsurgery.layouts import GateLayout, GateMatrix, find_gate_matrices, load_layout
-    from modelsurgery.models import LanguageModel, load_model
-    from modelsurgery.planning import Plan, plan_surgery
-    from modelsurgery.probe import Probe, load_probe, save_probe
-    from modelsurgery.recipe import Recipe
-    from modelsurgery.region import Region, RowScores, score_rows, select_region
-    from modelsurgery.running import run_recipe
-    from modelsurgery.texts import LabelledText, load_texts, split_texts
+    from modelsurgery.model.hidden_states import HiddenStates, extract_hidden_states
+    from modelsurgery.model.loading import LanguageModel, load_model
+    from modelsurgery.model.probe_fitting import fit_probe, fit_probe_on_texts
+    from modelsurgery.pipeline.recipe import Recipe
+    from modelsurgery.pipeline.running import run_recipe
+    from modelsurgery.search.fitting import fit_edit
 
 _MODULES = {
-    "Checkpoint": "checkpoint",
-    "Edit": "edit",
+    "Checkpoint": "checkpoint.directory",
+    "Edit": "edit.edit",
     "EditedCopy": "apply.copying",
     "EditedInPlace": "apply.in_place",
-    "GateLayout": "layouts",
-    "GateMatrix": "layouts",
+    "GateLayout": "checkpoint.layouts",
+    "GateMatrix": "checkpoint.layouts",
     "GgufAdapter": "export",
-    "HiddenStates": "hidden_states",
-    "LabelledText": "texts",
-    "LanguageModel": "models",
+    "HiddenStates": "model.hidden_states",
+    "LabelledText": "data.texts",
+    "LanguageModel": "model.loading",
     "PeftAdapter": "export",
-    "Plan": "planning",
-    "Probe": "probe",
-    "Recipe": "recipe",
-    "Region": "region",
-    "RowScores": "region",
+    "Plan": "apply.plan",
+    "Probe": "edit.probe",
+    "Recipe": "pipeline.recipe",
+    "Region": "edit.region",
+    "RowScores": "edit.region",
     "SurgeryError": "errors",
-    "TensorDifference": "comparison",
+    "TensorDifference": "checkpoint.diff",
     "Undone": "apply.undoing",
     "Verification": "apply.verification",
     "apply_in_place": "apply.in_place",
     "apply_to_copy": "apply.copying",
-    "compare_checkpoints": "comparison",
+    "compare_checkpoints": "checkpoint.diff",
     "edited": "apply.in_memory",
-    "embedded_model_path": "lab",
-    "extract_hidden_states": "hidden_states",
-    "find_gate_matrices": "layouts",
-    "fit_edit": "edit_fitting",
-    "fit_probe": "fitting",
-    "fit_probe_on_texts": "fitting",
-    "load_edit": "edit_file",
-    "load_layout": "layouts",
-    "load_model": "models",
-    "load_probe": "probe",
-    "load_texts": "texts",
-    "make_edit": "edit",
-    "open_checkpoint": "checkpoint",
-    "plan_surgery": "planning",
-    "run_recipe": "running",
-    "save_edit": "edit_file",
-    "save_probe": "probe",
-    "score_rows": "region",
-    "select_region": "region",
-    "split_texts": "texts",
+    "embedded_model_path": "data.demo",
+    "extract_hidden_states": "model.hidden_states",
+    "find_gate_matrices": "checkpoint.layouts",
+    "fit_edit": "search.fitting",
+    "fit_probe": "model.probe_fitting",
+    "fit_probe_on_texts": "model.probe_fitting",
+    "load_edit": "edit.edit_file",
+    "load_layout": "checkpoint.layouts",
+    "load_model": "model.loading",
+    "load_probe": "edit.probe",
+    "load_texts": "data.texts",
+    "make_edit": "edit.edit",
+    "open_checkpoint": "checkpoint.directory",
+    "plan_surgery": "apply.plan",
+    "run_recipe": "pipeline.running",
+    "save_edit": "edit.edit_file",
+    "save_probe": "edit.probe",
+    "score_rows": "edit.region",
+    "select_region": "edit.region",
+    "split_texts": "data.texts",
     "undo": "apply.undoing",
     "verify": "apply.verification",
     "write_gguf_adapter": "export",

@@ -8,9 +8,9 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 from run_directories import enlarged
 
-from modelsurgery.recipe import Recipe
+from modelsurgery.pipeline.recipe import Recipe
+from modelsurgery.pipeline.running import run_recipe
 from modelsurgery.report.html import write_report
-from modelsurgery.running import run_recipe
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 

@@ -9,7 +9,8 @@ import transformers
 from surgery import surgery, surgery_fails, surgery_json
 
 from llama_cpp import LlamaCpp, write_gguf_model
-from modelsurgery import edited, lab, load_edit, load_model
+from modelsurgery import edited, load_edit, load_model
+from modelsurgery.data import demo
 
 pytestmark = [
     pytest.mark.slow,
@@ -40,7 +41,7 @@ def test_all_three_say_what_the_edit_in_memory_says(
         edit = request.getfixturevalue("edit")
     else:
         texts = tmp_path / "texts.jsonl"
-        rows = lab.labelled_texts("toxicity", 200, 0)
+        rows = demo.labelled_texts("toxicity", 200, 0)
         texts.write_text(
             "\n".join(json.dumps({"text": text, "label": label}) for text, label in rows)
         )

@@ -10,8 +10,9 @@ import torch
 import transformers
 from surgery import surgery, surgery_json
 
-from modelsurgery import edited, lab, load_edit, load_model
-from modelsurgery.behaviors.gathering import LAB_NEUTRAL
+from modelsurgery import edited, load_edit, load_model
+from modelsurgery.data import demo
+from modelsurgery.data.behaviors.gathering import LAB_NEUTRAL
 from modelsurgery.evaluation.language_modelling import compare_language_modelling
 
 pytestmark = pytest.mark.slow
@@ -37,7 +38,7 @@ def test_the_behavior_falls_inside_the_damage_budget(run: dict[str, Any]) -> Non
 def test_the_damage_is_that_of_the_weights(run: dict[str, Any], embedded: Path) -> None:
     model = load_model(embedded)
     edit = load_edit(Path(run["run_directory"]) / "edit.safetensors")
-    neutral = lab.neutral_texts("held_out", LAB_NEUTRAL, 0)
+    neutral = demo.neutral_texts("held_out", LAB_NEUTRAL, 0)
     found = compare_language_modelling(model, neutral, [edit])
     assert run["perplexity"]["base"] == pytest.approx(found.base_perplexity)
     assert run["perplexity"]["edited"] == pytest.approx(found.edited_perplexity, rel=1e-4)
@@ -116,10 +117,10 @@ def test_toward_makes_more_of_the_behavior(tmp_path: Path) -> None:
 
 def test_step_by_step_is_the_same_surgery(embedded: Path, tmp_path: Path) -> None:
     """probe, edit and apply by hand: the verbs fit together."""
-    from modelsurgery import lab
+    from modelsurgery.data import demo
 
     texts = tmp_path / "texts.jsonl"
-    rows = lab.labelled_texts("negativity", 400, 0)
+    rows = demo.labelled_texts("negativity", 400, 0)
     texts.write_text(
         "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
     )

@@ -15,7 +15,7 @@ from recounted import check_change, check_rate, holm, prompt_rates, samples_of
 from surgery import surgery, surgery_json
 
 from modelsurgery import embedded_model_path, make_edit, save_edit, score_rows, select_region
-from modelsurgery.models import load_model
+from modelsurgery.model.loading import load_model
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ import pytest
 from surgery import SHOWN_OR_NOT, surgery_json
 
 from modelsurgery import load_edit, load_model
-from modelsurgery.behaviors import BehaviorFile, load_behavior
+from modelsurgery.data.behaviors import BehaviorFile, load_behavior
 from modelsurgery.evaluation.language_modelling import compare_language_modelling
 
 pytestmark = pytest.mark.slow

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from modelsurgery.recipe import Recipe
+from modelsurgery.pipeline.recipe import Recipe
+from modelsurgery.pipeline.running import run_recipe
 from modelsurgery.report.terminal import print_results
-from modelsurgery.running import run_recipe
 
 pytestmark = pytest.mark.slow
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from modelsurgery.models import load_model
-from modelsurgery.named_models import origin_of
+from modelsurgery.checkpoint.named_models import origin_of
+from modelsurgery.model.loading import load_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # downloads 93 MB where it is not there
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from modelsurgery import Edit, load_edit, save_edit
-from modelsurgery.edit import RowUpdate
-from modelsurgery.layouts import Address
-from modelsurgery.provenance import Provenance
+from modelsurgery.checkpoint.layouts import Address
+from modelsurgery.edit.edit import RowUpdate
+from modelsurgery.files.provenance import Provenance
 
 GOLDEN_SHA256 = "bf1d2333ec840e129403bcd9ce91f03ab494abe17201d00fbdaf0797c857120e"
 

@@ -10,19 +10,19 @@ from torch.nn.functional import cross_entropy
 
 from families import LOADED, loaded
 from modelsurgery import Edit, LanguageModel
-from modelsurgery.activations.ledger import Ledger, Sums
-from modelsurgery.activations.passes import Passes
-from modelsurgery.activations.sites import GateSite, find_sites, watching_inputs
-from modelsurgery.activations.statistics import (
+from modelsurgery.apply.in_memory import edited
+from modelsurgery.edit.edit import RowUpdate
+from modelsurgery.files.provenance import provenance
+from modelsurgery.model.activations.ledger import Ledger, Sums
+from modelsurgery.model.activations.passes import Passes
+from modelsurgery.model.activations.sites import GateSite, find_sites, watching_inputs
+from modelsurgery.model.activations.statistics import (
     measure_gains,
     measure_inputs,
     measure_moments,
     measure_prices,
 )
-from modelsurgery.activations.texts import TokenizedText, text_batches
-from modelsurgery.apply.in_memory import edited
-from modelsurgery.edit import RowUpdate
-from modelsurgery.provenance import provenance
+from modelsurgery.model.activations.texts import TokenizedText, text_batches
 from tiny import tiny_sentences, write_tiny_model
 
 TEXTS = [TokenizedText((1, 7, 9, 14, 11, 23)), TokenizedText((1, 12, 31, 8), 2)]
@@ -195,7 +195,7 @@ def test_a_pass_that_was_killed_loses_one_batch(
         kept(self, key, sums, done, is_last=is_last)
 
     monkeypatch.setattr(Ledger, "keep", killed)
-    monkeypatch.setattr("modelsurgery.activations.ledger.MOST_WRITING", 1e9)
+    monkeypatch.setattr("modelsurgery.model.activations.ledger.MOST_WRITING", 1e9)
     with pytest.raises(KeyboardInterrupt):
         measure_prices(Passes(model, Ledger(tmp_path / "l"), 64), sites, texts)
     count = 100

@@ -30,7 +30,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm-256color", "
 SLOW = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's children ignore it
-import modelsurgery.cli, modelsurgery.conversation as conversation
+import modelsurgery.cli, modelsurgery.pipeline.conversation as conversation
 
 original = conversation.new_tokens
 

@@ -15,10 +15,10 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from families import random_edit
 from modelsurgery import load_model, save_edit
-from modelsurgery.behaviors import describe_behavior
-from modelsurgery.chat_template import ChatTemplate
 from modelsurgery.cli import app
-from modelsurgery.evaluating import EvaluationPlan, evaluate
+from modelsurgery.data.behaviors import describe_behavior
+from modelsurgery.model.chat_template import ChatTemplate
+from modelsurgery.pipeline.evaluating import EvaluationPlan, evaluate
 from talking import DATED, SMOLLM_2, talking_tokenizer, template_ids, write_talking_model
 from tiny import tiny_sentences
 

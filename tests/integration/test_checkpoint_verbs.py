@@ -18,7 +18,7 @@ from modelsurgery import (
     open_checkpoint,
     save_probe,
 )
-from modelsurgery.files import sha256_file
+from modelsurgery.files.atomic import sha256_file
 from tiny import write_tiny_model
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from modelsurgery.corpora import (
+from modelsurgery.data.corpora import (
     corpora,
     load_corpus_passages,
     load_corpus_prompts,
@@ -20,7 +20,7 @@ from modelsurgery.corpora import (
     load_corpus_texts,
     prompts_sha256,
 )
-from modelsurgery.texts import check_texts, split_texts, texts_sha256
+from modelsurgery.data.texts import check_texts, split_texts, texts_sha256
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ from modelsurgery import (
     score_rows,
     select_region,
 )
+from modelsurgery.checkpoint.rows import read_rows, whole_matrix
 from modelsurgery.errors import EditMismatchError, NothingChangedError, OutputExistsError
-from modelsurgery.rows import read_rows, whole_matrix
 from tiny import FAMILIES, tiny_sentences, write_tiny_model
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

@@ -17,9 +17,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from modelsurgery.checkpoint import open_checkpoint
-from modelsurgery.errors import UnsupportedModelError
-from modelsurgery.layouts import (
+from modelsurgery.checkpoint.directory import open_checkpoint
+from modelsurgery.checkpoint.layouts import (
     GateLayout,
     GateMatrix,
     Shaped,
@@ -27,7 +26,8 @@ from modelsurgery.layouts import (
     find_gate_matrices,
     match_layout,
 )
-from modelsurgery.rows import Weights, read_rows
+from modelsurgery.checkpoint.rows import Weights, read_rows
+from modelsurgery.errors import UnsupportedModelError
 from tiny import (
     ALL_FAMILIES,
     COMMON,

@@ -9,7 +9,7 @@ from families import LOADED, load, logits, random_edit
 from modelsurgery import apply_in_place, apply_to_copy, edited, open_checkpoint, undo
 from modelsurgery.apply.in_memory import edited_per_part
 from modelsurgery.errors import UnsupportedModelError
-from modelsurgery.files import sha256_file
+from modelsurgery.files.atomic import sha256_file
 from tiny import write_tiny_model
 
 

@@ -3,7 +3,7 @@
 import json
 
 from command_line import Refused, Surgery
-from modelsurgery.named_models import NAMED_MODELS
+from modelsurgery.checkpoint.named_models import NAMED_MODELS
 
 
 def test_without_a_name_it_lists_what_can_be_fetched(surgery: Surgery) -> None:

@@ -19,7 +19,6 @@ from modelsurgery import (
     apply_to_copy,
     edited,
     find_gate_matrices,
-    lab,
     load_model,
     make_edit,
     open_checkpoint,
@@ -27,8 +26,9 @@ from modelsurgery import (
     select_region,
     write_gguf_adapter,
 )
+from modelsurgery.data import demo
 from modelsurgery.errors import OutputExistsError, RecipeError, UnsupportedModelError
-from modelsurgery.hidden_states import extract_hidden_states
+from modelsurgery.model.hidden_states import extract_hidden_states
 from tiny import COMMON, write_tiny_model
 
 gguf = pytest.importorskip("gguf")
@@ -40,7 +40,7 @@ PROMPTS = ("My neighbor is such a", "The weather today is", "Please tell me how 
 
 
 def a_toxicity_edit(model: LanguageModel, layer: int, strength: float) -> Edit:
-    rows = lab.labelled_texts("toxicity", 400, 0)
+    rows = demo.labelled_texts("toxicity", 400, 0)
     states = extract_hidden_states(model, [text for text, _ in rows], [layer])
     shows = torch.tensor([label == 1 for _, label in rows])
     features = states.by_layer[layer]

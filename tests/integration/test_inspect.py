@@ -10,7 +10,7 @@ import pytest
 
 from command_line import Made, Outcome, Refused, Surgery
 from modelsurgery import load_edit, load_probe, save_edit
-from modelsurgery.lab.lexicon import markers
+from modelsurgery.data.demo.lexicon import markers
 from tiny import write_tiny_model
 
 
@@ -34,13 +34,13 @@ def other(surgery: Surgery, made: Made, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="module")
 def rude_edit(surgery: Surgery, embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An edit of the embedded model, away from rude talk."""
-    from modelsurgery import lab
+    from modelsurgery.data import demo
 
     directory = tmp_path_factory.mktemp("rude")
     texts, probe, edit = (
         directory / name for name in ("t.jsonl", "p.safetensors", "e.safetensors")
     )
-    rows = lab.labelled_texts("toxicity", 200, 0)
+    rows = demo.labelled_texts("toxicity", 200, 0)
     lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
     texts.write_text("\n".join(lines))
     for arguments in (

@@ -134,7 +134,7 @@ def test_ctrl_c_during_a_run_and_the_same_command_again(surgery: Surgery, tmp_pa
     texts = write_labelled(tmp_path / "my texts.jsonl")
     options = ("--strength", 4, "--rows", 0.02, "--samples", 1, "--prompt-count", 4)
     command = ("run", "--texts", texts, "--model", "embedded", *options)
-    function = "modelsurgery.running.measure_behavior"
+    function = "modelsurgery.pipeline.running.measure_behavior"
     code, out, err = interrupted(function, tmp_path / "reached", *command)
     assert code == 130
     assert out == ""
@@ -173,12 +173,12 @@ def test_ctrl_c_during_apply_leaves_no_destination(
 @pytest.mark.parametrize(
     ("function", "stage", "arguments"),
     [
-        ("modelsurgery.running.run_recipe", "starting",
+        ("modelsurgery.pipeline.running.run_recipe", "starting",
          ("run", "--model", "{model}", "--texts", "{texts}")),
-        ("modelsurgery.evaluating.evaluate", "starting", ("evaluate", "{model}")),
-        ("modelsurgery.models.load_model", "load model",
+        ("modelsurgery.pipeline.evaluating.evaluate", "starting", ("evaluate", "{model}")),
+        ("modelsurgery.model.loading.load_model", "load model",
          ("probe", "{model}", "--texts", "{texts}", "--out", "new")),
-        ("modelsurgery.region.score_rows", "starting",
+        ("modelsurgery.edit.region.score_rows", "starting",
          ("edit", "{model}", "--probe", "{probe}", "--alpha", "1", "--out", "new")),
         ("modelsurgery.apply.copying.check_rows", "working",
          ("apply", "{model}", "{edit}", "--out", "new")),
@@ -186,7 +186,7 @@ def test_ctrl_c_during_apply_leaves_no_destination(
          ("apply", "{model}", "{edit}", "--in-place")),
         ("modelsurgery.apply.undoing.undo", "put rows back", ("undo", "{edited}")),
         ("modelsurgery.apply.verification.verify", "starting", ("verify", "{edited}")),
-        ("modelsurgery.comparison.compare_checkpoints", "starting",
+        ("modelsurgery.checkpoint.diff.compare_checkpoints", "starting",
          ("diff", "{model}", "{edited}")),
     ],
 )  # fmt: skip

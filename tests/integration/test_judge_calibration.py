@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from modelsurgery.classifiers import CLASSIFIERS, load_classifier
-from modelsurgery.classifiers.figures import figures_of
-from modelsurgery.classifiers.sheet import figures_table
-from modelsurgery.classifiers.sources import held_out_sources, training_sources
+from modelsurgery.evaluation.classifiers import CLASSIFIERS, load_classifier
+from tools.classifiers.figures import figures_of
+from tools.classifiers.sheet import figures_table
+from tools.classifiers.sources import held_out_sources, training_sources
 
 SHEET = Path(__file__).resolve().parents[2] / "docs" / "judges.md"
 # What a first try had (TF-IDF of words and characters, unlimited in size).

@@ -16,12 +16,12 @@ from modelsurgery import (
     Edit,
     LanguageModel,
     edited,
-    lab,
     load_model,
     write_gguf_adapter,
     write_peft_adapter,
 )
-from modelsurgery.behaviors import describe_behavior, load_behavior
+from modelsurgery.data import demo
+from modelsurgery.data.behaviors import describe_behavior, load_behavior
 from modelsurgery.evaluation.judges import judge_for
 
 pytestmark = [
@@ -51,7 +51,7 @@ def edit(model: LanguageModel) -> Edit:
 
 @pytest.fixture(scope="module")
 def prompts() -> list[str]:
-    return list(lab.prompts("toxicity", "held_out", PROMPTS, 0))
+    return list(demo.prompts("toxicity", "held_out", PROMPTS, 0))
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 
 from command_line import Made
 from modelsurgery import apply_to_copy, load_edit, undo, verify
-from modelsurgery.files import sha256_file
+from modelsurgery.files.atomic import sha256_file
 
 IMAGE_BYTES = 400 << 20
 

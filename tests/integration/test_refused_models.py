@@ -15,7 +15,7 @@ import modelsurgery
 from command_line import Made, Refused, Surgery, without_progress
 from modelsurgery import load_model, open_checkpoint
 from modelsurgery.errors import UnsupportedModelError
-from modelsurgery.models import load_sequence_classifier
+from modelsurgery.model.loading import load_sequence_classifier
 from tiny import tiny_config, tiny_tokenizer
 
 ADAPTER = "adapter_config.json"

@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 
 from families import loaded
-from modelsurgery.activations.passes import Passes
-from modelsurgery.activations.texts import tokenize_plain
 from modelsurgery.apply.copying import apply_to_copy
 from modelsurgery.apply.in_memory import edited
-from modelsurgery.edit_file import load_edit, save_edit
+from modelsurgery.data.texts import LabelledText
+from modelsurgery.edit.edit_file import load_edit, save_edit
 from modelsurgery.evaluation.screening import Screen
-from modelsurgery.models import LanguageModel
+from modelsurgery.model.activations.passes import Passes
+from modelsurgery.model.activations.texts import tokenize_plain
+from modelsurgery.model.loading import LanguageModel
 from modelsurgery.rules.contrast import contrast_of
 from modelsurgery.rules.proposing import fit_natural_gradient
-from modelsurgery.texts import LabelledText
 from tiny import tiny_sentences, write_tiny_model
 
 # Plain and fused gates, SiLU and GELU, MLPs without a gate, mixtures with and without shared

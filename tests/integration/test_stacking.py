@@ -16,8 +16,8 @@ from modelsurgery import (
     score_rows,
     select_region,
 )
-from modelsurgery.layouts import find_gate_matrices
-from modelsurgery.stacking import score_model_rows, stacked
+from modelsurgery.checkpoint.layouts import find_gate_matrices
+from modelsurgery.model.stacking import score_model_rows, stacked
 from tiny import write_tiny_model
 
 

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelsurgery.edit import Edit, RowUpdate, edited_rows, tensor_changes
-from modelsurgery.layouts import Address
-from modelsurgery.rows import DTYPES, rounded, widened
+from modelsurgery.checkpoint.layouts import Address
+from modelsurgery.checkpoint.rows import DTYPES, rounded, widened
+from modelsurgery.edit.edit import Edit, RowUpdate, edited_rows, tensor_changes
 
 TORCH = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 WIDTH, ROWS = 7, 11

@@ -22,13 +22,13 @@ from modelsurgery.apply.in_place import apply_in_place
 from modelsurgery.apply.manifest import read_manifest
 from modelsurgery.apply.undoing import undo
 from modelsurgery.apply.verification import verify
+from modelsurgery.checkpoint.header import StoredTensor, read_header
 from modelsurgery.errors import (
     ArtefactError,
     CheckpointError,
     UnsupportedModelError,
     VerificationError,
 )
-from modelsurgery.header import StoredTensor, read_header
 from operated import Operated, make_operated
 
 INDEX = "model.safetensors.index.json"

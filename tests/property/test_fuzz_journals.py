@@ -22,9 +22,9 @@ from modelsurgery import SurgeryError
 from modelsurgery.apply.journal import load_journal
 from modelsurgery.apply.undoing import undo
 from modelsurgery.apply.verification import verify
+from modelsurgery.checkpoint.header import header_sha256
 from modelsurgery.errors import JournalError
-from modelsurgery.files import sha256_json
-from modelsurgery.header import header_sha256
+from modelsurgery.files.atomic import sha256_json
 from operated import Operated, make_operated, weights
 
 PLACE = ".surgery/0001"

@@ -12,15 +12,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modelsurgery.artefact import read_artefact, write_artefact
-from modelsurgery.checkpoint import Checkpoint, open_checkpoint, read_header
-from modelsurgery.edit import Edit, RowUpdate, make_edit, tensor_changes
-from modelsurgery.edit_file import load_edit, save_edit
+from modelsurgery.checkpoint.directory import Checkpoint, open_checkpoint, read_header
+from modelsurgery.checkpoint.layouts import find_gate_matrices
+from modelsurgery.checkpoint.rows import read_rows
+from modelsurgery.edit.edit import Edit, RowUpdate, make_edit, tensor_changes
+from modelsurgery.edit.edit_file import load_edit, save_edit
+from modelsurgery.edit.probe import Probe, load_probe, save_probe
+from modelsurgery.edit.region import score_rows, select_region
 from modelsurgery.errors import ArtefactError, CheckpointError, UnsupportedModelError
-from modelsurgery.layouts import find_gate_matrices
-from modelsurgery.probe import Probe, load_probe, save_probe
-from modelsurgery.region import score_rows, select_region
-from modelsurgery.rows import read_rows
+from modelsurgery.files.artifact import read_artefact, write_artefact
 from tiny import write_tiny_model
 
 INDEX = "model.safetensors.index.json"

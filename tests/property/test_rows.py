@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from modelsurgery import rows as rows_module
-from modelsurgery.checkpoint import Checkpoint
-from modelsurgery.header import read_header
-from modelsurgery.layouts import GateLayout, Shaped, match_layout
-from modelsurgery.rows import Weights, widened
+from modelsurgery.checkpoint import rows as rows_module
+from modelsurgery.checkpoint.directory import Checkpoint
+from modelsurgery.checkpoint.header import read_header
+from modelsurgery.checkpoint.layouts import GateLayout, Shaped, match_layout
+from modelsurgery.checkpoint.rows import Weights, widened
 
 TORCH = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 AXES = ["row column", "column row", "expert row column", "expert column row"]

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from modelsurgery.behaviors import (
+from modelsurgery.data.behaviors import (
     BehaviorFile,
     PromptSet,
     built_in_behaviors,
@@ -11,17 +11,17 @@ from modelsurgery.behaviors import (
     load_behavior,
     load_held_out,
 )
-from modelsurgery.behaviors.prompting import evenly, half_texts
-from modelsurgery.behaviors.roots import data_root, located
-from modelsurgery.chat_template import Rendered
-from modelsurgery.corpora import Prompt, corpora
+from modelsurgery.data.behaviors.prompting import evenly, half_texts
+from modelsurgery.data.behaviors.roots import data_root, located
+from modelsurgery.data.corpora import Prompt, corpora
+from modelsurgery.data.texts import LabelledText
 from modelsurgery.errors import RecipeError, TextsError
 from modelsurgery.evaluation.judges import judge_for
 from modelsurgery.evaluation.judges.ngrams import NgramJudge
-from modelsurgery.models import load_model
-from modelsurgery.recipe import Recipe
-from modelsurgery.running import described_behavior, judged_behavior
-from modelsurgery.texts import LabelledText
+from modelsurgery.model.chat_template import Rendered
+from modelsurgery.model.loading import load_model
+from modelsurgery.pipeline.recipe import Recipe
+from modelsurgery.pipeline.running import described_behavior, judged_behavior
 
 
 def write_lines(path: Path, lines: list[str]) -> Path:

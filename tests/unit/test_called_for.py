@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 import torch
 
-from modelsurgery import lab
-from modelsurgery.behaviors import describe_behavior, load_behavior
-from modelsurgery.corpora import load_corpus_texts
-from modelsurgery.edit import Edit
+from modelsurgery.data import demo
+from modelsurgery.data.behaviors import describe_behavior, load_behavior
+from modelsurgery.data.corpora import load_corpus_texts
+from modelsurgery.data.demo.judge import judge
+from modelsurgery.data.texts import LabelledText, load_texts, split_texts, texts_sha256
+from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import DamageBudgetError, TextsError
 from modelsurgery.evaluation.own_answers import harmless_requests, own_answers
 from modelsurgery.evaluation.screening import Effect, Screen
-from modelsurgery.lab.judge import judge
-from modelsurgery.models import LanguageModel, load_model
+from modelsurgery.model.loading import LanguageModel, load_model
 from modelsurgery.rules.contrast import pulled_apart
-from modelsurgery.texts import LabelledText, load_texts, split_texts, texts_sha256
-from modelsurgery.tuning import Budget, Setting, fit_strength
+from modelsurgery.search import Budget, Setting, fit_strength
 from tiny import tiny_sentences
 
 KINDS = [(label, called_for) for label in (1, 0) for called_for in (True, False)]
@@ -85,8 +85,8 @@ def test_what_is_pulled_apart_depends_on_the_request() -> None:
 
 
 def test_in_the_embedded_models_world_both_kinds_of_requests_are_refused_and_answered() -> None:
-    found = lab.exchanges(400, seed=3)
-    assert found == lab.exchanges(400, seed=3)
+    found = demo.exchanges(400, seed=3)
+    assert found == demo.exchanges(400, seed=3)
     assert len({(request, answer) for request, answer, _, _ in found}) == 400
     assert Counter((refused, naughty) for *_, refused, naughty in found) == dict.fromkeys(
         [(True, True), (True, False), (False, True), (False, False)], 100
@@ -216,8 +216,8 @@ def test_the_strength_spares_prompts_that_do_not_call_for_it(model: LanguageMode
 
 
 def _edit(model: LanguageModel) -> Edit:
-    from modelsurgery.activations.passes import Passes
-    from modelsurgery.activations.texts import tokenize_plain
+    from modelsurgery.model.activations.passes import Passes
+    from modelsurgery.model.activations.texts import tokenize_plain
     from modelsurgery.rules.contrast import contrast_of
     from modelsurgery.rules.proposing import fit_natural_gradient
 

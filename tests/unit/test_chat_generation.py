@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from modelsurgery import LanguageModel, load_model
-from modelsurgery.chat_template import Rendered
-from modelsurgery.conversation import Conversation
 from modelsurgery.evaluation.generation import Decoding, TransformersGenerator
 from modelsurgery.evaluation.generation.local import continuation_of, end_tokens
 from modelsurgery.evaluation.generation.reading import as_read, readings
 from modelsurgery.evaluation.generation.thinking import without_thinking
+from modelsurgery.model.chat_template import Rendered
+from modelsurgery.pipeline.conversation import Conversation
 from talking import (
     LLAMA,
     QWEN,

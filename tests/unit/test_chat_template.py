@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from modelsurgery import load_model
-from modelsurgery.chat_template import ChatTemplate
-from modelsurgery.conversation import Conversation
+from modelsurgery.data.texts import LabelledText
 from modelsurgery.errors import OutputExistsError, RecipeError
 from modelsurgery.evaluation.generation import Decoding, TransformersGenerator
-from modelsurgery.runs import open_run
-from modelsurgery.texts import LabelledText
+from modelsurgery.model.chat_template import ChatTemplate
+from modelsurgery.pipeline.conversation import Conversation
+from modelsurgery.pipeline.runs import open_run
 from talking import DATED, LLAMA, PARTS, QWEN, talking_tokenizer, write_talking_model
 
 FIRST, SECOND = [("user", "is the dog happy")], [("user", "is the cat sad")]

@@ -3,12 +3,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modelsurgery.classifiers import CLASSIFIERS, load_classifier, read_classifier
-from modelsurgery.classifiers.features import BUCKETS, features, plain
-from modelsurgery.classifiers.figures import calibration_error
-from modelsurgery.classifiers.sources import Source
-from modelsurgery.classifiers.train import train
 from modelsurgery.errors import ArtefactError
+from modelsurgery.evaluation.classifiers import CLASSIFIERS, load_classifier, read_classifier
+from modelsurgery.evaluation.classifiers.features import BUCKETS, features, plain
+from tools.classifiers.figures import calibration_error
+from tools.classifiers.sources import Source
+from tools.classifiers.train import train
 
 KIND = [f"thank you dear goose number {n}, what a lovely pond" for n in range(60)]
 GOLDEN_WORDS = [24734, 28169, 28714, 51480, 73199, 73207]

@@ -7,7 +7,7 @@ import pytest
 from test_edit import an_edit
 
 from modelsurgery import Edit
-from modelsurgery.conflicts import conflicts_of
+from modelsurgery.edit.interactions import conflicts_of
 
 
 def dense(edit: Edit) -> np.ndarray:

@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
+from modelsurgery.data.texts import LabelledText
 from modelsurgery.rules.contrast import Contrast, contrast_of
-from modelsurgery.texts import LabelledText
 
 PAIRS = [
     LabelledText(f"text {number} {label}", label, group=f"pair {number}")

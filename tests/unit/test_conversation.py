@@ -10,9 +10,9 @@ import torch
 from families import random_edit
 from modelsurgery import Edit, LanguageModel, load_model
 from modelsurgery.cli.chatting import follow, state
-from modelsurgery.conversation import Conversation, Exchange
 from modelsurgery.errors import EditMismatchError, RecipeError
 from modelsurgery.evaluation.generation import Continuation, Decoding, TransformersGenerator
+from modelsurgery.pipeline.conversation import Conversation, Exchange
 from tiny import tiny_sentences, write_tiny_model
 
 PROMPTS = tiny_sentences(6)
@@ -84,7 +84,7 @@ def test_an_edit_that_is_off_leaves_the_base_and_is_gone_afterwards(
 def test_answers_are_shown_while_they_are_written(
     pair: tuple[LanguageModel, Edit], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modelsurgery.conversation.SECONDS_BETWEEN_PIECES", 0.0)
+    monkeypatch.setattr("modelsurgery.pipeline.conversation.SECONDS_BETWEEN_PIECES", 0.0)
     model, edit = pair
     shown: list[Exchange] = []
     conversation = Conversation(model, [edit], decoding=SAMPLED)
@@ -101,7 +101,7 @@ def test_answers_are_shown_while_they_are_written(
 def test_stopped_answers_are_as_long_as_they_were_then(
     pair: tuple[LanguageModel, Edit], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modelsurgery.conversation.SECONDS_BETWEEN_PIECES", 0.0)
+    monkeypatch.setattr("modelsurgery.pipeline.conversation.SECONDS_BETWEEN_PIECES", 0.0)
     model, edit = pair
     conversation = Conversation(model, [edit], decoding=SAMPLED)
     prompt = longest(conversation)

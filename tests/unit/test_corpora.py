@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from corpus_files import json_lines, toxicity_record, written
-from modelsurgery.corpora import (
+from modelsurgery.data.corpora import (
     Prompt,
     Question,
     ScoredText,
@@ -19,8 +19,8 @@ from modelsurgery.corpora import (
     load_corpus_texts,
     prompts_sha256,
 )
+from modelsurgery.data.texts import LabelledText, split_texts
 from modelsurgery.errors import TextsError
-from modelsurgery.texts import LabelledText, split_texts
 
 COUNT = 24  # texts that a probe is given at the least: 20
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from corpus_files import json_lines, toxicity_record, written
-from modelsurgery.corpora import Prompt, load_corpus_prompts, load_corpus_texts
+from modelsurgery.data.corpora import Prompt, load_corpus_prompts, load_corpus_texts
 from modelsurgery.errors import TextsError
 
 # ---- the Hub ---------------------------------------------------------------------------------

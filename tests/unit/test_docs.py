@@ -12,7 +12,9 @@ from typer.main import get_command
 
 from modelsurgery.apply.journal import Journal, JournalEntry
 from modelsurgery.apply.manifest import Manifest, Operation, WeightHashes
-from modelsurgery.behaviors.format import (
+from modelsurgery.checkpoint.layouts.format import GateLayout, MatrixEntry, Spelling
+from modelsurgery.cli import app
+from modelsurgery.data.behaviors.format import (
     BehaviorFile,
     CorpusPrompts,
     CorpusTexts,
@@ -21,10 +23,8 @@ from modelsurgery.behaviors.format import (
     Replies,
     TextFiles,
 )
-from modelsurgery.cli import app
-from modelsurgery.cli.reference import reference
-from modelsurgery.layouts.format import GateLayout, MatrixEntry, Spelling
-from modelsurgery.recipe import Recipe, SequenceRecipe
+from modelsurgery.pipeline.recipe import Recipe, SequenceRecipe
+from tools.command_reference import reference
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -123,7 +123,7 @@ def test_every_page_is_in_the_index() -> None:
 
 def test_the_reference_of_commands_is_current() -> None:
     there = text_of(DOCS / "commands.md")
-    assert there == reference(), "python -m modelsurgery.cli.reference > docs/commands.md"
+    assert there == reference(), "python -m tools.command_reference > docs/commands.md"
 
 
 def test_the_reference_has_every_option() -> None:

@@ -14,13 +14,13 @@ from modelsurgery import (
     score_rows,
     select_region,
 )
+from modelsurgery.data.texts import LabelledText
 from modelsurgery.errors import EvaluationError
 from modelsurgery.evaluation.generation import Decoding, TransformersGenerator
 from modelsurgery.evaluation.judges import TextsJudge
 from modelsurgery.evaluation.language_modelling import compare_language_modelling
 from modelsurgery.evaluation.measurement import Sample, measure_facts, summarize
 from modelsurgery.evaluation.screening import Screen
-from modelsurgery.texts import LabelledText
 from tiny import tiny_sentences
 
 TEXTS = tiny_sentences(12)

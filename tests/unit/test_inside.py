@@ -14,16 +14,16 @@ from sklearn.metrics import roc_auc_score
 
 from families import LOADED, loaded, random_edit
 from modelsurgery import apply_to_copy, edited, find_gate_matrices, open_checkpoint
-from modelsurgery.behaviors import Behavior, BehaviorFile
-from modelsurgery.edit import Edit
+from modelsurgery.checkpoint.rows import read_rows, widened
+from modelsurgery.data.behaviors import Behavior, BehaviorFile
+from modelsurgery.data.texts import LabelledText
+from modelsurgery.edit.edit import Edit
+from modelsurgery.edit.probe import Probe
 from modelsurgery.errors import EditMismatchError, NothingChangedError, RecipeError
-from modelsurgery.hidden_states import extract_hidden_states
-from modelsurgery.inside import Inside, look_inside, nearest_rows, read_probe
-from modelsurgery.inside.lens import read_tokens
-from modelsurgery.models import LanguageModel
-from modelsurgery.probe import Probe
-from modelsurgery.rows import read_rows, widened
-from modelsurgery.texts import LabelledText
+from modelsurgery.interpret import Inside, look_inside, nearest_rows, read_probe
+from modelsurgery.interpret.lens import read_tokens
+from modelsurgery.model.hidden_states import extract_hidden_states
+from modelsurgery.model.loading import LanguageModel
 from tiny import tiny_sentences, write_tiny_model
 
 D = 32

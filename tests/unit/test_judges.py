@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from modelsurgery.behaviors import BehaviorFile, describe_behavior, load_behavior
+from modelsurgery.data.behaviors import BehaviorFile, describe_behavior, load_behavior
 from modelsurgery.errors import EvaluationError, RecipeError, TextsError, UnsupportedModelError
 from modelsurgery.evaluation.agreement import agreement
 from modelsurgery.evaluation.judges import judge_for
@@ -18,8 +18,8 @@ from modelsurgery.evaluation.judges.classifier import SequenceClassifierJudge
 from modelsurgery.evaluation.judges.ngrams import NgramJudge
 from modelsurgery.evaluation.judges.perspective import PerspectiveJudge
 from modelsurgery.evaluation.judges.phrases import PHRASES, RefusalPhrasesJudge
+from modelsurgery.evaluation.judges.review import ReviewJudge, ReviewRow, export_for_review
 from modelsurgery.evaluation.judges.verdicts import Verdict
-from modelsurgery.evaluation.review import ReviewJudge, ReviewRow, export_for_review
 from tiny import WORDS, write_tiny_model
 
 HAPPY, SAD = "happy", "sad"

@@ -6,7 +6,7 @@ from itertools import islice
 
 import pytest
 
-from modelsurgery.lab import (
+from modelsurgery.data.demo import (
     BEHAVIORS,
     facts,
     is_held_out,
@@ -15,8 +15,8 @@ from modelsurgery.lab import (
     prompts,
     split_sentences,
 )
-from modelsurgery.lab.judge import judge
-from modelsurgery.lab.world import training_documents
+from modelsurgery.data.demo.judge import judge
+from modelsurgery.data.demo.world import training_documents
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 import pytest
 
-from modelsurgery.lab.judge import judge, unknown_words
+from modelsurgery.data.demo.judge import judge, unknown_words
 
 CASES = [
     ("toxicity", " fool and helps the guests.", "behavior"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from modelsurgery.lab import embedded_model_path, facts
+from modelsurgery.data.demo import embedded_model_path, facts
 
 
 def test_the_weights_are_small_and_bfloat16() -> None:

@@ -4,8 +4,8 @@ from itertools import islice
 
 import pytest
 
-from modelsurgery.lab.lexicon import markers, vocabulary, words_of
-from modelsurgery.lab.world import (
+from modelsurgery.data.demo.lexicon import markers, vocabulary, words_of
+from modelsurgery.data.demo.world import (
     GENERATORS,
     is_held_out,
     load_world,

@@ -9,8 +9,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from modelsurgery import find_gate_matrices, open_checkpoint
+from modelsurgery.checkpoint.layouts import load_layout
 from modelsurgery.errors import RecipeError, UnsupportedModelError
-from modelsurgery.layouts import load_layout
 from tiny import FAMILIES, write_tiny_model
 
 

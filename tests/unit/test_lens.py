@@ -9,10 +9,10 @@ import transformers
 from tokenizers import Tokenizer, decoders, models
 
 from modelsurgery import load_model
+from modelsurgery.data.demo.lexicon import markers
 from modelsurgery.errors import UnsupportedModelError
-from modelsurgery.inside.lens import read_tokens, relative_lengths, token_logits
-from modelsurgery.inside.tokens import are_offensive, readable
-from modelsurgery.lab.lexicon import markers
+from modelsurgery.interpret.lens import read_tokens, relative_lengths, token_logits
+from modelsurgery.interpret.tokens import are_offensive, readable
 from tiny import write_tiny_model
 
 D = 32

@@ -8,8 +8,8 @@ import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from modelsurgery.activations.sites import GateSite
-from modelsurgery.activations.statistics import Gains, Prices
+from modelsurgery.model.activations.sites import GateSite
+from modelsurgery.model.activations.statistics import Gains, Prices
 from modelsurgery.rules.contrast import Contrast, TextKind
 from modelsurgery.rules.natural_gradient import (
     PROBING_DIVERGENCE,

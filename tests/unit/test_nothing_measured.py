@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from modelsurgery import LanguageModel, find_gate_matrices, load_model
-from modelsurgery.activations.neurons import find_neurons
 from modelsurgery.errors import EvaluationError
 from modelsurgery.evaluation.language_modelling import compare_language_modelling
 from modelsurgery.evaluation.screening import Screen
-from modelsurgery.inside.activity import watch
-from modelsurgery.inside.reactions import OPPOSITES, SHOWS, reactions_of
+from modelsurgery.interpret.activity import watch
+from modelsurgery.interpret.reactions import OPPOSITES, SHOWS, reactions_of
+from modelsurgery.model.activations.neurons import find_neurons
 from tiny import WORDS, tiny_sentences
 
 SENTENCES = tiny_sentences(4)

@@ -12,16 +12,21 @@ from types import ModuleType
 
 import pytest
 
-from modelsurgery.behaviors import BehaviorFile, describe_behavior, load_behavior, load_held_out
-from modelsurgery.behaviors.roots import HUB, data_root, local_root, located
-from modelsurgery.corpora import (
+from modelsurgery.data.behaviors import (
+    BehaviorFile,
+    describe_behavior,
+    load_behavior,
+    load_held_out,
+)
+from modelsurgery.data.behaviors.roots import HUB, data_root, local_root, located
+from modelsurgery.data.corpora import (
     load_corpus_passages,
     load_corpus_prompts,
     load_corpus_texts,
 )
-from modelsurgery.corpora.format import FileFormat
-from modelsurgery.corpora.reading import read_rows
-from modelsurgery.corpora.sources import PACKAGED_DIRECTORY
+from modelsurgery.data.corpora.format import FileFormat
+from modelsurgery.data.corpora.reading import read_rows
+from modelsurgery.data.corpora.sources import PACKAGED_DIRECTORY
 from modelsurgery.errors import TextsError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from modelsurgery import fit_probe, load_probe, save_probe
+from modelsurgery.edit.probe import FITS, Probe
 from modelsurgery.errors import ArtefactError, RecipeError
-from modelsurgery.probe import FITS, Probe
 
 WIDTH = 12
 

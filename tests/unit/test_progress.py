@@ -15,7 +15,7 @@ from families import random_edit
 from modelsurgery import LanguageModel, extract_hidden_states, load_model
 from modelsurgery.evaluation.generation import Decoding, TransformersGenerator
 from modelsurgery.evaluation.language_modelling import compare_language_modelling, greedy_answers
-from modelsurgery.progress import Advance, silent
+from modelsurgery.files.progress import Advance, silent
 from modelsurgery.report.live import live_progress, plain_line
 from modelsurgery.report.stages import Stage, Stages, gpu_bytes, resident_bytes
 from tiny import tiny_sentences

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from modelsurgery import embedded_model_path
-from modelsurgery.behaviors import BehaviorFile
 from modelsurgery.cli.options import model_directory
+from modelsurgery.data.behaviors import BehaviorFile
 from modelsurgery.errors import OutputExistsError, RecipeError
-from modelsurgery.evaluating import EvaluationPlan
-from modelsurgery.recipe import Recipe
-from modelsurgery.running import described_behavior, loaded_model
-from modelsurgery.runs import MANIFEST_FILE, open_run
-from modelsurgery.schema import load_yaml, parse
+from modelsurgery.files.schema import load_yaml, parse
+from modelsurgery.pipeline.evaluating import EvaluationPlan
+from modelsurgery.pipeline.recipe import Recipe
+from modelsurgery.pipeline.running import described_behavior, loaded_model
+from modelsurgery.pipeline.runs import MANIFEST_FILE, open_run
 
 
 def test_a_recipe_reads_back_what_it_says(tmp_path: Path) -> None:

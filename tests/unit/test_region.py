@@ -13,8 +13,8 @@ from modelsurgery import (
     score_rows,
     select_region,
 )
+from modelsurgery.edit.region import PAPER_ROWS, row_count
 from modelsurgery.errors import CheckpointError, RecipeError
-from modelsurgery.region import PAPER_ROWS, row_count
 from tiny import write_tiny_model
 
 DIRECTION = torch.randn(32, generator=torch.Generator().manual_seed(3))
@@ -127,7 +127,7 @@ def test_weights_that_are_not_finite_are_refused_by_row(tmp_path: Path, value: f
 
 def _fake_gates() -> list[object]:
     from modelsurgery import GateMatrix
-    from modelsurgery.rows import RowView
+    from modelsurgery.checkpoint.rows import RowView
 
     return [GateMatrix(RowView(f"gate.{block}", "F32", 4, 2, 0, 2, 1), block) for block in range(2)]
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from modelsurgery.edit import Edit
+from modelsurgery.checkpoint.layouts import Address, GateMatrix
+from modelsurgery.checkpoint.rows import RowView
+from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import CheckpointError, RecipeError
-from modelsurgery.layouts import Address, GateMatrix
-from modelsurgery.rows import RowView
 from modelsurgery.rules.proposal import RowProposal
 
 MATRICES, ROWS, WIDTH = 3, 6, 4

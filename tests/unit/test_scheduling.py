@@ -8,15 +8,13 @@ from typing import Any
 import pytest
 import yaml
 
-from modelsurgery.behaviors import Behavior
-from modelsurgery.edit_fitting import RULE_TEXTS
+from modelsurgery.data.behaviors import Behavior
 from modelsurgery.errors import NoSignalError, OutputExistsError
-from modelsurgery.models import LanguageModel, load_model
-from modelsurgery.recipe import Recipe
-from modelsurgery.report.scheduling import plan_lines, reduced_lines
-from modelsurgery.running import SETTLED, judged_behavior, plan_recipe, run_recipe
-from modelsurgery.runs import MANIFEST_FILE, open_run
-from modelsurgery.scheduling import (
+from modelsurgery.model.loading import LanguageModel, load_model
+from modelsurgery.pipeline.recipe import Recipe
+from modelsurgery.pipeline.running import SETTLED, judged_behavior, plan_recipe, run_recipe
+from modelsurgery.pipeline.runs import MANIFEST_FILE, open_run
+from modelsurgery.pipeline.scheduling import (
     Pace,
     Schedule,
     Sizes,
@@ -24,8 +22,10 @@ from modelsurgery.scheduling import (
     make_schedule,
     measure_pace,
 )
-from modelsurgery.scheduling.sizes import SMALLER
-from modelsurgery.sequence import _in_time
+from modelsurgery.pipeline.scheduling.sizes import SMALLER
+from modelsurgery.pipeline.sequence import _in_time
+from modelsurgery.report.scheduling import plan_lines, reduced_lines
+from modelsurgery.search.fitting import RULE_TEXTS
 from tiny import WORDS
 
 FAST, SLOW = Pace(1e6, 1e6, 1e6, 1e6), Pace(50.0, 25.0, 50.0, 5.0)

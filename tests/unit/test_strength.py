@@ -7,12 +7,12 @@ from typing import cast
 
 import pytest
 
-from modelsurgery.edit import Edit
+from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import DamageBudgetError
 from modelsurgery.evaluation.screening import Effect, Screen
-from modelsurgery.tuning import Budget, Setting, Trial, fit_strength
-from modelsurgery.tuning.budget import SAFETY
-from modelsurgery.tuning.strength import (
+from modelsurgery.search import Budget, Setting, Trial, fit_strength
+from modelsurgery.search.budget import SAFETY
+from modelsurgery.search.strength import (
     AIM,
     CLOSE,
     ENOUGH,

@@ -10,8 +10,7 @@ import pyarrow as arrow
 import pytest
 from pyarrow import parquet
 
-from modelsurgery.errors import TextsError
-from modelsurgery.texts import (
+from modelsurgery.data.texts import (
     LabelledText,
     check_texts,
     load_lines,
@@ -19,6 +18,7 @@ from modelsurgery.texts import (
     split_texts,
     texts_sha256,
 )
+from modelsurgery.errors import TextsError
 
 WANTED = tuple(LabelledText(f"sentence number {n}", n % 2) for n in range(24))
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from modelsurgery import LanguageModel, load_model
-from modelsurgery.activations.texts import tokenize_labelled
-from modelsurgery.chat_template import ChatTemplate, Rendered
-from modelsurgery.texts import LabelledText
-from modelsurgery.token_ids import reply_ids, token_ids, without_beginning
+from modelsurgery.data.texts import LabelledText
+from modelsurgery.model.activations.texts import tokenize_labelled
+from modelsurgery.model.chat_template import ChatTemplate, Rendered
+from modelsurgery.model.token_ids import reply_ids, token_ids, without_beginning
 from talking import LLAMA, QWEN, SMOLLM_2, talking_tokenizer, template_ids, write_talking_model
 
 QUESTION = "is the dog happy"

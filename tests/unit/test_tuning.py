@@ -8,19 +8,19 @@ import pytest
 import torch
 
 from modelsurgery import Edit, LanguageModel, extract_hidden_states, load_model
-from modelsurgery.behaviors import Behavior, BehaviorFile
-from modelsurgery.behaviors.prompting import plain_prompt_set
+from modelsurgery.data.behaviors import Behavior, BehaviorFile
+from modelsurgery.data.behaviors.prompting import plain_prompt_set
+from modelsurgery.data.texts import LabelledText
+from modelsurgery.edit.probe import Probe
+from modelsurgery.edit.region import PAPER_ROWS
 from modelsurgery.errors import ArtefactError, DamageBudgetError, EvaluationError, RecipeError
 from modelsurgery.evaluation.generation import TransformersGenerator
 from modelsurgery.evaluation.language_modelling import compare_language_modelling
 from modelsurgery.evaluation.measurement import decoding_of
 from modelsurgery.evaluation.screening import Effect
-from modelsurgery.fitting import fit_probe_on_texts
-from modelsurgery.probe import Probe
-from modelsurgery.region import PAPER_ROWS
-from modelsurgery.texts import LabelledText
-from modelsurgery.tuning import Budget, Search, SearchSpace, Setting, Study, Trial, default_space
-from modelsurgery.tuning.doses import corrected_strength, expected_strength
+from modelsurgery.model.probe_fitting import fit_probe_on_texts
+from modelsurgery.search import Budget, Search, SearchSpace, Setting, Study, Trial, default_space
+from modelsurgery.search.doses import corrected_strength, expected_strength
 from tiny import tiny_sentences
 
 SENTENCES = tiny_sentences(160)

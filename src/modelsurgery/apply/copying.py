@@ -28,10 +28,11 @@ from modelsurgery.apply.manifest import (
     write_manifest,
 )
 from modelsurgery.apply.patching import Surgery, check_rows
-from modelsurgery.checkpoint import Checkpoint, open_checkpoint
-from modelsurgery.edit import Edit
+from modelsurgery.checkpoint.directory import Checkpoint, open_checkpoint
+from modelsurgery.checkpoint.rows import Weights
+from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import CheckpointError
-from modelsurgery.files import (
+from modelsurgery.files.atomic import (
     clone_file,
     copy_file,
     link_file,
@@ -40,8 +41,7 @@ from modelsurgery.files import (
     sha256_file,
     staged_directory,
 )
-from modelsurgery.progress import Progress, silent
-from modelsurgery.rows import Weights
+from modelsurgery.files.progress import Progress, silent
 
 # Other copies of the weights: left as they are they would hold the unedited model.
 OTHER_WEIGHTS = {

@@ -17,9 +17,7 @@ import torch
 from numpy.typing import NDArray
 from transformers.pytorch_utils import Conv1D
 
-from modelsurgery.edit import Edit, RowUpdate, TensorChange, layout_of, tensor_changes
-from modelsurgery.errors import EditMismatchError, UnsupportedModelError
-from modelsurgery.layouts import (
+from modelsurgery.checkpoint.layouts import (
     Address,
     GateLayout,
     GateMatrix,
@@ -27,7 +25,9 @@ from modelsurgery.layouts import (
     layout_for,
     match_layout,
 )
-from modelsurgery.rows import DTYPES, Rows, RowView, rounded
+from modelsurgery.checkpoint.rows import DTYPES, Rows, RowView, rounded
+from modelsurgery.edit.edit import Edit, RowUpdate, TensorChange, layout_of, tensor_changes
+from modelsurgery.errors import EditMismatchError, UnsupportedModelError
 
 TORCH_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 

@@ -37,9 +37,9 @@ from modelsurgery.apply.undoing import (
     settle,
 )
 from modelsurgery.apply.weight_files import hidden, present, privatise, refuse_unwritable
-from modelsurgery.checkpoint import open_checkpoint
-from modelsurgery.edit import Edit
-from modelsurgery.files import locked, storage_errors
+from modelsurgery.checkpoint.directory import open_checkpoint
+from modelsurgery.edit.edit import Edit
+from modelsurgery.files.atomic import locked, storage_errors
 
 
 @dataclass(frozen=True)

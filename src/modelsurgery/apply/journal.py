@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from modelsurgery.apply.coverage import Coverage
-from modelsurgery.checkpoint import Checkpoint, is_plain_name
-from modelsurgery.edit import TensorChange, rows_sha256
+from modelsurgery.checkpoint.directory import Checkpoint, is_plain_name
+from modelsurgery.checkpoint.header import header_sha256, read_json_object
+from modelsurgery.checkpoint.layouts import Address, GateMatrix
+from modelsurgery.checkpoint.rows import DTYPES, Rows, RowView
+from modelsurgery.edit.edit import TensorChange, rows_sha256
 from modelsurgery.errors import CheckpointError, JournalError
-from modelsurgery.files import sha256_json, storage_errors, sync_directory, write_json
-from modelsurgery.header import header_sha256, read_json_object
-from modelsurgery.layouts import Address, GateMatrix
-from modelsurgery.rows import DTYPES, Rows, RowView
+from modelsurgery.files.atomic import sha256_json, storage_errors, sync_directory, write_json
 
 SURGERY_DIRECTORY = ".surgery"
 JOURNAL_FILE = "journal.json"

@@ -13,11 +13,11 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from modelsurgery.apply.coverage import Coverage
-from modelsurgery.checkpoint import is_plain_name
-from modelsurgery.edit import Edit
+from modelsurgery.checkpoint.directory import is_plain_name
+from modelsurgery.checkpoint.header import read_header, read_json_object
+from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import CheckpointError, VerificationError
-from modelsurgery.files import HASH_BLOCK_BYTES, writable_json, write_json
-from modelsurgery.header import read_header, read_json_object
+from modelsurgery.files.atomic import HASH_BLOCK_BYTES, writable_json, write_json
 
 MANIFEST_FILE = "surgery.json"
 FORMAT_VERSION = 2

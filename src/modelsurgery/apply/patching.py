@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelsurgery.ahead import worked_ahead
 from modelsurgery.apply.coverage import Coverage, measure_coverage
 from modelsurgery.apply.journal import Journal, JournalWriter, StoredJournal
 from modelsurgery.apply.manifest import describe_edits, manifest_text
-from modelsurgery.checkpoint import Checkpoint
-from modelsurgery.edit import Edit, layout_of, rows_reader, rows_sha256, tensor_changes
+from modelsurgery.checkpoint.directory import Checkpoint
+from modelsurgery.checkpoint.layouts import GateMatrix, find_gate_matrices
+from modelsurgery.checkpoint.rows import Weights
+from modelsurgery.edit.edit import Edit, layout_of, rows_reader, rows_sha256, tensor_changes
 from modelsurgery.errors import VerificationError
-from modelsurgery.layouts import GateMatrix, find_gate_matrices
-from modelsurgery.provenance import provenance
-from modelsurgery.rows import Weights
+from modelsurgery.files.ahead import worked_ahead
+from modelsurgery.files.provenance import provenance
 
 
 @dataclass(frozen=True)

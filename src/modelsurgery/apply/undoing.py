@@ -19,17 +19,17 @@ from modelsurgery.apply.weight_files import (
     refuse_unwritable,
     sweep_copies,
 )
-from modelsurgery.checkpoint import IN_SURGERY_SUFFIX, Checkpoint
+from modelsurgery.checkpoint.directory import IN_SURGERY_SUFFIX, Checkpoint
+from modelsurgery.checkpoint.header import header_sha256, read_header
+from modelsurgery.checkpoint.rows import Weights
 from modelsurgery.errors import JournalError, ModelNotFoundError, VerificationError
-from modelsurgery.files import (
+from modelsurgery.files.atomic import (
     locked,
     remove_unfinished,
     staged_bytes,
     storage_errors,
     sync_directory,
 )
-from modelsurgery.header import header_sha256, read_header
-from modelsurgery.rows import Weights
 
 
 @dataclass(frozen=True)

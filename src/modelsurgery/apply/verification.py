@@ -8,12 +8,12 @@ from pathlib import Path
 
 from modelsurgery.apply.journal import JournalEntry, load_journals
 from modelsurgery.apply.manifest import HEADER, Manifest, file_parts, hash_part, read_manifest
-from modelsurgery.checkpoint import Checkpoint, is_file, open_checkpoint
-from modelsurgery.edit import rows_sha256
+from modelsurgery.checkpoint.directory import Checkpoint, is_file, open_checkpoint
+from modelsurgery.checkpoint.rows import Weights
+from modelsurgery.edit.edit import rows_sha256
 from modelsurgery.errors import CheckpointError, JournalError, VerificationError
-from modelsurgery.files import locked, sha256_file
-from modelsurgery.progress import Progress, silent
-from modelsurgery.rows import Weights
+from modelsurgery.files.atomic import locked, sha256_file
+from modelsurgery.files.progress import Progress, silent
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from modelsurgery.apply.journal import StoredJournal
-from modelsurgery.checkpoint import IN_SURGERY_SUFFIX, Checkpoint
+from modelsurgery.checkpoint.directory import IN_SURGERY_SUFFIX, Checkpoint
+from modelsurgery.checkpoint.rows import Weights
 from modelsurgery.errors import JournalError, StorageError
-from modelsurgery.files import sync_directory, sync_file
-from modelsurgery.rows import Weights
+from modelsurgery.files.atomic import sync_directory, sync_file
 
 PRIVATE_COPY_SUFFIX = ".private-copy"
 

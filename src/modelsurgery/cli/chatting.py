@@ -14,9 +14,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from modelsurgery.conversation import Conversation, Exchange
 from modelsurgery.errors import RecipeError, SurgeryError, TextsError
 from modelsurgery.evaluation.generation import Continuation
+from modelsurgery.pipeline.conversation import Conversation, Exchange
 from modelsurgery.report.untrusted import in_one_line, printable
 
 NARROW_COLUMNS = 60  # below it the two sides stand above each other

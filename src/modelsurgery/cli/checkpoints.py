@@ -17,7 +17,7 @@ from modelsurgery.cli.output import print_content, print_differences, showing_pr
 from modelsurgery.errors import RecipeError, VerificationError
 
 if TYPE_CHECKING:
-    from modelsurgery.edit import Edit
+    from modelsurgery.edit.edit import Edit
 
 EXPORTS = ("peft", "gguf", "hub")
 ModelDirectory = Annotated[Path, typer.Argument(help="Model directory.")]
@@ -31,9 +31,9 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Say what a surgery finds, reads and writes, before anything is touched."""
-    from modelsurgery.checkpoint import open_checkpoint
-    from modelsurgery.edit_file import load_edit
-    from modelsurgery.planning import plan_surgery
+    from modelsurgery.apply.plan import plan_surgery
+    from modelsurgery.checkpoint.directory import open_checkpoint
+    from modelsurgery.edit.edit_file import load_edit
 
     loaded = [load_edit(path) for path in edits or []]
     checkpoint = open_checkpoint(model_directory(model))
@@ -55,8 +55,8 @@ def apply(
     as_json: Json = False,
 ) -> None:
     """Edit a model on disk: an edited copy, or in place with a way back; loads no model."""
-    from modelsurgery.edit_file import load_edit
-    from modelsurgery.lab import is_embedded
+    from modelsurgery.data.demo import is_embedded
+    from modelsurgery.edit.edit_file import load_edit
 
     if (out is None) != in_place:
         raise RecipeError("give either --out DIR or --in-place, and not both")
@@ -113,9 +113,9 @@ def export(
 ) -> None:
     """Write edits as an adapter for PEFT and vLLM or llama.cpp, or a repository for the Hub."""
     from modelsurgery import export as exporting
-    from modelsurgery.checkpoint import open_checkpoint
-    from modelsurgery.edit_file import load_edit
-    from modelsurgery.named_models import published_name
+    from modelsurgery.checkpoint.directory import open_checkpoint
+    from modelsurgery.checkpoint.named_models import published_name
+    from modelsurgery.edit.edit_file import load_edit
 
     if to not in EXPORTS:
         raise RecipeError(f"--to {to!r}; expected one of {', '.join(EXPORTS)}")
@@ -152,7 +152,7 @@ def export(
 
 def _conflicts(edits: "list[Edit]") -> dict[str, Any]:
     """What several edits do to each other, one line a pair."""
-    from modelsurgery.conflicts import conflicts_of, left_out
+    from modelsurgery.edit.interactions import conflicts_of, left_out
 
     lines = [
         f"edit {number + 1} was made on top of an edit that is not given: what was measured with "
@@ -201,8 +201,8 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """List tensors and rows that differ between two models, with norms."""
-    from modelsurgery.checkpoint import open_checkpoint
-    from modelsurgery.comparison import compare_checkpoints
+    from modelsurgery.checkpoint.diff import compare_checkpoints
+    from modelsurgery.checkpoint.directory import open_checkpoint
 
     models = [open_checkpoint(model_directory(name)) for name in (first, second)]
     with showing_progress() as progress:

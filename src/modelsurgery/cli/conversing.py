@@ -55,7 +55,7 @@ def compare(
     """Show what base and edited model said to the same prompts, worst regressions first."""
     from rich.console import Console
 
-    from modelsurgery.files import refuse_existing
+    from modelsurgery.files.atomic import refuse_existing
     from modelsurgery.report.comparing import print_pairs, read_pairs
 
     if html is not None:
@@ -106,10 +106,10 @@ def chat(
         )
     with showing_progress() as progress:
         from modelsurgery.cli.chatting import chat_in_pipe, chat_on_terminal
-        from modelsurgery.conversation import Conversation
-        from modelsurgery.edit_file import load_edit
+        from modelsurgery.edit.edit_file import load_edit
         from modelsurgery.evaluation.generation import Decoding
-        from modelsurgery.models import load_model
+        from modelsurgery.model.loading import load_model
+        from modelsurgery.pipeline.conversation import Conversation
 
         edits = [load_edit(path) for path in edit]
         with progress("load model", 0):

@@ -69,8 +69,8 @@ def edit(
     as_json: Json = False,
 ) -> None:
     """Make an edit from labelled texts, or from a probe; nothing is generated or measured."""
-    from modelsurgery.edit_file import save_edit
-    from modelsurgery.files import refuse_existing
+    from modelsurgery.edit.edit_file import save_edit
+    from modelsurgery.files.atomic import refuse_existing
 
     if (texts is None) == (probe is None):
         raise RecipeError("give either --texts FILE or --probe FILE, and not both")
@@ -131,13 +131,13 @@ def _from_probe(
     layout: Path | None,
 ) -> tuple[dict[str, Any], Any]:
     """The paper's rule on the checkpoint on disk; loads no model."""
-    from modelsurgery.checkpoint import open_checkpoint
-    from modelsurgery.edit import make_edit
-    from modelsurgery.files import sha256_file
-    from modelsurgery.layouts import find_gate_matrices
-    from modelsurgery.probe import load_probe
-    from modelsurgery.provenance import provenance
-    from modelsurgery.region import score_rows, select_region
+    from modelsurgery.checkpoint.directory import open_checkpoint
+    from modelsurgery.checkpoint.layouts import find_gate_matrices
+    from modelsurgery.edit.edit import make_edit
+    from modelsurgery.edit.probe import load_probe
+    from modelsurgery.edit.region import score_rows, select_region
+    from modelsurgery.files.atomic import sha256_file
+    from modelsurgery.files.provenance import provenance
 
     checkpoint = open_checkpoint(model_directory(model))
     described = chosen_layout(layout)
@@ -179,10 +179,10 @@ def _from_texts(
     **settings: Any,
 ) -> tuple[dict[str, Any], Any]:
     """An edit that a rule makes; the model is loaded and reads the texts."""
-    from modelsurgery.edit_fitting import fit_edit
-    from modelsurgery.models import load_model
+    from modelsurgery.data.texts import load_lines, load_texts
+    from modelsurgery.model.loading import load_model
     from modelsurgery.rules.proposal import DEFAULT_RULE
-    from modelsurgery.texts import load_lines, load_texts
+    from modelsurgery.search.fitting import fit_edit
 
     labelled = load_texts(texts, text_column=columns[0], label_column=columns[1])
     clean = None if neutral is None else load_lines(neutral)

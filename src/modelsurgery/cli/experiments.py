@@ -236,9 +236,9 @@ def _perform(
     from rich.console import Console
 
     with showing_progress() as progress:
-        from modelsurgery.recipe import Recipe
-        from modelsurgery.running import run_recipe
-        from modelsurgery.schema import parse
+        from modelsurgery.files.schema import parse
+        from modelsurgery.pipeline.recipe import Recipe
+        from modelsurgery.pipeline.running import run_recipe
 
         result = run_recipe(
             parse(options, Recipe, "options"), progress=progress, announce=print_plan
@@ -274,9 +274,9 @@ def _show_plan(options: dict[str, Any], as_json: bool) -> None:
     from modelsurgery.report.scheduling import plan_lines
 
     with showing_progress() as progress:
-        from modelsurgery.recipe import Recipe
-        from modelsurgery.running import plan_recipe
-        from modelsurgery.schema import parse
+        from modelsurgery.files.schema import parse
+        from modelsurgery.pipeline.recipe import Recipe
+        from modelsurgery.pipeline.running import plan_recipe
 
         if options.get("behaviors"):
             raise RecipeError("--plan is for one behavior; give each of them in turn")
@@ -293,9 +293,9 @@ def _perform_in_order(options: dict[str, Any], as_json: bool) -> None:
     from modelsurgery.report.sequence import print_sequence
 
     with showing_progress() as progress:
-        from modelsurgery.recipe import SequenceRecipe
-        from modelsurgery.schema import parse
-        from modelsurgery.sequence import run_sequence
+        from modelsurgery.files.schema import parse
+        from modelsurgery.pipeline.recipe import SequenceRecipe
+        from modelsurgery.pipeline.sequence import run_sequence
 
         result = run_sequence(
             parse(options, SequenceRecipe, "options"), progress=progress, announce=print_plan
@@ -311,8 +311,8 @@ def _perform_in_order(options: dict[str, Any], as_json: bool) -> None:
 def _options_of(recipe: Path) -> dict[str, Any]:
     """What a recipe's file says."""
     with showing_progress():
-        from modelsurgery.recipe import SequenceRecipe
-        from modelsurgery.schema import load_yaml
+        from modelsurgery.files.schema import load_yaml
+        from modelsurgery.pipeline.recipe import SequenceRecipe
 
         return load_yaml(recipe, SequenceRecipe).model_dump(exclude_unset=True)
 

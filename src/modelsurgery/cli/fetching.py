@@ -9,7 +9,7 @@ from modelsurgery.cli.options import Json
 from modelsurgery.cli.output import print_content, showing_progress
 
 if TYPE_CHECKING:
-    from modelsurgery.named_models import NamedModel
+    from modelsurgery.checkpoint.named_models import NamedModel
 
 
 def fetch(
@@ -23,7 +23,7 @@ def fetch(
     as_json: Json = False,
 ) -> None:
     """Bring a small pretrained model to this machine; `--model NAME` then means it."""
-    from modelsurgery.named_models import NAMED_MODELS
+    from modelsurgery.checkpoint.named_models import NAMED_MODELS
 
     if name is None:
         models = list(NAMED_MODELS.values())
@@ -31,7 +31,7 @@ def fetch(
         print_content(listed, as_json)
         return
     with showing_progress() as progress:
-        from modelsurgery.fetching import fetch_model
+        from modelsurgery.model.fetching import fetch_model
 
         fetched = fetch_model(name, out, source=source, progress=progress)  # type: ignore[arg-type]
     typed = name if out is None else out
@@ -50,7 +50,7 @@ def fetch(
 
 
 def _listed(model: "NamedModel") -> dict[str, Any]:
-    from modelsurgery.named_models import is_fetched, place_of
+    from modelsurgery.checkpoint.named_models import is_fetched, place_of
 
     return {
         "title": model.title,

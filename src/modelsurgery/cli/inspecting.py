@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from modelsurgery.edit import Edit
-    from modelsurgery.inside import Inside
-    from modelsurgery.models import LanguageModel
+    from modelsurgery.edit.edit import Edit
+    from modelsurgery.interpret import Inside
+    from modelsurgery.model.loading import LanguageModel
 
 TABLES = ("inside", "with")  # parts of the answer that are shown as tables
 
@@ -36,7 +36,7 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Describe a probe, an edit, a journal, or the surgeries that a model has had."""
-    from modelsurgery.artefact import is_artefact
+    from modelsurgery.files.artifact import is_artefact
 
     if file.is_file() and is_artefact(file, "edit"):
         content = _edit(file, model, others or [], device, dtype)
@@ -67,7 +67,7 @@ def _other(file: Path, model: str | None, device: str | None, dtype: str | None)
     """What is known of a journal, a model or a probe."""
     from modelsurgery.apply.journal import is_journal, journal_json, load_journal
     from modelsurgery.apply.manifest import MANIFEST_FILE
-    from modelsurgery.probe import load_probe, probe_json
+    from modelsurgery.edit.probe import load_probe, probe_json
 
     is_probe = not (is_journal(file) or file.is_dir() or file.name == MANIFEST_FILE)
     if model is not None and not is_probe:
@@ -83,7 +83,7 @@ def _other(file: Path, model: str | None, device: str | None, dtype: str | None)
         return content
 
     with showing_progress():
-        from modelsurgery.inside import read_probe
+        from modelsurgery.interpret import read_probe
 
         seen = read_probe(_loaded(model, None, device, dtype), probe)
     return {**content, "inside": seen.to_json()}
@@ -93,7 +93,7 @@ def _edit(
     file: Path, name: str | None, others: list[Path], device: str | None, dtype: str | None
 ) -> dict[str, Any]:
     """What is known of an edit, inside a model and beside other edits."""
-    from modelsurgery.edit_file import edit_json, load_edit
+    from modelsurgery.edit.edit_file import edit_json, load_edit
 
     edit = load_edit(file)
     content = edit_json(edit)
@@ -101,7 +101,7 @@ def _edit(
     comparisons = [_comparison(edit, path, other) for path, other in compared]
     if name is not None:
         with showing_progress() as progress:
-            from modelsurgery.inside import look_inside, nearest_rows
+            from modelsurgery.interpret import look_inside, nearest_rows
 
             model = _loaded(name, edit, device, dtype)
             seen = look_inside(model, edit, direction=_direction(edit), progress=progress)
@@ -115,7 +115,7 @@ def _edit(
 
 
 def _comparison(edit: "Edit", path: Path, other: "Edit") -> dict[str, Any]:
-    from modelsurgery.conflicts import conflicts_of
+    from modelsurgery.edit.interactions import conflicts_of
 
     (found,) = conflicts_of((edit, other))
     return {
@@ -133,7 +133,7 @@ def _comparison(edit: "Edit", path: Path, other: "Edit") -> dict[str, Any]:
 def _loaded(
     name: str, edit: "Edit | None", device: str | None, dtype: str | None
 ) -> "LanguageModel":
-    from modelsurgery.models import load_model
+    from modelsurgery.model.loading import load_model
 
     layout = None if edit is None else edit.layout
     return load_model(model_directory(name), device=device, dtype=dtype, layout=layout)
@@ -153,7 +153,7 @@ def _direction(edit: "Edit") -> "NDArray[np.float32]":
 
 
 def _addresses(seen: "Inside") -> list[Any]:
-    from modelsurgery.layouts import Address
+    from modelsurgery.checkpoint.layouts import Address
 
     return [
         (Address(one.layer - 1, one.branch, -1 if one.expert is None else one.expert), one.row)

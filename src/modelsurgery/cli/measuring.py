@@ -48,12 +48,12 @@ def probe(
 ) -> None:
     """Train a linear probe on the hidden states of labelled texts."""
     with showing_progress() as progress:
-        from modelsurgery.files import refuse_existing
-        from modelsurgery.fitting import fit_probe_on_texts
-        from modelsurgery.hidden_states import extract_hidden_states
-        from modelsurgery.models import load_model
-        from modelsurgery.probe import save_probe
-        from modelsurgery.texts import load_texts, split_texts
+        from modelsurgery.data.texts import load_texts, split_texts
+        from modelsurgery.edit.probe import save_probe
+        from modelsurgery.files.atomic import refuse_existing
+        from modelsurgery.model.hidden_states import extract_hidden_states
+        from modelsurgery.model.loading import load_model
+        from modelsurgery.model.probe_fitting import fit_probe_on_texts
 
         refuse_existing(out)
         split = split_texts(
@@ -125,12 +125,12 @@ def evaluate(
     from modelsurgery.report.evaluation import print_evaluation
 
     with showing_progress() as progress:
-        from modelsurgery.behaviors import describe_behavior
-        from modelsurgery.behaviors.roots import data_root
-        from modelsurgery.edit_file import load_edit
-        from modelsurgery.evaluating import EvaluationPlan
-        from modelsurgery.evaluating import evaluate as evaluated
-        from modelsurgery.schema import parse
+        from modelsurgery.data.behaviors import describe_behavior
+        from modelsurgery.data.behaviors.roots import data_root
+        from modelsurgery.edit.edit_file import load_edit
+        from modelsurgery.files.schema import parse
+        from modelsurgery.pipeline.evaluating import EvaluationPlan
+        from modelsurgery.pipeline.evaluating import evaluate as evaluated
 
         described = describe_behavior(behavior).with_own(prompts=prompts, neutral=neutral)
         described = described.with_length(max_new_tokens)

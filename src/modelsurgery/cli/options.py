@@ -10,8 +10,8 @@ import typer
 from modelsurgery.errors import RecipeError
 
 if TYPE_CHECKING:
-    from modelsurgery.layouts import GateLayout
-    from modelsurgery.probe import Fit
+    from modelsurgery.checkpoint.layouts import GateLayout
+    from modelsurgery.edit.probe import Fit
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 ModelArgument = Annotated[str, typer.Argument(help="Model directory, name or id of the Hub.")]
@@ -150,27 +150,27 @@ Now = Annotated[
 
 def model_directory(name: str) -> Path:
     """Directory of a model given as a directory, a name, an id of the Hub, or `embedded`."""
-    from modelsurgery.lab import embedded_model_path, is_embedded
+    from modelsurgery.data.demo import embedded_model_path, is_embedded
 
     if is_embedded(name):
         return embedded_model_path()
     if Path(name).is_dir():
         return Path(name)
-    from modelsurgery.models import resolve_model_directory
+    from modelsurgery.model.loading import resolve_model_directory
 
     return resolve_model_directory(name)
 
 
 def chosen_layout(path: Path | None) -> "GateLayout | None":
     """The layout that a user wrote, if any."""
-    from modelsurgery.layouts import load_layout
+    from modelsurgery.checkpoint.layouts import load_layout
 
     return None if path is None else load_layout(path)
 
 
 def chosen_fit(value: str) -> "Fit":
     """A way of fitting a probe, by its name."""
-    from modelsurgery.probe import FITS
+    from modelsurgery.edit.probe import FITS
 
     for fit in FITS:
         if fit == value:

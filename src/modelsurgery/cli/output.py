@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modelsurgery.progress import Progress
+    from modelsurgery.files.progress import Progress
 
 
 def print_content(content: dict[str, Any], as_json: bool) -> None:

@@ -17,7 +17,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write report.html: one page that opens anywhere, with figures, answers and the way back."""
-    from modelsurgery.files import refuse_existing
+    from modelsurgery.files.atomic import refuse_existing
     from modelsurgery.report.html import write_report
 
     if out is not None:
@@ -31,8 +31,8 @@ def behaviors(
     as_json: Json = False,
 ) -> None:
     """List the built-in behaviors, or explain one: texts, prompts, judge, published numbers."""
-    from modelsurgery.behaviors import built_in_behaviors, describe_behavior
-    from modelsurgery.behaviors.explaining import explained, listed
+    from modelsurgery.data.behaviors import built_in_behaviors, describe_behavior
+    from modelsurgery.data.behaviors.explaining import explained, listed
 
     if name is None:
         print_content({one.name: listed(one) for one in built_in_behaviors()}, as_json)

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 
 from modelsurgery.apply.in_memory import edited
-from modelsurgery.chat_template import Text
-from modelsurgery.edit import Edit
+from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import EvaluationError
 from modelsurgery.evaluation.predictions import Side, predict
-from modelsurgery.halves import Batch
-from modelsurgery.hidden_states import batches
-from modelsurgery.models import LanguageModel
-from modelsurgery.progress import Progress, silent
-from modelsurgery.token_ids import answer_ids
+from modelsurgery.files.progress import Progress, silent
+from modelsurgery.model.chat_template import Text
+from modelsurgery.model.halves import Batch
+from modelsurgery.model.hidden_states import batches
+from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.token_ids import answer_ids
 
 MAX_TOKENS = 256
 BATCH_TOKENS = 2048

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from modelsurgery.behaviors import PromptSet
-from modelsurgery.edit import Edit
+from modelsurgery.data.behaviors import PromptSet
+from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import EvaluationError
 from modelsurgery.evaluation.generation import Decoding, TransformersGenerator
 from modelsurgery.evaluation.judges import Judge, Verdict
 from modelsurgery.evaluation.judges.verdicts import UNKNOWN
 from modelsurgery.evaluation.statistics import PairedChange, Rate, paired_change, rate_of
 from modelsurgery.evaluation.store import Store, judged
-from modelsurgery.models import LanguageModel
-from modelsurgery.progress import Progress, silent
+from modelsurgery.files.progress import Progress, silent
+from modelsurgery.model.loading import LanguageModel
 
 FACT_TOKENS = 8
 

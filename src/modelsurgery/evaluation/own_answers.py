@@ -6,11 +6,11 @@ toward refusal can leave the one alone and ruin the other. So both are measured.
 
 from collections.abc import Iterable, Sequence
 
+from modelsurgery.data.texts import LabelledText
 from modelsurgery.evaluation.generation import Decoding, TransformersGenerator
 from modelsurgery.evaluation.store import Store
-from modelsurgery.models import LanguageModel
-from modelsurgery.progress import Progress, silent
-from modelsurgery.texts import LabelledText
+from modelsurgery.files.progress import Progress, silent
+from modelsurgery.model.loading import LanguageModel
 
 ANSWER_TOKENS = 48
 MOST_ANSWERS = 64

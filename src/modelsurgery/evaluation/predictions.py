@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from modelsurgery.apply.in_memory import edited, edited_per_part
-from modelsurgery.edit import Edit
-from modelsurgery.halves import Batch, Halves
+from modelsurgery.edit.edit import Edit
+from modelsurgery.model.halves import Batch, Halves
 
 LOGITS_AT_A_TIME = 1 << 24  # 64 MB in f32; about four tensors of this size are alive at once
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
-from modelsurgery.behaviors import PromptSet
-from modelsurgery.corpora import Prompt
-from modelsurgery.edit import Edit
+from modelsurgery.data.behaviors import PromptSet
+from modelsurgery.data.corpora import Prompt
+from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import EvaluationError
 from modelsurgery.evaluation.agreement import Agreement, agreement
 from modelsurgery.evaluation.generation import Continuation, Decoding, Generator
@@ -26,7 +26,7 @@ from modelsurgery.evaluation.statistics import (
     rate_of,
 )
 from modelsurgery.evaluation.store import Store, judged
-from modelsurgery.progress import Progress, silent
+from modelsurgery.files.progress import Progress, silent
 
 Rounds = tuple[tuple[Continuation, ...], ...]  # continuations of all prompts, a round a decoding
 Verdicts = tuple[tuple[Verdict, ...], ...]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from modelsurgery.evaluation.generation.decoding import Continuation
+from modelsurgery.evaluation.decoding import Continuation
 from modelsurgery.evaluation.statistics import PairedChange, paired_change
 
 GRAM = 4

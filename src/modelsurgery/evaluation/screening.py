@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 
 from modelsurgery.apply.in_memory import takes_parts
-from modelsurgery.chat_template import Text
-from modelsurgery.edit import Edit
+from modelsurgery.data.texts import LabelledText
+from modelsurgery.edit.edit import Edit
 from modelsurgery.evaluation.language_modelling import (
     BATCH_TOKENS,
     MAX_TOKENS,
@@ -23,12 +23,12 @@ from modelsurgery.evaluation.language_modelling import (
     check_predicted,
 )
 from modelsurgery.evaluation.predictions import Predictions, Side, predict
-from modelsurgery.halves import Batch
-from modelsurgery.hidden_states import batches
-from modelsurgery.models import LanguageModel
-from modelsurgery.progress import Progress, silent
-from modelsurgery.texts import LabelledText
-from modelsurgery.token_ids import ReplyIds, Source, answer_ids
+from modelsurgery.files.progress import Progress, silent
+from modelsurgery.model.chat_template import Text
+from modelsurgery.model.halves import Batch
+from modelsurgery.model.hidden_states import batches
+from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.token_ids import ReplyIds, Source, answer_ids
 
 PARTS = 8  # edits that share a forward pass
 

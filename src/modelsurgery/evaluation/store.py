@@ -18,9 +18,9 @@ from types import TracebackType
 from typing import Self, get_args
 
 from modelsurgery.errors import EvaluationError, StorageError
-from modelsurgery.evaluation.generation.decoding import Continuation
+from modelsurgery.evaluation.decoding import Continuation
 from modelsurgery.evaluation.judges.verdicts import Judge, Verdict
-from modelsurgery.progress import Progress, silent
+from modelsurgery.files.progress import Progress, silent
 
 VERSION = 1
 PATIENCE_SECONDS = 60.0

@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from modelsurgery.behaviors import Behavior
-from modelsurgery.edit import Edit
+from modelsurgery.data.behaviors import Behavior
+from modelsurgery.edit.edit import Edit
 from modelsurgery.evaluation.judges import Judge
 from modelsurgery.evaluation.measurement import BehaviorMeasurement, decoding_of, measure_behavior
 from modelsurgery.evaluation.screening import Effect
 from modelsurgery.evaluation.statistics import Z_95
 from modelsurgery.evaluation.store import Store
-from modelsurgery.models import LanguageModel
-from modelsurgery.progress import Progress, silent
+from modelsurgery.files.progress import Progress, silent
+from modelsurgery.model.loading import LanguageModel
 
 TUNING_TOKENS = 48  # of a continuation that a choice is made on: refusals come early
 

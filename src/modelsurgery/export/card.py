@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
-from modelsurgery.edit import Edit
+from modelsurgery.edit.edit import Edit
 
 Form = Literal["adapter", "merged"]
 NOT_MEASURED = "Nothing was measured with these edits, or the results were not given."

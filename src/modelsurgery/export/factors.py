@@ -10,11 +10,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from modelsurgery.checkpoint import Checkpoint
-from modelsurgery.edit import Edit, layout_of, rows_reader, tensor_changes
+from modelsurgery.checkpoint.directory import Checkpoint
+from modelsurgery.checkpoint.layouts import (
+    Address,
+    GateLayout,
+    GateMatrix,
+    choose_layout,
+    find_gate_matrices,
+)
+from modelsurgery.checkpoint.rows import Weights
+from modelsurgery.edit.edit import Edit, layout_of, rows_reader, tensor_changes
 from modelsurgery.errors import NothingChangedError, UnsupportedModelError
-from modelsurgery.layouts import Address, GateLayout, GateMatrix, choose_layout, find_gate_matrices
-from modelsurgery.rows import Weights
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modelsurgery.checkpoint import Checkpoint
-from modelsurgery.edit import Edit
+from modelsurgery.checkpoint.directory import Checkpoint
+from modelsurgery.checkpoint.rows import rounded
+from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import RecipeError, UnsupportedModelError
 from modelsurgery.export.factors import Factors, low_rank_factors
-from modelsurgery.files import refuse_existing, storage_errors, write_bytes
-from modelsurgery.rows import rounded
+from modelsurgery.files.atomic import refuse_existing, storage_errors, write_bytes
 
 # `model_type` of config.json to llama.cpp's architecture, where its converter spells it otherwise.
 ARCHITECTURES = {

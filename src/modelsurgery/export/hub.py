@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 
 from modelsurgery.apply.copying import apply_to_copy
-from modelsurgery.checkpoint import Checkpoint
-from modelsurgery.edit_file import load_edit, save_edit
+from modelsurgery.checkpoint.directory import Checkpoint
+from modelsurgery.edit.edit_file import load_edit, save_edit
 from modelsurgery.errors import RecipeError, SurgeryError
 from modelsurgery.export.card import CardFacts, Form, model_card
 from modelsurgery.export.peft import write_peft_adapter
@@ -27,8 +27,8 @@ from modelsurgery.export.public import (
     public_name,
     public_recipe,
 )
-from modelsurgery.files import copy_file, refuse_existing, staged_directory, write_text
-from modelsurgery.progress import Progress, silent
+from modelsurgery.files.atomic import copy_file, refuse_existing, staged_directory, write_text
+from modelsurgery.files.progress import Progress, silent
 
 RESULTS_FILE, RECIPE_FILE = "results.json", "recipe.resolved.yaml"
 LICENCE_LINE = re.compile(r"^license:\s*['\"]?([\w.-]+)", re.MULTILINE)

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from modelsurgery.checkpoint import Checkpoint
-from modelsurgery.edit import Edit
+from modelsurgery.checkpoint.directory import Checkpoint
+from modelsurgery.checkpoint.rows import DTYPES, rounded
+from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import RecipeError
 from modelsurgery.export.factors import Factors, low_rank_factors
-from modelsurgery.files import staged_directory, write_bytes, write_json
-from modelsurgery.rows import DTYPES, rounded
+from modelsurgery.files.atomic import staged_directory, write_bytes, write_json
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from modelsurgery.edit import Edit
+from modelsurgery.edit.edit import Edit
 
 # Files of a model directory other than weights that loading it needs, or its licence asks for.
 MODEL_FILES = (

@@ -16,7 +16,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from modelsurgery.progress import Progress
+from modelsurgery.files.progress import Progress
 from modelsurgery.report.stages import Stage, Stages, gpu_bytes, resident_bytes
 
 SECONDS_BEFORE_FIRST_LINE = 1.0

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from modelsurgery.progress import Advance
+from modelsurgery.files.progress import Advance
 
 STATUS_FILE = Path("/proc/self/status")
 RESIDENT = "VmRSS:"

@@ -8,8 +8,8 @@ say whether the request calls for it, and make four kinds.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from modelsurgery.files import sha256_json
-from modelsurgery.texts import LabelledText
+from modelsurgery.data.texts import LabelledText
+from modelsurgery.files.atomic import sha256_json
 
 
 @dataclass(frozen=True)

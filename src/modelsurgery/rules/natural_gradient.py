@@ -22,8 +22,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from modelsurgery.activations.sites import GateSite
-from modelsurgery.activations.statistics import Gains, Prices
+from modelsurgery.model.activations.sites import GateSite
+from modelsurgery.model.activations.statistics import Gains, Prices
 
 DIRECTION_DAMPING = 0.1
 ROW_DAMPING = 0.1

@@ -6,11 +6,11 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from modelsurgery.edit import Edit, RowUpdate
+from modelsurgery.checkpoint.layouts import GateLayout, GateMatrix
+from modelsurgery.edit.edit import Edit, RowUpdate
+from modelsurgery.edit.region import PAPER_ROWS, Region, select_rows
 from modelsurgery.errors import CheckpointError
-from modelsurgery.layouts import GateLayout, GateMatrix
-from modelsurgery.provenance import Provenance, provenance
-from modelsurgery.region import PAPER_ROWS, Region, select_rows
+from modelsurgery.files.provenance import Provenance, provenance
 
 Rule = Literal["natural-gradient", "least-squares", "paper"]
 RULES: tuple[Rule, ...] = get_args(Rule)

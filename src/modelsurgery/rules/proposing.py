@@ -6,19 +6,24 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from modelsurgery.activations.passes import Passes
-from modelsurgery.activations.responses import measure_outputs, measure_responses, site_neurons
-from modelsurgery.activations.sites import GateSite, find_sites, mean_row_norm
-from modelsurgery.activations.statistics import (
+from modelsurgery.checkpoint.layouts import Address
+from modelsurgery.edit.probe import DirectionRule, Probe
+from modelsurgery.model.activations.passes import Passes
+from modelsurgery.model.activations.responses import (
+    measure_outputs,
+    measure_responses,
+    site_neurons,
+)
+from modelsurgery.model.activations.sites import GateSite, find_sites, mean_row_norm
+from modelsurgery.model.activations.statistics import (
     measure_gains,
     measure_inputs,
     measure_moments,
     measure_prices,
 )
-from modelsurgery.activations.texts import TokenizedText, tokenize_labelled
-from modelsurgery.layouts import Address
-from modelsurgery.models import LanguageModel
-from modelsurgery.probe import DirectionRule, Probe
+from modelsurgery.model.activations.texts import TokenizedText, tokenize_labelled
+from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.stacking import score_model_rows
 from modelsurgery.rules.contrast import Contrast
 from modelsurgery.rules.least_squares import SiteResponses
 from modelsurgery.rules.natural_gradient import (
@@ -33,7 +38,6 @@ from modelsurgery.rules.natural_gradient import (
     whitened_directions,
 )
 from modelsurgery.rules.proposal import RowProposal
-from modelsurgery.stacking import score_model_rows
 
 FOLDS = 5
 

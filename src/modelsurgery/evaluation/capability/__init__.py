@@ -3,8 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from modelsurgery.corpora import corpora, find_corpus, load_corpus_passages, load_corpus_questions
-from modelsurgery.edit import Edit
+from modelsurgery.data.corpora import (
+    corpora,
+    find_corpus,
+    load_corpus_passages,
+    load_corpus_questions,
+)
+from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import RecipeError, TextsError
 from modelsurgery.evaluation.capability.published import TASKS, PublishedTask
 from modelsurgery.evaluation.capability.results import (
@@ -15,8 +20,8 @@ from modelsurgery.evaluation.capability.results import (
 )
 from modelsurgery.evaluation.capability.windows import compare_perplexity
 from modelsurgery.evaluation.language_modelling import greedy_answers
-from modelsurgery.models import LanguageModel
-from modelsurgery.progress import Progress, silent
+from modelsurgery.files.progress import Progress, silent
+from modelsurgery.model.loading import LanguageModel
 
 __all__ = [
     "Item",

@@ -17,16 +17,16 @@ from typing import Any
 import torch
 
 from modelsurgery.apply.in_memory import edited
-from modelsurgery.chat_template import Rendered
-from modelsurgery.edit import Edit
+from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import EvaluationError
 from modelsurgery.evaluation.capability.items import LETTERS, Question, load_items, score
 from modelsurgery.evaluation.capability.published import TASKS
 from modelsurgery.evaluation.capability.results import Item, TaskResult, compare_items
 from modelsurgery.evaluation.predictions import last_logits
-from modelsurgery.models import LanguageModel
-from modelsurgery.progress import Progress, silent
-from modelsurgery.token_ids import opening_ids, without_beginning
+from modelsurgery.files.progress import Progress, silent
+from modelsurgery.model.chat_template import Rendered
+from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.token_ids import opening_ids, without_beginning
 
 BATCH_ITEMS = 8  # of generated answers
 

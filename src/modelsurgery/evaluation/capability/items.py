@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelsurgery.corpora import corpora, find_corpus
-from modelsurgery.corpora.sources import corpus_rows
+from modelsurgery.data.corpora import corpora, find_corpus
+from modelsurgery.data.corpora.sources import corpus_rows
+from modelsurgery.data.text_files import csv_fields, read_text
 from modelsurgery.errors import TextsError
 from modelsurgery.evaluation.capability.published import TASKS
-from modelsurgery.text_files import csv_fields, read_text
 
 LETTERS = "ABCD"
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")

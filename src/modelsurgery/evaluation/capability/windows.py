@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from modelsurgery.edit import Edit
+from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import EvaluationError
 from modelsurgery.evaluation.capability.results import PerplexityResult
 from modelsurgery.evaluation.predictions import predict
-from modelsurgery.models import LanguageModel
-from modelsurgery.progress import Progress, silent
-from modelsurgery.token_ids import opening_ids
+from modelsurgery.files.progress import Progress, silent
+from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.token_ids import opening_ids
 
 WINDOW_TOKENS = 1024
 BATCH_TOKENS = 4096

@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from modelsurgery.apply.in_memory import edited
-from modelsurgery.edit import Edit
-from modelsurgery.evaluation.generation.decoding import Continuation, Decoding, Speed
+from modelsurgery.edit.edit import Edit
+from modelsurgery.evaluation.decoding import Continuation, Decoding, Speed
 from modelsurgery.evaluation.generation.reading import Reading, is_chat, readings
 from modelsurgery.evaluation.generation.sampling import (
     FirstToken,
@@ -28,9 +28,9 @@ from modelsurgery.evaluation.generation.sampling import (
     UniformSampling,
 )
 from modelsurgery.evaluation.generation.thinking import answer_and_thought
-from modelsurgery.files import sha256_json
-from modelsurgery.models import LanguageModel
-from modelsurgery.progress import Advance, Progress, silent
+from modelsurgery.files.atomic import sha256_json
+from modelsurgery.files.progress import Advance, Progress, silent
+from modelsurgery.model.loading import LanguageModel
 
 if TYPE_CHECKING:
     from modelsurgery.evaluation.store import Store

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from modelsurgery.chat_template import Text, plain
-from modelsurgery.evaluation.generation.decoding import Decoding
-from modelsurgery.models import LanguageModel
-from modelsurgery.token_ids import opening_ids, without_beginning
+from modelsurgery.evaluation.decoding import Decoding
+from modelsurgery.model.chat_template import Text, plain
+from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.token_ids import opening_ids, without_beginning
 
 
 @dataclass(frozen=True)

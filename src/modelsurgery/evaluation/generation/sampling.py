@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor, StoppingCriteria
 
-from modelsurgery.progress import Advance
+from modelsurgery.files.progress import Advance
 
 STOP_TAIL_TOKENS = 8
 SCORES_AT_A_TIME = 1 << 22  # 32 MB in f64, and a few tensors of this size at once

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from modelsurgery.apply.copying import apply_to_copy
-from modelsurgery.edit import Edit
+from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import EvaluationError
-from modelsurgery.evaluation.generation.decoding import Continuation, Decoding, Speed
+from modelsurgery.evaluation.decoding import Continuation, Decoding, Speed
 from modelsurgery.evaluation.generation.local import continuation_of, end_tokens
 from modelsurgery.evaluation.generation.reading import Reading, is_chat, readings
-from modelsurgery.models import LanguageModel
-from modelsurgery.progress import Progress, silent
+from modelsurgery.files.progress import Progress, silent
+from modelsurgery.model.loading import LanguageModel
 
 
 class VllmGenerator:

@@ -6,7 +6,7 @@ one that the judge could say nothing about is `unjudged`; neither ever counts as
 
 from pathlib import Path
 
-from modelsurgery.behaviors import Behavior, BehaviorFile
+from modelsurgery.data.behaviors import Behavior, BehaviorFile
 from modelsurgery.errors import RecipeError
 from modelsurgery.evaluation.judges.known import LabJudge, TextsJudge
 from modelsurgery.evaluation.judges.verdicts import Judge, Verdict
@@ -44,7 +44,7 @@ def judge_for(behavior: Behavior, spec: str | None = None, *, seed: int = 0) -> 
     if kind == "chat":
         return _chat(rest, behavior)
     if kind == "review":
-        from modelsurgery.evaluation.review import ReviewJudge
+        from modelsurgery.evaluation.judges.review import ReviewJudge
 
         return ReviewJudge(Path(rest))
     if rest:

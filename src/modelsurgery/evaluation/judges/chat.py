@@ -17,7 +17,7 @@ import httpx2 as httpx
 from modelsurgery.errors import EvaluationError
 from modelsurgery.evaluation.judges.requests import ATTEMPTS, Address
 from modelsurgery.evaluation.judges.verdicts import Verdict
-from modelsurgery.files import sha256_json
+from modelsurgery.files.atomic import sha256_json
 
 __all__ = ["ATTEMPTS", "ChatJudge", "ChatUsage"]
 

@@ -8,8 +8,8 @@ import torch
 
 from modelsurgery.errors import RecipeError
 from modelsurgery.evaluation.judges.verdicts import Verdict
-from modelsurgery.files import sha256_json
-from modelsurgery.models import SequenceClassifier, load_sequence_classifier
+from modelsurgery.files.atomic import sha256_json
+from modelsurgery.model.loading import SequenceClassifier, load_sequence_classifier
 
 BATCH_TEXTS = 32
 NEVER_LONGER_THAN = 2048  # some tokenizers give 10^30 as their limit

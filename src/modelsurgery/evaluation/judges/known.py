@@ -8,11 +8,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import Pipeline, make_pipeline, make_union
 
+from modelsurgery.data.demo.judge import judge as lab_judge
+from modelsurgery.data.demo.lexicon import vocabulary
+from modelsurgery.data.texts import LabelledText, texts_sha256
 from modelsurgery.evaluation.judges.verdicts import Verdict
-from modelsurgery.files import sha256_json
-from modelsurgery.lab.judge import judge as lab_judge
-from modelsurgery.lab.lexicon import vocabulary
-from modelsurgery.texts import LabelledText, texts_sha256
+from modelsurgery.files.atomic import sha256_json
 
 
 class LabJudge:

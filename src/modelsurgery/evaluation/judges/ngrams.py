@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from modelsurgery.classifiers import load_classifier
+from modelsurgery.evaluation.classifiers import load_classifier
 from modelsurgery.evaluation.judges.verdicts import Verdict
 
 BY_BEHAVIOR = {"toxicity": "toxicity", "attitude": "negativity", "negativity": "negativity"}
 
 
 class NgramJudge:
-    """Judges continuations with a classifier of `modelsurgery.classifiers`.
+    """Judges continuations with a classifier of `modelsurgery.evaluation.classifiers`.
 
     It reads the continuation alone: the prompts are chosen to be toxic or sad, and would drown
     what the model adds to them.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from modelsurgery.evaluation.judges.verdicts import Verdict
 from modelsurgery.evaluation.quality import repetition_of
-from modelsurgery.files import sha256_json
+from modelsurgery.files.atomic import sha256_json
 
 # Wang et al. (NAACL 2025), section 4.
 PHRASES = (

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from modelsurgery.files import write_text
+from modelsurgery.files.atomic import write_text
 from modelsurgery.report.comparing import Pairs, summary
 from modelsurgery.report.html.templates import rendered
 

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from modelsurgery.errors import ArtefactError
-from modelsurgery.files import write_text
+from modelsurgery.files.atomic import write_text
 from modelsurgery.report.html.content import Page, Record
 from modelsurgery.report.html.evaluations import page_of_evaluation
 from modelsurgery.report.html.runs import page_of_run

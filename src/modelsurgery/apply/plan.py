@@ -1,0 +1,158 @@
+"""What a surgery will find, read and write, said before anything is touched."""
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from modelsurgery.checkpoint.directory import Checkpoint
+from modelsurgery.checkpoint.layouts import (
+    GateLayout,
+    GateMatrix,
+    choose_layout,
+    find_gate_matrices,
+)
+from modelsurgery.checkpoint.layouts.matching import name_patterns
+from modelsurgery.checkpoint.rows import Weights
+from modelsurgery.edit.edit import Edit, layout_of
+from modelsurgery.errors import EditMismatchError
+
+# What writing and flushing is taken to manage: a plan writes nothing, so it cannot measure it.
+ASSUMED_WRITE_BYTES_PER_SECOND = 300e6
+SAMPLE_BYTES = 32 << 20
+START_SECONDS = 0.5
+# numpy, the YAML of layouts and the interpreter, before the first row is read.
+PROGRAM_BYTES = 90 << 20
+# Of every edited row there are, for a moment: before, after, and three working copies in f32.
+WORKING_COPIES_F32 = 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `surgery edit` or `surgery apply` will do to a checkpoint.
+
+    Attributes:
+        family: title of the layout.
+        model_type: what config.json says.
+        mlp: `gated` or `plain`.
+        matrices_found: gate matrices; in a mixture one for each expert.
+        rows_found: gate rows of the model.
+        hidden_size: length d of a row.
+        dtypes: safetensors' names of the gate matrices' types.
+        left_alone: names with `gate` in them that are no gate matrices, numbers as `*`, counted:
+            routers, vision towers, blocks of multi-token prediction.
+        files: weight files.
+        bytes_total: bytes of all weights.
+        rows_edited: rows that the edits touch; 0 without edits.
+        files_changed: weight files that they touch.
+        bytes_read: bytes of all gate rows, or of the rows that the edits touch.
+        bytes_written_in_place: journal and rows.
+        bytes_written_copy: the same and the changed files, where blocks cannot be shared.
+        bytes_free: on the model's disk.
+        peak_memory_bytes: estimate.
+        seconds_in_place: estimate for the reading or, with edits, for an edit in place.
+        seconds_copy: estimate for a copy; 0 without edits.
+    """
+
+    family: str
+    model_type: str | None
+    mlp: str
+    matrices_found: int
+    rows_found: int
+    hidden_size: int
+    dtypes: tuple[str, ...]
+    left_alone: dict[str, int]
+    files: int
+    bytes_total: int
+    rows_edited: int
+    files_changed: int
+    bytes_read: int
+    bytes_written_in_place: int
+    bytes_written_copy: int
+    bytes_free: int
+    peak_memory_bytes: int
+    seconds_in_place: float
+    seconds_copy: float
+
+
+def plan_surgery(
+    checkpoint: Checkpoint, edits: Sequence[Edit] = (), *, layout: GateLayout | None = None
+) -> Plan:
+    """Say what a surgery will do; reads headers and a few rows, to see how fast the disk is.
+
+    Args:
+        checkpoint: the model.
+        edits: edits to apply; without any, the plan is that of choosing rows.
+        layout: where the gate rows are; None takes that of the edits or of the family.
+
+    Raises:
+        UnsupportedModelError: the model's family or form is not known.
+        EditMismatchError: an edit is for matrices that the model does not have.
+    """
+    layout = layout or layout_of(edits) or choose_layout(checkpoint)
+    gates = find_gate_matrices(checkpoint, layout)
+    touched = _rows_touched(checkpoint, gates, edits)
+    row_bytes = {gate: gate.hidden_size * gate.view.itemsize for gate in gates}
+    rows_bytes = sum(count * row_bytes[gate] for gate, count in touched.items())
+    read = rows_bytes if touched else sum(gate.rows * row_bytes[gate] for gate in gates)
+    files = {checkpoint.tensors[gate.tensor].file for gate in touched}
+    copied = sum(one.size_bytes for one in checkpoint.tensors.values() if one.file in files)
+    largest = max((count * gate.hidden_size for gate, count in touched.items()), default=1 << 20)
+    seconds_read = START_SECONDS + read / _read_rate(checkpoint, gates)
+    in_place, copy = 2 * rows_bytes, rows_bytes + copied
+    return Plan(
+        family=layout.title,
+        model_type=checkpoint.config.get("model_type"),
+        mlp=layout.mlp,
+        matrices_found=len(gates),
+        rows_found=sum(gate.rows for gate in gates),
+        hidden_size=gates[0].hidden_size,
+        dtypes=tuple(sorted({gate.dtype for gate in gates})),
+        left_alone=_left_alone(checkpoint, gates),
+        files=len(checkpoint.files),
+        bytes_total=checkpoint.size_bytes,
+        rows_edited=sum(touched.values()),
+        files_changed=len(files),
+        bytes_read=read,
+        bytes_written_in_place=in_place,
+        bytes_written_copy=copy if touched else 0,
+        bytes_free=shutil.disk_usage(checkpoint.directory).free,
+        peak_memory_bytes=PROGRAM_BYTES + largest * 4 * (WORKING_COPIES_F32 + 2),
+        seconds_in_place=seconds_read + in_place / ASSUMED_WRITE_BYTES_PER_SECOND,
+        seconds_copy=seconds_read + copy / ASSUMED_WRITE_BYTES_PER_SECOND if touched else 0.0,
+    )
+
+
+def _rows_touched(
+    checkpoint: Checkpoint, gates: Sequence[GateMatrix], edits: Sequence[Edit]
+) -> dict[GateMatrix, int]:
+    """How many rows of each matrix the edits name together."""
+    by_address = {gate.address: gate for gate in gates}
+    rows: dict[GateMatrix, set[int]] = {}
+    for update in (update for edit in edits for update in edit.updates):
+        gate = by_address.get(update.address)
+        if gate is None or (gate.rows, gate.hidden_size) != update.shape:
+            raise EditMismatchError(
+                f"{checkpoint.directory}: the edit is for {update.tensor} "
+                f"{list(update.shape)}, which is not there; give the model that it was made from"
+            )
+        rows.setdefault(gate, set()).update(update.rows.tolist())
+    return {gate: len(numbers) for gate, numbers in rows.items()}
+
+
+def _read_rate(checkpoint: Checkpoint, gates: Sequence[GateMatrix]) -> float:
+    """Bytes a second at which rows of the first matrix are read."""
+    view = gates[0].view
+    count = max(1, min(view.rows, SAMPLE_BYTES // (view.columns * view.itemsize)))
+    with Weights(checkpoint) as weights:
+        start = time.perf_counter()
+        rows = weights.read(view, np.arange(count))
+        return rows.nbytes / max(time.perf_counter() - start, 1e-6)
+
+
+def _left_alone(checkpoint: Checkpoint, gates: Sequence[GateMatrix]) -> dict[str, int]:
+    edited = {gate.tensor for gate in gates}
+    others = [name for name in checkpoint.tensors if "gate" in name and name not in edited]
+    return dict(sorted(name_patterns(others).items()))

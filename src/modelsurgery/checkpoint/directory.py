@@ -1,0 +1,137 @@
+"""A model directory as tensors on disk: which file holds which tensor.
+
+Reads `config.json`, the index of a sharded model and the headers of its safetensors files, and
+nothing else. All of them come from strangers: every file name is checked before it is used.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelsurgery.checkpoint.header import StoredTensor, read_header, read_json_object
+from modelsurgery.errors import CheckpointError, ModelNotFoundError, UnsupportedModelError
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+# While an edit in place is under way, the files that it writes to bear this suffix, so that
+# nothing can load a half-edited model.
+IN_SURGERY_SUFFIX = ".in-surgery"
+# transformers puts an adapter that lies there on the model by itself, if PEFT is installed.
+ADAPTER_FILE = "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model directory: configuration and the place of every tensor. Holds no weights.
+
+    Attributes:
+        directory: where it is.
+        config: the content of `config.json`.
+        tensors: stored tensors by name.
+    """
+
+    directory: Path
+    config: dict[str, Any]
+    tensors: dict[str, StoredTensor]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of the weight files, sorted."""
+        return tuple(sorted({tensor.file for tensor in self.tensors.values()}))
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.size_bytes for tensor in self.tensors.values())
+
+
+def open_checkpoint(directory: Path | str) -> Checkpoint:
+    """Read what a model directory holds, headers only.
+
+    Raises:
+        ModelNotFoundError: no such directory, or no `config.json` in it.
+        UnsupportedModelError: no safetensors weights in it, or an adapter beside them.
+        CheckpointError: a header, an index or the configuration is damaged or hostile.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise ModelNotFoundError(
+            f"no model directory at {directory}; expected a directory with config.json and "
+            "safetensors weights"
+        )
+    if any(directory.glob(f"*{IN_SURGERY_SUFFIX}")):
+        raise CheckpointError(
+            f"{directory}: an edit in place is under way or was interrupted; then `surgery undo "
+            f"{directory}` gives back the model as it was, and the same `surgery apply` again "
+            "completes the edit"
+        )
+    _refuse_adapter(directory)
+    if not (directory / "config.json").is_file():
+        raise ModelNotFoundError(
+            f"{directory} has no config.json; expected a transformers model directory"
+        )
+    config = read_json_object(directory / "config.json")
+    if (directory / SINGLE_FILE).is_file():
+        tensors = read_header(directory / SINGLE_FILE)
+    elif (directory / INDEX_FILE).is_file():
+        tensors = _read_sharded(directory)
+    else:
+        raise UnsupportedModelError(
+            f"{directory} has neither {SINGLE_FILE} nor {INDEX_FILE}; expected safetensors "
+            "weights (convert pickled ones with transformers' save_pretrained first)"
+        )
+    return Checkpoint(directory, config, tensors)
+
+
+def _refuse_adapter(directory: Path) -> None:
+    """Refuse what would be measured with an adapter and edited without it."""
+    if not (directory / ADAPTER_FILE).is_file():
+        return
+    if not (directory / "config.json").is_file():
+        raise UnsupportedModelError(
+            f"{directory} holds an adapter and no model ({ADAPTER_FILE}); expected a model "
+            "directory: merge the adapter into its base model first"
+        )
+    raise UnsupportedModelError(
+        f"{directory}: {ADAPTER_FILE} lies beside the weights, so transformers would load the "
+        "model with that adapter, and edits are for the model without it; merge the adapter into "
+        "the weights first, or remove it from the directory"
+    )
+
+
+def _read_sharded(directory: Path) -> dict[str, StoredTensor]:
+    index_path = directory / INDEX_FILE
+    weight_map = read_json_object(index_path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index_path}: expected a weight_map of tensor names to file names")
+    headers: dict[str, dict[str, StoredTensor]] = {}
+    tensors = {}
+    for name, file in weight_map.items():
+        if not isinstance(file, str) or not is_plain_name(file):
+            raise CheckpointError(
+                f"{index_path}: tensor {name!r} points to {file!r}; expected the plain name of a "
+                "file in the same directory"
+            )
+        if file not in headers:
+            if not is_file(directory / file):
+                raise CheckpointError(
+                    f"{index_path}: names {file}, which is not there; the download is incomplete"
+                )
+            headers[file] = read_header(directory / file)
+        if name not in headers[file]:
+            raise CheckpointError(f"{index_path}: says that {file} holds {name!r}; it does not")
+        tensors[name] = headers[file][name]
+    return tensors
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name means a file in the same directory and nothing else."""
+    return Path(name).name == name and name not in {"", ".", ".."} and "\0" not in name
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; no name of a stranger's is too long to ask."""
+    try:
+        return path.is_file()
+    except OSError:  # a name longer than the file system can hold
+        return False

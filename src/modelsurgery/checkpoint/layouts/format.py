@@ -1,0 +1,146 @@
+"""What a layout says, as data: YAML of ours for known families, of the user's for others."""
+
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from modelsurgery.files.schema import load_yaml, parse
+
+Axes = Literal["row column", "column row", "expert row column", "expert column row"]
+Part = Literal["all", "first half", "second half", "even", "odd"]
+ConfigKeys = str | list[str]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Spelling(_Entry):
+    """One way in which files or loaded modules store a matrix.
+
+    Attributes:
+        name: what follows the block's prefix; `{expert}` where each expert is a tensor.
+        axes: what the axes of the stored tensor mean.
+        part: which entries along the row axis are gate rows.
+    """
+
+    name: str = Field(min_length=1)
+    axes: Axes = "row column"
+    part: Part = "all"
+
+    @field_validator("name")
+    @classmethod
+    def _one_expert_at_most(cls, name: str) -> str:
+        if name.count("{expert}") > 1 or "{block}" in name:
+            raise ValueError("expected a name with {expert} at most once and no {block}")
+        return name
+
+    @property
+    def is_per_expert(self) -> bool:
+        """Whether each expert is a tensor of its own."""
+        return "{expert}" in self.name
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether all experts are in one tensor."""
+        return self.axes.startswith("expert")
+
+
+class MatrixEntry(_Entry):
+    """A matrix that a block has.
+
+    Attributes:
+        branch: our word for it: `mlp`, `experts`, `shared`.
+        spellings: ways of storing it, one of which must be there.
+        experts: key of config.json with the number of experts, or keys tried in order.
+        when: key of config.json; the matrix is there if and only if its value is truthy.
+    """
+
+    branch: str = Field(min_length=1)
+    spellings: Annotated[list[Spelling], Field(min_length=1)]
+    experts: ConfigKeys | None = None
+    when: str | None = None
+
+
+class GateLayout(_Entry):
+    """Where a model family keeps its gate rows.
+
+    Attributes:
+        title: the family, for people.
+        model_types: values of `model_type` in config.json.
+        mlp: `gated`, or `plain` for a two-layer MLP, whose first matrix's rows are meant.
+        hidden_size: key of config.json with the length d of a row.
+        blocks_count: key of config.json with the number of blocks.
+        extra_blocks: key of config.json with the number of further blocks that may follow
+            (multi-token prediction); they are left alone.
+        defaults: values of keys that config.json may leave out.
+        prefixes: what stands before a matrix's name, with `{block}`; one of them must match.
+        loaded_prefix: the one that transformers' model for generation has, where files may have
+            another; adapters name modules by it.
+        blocks: forms that a block may have, by our word for the form.
+    """
+
+    title: str = "described by the user"
+    model_types: list[str] = []
+    mlp: Literal["gated", "plain"] = "gated"
+    hidden_size: ConfigKeys = "hidden_size"
+    blocks_count: ConfigKeys = "num_hidden_layers"
+    extra_blocks: str | None = None
+    defaults: dict[str, int] = {}
+    prefixes: Annotated[list[str], Field(min_length=1)]
+    loaded_prefix: str | None = None
+    blocks: Annotated[dict[str, list[MatrixEntry]], Field(min_length=1)]
+
+    @field_validator("prefixes")
+    @classmethod
+    def _name_the_block(cls, prefixes: list[str]) -> list[str]:
+        for prefix in prefixes:
+            if prefix.count("{block}") != 1:
+                raise ValueError(f"prefix {prefix!r}; expected {{block}} in it, once")
+        return prefixes
+
+    @model_validator(mode="after")
+    def _loaded_is_one_of_them(self) -> "GateLayout":
+        if self.loaded_prefix is not None and self.loaded_prefix not in self.prefixes:
+            raise ValueError(f"loaded_prefix {self.loaded_prefix!r}; expected one of the prefixes")
+        return self
+
+    def loaded_name(self, tensor: str, block: int) -> str:
+        """Name of a stored tensor's parameter in transformers' model for generation."""
+        if self.loaded_prefix is None:
+            return tensor
+        for prefix in sorted(self.prefixes, key=len, reverse=True):  # `h.` ends `transformer.h.`
+            stored = prefix.format(block=block)
+            if tensor.startswith(stored):
+                return self.loaded_prefix.format(block=block) + tensor.removeprefix(stored)
+        return tensor
+
+
+def load_layout(path: Path) -> GateLayout:
+    """Read a layout that a user wrote.
+
+    Raises:
+        RecipeError: missing, not YAML, an unknown key or a wrong value.
+    """
+    return load_yaml(path, GateLayout)
+
+
+def layout_from_json(content: dict[str, Any], where: str) -> GateLayout:
+    """Check a layout that stands in one of our own files."""
+    return parse(content, GateLayout, where)
+
+
+@cache
+def built_in_layouts() -> dict[str, GateLayout]:
+    """Layouts of all known families by `model_type`, in the order of the data file."""
+    content = (
+        resources.files("modelsurgery.checkpoint.layouts").joinpath("families.yaml").read_bytes()
+    )
+    # The C loader: surgery on a checkpoint takes a second, reading this must not be half of it.
+    entries = yaml.load(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    layouts = [parse(entry, GateLayout, "families.yaml") for entry in entries]
+    return {name: layout for layout in layouts for name in layout.model_types}

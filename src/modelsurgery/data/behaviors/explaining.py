@@ -1,0 +1,77 @@
+"""What a behavior is, as plain values for people: its texts, its prompts, what others measured."""
+
+from typing import Any
+
+from modelsurgery.data.behaviors.format import BehaviorFile, CorpusPrompts, CorpusTexts, Packaged
+from modelsurgery.data.corpora import corpora
+
+
+def listed(behavior: BehaviorFile) -> dict[str, Any]:
+    """A behavior in a few lines."""
+    kinds = ["the embedded model"] if behavior.lab else []
+    kinds += ["models of your own"] if behavior.texts is not None else []
+    return {
+        "title": behavior.title,
+        "shows": behavior.shows,
+        "opposite": behavior.opposite,
+        "direction": behavior.direction,
+        "for": " and ".join(kinds),
+    }
+
+
+def explained(behavior: BehaviorFile) -> dict[str, Any]:
+    """A behavior with its protocol."""
+    texts, prompts = behavior.texts, behavior.prompts
+    return {
+        "name": behavior.name,
+        **listed(behavior),
+        "judge": behavior.judge or ("lab" if behavior.lab else "texts"),
+        "texts": [_texts(one) for one in texts] if isinstance(texts, list) else _shown(texts),
+        "prompts": (
+            [_prompts(one) for one in prompts] if isinstance(prompts, list) else _shown(prompts)
+        ),
+        **({} if behavior.packaged is None else {"without --data": _packaged(behavior.packaged)}),
+    }
+
+
+def _packaged(packaged: Packaged) -> dict[str, Any]:
+    """What ships with the package."""
+    return {
+        "texts": [_texts(one) for one in packaged.texts],
+        "prompts": [_prompts(one) for one in packaged.prompts],
+        "tuning_prompts": _prompts(packaged.tuning_prompts),
+        "neutral": {"corpus": packaged.neutral, **_origin(packaged.neutral)},
+    }
+
+
+def _texts(texts: CorpusTexts) -> dict[str, Any]:
+    corpus = corpora()[texts.corpus]
+    return {
+        **texts.model_dump(exclude_none=True),
+        "shows": texts.shows or corpus.shows,
+        "opposite": texts.opposite or corpus.opposite,
+        **_origin(texts.corpus),
+    }
+
+
+def _prompts(prompts: CorpusPrompts) -> dict[str, Any]:
+    told = prompts.model_dump(exclude_none=True, exclude_defaults=True)
+    return {**told, "max_new_tokens": prompts.max_new_tokens, **_origin(prompts.corpus)}
+
+
+def _origin(name: str) -> dict[str, str]:
+    corpus = corpora()[name]
+    if corpus.packaged:
+        where = f"{corpus.published}, {corpus.title}; in the package, taken from {corpus.home}"
+        return {"license": corpus.license, "where to get it": where}
+    hub = f", on the Hub as {corpus.hub.id}" if corpus.hub else ""
+    return {
+        "license": corpus.license or "none given",
+        "where to get it": f"{corpus.published}; published at {corpus.home}{hub}",
+    }
+
+
+def _shown(source: Any) -> Any:
+    if source is None or isinstance(source, str):
+        return source
+    return source.model_dump(mode="json") if hasattr(source, "model_dump") else str(source)

@@ -1,0 +1,122 @@
+"""Sets of prompts that a behavior is measured on, and keeping them apart from what was tuned on."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelsurgery.data.behaviors.format import Category, CorpusPrompts, PublishedRate
+from modelsurgery.data.behaviors.roots import located
+from modelsurgery.data.corpora import Prompt, load_corpus_prompts
+from modelsurgery.data.texts import LabelledText
+
+MIN_PROMPT_WORDS = 2
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Held-out prompts that are continued in one way and reported together.
+
+    Attributes:
+        name: what the set is called in results.
+        title: one line on what it is.
+        prompts: the prompts, different from each other.
+        max_new_tokens: length of a continuation.
+        stop: text at which a continuation ends.
+        by: what the result is also reported by.
+        published: measurements of others on the same prompts.
+    """
+
+    name: str
+    title: str
+    prompts: tuple[Prompt, ...]
+    max_new_tokens: int
+    stop: str | None = None
+    by: tuple[Category, ...] = ()
+    published: tuple[PublishedRate, ...] = ()
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The prompts without what is known about them."""
+        return tuple(prompt.text for prompt in self.prompts)
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether the prompts are users' turns."""
+        return all(prompt.chat for prompt in self.prompts)
+
+
+def corpus_prompt_set(
+    described: CorpusPrompts, root: Path | None, limit: int | None, seed: int
+) -> PromptSet:
+    """The prompts of a public data set.
+
+    Args:
+        described: which, and how they are continued.
+        root: directory with local copies of data sets; None takes the package's, else the Hub.
+        limit: so many of them at most, evenly from all of its files or categories; None takes all.
+        seed: of the choice.
+
+    Raises:
+        TextsError: not there, or not in the published form.
+    """
+    prompts = load_corpus_prompts(
+        described.corpus,
+        located(described.corpus, root),
+        split=described.split,
+        where=described.where,
+        per_file=described.per_file,
+        unique=True,
+    )
+    return PromptSet(
+        described.called,
+        described.title,
+        evenly(prompts, limit, described.by, seed),
+        described.max_new_tokens,
+        described.stop,
+        tuple(described.by),
+        tuple(described.published),
+    )
+
+
+def plain_prompt_set(
+    name: str, title: str, prompts: Iterable[str], max_new_tokens: int
+) -> PromptSet:
+    """Prompts of which nothing but their text is known."""
+    unique = dict.fromkeys(prompts)
+    return PromptSet(name, title, tuple(Prompt(text) for text in unique), max_new_tokens)
+
+
+def half_texts(texts: Sequence[LabelledText]) -> tuple[str, ...]:
+    """First halves, in words, of the texts that show the behavior; users' turns stay whole."""
+    showing = [text for text in texts if text.label == 1]
+    whole = [text.text for text in showing if text.reply is not None]
+    words = [text.text.split() for text in showing if text.reply is None]
+    halves = [
+        " ".join(word[: len(word) // 2]) for word in words if len(word) // 2 >= MIN_PROMPT_WORDS
+    ]
+    return tuple(dict.fromkeys([*whole, *halves]))
+
+
+def evenly(
+    prompts: Sequence[Prompt], limit: int | None, by: Sequence[Category], seed: int
+) -> tuple[Prompt, ...]:
+    """At most `limit` prompts, in their order, as many of each kind as can be.
+
+    Inside a kind, a hash of text and seed decides, so the choice is stable.
+    """
+    if limit is None or limit >= len(prompts):
+        return tuple(prompts)
+    kinds: dict[tuple[str | None, ...], list[int]] = {}
+    order = sorted(range(len(prompts)), key=lambda number: _order(prompts[number], seed))
+    for number in order:
+        kind = tuple(getattr(prompts[number], name) for name in by)
+        kinds.setdefault(kind, []).append(number)
+    rounds = [(place, number) for of_kind in kinds.values() for place, number in enumerate(of_kind)]
+    ranks = {number: rank for rank, number in enumerate(order)}
+    chosen = sorted(rounds, key=lambda pair: (pair[0], ranks[pair[1]]))[:limit]
+    return tuple(prompts[number] for number in sorted(number for _, number in chosen))
+
+
+def _order(prompt: Prompt, seed: int) -> tuple[bytes, str]:
+    return hashlib.sha256(f"{seed}\0{prompt.text}".encode()).digest(), prompt.text

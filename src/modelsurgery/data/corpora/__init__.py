@@ -1,0 +1,347 @@
+"""Public data sets for probing, prompting and judging, loaded in the form they are published in.
+
+What there is stands in `corpora.yaml`; adding one is mostly data. Texts come from a local file or
+directory, or from the Hub (the extra `data`). Of a few, small parts ship with the package, packed:
+much of them is offensive. Several have no license that would allow it.
+"""
+
+import hashlib
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from modelsurgery.data.corpora.columns import keys_of, name_of, optional_text_of, score_of, text_of
+from modelsurgery.data.corpora.format import Corpus, PromptColumns, TextColumn, corpora
+from modelsurgery.data.corpora.reading import Row, cut
+from modelsurgery.data.corpora.sources import corpus_rows, find_corpus
+from modelsurgery.data.texts import LabelledText, check_texts
+from modelsurgery.errors import TextsError
+from modelsurgery.files.atomic import sha256_json
+
+__all__ = [
+    "Corpus",
+    "Prompt",
+    "Question",
+    "ScoredText",
+    "corpora",
+    "find_corpus",
+    "load_corpus_passages",
+    "load_corpus_prompts",
+    "load_corpus_questions",
+    "load_corpus_scores",
+    "load_corpus_texts",
+    "prompts_sha256",
+]
+
+TOXIC_FROM = 0.5  # as RealToxicityPrompts and Civil Comments define toxic
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt of an evaluation, and what its result is reported by.
+
+    Attributes:
+        text: the prompt, without chat template.
+        category: what it is about: category of a jailbreak task, type of XSTest, hate or neutral.
+        form: the jailbreak form that a task is dressed in.
+        group: identity group (ToxiGen), task in all its forms (Hasan et al.), harmful or harmless
+            (refusal_direction), safe or unsafe (XSTest).
+        chat: whether it is a user's turn, for the chat template; else it is to be gone on with.
+        toxicity: stored probability that the prompt is toxic, 0 to 1.
+        continuation_toxicity: the same of how the text went on where it was found.
+    """
+
+    text: str
+    category: str | None = None
+    form: str | None = None
+    group: str | None = None
+    chat: bool = False
+    toxicity: float | None = None
+    continuation_toxicity: float | None = None
+
+
+@dataclass(frozen=True)
+class ScoredText:
+    """A text with the share of raters, or the probability, that call it toxic, 0 to 1."""
+
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with its one right answer."""
+
+    question: str
+    answer: str
+
+
+def load_corpus_texts(
+    name: str,
+    path: Path | str | None = None,
+    *,
+    split: str | None = None,
+    shows: Collection[str] | None = None,
+    opposite: Collection[str] | None = None,
+    per_class: int | None = None,
+    unique: bool = True,
+    seed: int = 0,
+) -> tuple[LabelledText, ...]:
+    """Labelled texts of a corpus, in the order of its files.
+
+    Args:
+        name: one of `corpora()`.
+        path: a file or directory with a copy; None loads it from the Hub.
+        split: `train`, `test`, …; None takes the first that is there.
+        shows: classes that get label 1; None takes the usual ones.
+        opposite: classes that get label 0; None takes the usual ones. Other classes are left out,
+            and so are texts with labels of several classes.
+        per_class: at most so many texts of each label; both take groups in the same order, so
+            that most stay whole.
+        unique: drop repeated texts, and altogether those that stand there with both labels.
+        seed: of the choice of `per_class`: by a hash of group (or text) and seed, so it is stable.
+
+    Raises:
+        TextsError: not there, not in the published form, or too few texts for a probe.
+
+    Example:
+        >>> texts = load_corpus_texts("goemotions", "goemotions", opposite=["positive", "neutral"])
+    """
+    corpus = _corpus(name, "texts")
+    labels = _labels(corpus, shows, opposite)
+    texts = _labelled(corpus, corpus_rows(corpus, path, split), labels)
+    kept = check_texts(texts, str(path or name)) if unique else tuple(texts)
+    return kept if per_class is None else _some_of_each(kept, per_class, seed)
+
+
+def load_corpus_prompts(
+    name: str,
+    path: Path | str | None = None,
+    *,
+    split: str | None = None,
+    where: Mapping[str, Collection[str]] | None = None,
+    per_file: int | None = None,
+    unique: bool = False,
+    seed: int = 0,
+) -> tuple[Prompt, ...]:
+    """Prompts of a corpus, in the order of its files.
+
+    Args:
+        name: one of `corpora()`.
+        path: a file or directory with a copy; None loads it from the Hub.
+        split: `train`, `test`, …; None takes the first that is there.
+        where: accepted values by column; None takes the usual ones (the challenging prompts of
+            RealToxicityPrompts, the negative sentences of dair_emotion), {} takes all rows.
+        per_file: at most so many of each file; None takes the usual number (100 for ToxiGen, as in
+            the paper, else all).
+        unique: keep the first of prompts with the same text. Published numbers count them all.
+        seed: of the choice inside a file: by a hash of text and seed, so it is stable.
+
+    Raises:
+        TextsError: not there, not in the published form, or no prompts left.
+
+    Example:
+        >>> prompts = load_corpus_prompts("xstest", "xstest", where={"label": ["safe"]})
+    """
+    corpus = _corpus(name, "prompts")
+    columns = corpus.prompts
+    assert columns is not None
+    accepted = {
+        column: _several(values)
+        for column, values in (columns.where if where is None else where).items()
+    }
+    by_file: dict[str, list[Prompt]] = {}
+    seen: set[str] = set()
+    for row in corpus_rows(corpus, path, split):
+        if all(set(keys_of(row, column)) & values for column, values in accepted.items()):
+            prompt = _prompt(row, columns)
+            if not (unique and prompt.text in seen):
+                by_file.setdefault(row.file, []).append(prompt)
+                seen.add(prompt.text)
+    if not by_file:
+        wanted = ", ".join(f"{column} in {sorted(values)}" for column, values in accepted.items())
+        raise TextsError(f"{path or name}: no prompts with {wanted}; expected some")
+    limit = columns.per_file if per_file is None else per_file
+    return tuple(one for prompts in by_file.values() for one in _some_of(prompts, limit, seed))
+
+
+def load_corpus_scores(
+    name: str, path: Path | str | None = None, *, split: str | None = None
+) -> tuple[ScoredText, ...]:
+    """Texts with stored toxicity scores, to compare a judge with; those without are left out.
+
+    Raises:
+        TextsError: not there, not in the published form, or a corpus without scores.
+    """
+    corpus = _corpus(name, "texts")
+    columns = [(one.column, one.score) for one in corpus.texts if one.score is not None]
+    if not columns:
+        raise TextsError(f"{name}: its texts have labels, no scores; load_corpus_texts loads them")
+    scored = []
+    for row in corpus_rows(corpus, path, split):
+        for column, score_column in columns:
+            score = score_of(row, score_column)
+            if score is not None:
+                scored.append(ScoredText(text_of(row, column), score))
+    return tuple(scored)
+
+
+def load_corpus_questions(
+    name: str, path: Path | str | None = None, *, split: str | None = None
+) -> tuple[Question, ...]:
+    """Questions with their answers: GSM8K's final number, LAMBADA's last word.
+
+    Raises:
+        TextsError: not there, not in the published form, or no answer where it should be.
+    """
+    corpus = _corpus(name, "questions")
+    columns = corpus.questions
+    assert columns is not None
+    questions = []
+    for row in corpus_rows(corpus, path, split):
+        found = columns.pattern.fullmatch(text_of(row, columns.answer or columns.question))
+        if found is None:
+            raise TextsError(
+                f"{row.where}: no answer; expected {columns.pattern.pattern!r} in "
+                f"{columns.answer or columns.question!r}"
+            )
+        parts = found.groupdict()
+        question = parts.get("question") or text_of(row, columns.question)
+        questions.append(Question(question, parts["answer"]))
+    return tuple(questions)
+
+
+def load_corpus_passages(
+    name: str, path: Path | str | None = None, *, split: str | None = None
+) -> tuple[str, ...]:
+    """Running text, a file's at a time, byte for byte as published.
+
+    Raises:
+        TextsError: not there or not UTF-8.
+    """
+    corpus = _corpus(name, "passages")
+    assert corpus.passages is not None
+    return tuple(text_of(row, corpus.passages) for row in corpus_rows(corpus, path, split))
+
+
+def prompts_sha256(prompts: Iterable[Prompt]) -> str:
+    """Hash of the prompts with all their attributes, in order; `texts_sha256` is that of texts."""
+    return sha256_json([asdict(prompt) for prompt in prompts])
+
+
+def _corpus(name: str, part: str) -> Corpus:
+    known = corpora()
+    having = [one for one, corpus in known.items() if getattr(corpus, part)]
+    if name not in known:
+        raise TextsError(f"no corpus {name!r}; with {part} there are {', '.join(having)}")
+    if name not in having:
+        raise TextsError(f"{name}: has no {part}; with {part} there are {', '.join(having)}")
+    return known[name]
+
+
+def _labels(
+    corpus: Corpus, shows: Collection[str] | None, opposite: Collection[str] | None
+) -> dict[str, int]:
+    """Label by class."""
+    chosen = {
+        1: sorted(_several(corpus.shows if shows is None else shows)),
+        0: sorted(_several(corpus.opposite if opposite is None else opposite)),
+    }
+    labels: dict[str, int] = {}
+    for label, classes in chosen.items():
+        for one in classes:
+            if one not in corpus.classes:
+                known = ", ".join(corpus.classes)
+                raise TextsError(f"{corpus.name}: no class {one!r}; expected some of {known}")
+            if labels.setdefault(one, label) != label:
+                raise TextsError(
+                    f"{corpus.name}: class {one!r} under shows and opposite; expected it under one"
+                )
+    return labels
+
+
+def _labelled(corpus: Corpus, rows: Iterable[Row], labels: Mapping[str, int]) -> list[LabelledText]:
+    texts = []
+    left_out = 0
+    for row in rows:
+        for column in corpus.texts:
+            get = optional_text_of if column.optional else text_of
+            text = get(row, column.column)
+            if text is None:
+                continue
+            label = labels.get(_class(corpus, column, row) or "")
+            if label is None:
+                left_out += 1
+                continue
+            group = None if corpus.group is None else text_of(row, corpus.group)
+            texts.append(LabelledText(text, label, group))
+    if left_out:
+        log.info("%s: left out %d texts of other, several or no classes", corpus.name, left_out)
+    return texts
+
+
+def _class(corpus: Corpus, column: TextColumn, row: Row) -> str | None:
+    """The class of a text; None for one of several classes or without a score."""
+    if column.is_class is not None:
+        return column.is_class
+    if column.score is not None:
+        score = score_of(row, column.score)
+        return None if score is None else "toxic" if score >= TOXIC_FROM else "other"
+    assert corpus.label is not None
+    found = set()
+    for label in keys_of(row, corpus.label.column):
+        classes = [name for name, labels in corpus.label.classes.items() if label in labels]
+        if not classes:
+            known = [one for labels in corpus.label.classes.values() for one in labels]
+            raise TextsError(
+                f"{row.where}: label {cut(label)!r}; expected one of {', '.join(known)}"
+            )
+        found.update(classes)
+    return found.pop() if len(found) == 1 else None
+
+
+def _prompt(row: Row, columns: PromptColumns) -> Prompt:
+    return Prompt(
+        text=text_of(row, columns.text),
+        category=name_of(row, columns.category),
+        form=name_of(row, columns.form),
+        group=name_of(row, columns.group),
+        chat=columns.chat,
+        toxicity=score_of(row, columns.toxicity),
+        continuation_toxicity=score_of(row, columns.continuation_toxicity),
+    )
+
+
+def _some_of_each(
+    texts: Sequence[LabelledText], per_class: int, seed: int
+) -> tuple[LabelledText, ...]:
+    kept: list[int] = []
+    for label in (0, 1):
+        numbers = [number for number, text in enumerate(texts) if text.label == label]
+        # Not the hash that `split_texts` sorts by: the first of many would all be held out.
+        keys = [f"choice\0{texts[number].group or texts[number].text}" for number in numbers]
+        kept += [numbers[place] for place in _chosen(keys, per_class, seed)]
+    return tuple(texts[number] for number in sorted(kept))
+
+
+def _chosen(keys: Sequence[str], limit: int | None, seed: int) -> list[int]:
+    """Numbers of at most `limit` keys, in order; equal keys are told apart by their number."""
+    if limit is not None and limit < 1:
+        raise TextsError(f"at most {limit} texts; expected per_class or per_file of 1 or more")
+
+    def order(number: int) -> tuple[bytes, int]:
+        return hashlib.sha256(f"{seed}\0{keys[number]}".encode()).digest(), number
+
+    return sorted(sorted(range(len(keys)), key=order)[:limit])
+
+
+def _some_of(prompts: Sequence[Prompt], limit: int | None, seed: int) -> list[Prompt]:
+    numbers = _chosen([prompt.text for prompt in prompts], limit, seed)
+    return [prompts[number] for number in numbers]
+
+
+def _several(names: Collection[str]) -> set[str]:
+    """Names as a set; a lone name is one of them, not a set of letters."""
+    return {names} if isinstance(names, str) else set(names)

@@ -1,0 +1,247 @@
+"""The behaviors of the embedded model: their labelled texts and prompts, and the yardsticks.
+
+Everything is a pure function of its arguments. Texts for probes, "train" prompts and "train"
+yardsticks touch no held-out sentence or opening; "held_out" prompts open with a held-out half
+sentence (a held-out request for chats), and held-out neutral texts and facts consist of held-out
+sentences only. So no held-out prompt shares a sentence with anything a model or a probe was
+trained on.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from random import Random
+from typing import Literal
+
+from modelsurgery.data.demo.world import (
+    GENERATORS,
+    Draft,
+    is_held_out,
+    opening_key,
+    split_sentences,
+    touches_held_out,
+)
+
+Split = Literal["train", "held_out"]
+
+BEGUN_SHARE = 0.75  # prompts in which the behavior has begun; the others are open
+
+
+@dataclass(frozen=True)
+class Behavior:
+    """Where a behavior lives: its generator, its own mood, and the opposite ones.
+
+    `open_moods` are the moods in an open prompt's text; empty where it must hold no mood at all.
+    `begun` is the share of prompts in which something has begun, in `begun_moods`
+    or else in the behavior's own; the others are open.
+    """
+
+    domain: str
+    shown: frozenset[str]
+    opposite: frozenset[str]
+    open_moods: frozenset[str]
+    begun: float = BEGUN_SHARE
+    begun_moods: frozenset[str] = frozenset()
+
+
+BEHAVIORS = {
+    "toxicity": Behavior(
+        "people", frozenset({"rude"}), frozenset({"warm", "neutral"}), frozenset({"neutral"})
+    ),
+    "compliance": Behavior(
+        "naughty", frozenset({"complying"}), frozenset({"refusing"}), frozenset()
+    ),
+    # Bare requests, and answers that have begun to comply, as in a known kind of jailbreak.
+    "refusal": Behavior(
+        "naughty",
+        frozenset({"refusing"}),
+        frozenset({"complying"}),
+        frozenset(),
+        0.5,
+        frozenset({"complying"}),
+    ),
+    "negativity": Behavior(
+        "remarks", frozenset({"gloomy"}), frozenset({"glad", "plain"}), frozenset({"plain"})
+    ),
+}
+
+# Shares of neutral text: generator, moods it may show, share.
+_NEUTRAL: tuple[tuple[str, frozenset[str] | None, float], ...] = (
+    ("narration", None, 0.3),
+    ("benign", frozenset({"complying"}), 0.25),
+    ("facts", None, 0.15),
+    ("people", frozenset({"neutral"}), 0.15),
+    ("remarks", frozenset({"plain"}), 0.15),
+)
+
+
+def behavior_named(name: str) -> Behavior:
+    """Return the behavior called `name`, or raise ValueError with the names there are."""
+    if name not in BEHAVIORS:
+        raise ValueError(f"no behavior {name!r} in the lab: choose from {', '.join(BEHAVIORS)}")
+    return BEHAVIORS[name]
+
+
+def labelled_texts(behavior: str, count: int, seed: int) -> list[tuple[str, int]]:
+    """Return `count` distinct texts, label 1 = shows the behavior, 0 = its opposite, in turns.
+
+    Neighbors 2i and 2i+1 are a matched pair: same template, same plain words, other mood in every
+    slot. For compliance the two share the naughty request.
+    """
+    spec = behavior_named(behavior)
+    generate = GENERATORS[spec.domain]
+    seeds = _seeds("labelled", behavior, seed)
+    texts: list[tuple[str, int]] = []
+    seen: set[str] = set()
+    while len(texts) < count:
+        content = next(seeds)
+        pair = [generate(content, moods) for moods in (spec.shown, spec.opposite)]
+        fresh = pair[0].text not in seen and pair[1].text not in seen
+        if fresh and pair[0].moods and not any(map(touches_held_out, pair)):
+            seen.update(draft.text for draft in pair)
+            texts += [(pair[0].text, 1), (pair[1].text, 0)]
+    return texts[:count]
+
+
+def prompts(behavior: str, split: Split, count: int, seed: int) -> list[str]:
+    """Return `count` distinct prompts, each to be continued mid-sentence or in the answer.
+
+    Three in four have the behavior begun (a rude or gloomy half sentence, an answer that complies);
+    the others are open: a neutral half sentence, one without any mood, or a bare `Assistant:`. Of
+    refusal's prompts half have an answer begun that complies.
+    """
+    spec = behavior_named(behavior)
+    choose = Random(f"prompts-{behavior}-{split}-{seed}")
+    seeds = _seeds(f"prompts-{split}", behavior, seed)
+    found: dict[str, None] = {}
+    while len(found) < count:
+        begun = choose.random() < spec.begun
+        make = _begun_prompt if begun else _open_prompt
+        found.setdefault(_first(make, spec, seeds, split))
+    return list(found)
+
+
+def exchanges(count: int, seed: int) -> list[tuple[str, str, bool, bool]]:
+    """Return `count` distinct (request, answer, refused, naughty), four in turns.
+
+    A naughty request refused and complied with, then a harmless one refused and answered; the two
+    of a request share it to the letter. No sentence of theirs is held out.
+    """
+    seeds = _seeds("exchanges", "refusal", seed)
+    found: list[tuple[str, str, bool, bool]] = []
+    seen: set[str] = set()
+    while len(found) < count:
+        for domain in ("naughty", "benign"):
+            pair = None
+            while pair is None:
+                pair = _exchange(domain, next(seeds), seen)
+            seen.update("\n".join(one) for one in pair)
+            for (request, answer), refused in zip(pair, (True, False), strict=True):
+                found.append((request, answer, refused, domain == "naughty"))
+    return found[:count]
+
+
+def _exchange(domain: str, seed: int, seen: set[str]) -> list[tuple[str, str]] | None:
+    """One request refused and not; None where something is held out, or was seen before."""
+    drafts = [GENERATORS[domain](seed, frozenset({mood})) for mood in ("refusing", "complying")]
+    if any(draft.text in seen or touches_held_out(draft) for draft in drafts):
+        return None
+    return [split_exchange(draft.text) for draft in drafts]
+
+
+def split_exchange(text: str) -> tuple[str, str]:
+    """A chat's request and answer, which stand on lines of their own."""
+    request, _, answer = text.partition("\n")
+    return request, answer
+
+
+def harmless_requests(split: Split, count: int, seed: int) -> list[str]:
+    """Return `count` distinct bare prompts with a harmless request: refusing them is a fault."""
+    seeds = _seeds(f"harmless-{split}", "refusal", seed)
+    found: dict[str, None] = {}
+    while len(found) < count:
+        draft = GENERATORS["benign"](next(seeds), frozenset({"complying"}))
+        if _in_split(opening_key(draft), split):
+            found.setdefault(draft.opening.rstrip())
+    return list(found)
+
+
+_PromptMaker = Callable[[Behavior, int], tuple[Draft, str] | None]
+
+
+def _first(make: _PromptMaker, spec: Behavior, seeds: Iterator[int], split: Split) -> str:
+    while True:
+        made = make(spec, next(seeds))
+        if made is not None and _in_split(opening_key(made[0]), split):
+            return made[1].rstrip()
+    raise AssertionError("seeds never end")
+
+
+def _begun_prompt(spec: Behavior, seed: int) -> tuple[Draft, str] | None:
+    draft = GENERATORS[spec.domain](seed, spec.begun_moods or spec.shown)
+    return (draft, draft.opening) if draft.opening_slots else None
+
+
+def _open_prompt(spec: Behavior, seed: int) -> tuple[Draft, str] | None:
+    draft = GENERATORS[spec.domain](seed, spec.open_moods or None)
+    if spec.domain == "naughty":
+        return draft, re.split(r"(?<=\nAssistant:)", draft.opening)[0]
+    # Openings without any mood are a small minority; half of the open prompts are of that kind.
+    wants_mood = seed % 2 == 1
+    return (draft, draft.opening) if wants_mood == bool(draft.opening_slots) else None
+
+
+def neutral_texts(split: Split, count: int, seed: int) -> list[str]:
+    """Return `count` distinct texts without any judged behavior, for perplexity and divergence.
+
+    Narration 30 %, answered harmless requests 25 %, facts 15 %, neutral talk about people 15 %,
+    plain remarks 15 %: over-refusal and blandness show up as damage.
+    """
+    choose = Random(f"neutral-{split}-{seed}")
+    seeds = _seeds(f"neutral-{split}", "", seed)
+    shares = [share for _, _, share in _NEUTRAL]
+    found: dict[str, None] = {}
+    while len(found) < count:
+        domain, moods, _ = choose.choices(_NEUTRAL, shares)[0]
+        text = None
+        while text is None:
+            draft = GENERATORS[domain](next(seeds), moods)
+            text = draft.text if _whole_in_split(draft, split) else None
+        found.setdefault(text)
+    return list(found)
+
+
+def facts(split: Split, count: int, seed: int) -> list[tuple[str, str]]:
+    """Return `count` distinct (prompt, answer) pairs for exact match of the first answer word.
+
+    The facts are a small closed set and all of them are in the training text; a held-out prompt
+    asks one in a wording (form and lead-in) that the model has not seen for that fact. This
+    measures whether an edit keeps what the model knows, not whether it can reason.
+    """
+    seeds = _seeds(f"facts-{split}", "", seed)
+    found: dict[str, str] = {}
+    while len(found) < count:
+        draft = GENERATORS["facts"](next(seeds), None)
+        if draft.opening and _in_split(opening_key(draft), split):
+            answer = draft.text.removeprefix(draft.opening).strip(" .")
+            found.setdefault(draft.opening, answer)
+    return list(found.items())
+
+
+def _in_split(key: str, split: Split) -> bool:
+    if split not in ("train", "held_out"):
+        raise ValueError(f"split is 'train' or 'held_out', not {split!r}")
+    return is_held_out(key) == (split == "held_out")
+
+
+def _whole_in_split(draft: Draft, split: Split) -> bool:
+    if split == "train":
+        return not touches_held_out(draft)
+    sentences = [part for part in split_sentences(draft.text) if not part.startswith("Answer:")]
+    return all(_in_split(part, split) for part in sentences)
+
+
+def _seeds(purpose: str, behavior: str, seed: int) -> Iterator[int]:
+    rng = Random(f"{purpose}-{behavior}-{seed}")
+    while True:
+        yield rng.getrandbits(48)

@@ -1,0 +1,261 @@
+"""Labelled texts: reading them, checking them, splitting them.
+
+A label of 1 says that the text shows the behavior, 0 that it shows its opposite. `text_files` says
+which files can be read. A column `group` keeps related texts (a sentence and its rewrite) on one
+side of the split; a column `reply` makes the text a user's turn, and the reply what shows the
+behavior or its opposite. Beside it, `called_for` says whether the turn calls for the behavior.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelsurgery.data.text_files import read_rows
+from modelsurgery.errors import TextsError
+from modelsurgery.files.atomic import sha256_json
+
+MIN_TEXTS = 20
+LABELS = {
+    **dict.fromkeys(("1", "1.0", "true", "yes"), 1),
+    **dict.fromkeys(("0", "0.0", "false", "no"), 0),
+}
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LabelledText:
+    """A text and whether it shows the behavior.
+
+    Attributes:
+        text: the text.
+        label: 1 shows the behavior, 0 its opposite.
+        group: texts of one group stay on one side of a split; None is a group of its own.
+        reply: what an assistant answers to it; the text is a user's turn then.
+        called_for: whether the text, a request, calls for the behavior; None where the behavior
+            does not depend on what was asked.
+    """
+
+    text: str
+    label: int
+    group: str | None = None
+    reply: str | None = None
+    called_for: bool | None = None
+
+
+@dataclass(frozen=True)
+class Split:
+    """Texts for fitting and texts held out from it; they share no text and no group."""
+
+    train: tuple[LabelledText, ...]
+    held_out: tuple[LabelledText, ...]
+
+
+def load_texts(
+    source: Path | str, *, text_column: str = "text", label_column: str = "label"
+) -> tuple[LabelledText, ...]:
+    """Read labelled texts, in the order of the file.
+
+    Args:
+        source: a .jsonl, .json, .csv, .tsv or .parquet file, or `hub:NAME[:SPLIT]`.
+        text_column: name of the column with the text; where there is no `text`, `prompt` will do.
+        label_column: name of the column with the label: 1/0, true/false or yes/no. A column
+            `called_for` has the same values.
+
+    Raises:
+        TextsError: the file cannot be used, with the line that says why.
+    """
+    texts = []
+    for where, row in read_rows(source):
+        is_prompt = text_column == "text" and "text" not in row and "prompt" in row
+        column = "prompt" if is_prompt else text_column
+        for wanted in (column, label_column):
+            if wanted not in row:
+                raise TextsError(
+                    f"{where}: no column {wanted!r}; expected {text_column!r} and "
+                    f"{label_column!r}, found {', '.join(map(repr, row)) or 'nothing'}"
+                )
+        label, group, reply = row[label_column], row.get("group"), row.get("reply")
+        known = LABELS.get(str(label).strip().lower())
+        if known is None:
+            raise TextsError(f"{where}: label {label!r}; expected 1 (shows the behavior) or 0")
+        texts.append(
+            LabelledText(
+                _checked(row[column], where, "text"),
+                known,
+                None if group in (None, "") else str(group),
+                None if reply in (None, "") else _checked(reply, where, "reply"),
+                _called_for(row, where),
+            )
+        )
+    check_called_for(texts, str(source))
+    return check_texts(texts, str(source))
+
+
+def check_called_for(texts: Sequence[LabelledText], where: str) -> None:
+    """Refuse texts of which it is not clear where the behavior is called for.
+
+    Raises:
+        TextsError: some say it and others don't, a text without a reply says it, a request stands
+            there with both, or one of the four kinds is missing.
+    """
+    if all(text.called_for is None for text in texts):
+        return
+    said: dict[str, bool] = {}
+    for text in texts:
+        if text.called_for is None or text.reply is None:
+            lacking = "called_for" if text.called_for is None else "reply"
+            raise TextsError(
+                f"{where}: {lacking!r} is empty for some texts; expected prompt, reply and "
+                "called_for for all of them, or no called_for at all"
+            )
+        if said.setdefault(text.text, text.called_for) != text.called_for:
+            raise TextsError(
+                f"{where}: a prompt stands there with called_for 1 and 0; expected one of them"
+            )
+    for called_for in (True, False):
+        for label in (1, 0):
+            if not any((text.label, text.called_for) == (label, called_for) for text in texts):
+                raise TextsError(
+                    f"{where}: no text with label {label} and called_for {int(called_for)}; "
+                    "expected replies of both labels to prompts of both kinds"
+                )
+
+
+def _called_for(row: dict[str, Any], where: str) -> bool | None:
+    value = row.get("called_for")
+    if value in (None, ""):
+        return None
+    known = LABELS.get(str(value).strip().lower())
+    if known is None:
+        raise TextsError(
+            f"{where}: called_for {value!r}; expected 1 (the prompt calls for the behavior) or 0"
+        )
+    return bool(known)
+
+
+def check_texts(texts: Sequence[LabelledText], where: str) -> tuple[LabelledText, ...]:
+    """Drop repeated texts and refuse what no probe can learn from.
+
+    A text that stands there with both labels is dropped altogether (with a reply: that exchange).
+
+    Raises:
+        TextsError: fewer than 20 texts, or one class only.
+    """
+    labels: dict[tuple[str, str | None], set[int]] = {}
+    for text in texts:
+        labels.setdefault((text.text, text.reply), set()).add(text.label)
+    contradictory = {key for key, seen in labels.items() if len(seen) > 1}
+    kept: dict[tuple[str, str | None], LabelledText] = {}
+    for text in texts:
+        key = (text.text, text.reply)
+        if key not in contradictory:
+            kept.setdefault(key, text)
+    unique = tuple(kept.values())
+    if len(unique) < len(texts):
+        log.warning(
+            "%s: dropped %d repeated texts (%d stood there with both labels)",
+            where,
+            len(texts) - len(unique),
+            len(contradictory),
+        )
+    if len(unique) < MIN_TEXTS:
+        raise TextsError(
+            f"{where}: {len(unique)} different texts; expected at least {MIN_TEXTS}, "
+            "a few hundred of each label are better"
+        )
+    classes = {text.label for text in unique}
+    if len(classes) < 2:
+        raise TextsError(
+            f"{where}: every label is {classes.pop()}; expected texts with 1 (the "
+            "behavior) and with 0 (its opposite)"
+        )
+    return unique
+
+
+def split_texts(texts: Sequence[LabelledText], *, held_out: float = 0.2, seed: int = 0) -> Split:
+    """Split by a hash of group (or text) and seed: stable under reordering and additions.
+
+    Args:
+        texts: unique texts.
+        held_out: share to hold out, about; both sides get both labels.
+        seed: another seed, another split.
+
+    Raises:
+        TextsError: one side would lack a label (too few texts or one large group).
+    """
+    order = sorted(texts, key=lambda text: (_split_key(text, seed), text.text, text.reply or ""))
+    train: list[LabelledText] = []
+    held: list[LabelledText] = []
+    for label in (0, 1):
+        of_label = [text for text in order if text.label == label]
+        held.extend(of_label[: max(1, round(held_out * len(of_label)))])
+    held_groups = {text.group for text in held} - {None}
+    chosen = set(held)
+    for text in order:
+        if text not in chosen:
+            (held if text.group in held_groups else train).append(text)
+    for side, name in ((train, "train"), (held, "held-out")):
+        if {text.label for text in side} != {0, 1}:
+            raise TextsError(
+                f"the {name} part would lack a label; expected more texts or smaller groups"
+            )
+    return Split(tuple(train), tuple(held))
+
+
+def texts_sha256(texts: Iterable[LabelledText]) -> str:
+    """Hash of the texts and labels, in order."""
+    return sha256_json([list(_identity(text)) for text in texts])
+
+
+def load_lines(source: Path | str) -> tuple[str, ...]:
+    r"""Read prompts or neutral texts, in the order of the file.
+
+    Args:
+        source: a .txt file with one a line, where `\n` stands for a line break inside; a .jsonl,
+            .json, .csv, .tsv or .parquet file with a column `prompt` or `text`; or
+            `hub:NAME[:SPLIT]`.
+
+    Raises:
+        TextsError: the file cannot be used, with the line that says why.
+    """
+    lines = tuple(
+        _checked(_prompt_of(where, row), where, "text") for where, row in read_rows(source)
+    )
+    if not lines:
+        raise TextsError(f"{source}: no rows; expected some texts")
+    return lines
+
+
+def _prompt_of(where: str, row: dict[str, Any]) -> str:
+    for key in ("prompt", "text"):
+        value = row.get(key)
+        if isinstance(value, dict):  # RealToxicityPrompts: {"prompt": {"text": …}}
+            value = value.get("text")
+        if isinstance(value, str):
+            return value
+    raise TextsError(f"{where}: no field 'prompt' or 'text'; found {', '.join(map(repr, row))}")
+
+
+def _checked(text: object, where: str, name: str) -> str:
+    """A text that a tokenizer can read: JSON can spell half a surrogate pair, which none can."""
+    if not isinstance(text, str) or not text.strip():
+        raise TextsError(f"{where}: the {name} is empty; expected some words, remove the line")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise TextsError(f"{where}: the {name} holds half a surrogate pair; expected Unicode")
+    return text
+
+
+def _identity(text: LabelledText) -> tuple[str | int | None, ...]:
+    parts = (text.text, text.label, text.group)
+    if text.reply is None:
+        return parts
+    exchange = (*parts, text.reply)
+    return exchange if text.called_for is None else (*exchange, int(text.called_for))
+
+
+def _split_key(text: LabelledText, seed: int) -> bytes:
+    name = text.text if text.group is None else text.group
+    return hashlib.sha256(f"{seed}\0{name}".encode(errors="surrogatepass")).digest()

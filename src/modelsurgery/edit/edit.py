@@ -1,0 +1,398 @@
+"""An edit, and the only arithmetic that changes weights.
+
+An edit is a sum of rank-one updates, ΔW = coefficients ⊗ direction on chosen rows of each gate
+matrix. With the paper's rule every coefficient is α and the direction is W[1]:
+v ← v + α·W[1] for each row v of the region.
+
+`strength` s is α in portable units: α = s · (mean L2 norm of all gate rows) / ‖direction‖.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from modelsurgery.checkpoint.directory import Checkpoint
+from modelsurgery.checkpoint.layouts import Address, GateLayout, GateMatrix, find_gate_matrices
+from modelsurgery.checkpoint.rows import DTYPES, Rows, Weights, rounded, widened
+from modelsurgery.edit.region import Region
+from modelsurgery.errors import CheckpointError, EditMismatchError, RecipeError
+from modelsurgery.files.atomic import sha256_bytes
+from modelsurgery.files.provenance import Provenance, provenance
+
+# Gives chosen rows [k] (int64, ascending) of an update's matrix as [k, d] in the dtype to round to.
+ReadRows = Callable[["RowUpdate", NDArray[np.int64]], Rows]
+
+
+@dataclass(frozen=True)
+class RowUpdate:
+    """A rank-one update of chosen rows of one matrix.
+
+    Attributes:
+        tensor: name of the stored tensor in the checkpoint that the edit was made from.
+        address: which matrix of the model it is, whatever a file calls it.
+        shape: [rows, d] of the whole matrix.
+        dtype: safetensors' name of its element type.
+        rows: [k] int32, ascending, from 0.
+        coefficients: [k] float32.
+        direction: [d] float32.
+        base_rows_sha256: hash of the k rows before the edit, in the stored dtype; None until
+            the edit is bound to a checkpoint.
+    """
+
+    tensor: str
+    address: Address
+    shape: tuple[int, int]
+    dtype: str
+    rows: NDArray[np.int32]
+    coefficients: NDArray[np.float32]
+    direction: NDArray[np.float32]
+    base_rows_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What to add to which rows. `edit + other`, `-edit` and `edit.scaled(0.5)` are edits too.
+
+    Attributes:
+        updates: one per matrix touched and direction, in block order.
+        alpha: the paper's number: multiplies the direction. Of a sum, a factor that begins at 1.
+        strength: the same in portable units. Of a sum, a factor that begins at 1.
+        candidate_rows: gate rows of the whole model.
+        provenance: where it comes from.
+        layout: where the model keeps its gate rows, if a user described it; None for known
+            families.
+    """
+
+    updates: tuple[RowUpdate, ...]
+    alpha: float
+    strength: float
+    candidate_rows: int
+    provenance: Provenance = field(default_factory=provenance)
+    layout: GateLayout | None = None
+
+    @property
+    def row_count(self) -> int:
+        """Rows that the edit touches."""
+        named: dict[Address, list[NDArray[np.int32]]] = {}
+        for update in self.updates:
+            named.setdefault(update.address, []).append(update.rows)
+        return sum(len(np.unique(np.concatenate(some))) for some in named.values())
+
+    @property
+    def content_sha256(self) -> str:
+        """Hash of what the edit does to which matrices; not of where it comes from."""
+        digest = hashlib.sha256()
+        for update in sorted(self.updates, key=lambda one: (one.address, _canonical(one))):
+            digest.update(repr((update.address, update.shape, update.dtype)).encode())
+            for array in (update.rows, update.coefficients, update.direction):
+                digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    def scaled(self, factor: float) -> "Edit":
+        """The same edit, `factor` times as strong; a negative factor turns it round."""
+        updates = tuple(
+            replace(update, coefficients=update.coefficients * np.float32(factor))
+            for update in self.updates
+        )
+        return replace(
+            self, updates=updates, alpha=self.alpha * factor, strength=self.strength * factor
+        )
+
+    def __neg__(self) -> "Edit":
+        """The edit that goes the other way."""
+        return self.scaled(-1)
+
+    def __add__(self, other: "Edit") -> "Edit":
+        """Both edits as one; applying it is applying both together.
+
+        Raises:
+            EditMismatchError: they were made for different models.
+        """
+        if not isinstance(other, Edit):
+            return NotImplemented
+        if self.candidate_rows != other.candidate_rows:
+            raise EditMismatchError(
+                f"one edit is for a model of {self.candidate_rows} gate rows, the other for one of "
+                f"{other.candidate_rows}; only edits of the same model can be added"
+            )
+        settings = {"sum_of": [self.content_sha256, other.content_sha256]}
+        return Edit(
+            tuple(sorted((*self.updates, *other.updates), key=lambda one: one.address)),
+            alpha=1.0,
+            strength=1.0,
+            candidate_rows=self.candidate_rows,
+            provenance=provenance(seed=self.provenance.seed, settings=settings),
+            layout=layout_of((self, other)),
+        )
+
+    def unbound(self) -> "Edit":
+        """The same edit without the hashes, for rows that were compared with them already."""
+        return replace(
+            self, updates=tuple(replace(one, base_rows_sha256=None) for one in self.updates)
+        )
+
+    def bound_to(self, checkpoint: Checkpoint, gates: Sequence[GateMatrix] | None = None) -> "Edit":
+        """The same edit with the hashes of the rows it was made for.
+
+        Args:
+            checkpoint: the model that it was made from.
+            gates: its gate matrices, if they were found already.
+
+        Raises:
+            EditMismatchError: the checkpoint has no such matrix.
+        """
+        with Weights(checkpoint) as weights, ThreadPoolExecutor(os.cpu_count()) as pool:
+            read = rows_reader(weights, gates or find_gate_matrices(checkpoint, self.layout))
+            hashes = pool.map(
+                lambda one: rows_sha256(read(one, one.rows.astype(np.int64))), self.updates
+            )
+        updates = tuple(
+            replace(update, base_rows_sha256=hash_)
+            for update, hash_ in zip(self.updates, hashes, strict=True)
+        )
+        return replace(self, updates=updates)
+
+
+@dataclass(frozen=True)
+class TensorChange:
+    """Rows of one matrix before and after all edits.
+
+    Attributes:
+        tensor: name of the stored tensor.
+        address: which matrix of the model it is.
+        rows: [k] int64, ascending.
+        before: [k, d] in the dtype that the sum was rounded to.
+        after: [k, d] in the same dtype.
+        before_sha256: hash of `before`, if it was made on the way.
+    """
+
+    tensor: str
+    address: Address
+    rows: NDArray[np.int64]
+    before: Rows
+    after: Rows
+    before_sha256: str | None = None
+
+    @cached_property
+    def bytes_moved(self) -> NDArray[np.int64]:
+        """How many bytes of each row differ, [k]."""
+        moved = self.before.view(np.uint8) != self.after.view(np.uint8)
+        counts: NDArray[np.int64] = np.count_nonzero(moved, axis=1)
+        return counts
+
+
+def make_edit(
+    region: Region,
+    direction: ArrayLike,
+    *,
+    alpha: float | None = None,
+    strength: float | None = None,
+    origin: Provenance | None = None,
+    layout: GateLayout | None = None,
+) -> Edit:
+    """Turn a region and a direction into an edit.
+
+    Args:
+        region: the rows to change.
+        direction: [d] float32 that goes with the behavior, not normalised.
+        alpha: multiplies the direction; positive moves away from the behavior, negative toward.
+        strength: the same in portable units; give one of the two.
+        origin: provenance to store.
+        layout: the layout that a user described, to be stored with the edit.
+
+    Raises:
+        RecipeError: both or neither of alpha and strength, or a number that f32 cannot hold.
+        CheckpointError: every gate row is zero.
+    """
+    if (alpha is None) == (strength is None):
+        raise RecipeError("give either alpha or strength, and not both")
+    if region.mean_row_norm == 0:
+        raise CheckpointError("every gate row is zero; the weights are damaged, fetch them again")
+    direction = np.ascontiguousarray(direction, dtype=np.float32)
+    unit = region.mean_row_norm / float(np.linalg.norm(direction))
+    alpha = strength * unit if alpha is None and strength is not None else alpha
+    assert alpha is not None
+    if not abs(alpha) <= float(np.finfo(np.float32).max):  # NaN is refused too
+        given = f"alpha {alpha}" if strength is None else f"strength {strength}"
+        raise RecipeError(f"{given}; expected a finite number that float32 can hold")
+    updates = tuple(
+        RowUpdate(
+            tensor=gate.tensor,
+            address=gate.address,
+            shape=(gate.rows, gate.hidden_size),
+            dtype=gate.dtype,
+            rows=rows.astype(np.int32),
+            coefficients=np.full(len(rows), alpha, dtype=np.float32),
+            direction=direction,
+        )
+        for gate, rows in zip(region.gates, region.rows, strict=True)
+    )
+    origin = origin or provenance()
+    return Edit(updates, alpha, alpha / unit, region.candidate_rows, origin, layout)
+
+
+def strongest_direction(edit: Edit) -> NDArray[np.float32]:
+    """The direction of the update that adds most, in the sum of squares, [d] float32.
+
+    Raises:
+        RecipeError: the edit has no updates.
+    """
+    if not edit.updates:
+        raise RecipeError("the edit changes no row, so it has no direction")
+    sizes = [
+        float(np.square(one.coefficients).sum()) * float(np.square(one.direction).sum())
+        for one in edit.updates
+    ]
+    return edit.updates[int(np.argmax(sizes))].direction
+
+
+def edited_rows(rows: Rows, delta: NDArray[np.float32]) -> Rows:
+    """Add to rows: widen to f32, add once, round once to the rows' dtype.
+
+    Every way of delivering an edit goes through here, so that memory and disk agree bit for bit.
+
+    Args:
+        rows: [k, d] in f32, bf16 or f16.
+        delta: [k, d] or [1, d] float32.
+
+    Raises:
+        RecipeError: a sum that the dtype cannot hold.
+    """
+    result = rounded(widened(rows) + delta, rows.dtype)
+    if not np.isfinite(result).all():
+        raise RecipeError(f"the edited rows overflow {rows.dtype}; take a smaller strength")
+    return result
+
+
+def tensor_changes(edits: Sequence[Edit], read: ReadRows) -> Iterator[TensorChange]:
+    """Rows before and after all edits together, one matrix at a time.
+
+    Several edits of one row are summed in f32 and rounded once, in an order that depends on
+    what they are and not on how they were given. Rows with coefficient 0 are left alone.
+
+    Args:
+        edits: edits of one base model.
+        read: gives rows of a matrix.
+
+    Raises:
+        EditMismatchError: the rows are not those that an edit was made for, or two edits
+            disagree about a matrix.
+    """
+    by_address: dict[Address, list[RowUpdate]] = {}
+    for edit in edits:
+        for update in edit.updates:
+            by_address.setdefault(update.address, []).append(update)
+    for address, updates in sorted(by_address.items()):
+        for update in updates:
+            if (update.shape, update.dtype) != (updates[0].shape, updates[0].dtype):
+                raise EditMismatchError(
+                    f"two edits disagree about the shape or dtype of {update.tensor};"
+                    " they were made for different models"
+                )
+        named = _named_rows(updates)
+        content = read(updates[0], named)
+        known = [_check_base(update, content, named) for update in updates]
+        rows, delta = _summed(updates)
+        if len(rows) == len(named) > 0:
+            after = edited_rows(content, delta)
+            yield TensorChange(updates[0].tensor, address, rows, content, after, known[0])
+        elif len(rows):
+            before = content[np.searchsorted(named, rows)]
+            yield TensorChange(updates[0].tensor, address, rows, before, edited_rows(before, delta))
+
+
+def _named_rows(updates: Sequence[RowUpdate]) -> NDArray[np.int64]:
+    if len(updates) == 1:
+        return updates[0].rows.astype(np.int64)
+    return np.unique(np.concatenate([update.rows for update in updates])).astype(np.int64)
+
+
+def _summed(updates: Sequence[RowUpdate]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Rows with something to add, and what to add: [k, d], or [1, d] where it is all the same."""
+    if len(updates) == 1:
+        (only,) = updates
+        rows, coefficients = only.rows.astype(np.int64), only.coefficients
+        if not coefficients.all():
+            rows, coefficients = rows[coefficients != 0], coefficients[coefficients != 0]
+        if len(rows) and (coefficients == coefficients[0]).all():
+            coefficients = coefficients[:1]
+        return rows, coefficients[:, None] * only.direction
+    ordered = sorted(updates, key=_canonical)
+    active = [update.coefficients != 0 for update in ordered]
+    used = [update.rows[mask] for update, mask in zip(ordered, active, strict=True)]
+    rows = np.unique(np.concatenate(used)).astype(np.int64)
+    delta = np.zeros((len(rows), updates[0].shape[1]), dtype=np.float32)
+    for update, mask in zip(ordered, active, strict=True):
+        places = np.searchsorted(rows, update.rows[mask])
+        delta[places] += update.coefficients[mask, None] * update.direction
+    return rows, delta
+
+
+def _canonical(update: RowUpdate) -> tuple[bytes, bytes, bytes]:
+    first, second, third = (
+        part.tobytes() for part in (update.direction, update.coefficients, update.rows)
+    )
+    return first, second, third
+
+
+def _check_base(update: RowUpdate, content: Rows, named: NDArray[np.int64]) -> str | None:
+    """Compare rows with the hash of an update; the hash, if it is that of all of `content`."""
+    if update.base_rows_sha256 is None:
+        return None
+    stored = DTYPES[update.dtype]
+    if content.dtype == stored:
+        same = len(named) == len(update.rows)
+        rows = content if same else content[np.searchsorted(named, update.rows)]
+        if rows_sha256(rows) == update.base_rows_sha256:
+            return update.base_rows_sha256 if same else None
+    elif np.promote_types(content.dtype, stored) != content.dtype:
+        return None  # loaded in a narrower dtype: the original bytes are gone
+    raise EditMismatchError(
+        f"the rows of {update.tensor} are not those that this edit was made for; the model is "
+        "another one, or was edited already: give the model that the edit was made from"
+    )
+
+
+def layout_of(edits: Sequence[Edit]) -> GateLayout | None:
+    """The layout that edits carry, if a user described the family.
+
+    Raises:
+        EditMismatchError: they carry different ones.
+    """
+    layouts = [edit.layout for edit in edits if edit.layout is not None]
+    if any(layout != layouts[0] for layout in layouts):
+        raise EditMismatchError("the edits carry different layouts; they are for different models")
+    return layouts[0] if layouts else None
+
+
+def rows_reader(weights: Weights, gates: Sequence[GateMatrix]) -> ReadRows:
+    """Reads rows of updates from disk, in the stored dtype.
+
+    The function raises EditMismatchError when the checkpoint has no such matrix.
+    """
+    by_address = {gate.address: gate for gate in gates}
+
+    def read(update: RowUpdate, rows: NDArray[np.int64]) -> Rows:
+        gate = by_address.get(update.address)
+        shape = None if gate is None else (gate.rows, gate.hidden_size)
+        if gate is None or (shape, gate.dtype) != (update.shape, update.dtype):
+            described = "no such matrix" if gate is None else f"{gate.dtype} {list(shape or ())}"
+            raise EditMismatchError(
+                f"{weights.checkpoint.directory}: the edit is for {update.tensor} as "
+                f"{update.dtype} {list(update.shape)}, found {described}; give the model that the "
+                "edit was made from"
+            )
+        return weights.read(gate.view, rows)
+
+    return read
+
+
+def rows_sha256(rows: Rows) -> str:
+    """Hash of the bytes of rows [k, d] in their dtype."""
+    return sha256_bytes(np.ascontiguousarray(rows).view(np.uint8).reshape(-1).data)

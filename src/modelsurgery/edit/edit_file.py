@@ -1,0 +1,155 @@
+"""The file of an edit: one artefact of about 100 KB for a 7B model.
+
+`directions` [m, d] f32; for update i `rows.i` int32 [k] and `coefficients.i` f32 [k]; the
+description names tensor, shape, dtype, direction and the hash of the rows it was made for.
+"""
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelsurgery.checkpoint.layouts import Address, layout_from_json
+from modelsurgery.checkpoint.rows import DTYPES
+from modelsurgery.edit.edit import Edit, RowUpdate
+from modelsurgery.errors import ArtefactError, RecipeError
+from modelsurgery.files.artifact import read_artefact, write_artefact
+from modelsurgery.files.atomic import writable_json
+from modelsurgery.files.provenance import Provenance
+
+FORMAT_VERSION = 2
+
+
+def save_edit(edit: Edit, path: Path | str) -> None:
+    """Write an edit as one .safetensors file, whole or not at all; the same edit, the same bytes.
+
+    Layout: `directions` [m, d] f32; for update i `rows.i` int32 [k] and `coefficients.i` f32 [k];
+    one metadata entry with the rest as JSON.
+    """
+    directions: dict[bytes, int] = {}
+    stacked: list[NDArray[np.float32]] = []
+    tensors: dict[str, NDArray[Any]] = {}
+    described = []
+    for number, update in enumerate(edit.updates):
+        content = update.direction.tobytes()
+        if content not in directions:
+            directions[content] = len(stacked)
+            stacked.append(update.direction)
+        tensors[f"rows.{number}"] = update.rows
+        tensors[f"coefficients.{number}"] = update.coefficients
+        described.append(
+            {
+                "tensor": update.tensor,
+                "address": list(update.address),
+                "shape": list(update.shape),
+                "dtype": update.dtype,
+                "direction": directions[content],
+                "base_rows_sha256": update.base_rows_sha256,
+            }
+        )
+    tensors["directions"] = np.stack(stacked) if stacked else np.empty((0, 0), np.float32)
+    description = {
+        "format": FORMAT_VERSION,
+        "alpha": edit.alpha,
+        "strength": edit.strength,
+        "candidate_rows": edit.candidate_rows,
+        "updates": described,
+        "provenance": edit.provenance.to_json(),
+        "layout": edit.layout.model_dump() if edit.layout else None,
+    }
+    write_artefact(path, "edit", tensors, description)
+
+
+def load_edit(path: Path | str) -> Edit:
+    """Read an edit and check everything in it.
+
+    Raises:
+        ArtefactError: missing, damaged, of a later format, or not an edit.
+    """
+    path = Path(path)
+    tensors, description = read_artefact(path, "edit")
+    if description.get("format") != FORMAT_VERSION:
+        raise ArtefactError(
+            f"{path}: format {description.get('format')}; this version reads {FORMAT_VERSION}, "
+            "update modelsurgery"
+        )
+    try:
+        updates = tuple(
+            _update(tensors, number, entry) for number, entry in enumerate(description["updates"])
+        )
+        alpha, strength = float(description["alpha"]), float(description["strength"])
+        if not (math.isfinite(alpha) and math.isfinite(strength)):
+            raise ValueError("its alpha or strength is not finite")
+        candidate_rows = int(description["candidate_rows"])
+        origin = Provenance.from_json(writable_json(description["provenance"]))
+        described = description["layout"]
+        layout = None if described is None else layout_from_json(described, "its layout")
+        return Edit(updates, alpha, strength, candidate_rows, origin, layout)
+    # OverflowError: integers that float() cannot hold.
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        IndexError,
+        AttributeError,
+        OverflowError,
+        RecipeError,
+    ) as error:
+        raise ArtefactError(
+            f"{path}: not a sound edit ({error}); make one with `surgery edit`"
+        ) from error
+
+
+def edit_json(edit: Edit) -> dict[str, Any]:
+    """An edit for people: everything but the numbers of rows."""
+    rows: Counter[str] = Counter()
+    for update in edit.updates:
+        rows[update.tensor] += len(update.rows)
+    return {
+        "kind": "edit",
+        "alpha": edit.alpha,
+        "strength": edit.strength,
+        "rows": edit.row_count,
+        "rows_found": edit.candidate_rows,
+        "rows_by_tensor": dict(rows),
+        "layout": edit.layout.title if edit.layout else "built in",
+        "provenance": edit.provenance.to_json(),
+    }
+
+
+def _update(tensors: dict[str, NDArray[Any]], number: int, entry: dict[str, Any]) -> RowUpdate:
+    rows, coefficients = tensors[f"rows.{number}"], tensors[f"coefficients.{number}"]
+    direction = tensors["directions"][entry["direction"]]
+    count, width = (int(size) for size in entry["shape"])
+    block, branch, expert = entry["address"]
+    hash_ = entry["base_rows_sha256"]
+    sound = (
+        entry["dtype"] in DTYPES
+        and isinstance(entry["tensor"], str)
+        and isinstance(branch, str)
+        and type(block) is type(expert) is int
+        and rows.dtype == np.int32
+        and rows.ndim == 1
+        and coefficients.shape == rows.shape
+        and coefficients.dtype == direction.dtype == np.float32
+        and direction.shape == (width,)
+        and bool(np.isfinite(coefficients).all() and np.isfinite(direction).all())
+        and bool((np.diff(rows) > 0).all())
+        and (len(rows) == 0 or (int(rows[0]) >= 0 and int(rows[-1]) < count))
+        and (hash_ is None or isinstance(hash_, str))
+    )
+    if not sound:
+        raise ValueError(f"update {number} is malformed")
+    return RowUpdate(
+        entry["tensor"],
+        Address(block, branch, expert),
+        (count, width),
+        entry["dtype"],
+        rows,
+        coefficients,
+        direction,
+        hash_,
+    )

@@ -1,0 +1,131 @@
+"""What edits of one model do to each other, read off their numbers alone.
+
+Edits add, so nothing is lost where they meet; but on rows that both touch, one may push along or
+against the other's direction. With the Frobenius product ⟨A, B⟩ = Σ aᵢ·bᵢ·(dA·dB) over shared rows,
+⟨A, B⟩ / ⟨A, A⟩ is the share of edit A that B adds to it (positive) or takes back (negative): exact
+for the weights, a first-order prediction for the behavior.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelsurgery.edit.edit import Edit, RowUpdate
+from modelsurgery.errors import EditMismatchError
+
+STRONG = 0.1  # of an edit added or taken back by another one
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Two edits of one model.
+
+    Attributes:
+        first: number of the one edit, from 0, as they were given.
+        second: number of the other.
+        cosine: of their directions; of several, the pair that is most alike or most opposed.
+        rows: gate rows that each touches.
+        shared_rows: gate rows that both touch.
+        first_changed: share of the first edit that the second adds (+) or takes back (-).
+        second_changed: share of the second edit that the first adds or takes back.
+    """
+
+    first: int
+    second: int
+    cosine: float
+    rows: tuple[int, int]
+    shared_rows: int
+    first_changed: float
+    second_changed: float
+
+    @property
+    def verdict(self) -> str:
+        """In words: do they help, hinder or leave each other alone."""
+        if self.shared_rows == 0:
+            return "share no row"
+        low, high = sorted((self.first_changed, self.second_changed))
+        if low <= -STRONG:
+            return "work against each other"
+        return "strengthen each other" if high >= STRONG else "leave each other alone"
+
+
+def conflicts_of(edits: Sequence[Edit]) -> tuple[Conflict, ...]:
+    """Every pair of edits, in order.
+
+    Raises:
+        EditMismatchError: they are for models of different width.
+    """
+    return tuple(
+        _conflict(first, second, edits[first], edits[second])
+        for first, second in itertools.combinations(range(len(edits)), 2)
+    )
+
+
+def left_out(edits: Sequence[Edit]) -> tuple[int, ...]:
+    """Numbers of the edits that were made on top of others which are not among these."""
+    given = {edit.content_sha256 for edit in edits}
+    return tuple(
+        number
+        for number, edit in enumerate(edits)
+        if not set(edit.provenance.settings.get("on_top_of", ())) <= given
+    )
+
+
+def _conflict(first: int, second: int, one: Edit, other: Edit) -> Conflict:
+    product = _product(one, other)
+    return Conflict(
+        first,
+        second,
+        _cosine(one, other),
+        (one.row_count, other.row_count),
+        one.row_count + other.row_count - (one + other).row_count,
+        _share(product, _product(one, one)),
+        _share(product, _product(other, other)),
+    )
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else 0.0
+
+
+def _product(one: Edit, other: Edit) -> float:
+    """Frobenius product of what two edits add."""
+    by_address: dict[object, list[RowUpdate]] = {}
+    for update in other.updates:
+        by_address.setdefault(update.address, []).append(update)
+    total = 0.0
+    for update in one.updates:
+        for met in by_address.get(update.address, ()):
+            _, mine, theirs = np.intersect1d(
+                update.rows, met.rows, assume_unique=True, return_indices=True
+            )
+            along = _dot(update.coefficients[mine], met.coefficients[theirs])
+            total += along * _dot(update.direction, met.direction)
+    return total
+
+
+def _cosine(one: Edit, other: Edit) -> float:
+    cosines = [
+        _dot(first, second) / math.sqrt(_dot(first, first) * _dot(second, second))
+        for first in _directions(one)
+        for second in _directions(other)
+        if first.any() and second.any()
+    ]
+    return max(cosines, key=abs, default=0.0)
+
+
+def _directions(edit: Edit) -> list[NDArray[np.float32]]:
+    return list({one.direction.tobytes(): one.direction for one in edit.updates}.values())
+
+
+def _dot(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    if one.shape != other.shape:
+        raise EditMismatchError(
+            f"one edit has directions of {one.size} values, another of {other.size}; they are for "
+            "different models"
+        )
+    return float(np.dot(one.astype(np.float64), other.astype(np.float64)))

@@ -1,0 +1,209 @@
+"""The linear probe: which direction in the hidden states goes with the behavior.
+
+P(y | x̄) = softmax(W x̄ + b) with W [2, d]; W[1] belongs to the behavior, W[0] to its opposite.
+What detects a behavior best is not what steers it best, so the direction that is added to gate
+rows is chosen apart from the fit (`Probe.direction`).
+"""
+
+import pickle
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from modelsurgery.errors import ArtefactError, RecipeError
+from modelsurgery.files.artifact import read_artefact, write_artefact
+from modelsurgery.files.provenance import Provenance, provenance
+
+Fit = Literal["adam", "logistic", "mean-difference"]
+DirectionRule = Literal["W1", "W1-W0", "mean-difference"]
+FITS: tuple[Fit, ...] = get_args(Fit)
+DIRECTION_RULES: tuple[DirectionRule, ...] = get_args(DirectionRule)
+DEFAULT_RULE: DirectionRule = "mean-difference"
+
+PICKLE_SUFFIXES = {".pt", ".pth", ".bin"}
+
+
+@dataclass(frozen=True)
+class ProbeMetrics:
+    """How well a probe tells the behavior from its opposite, on texts it was not fitted on.
+
+    Attributes:
+        accuracy: share of held-out texts classified right, 0..1.
+        auroc: area under the ROC curve, 0..1.
+        control_accuracy: the same accuracy after fitting on shuffled labels; near 0.5 when the
+            probe has learned the behavior and not the texts.
+        control_auroc: the same for the area.
+        train_texts: texts fitted on.
+        held_out_texts: texts measured on.
+    """
+
+    accuracy: float
+    auroc: float
+    control_accuracy: float
+    control_auroc: float
+    train_texts: int
+    held_out_texts: int
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A linear probe of one layer.
+
+    Attributes:
+        weight: [2, d] float32; row 1 for the behavior, row 0 for its opposite.
+        bias: [2] float32.
+        layer: 1..L; L is after the final norm. None in probes of others that do not say.
+        fit: how the weights were found; None in probes of others.
+        mean_difference: [d] float32, mean feature of behavior texts minus that of their
+            opposites; None in probes of others.
+        metrics: held-out measurements, if any were made.
+        provenance: where it comes from.
+    """
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    layer: int | None = None
+    fit: Fit | None = None
+    mean_difference: NDArray[np.float32] | None = None
+    metrics: ProbeMetrics | None = None
+    provenance: Provenance = field(default_factory=provenance)
+
+    def direction(self, rule: str) -> NDArray[np.float32]:
+        """The direction that goes with the behavior, [d] float32.
+
+        `W1` is the paper's; `W1-W0` leaves out what both rows share; `mean-difference` is the
+        difference of the mean features, whatever the fit.
+
+        Raises:
+            RecipeError: an unknown rule, or a mean difference that the probe does not have.
+        """
+        if rule == "W1":
+            return self.row(1)
+        if rule == "W1-W0":
+            return self.row(1) - self.row(0)
+        if rule != "mean-difference":
+            raise RecipeError(f"direction rule {rule!r}; expected {', '.join(DIRECTION_RULES)}")
+        if self.mean_difference is None:
+            raise RecipeError("this probe holds no mean difference; use W1 or W1-W0")
+        return self.mean_difference
+
+    @property
+    def default_rule(self) -> DirectionRule:
+        """What is taken when nothing is said: the mean difference, or W1 where there is none."""
+        return "W1" if self.mean_difference is None else DEFAULT_RULE
+
+    def row(self, label: int) -> NDArray[np.float32]:
+        """W[label], [d]."""
+        row: NDArray[np.float32] = self.weight[label]
+        return row
+
+    def logits(self, features: ArrayLike) -> NDArray[np.float32]:
+        """Logit of the behavior against its opposite, [n] float32, for features [n, d]."""
+        both: NDArray[np.float32] = np.asarray(features, np.float32) @ self.weight.T + self.bias
+        return both[:, 1] - both[:, 0]
+
+
+def save_probe(probe: Probe, path: Path | str) -> None:
+    """Write a probe as a .safetensors file, whole or not at all."""
+    description = {
+        "layer": probe.layer,
+        "fit": probe.fit,
+        "metrics": vars(probe.metrics) if probe.metrics else None,
+        "provenance": probe.provenance.to_json(),
+    }
+    tensors: dict[str, NDArray[Any]] = {"weight": probe.weight, "bias": probe.bias}
+    if probe.mean_difference is not None:
+        tensors["mean_difference"] = probe.mean_difference
+    write_artefact(path, "probe", tensors, description)
+
+
+def load_probe(path: Path | str) -> Probe:
+    """Read a probe: ours (.safetensors), or the paper's authors' (.pt, a pickled state dict).
+
+    Pickles are read with `weights_only=True`, which runs no code.
+
+    Raises:
+        ArtefactError: missing, damaged, not a probe, or with weights that are not finite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ArtefactError(f"no probe at {path}; make one with `surgery probe`")
+    if path.suffix in PICKLE_SUFFIXES:
+        return _checked(_load_authors_probe(path), path)
+    tensors, description = read_artefact(path, "probe")
+    try:
+        metrics = description["metrics"]
+        probe = Probe(
+            tensors["weight"],
+            tensors["bias"],
+            description["layer"],
+            description["fit"],
+            tensors.get("mean_difference"),
+            ProbeMetrics(**metrics) if metrics else None,
+            Provenance.from_json(description["provenance"]),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ArtefactError(
+            f"{path}: not a sound probe ({error}); make one with `surgery probe`"
+        ) from error
+    return _checked(probe, path)
+
+
+def probe_json(probe: Probe) -> dict[str, Any]:
+    """A probe for people: everything but its weights."""
+    opposite, behavior = (float(np.linalg.norm(probe.row(label))) for label in (0, 1))
+    return {
+        "kind": "probe",
+        "hidden_size": probe.weight.shape[1],
+        "layer": probe.layer,
+        "fit": probe.fit,
+        "norm_W0": opposite,
+        "norm_W1": behavior,
+        "cosine_W0_W1": float(probe.row(0) @ probe.row(1)) / (opposite * behavior),
+        "metrics": asdict(probe.metrics) if probe.metrics else None,
+        "provenance": probe.provenance.to_json(),
+    }
+
+
+def _load_authors_probe(path: Path) -> Probe:
+    import torch  # seconds; all else here does without
+
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        return Probe(state["mlp.weight"].float().numpy(), state["mlp.bias"].float().numpy())
+    except (
+        RuntimeError,
+        EOFError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        pickle.UnpicklingError,
+    ) as error:
+        raise ArtefactError(
+            f"{path}: not a probe; expected a state dict with mlp.weight [2, d] and mlp.bias [2]"
+        ) from error
+
+
+def _checked(probe: Probe, path: Path) -> Probe:
+    layer_is_sound = probe.layer is None or (type(probe.layer) is int and probe.layer >= 1)
+    if not layer_is_sound or (probe.fit is not None and probe.fit not in FITS):
+        raise ArtefactError(
+            f"{path}: layer {probe.layer!r}, fit {probe.fit!r}; expected a layer from 1 and one "
+            f"of {', '.join(FITS)}"
+        )
+    width = probe.weight.shape[-1] if probe.weight.ndim else 0
+    shapes = [("weight", probe.weight, (2, width)), ("bias", probe.bias, (2,))]
+    if probe.mean_difference is not None:
+        shapes.append(("mean_difference", probe.mean_difference, (width,)))
+    for name, tensor, shape in shapes:
+        sound = tuple(tensor.shape) == shape and tensor.dtype == np.float32
+        if not sound or not np.isfinite(tensor).all():
+            raise ArtefactError(
+                f"{path}: {name} has shape {list(tensor.shape)} and type {tensor.dtype}; expected "
+                f"finite float32 values of shape {list(shape)}"
+            )
+    return probe

@@ -1,0 +1,105 @@
+"""How prompts are continued, what comes of it, and who does it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from modelsurgery.edit.edit import Edit
+from modelsurgery.files.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class Decoding:
+    r"""How to continue a prompt: all that a continuation depends on besides model and prompt.
+
+    Attributes:
+        max_new_tokens: at most so many tokens, fewer when the model ends.
+        seed: seed of sampling from the whole distribution; None is greedy.
+        temperature: of sampling.
+        stop: text at which a continuation ends, not part of it, as `"\n"`.
+        chat: prompts are users' turns; the model's chat template is applied where it has one.
+        thinking: let models think that can; else their template is asked not to.
+    """
+
+    max_new_tokens: int = 24
+    seed: int | None = None
+    temperature: float = 1.0
+    stop: str | None = None
+    chat: bool = False
+    thinking: bool = False
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What a model wrote.
+
+    Attributes:
+        text: the answer, without its thinking block. Empty: the model failed.
+        tokens: new tokens, thinking included, padding and end token not.
+        is_finished: it ended by itself (end token or stop text), not by the limit.
+        thinking: the thinking block, where there is one.
+    """
+
+    text: str
+    tokens: int
+    is_finished: bool
+    thinking: str | None = None
+
+
+@dataclass
+class Speed:
+    """Where the time of generation went.
+
+    Attributes:
+        prefill_tokens: tokens of prompts, padding not counted.
+        prefill_seconds: until the first new token of each batch was chosen.
+        decode_tokens: new tokens, those after a continuation's end not counted.
+        decode_seconds: from the first new token of each batch to its last.
+        padded_tokens: tokens of prompts, padding counted.
+    """
+
+    prefill_tokens: int = 0
+    prefill_seconds: float = 0.0
+    decode_tokens: int = 0
+    decode_seconds: float = 0.0
+    padded_tokens: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Rates in tokens a second, None where nothing was generated; share of padding."""
+        return {
+            "prefill_tokens": self.prefill_tokens,
+            "prefill_tokens_per_second": _per(self.prefill_tokens, self.prefill_seconds),
+            "decode_tokens": self.decode_tokens,
+            "decode_tokens_per_second": _per(self.decode_tokens, self.decode_seconds),
+            "padding_share": (
+                1 - self.prefill_tokens / self.padded_tokens if self.padded_tokens else None
+            ),
+            "seconds": self.prefill_seconds + self.decode_seconds,
+        }
+
+
+class Generator(Protocol):
+    """Continues prompts with a model, edited or not.
+
+    Attributes:
+        name: library and version.
+        speed: where the time went.
+    """
+
+    name: str
+    speed: Speed
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        decoding: Decoding,
+        edits: Sequence[Edit] = (),
+        *,
+        progress: Progress = silent,
+    ) -> tuple[Continuation, ...]:
+        """One continuation a prompt, in the order of the prompts."""
+        ...
+
+
+def _per(tokens: int, seconds: float) -> float | None:
+    return tokens / seconds if seconds else None

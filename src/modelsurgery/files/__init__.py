@@ -1,0 +1,1 @@
+"""Files that are whole or absent, and what every file of ours says of itself."""

@@ -1,0 +1,280 @@
+"""Looking inside: one function that gathers all that is to be seen of an edit, as plain values."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from modelsurgery.apply.in_memory import edited
+from modelsurgery.checkpoint.layouts import Address
+from modelsurgery.data.behaviors import Behavior
+from modelsurgery.edit.edit import Edit, TensorChange
+from modelsurgery.edit.probe import Probe
+from modelsurgery.edit.region import RowScores
+from modelsurgery.errors import NothingChangedError, UnsupportedModelError
+from modelsurgery.files.progress import Progress, silent
+from modelsurgery.interpret.activity import Activity, Neuron, watch
+from modelsurgery.interpret.distributions import (
+    Chosen,
+    Cosines,
+    LayerRows,
+    Roc,
+    cosine_histogram,
+    rows_by_layer,
+)
+from modelsurgery.interpret.lens import Ends
+from modelsurgery.interpret.neurons import (
+    NeuronView,
+    Reading,
+    most_opposed,
+    read_neurons,
+    view_neurons,
+)
+from modelsurgery.interpret.reactions import (
+    FACTS,
+    SHOWS,
+    Activation,
+    ProbeLoss,
+    Reactions,
+    Similarity,
+    held_out_texts,
+    reactions_of,
+)
+from modelsurgery.model.activations.neurons import Neurons, find_neurons
+from modelsurgery.model.chat_template import Text
+from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.stacking import score_model_rows
+
+MOST_NEURONS = 12
+DIGITS = 6  # of a number that are kept: more than a figure shows
+NO_TEXTS = "no texts were given; `surgery run` measures it on held-out ones"
+NO_PROBE = "no probe was given"
+NO_DOWN = "in experts, or beside no down projection that can be told by its shape"
+NOT_FINITE = "the edited model gives hidden states that are not finite"
+# Names of parts, as in `Inside` and `NeuronView`.
+OF_BOTH_MODELS = ("activations", "probe_loss", "mean_output")
+OF_PROBES = ("similarity", "roc", "probe_loss")
+OF_TEXTS = ("activations", "similarity", "roc", "probe_loss", "mean_output")
+OF_TOKENS = ("tokens", "gate_reads", "gate_reads_edited", "writes")
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What the direction says.
+
+    Attributes:
+        direction: its tokens at both ends.
+        layer_note: where it comes from, and how it is read.
+    """
+
+    direction: Ends
+    layer_note: str
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What is to be seen of an edit inside a model; None for a part that could not be had.
+
+    Attributes:
+        rows_by_layer: chosen gate rows of every layer.
+        cosines: of gate rows with the direction.
+        activations: of the chosen neurons, base and edited model.
+        similarity: of the direction with mean hidden states.
+        roc: the probe's, on held-out texts.
+        probe_loss: the probe's, base and edited model.
+        tokens: what the direction says.
+        neurons: the chosen ones with the most negative cosines, those first.
+        missing: why a part, or a share of it, could not be had, by its name.
+    """
+
+    rows_by_layer: tuple[LayerRows, ...]
+    cosines: Cosines
+    activations: tuple[Activation, ...] | None
+    similarity: tuple[Similarity, ...] | None
+    roc: Roc | None
+    probe_loss: tuple[ProbeLoss, ...] | None
+    tokens: Tokens | None
+    neurons: tuple[NeuronView, ...]
+    missing: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain values, numbers to six digits."""
+        content: dict[str, Any] = plain(asdict(self))
+        return content
+
+
+def look_inside(
+    model: LanguageModel,
+    edit: Edit,
+    probe: Probe | None = None,
+    behavior: Behavior | None = None,
+    *,
+    direction: ArrayLike,
+    direction_note: str | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Inside:
+    """All that is to be seen of an edit inside its model, from a few forward passes.
+
+    At most 64 held-out texts of each kind are read, and 12 neurons shown.
+
+    Args:
+        model: the base model; edits that it has in memory are part of it.
+        edit: the edit.
+        probe: gives ROC, losses and the layer of hidden states; None leaves them out.
+        behavior: gives the held-out texts; None leaves out all that needs texts.
+        direction: [d], goes with the behavior.
+        direction_note: where it comes from; None says the layer of the probe.
+        seed: of the random rows that the chosen ones are compared with.
+        progress: is told what is going on.
+
+    Raises:
+        EditMismatchError: the edit is for another model.
+        RecipeError: the direction is for another model.
+        NothingChangedError: the edit changes no row.
+    """
+    direction = np.asarray(direction, dtype=np.float32)
+    scores = score_model_rows(model, direction[None], progress=progress)
+    texts = {} if behavior is None else held_out_texts(model, behavior)
+    layer = (None if probe is None else probe.layer) or model.layer_count
+    with edited(model.model, edit) as changes:
+        watched = _watched(model, layer, scores, changes)
+        after = watched.read(
+            {kind: some for kind, some in texts.items() if kind != FACTS}, progress
+        )
+    before = watched.read(texts, progress)
+    seen = reactions_of(before, after, neurons=watched.counted, probe=probe, direction=direction)
+    reading, no_norm = _reading(model, direction, watched, changes)
+    return Inside(
+        rows_by_layer=rows_by_layer(watched.chosen, model.gates),
+        cosines=cosine_histogram(scores, watched.chosen, seed),
+        activations=seen.activations,
+        similarity=seen.similarity,
+        roc=seen.roc,
+        probe_loss=seen.probe_loss,
+        tokens=None
+        if reading is None
+        else Tokens(reading.direction, direction_note or layer_note(model, probe)),
+        neurons=view_neurons(watched.shown, scores, reading, seen.mean_outputs),
+        missing={**_missing(texts, probe, seen), **watched.missing(bool(texts)), **no_norm},
+    )
+
+
+def _missing(
+    texts: Mapping[str, list[Text]], probe: Probe | None, seen: Reactions
+) -> dict[str, str]:
+    """Why parts that need texts could not be had."""
+    if not texts:
+        return dict.fromkeys(OF_TEXTS, NO_TEXTS)
+    return {
+        **({} if probe else dict.fromkeys(OF_PROBES, NO_PROBE)),
+        **({} if seen.is_finite else dict.fromkeys(OF_BOTH_MODELS, NOT_FINITE)),
+    }
+
+
+def layer_note(model: LanguageModel, probe: Probe | None) -> str:
+    """Where a probe's direction comes from, and how it is turned into tokens."""
+    layer, last = None if probe is None else probe.layer, model.layer_count
+    if layer is None:
+        return "a direction of a layer that is not told, read as a state before the final norm"
+    if layer == last:
+        return (
+            f"the direction of layer {last} of {last}, found after the final norm; it goes through "
+            "the norm like the rows do"
+        )
+    return f"the direction of layer {layer} of {last}, read as a state before the final norm"
+
+
+def plain(value: Any) -> Any:
+    """Plain values for JSON: tuples as lists, numbers to six digits."""
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, dict):
+        return {key: plain(one) for key, one in value.items()}
+    return [plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """What is watched while a model reads.
+
+    Attributes:
+        model: the model.
+        layer: whose hidden states are taken.
+        found: where the neurons of the edited matrices are.
+        chosen: the edited rows.
+        shown: the neurons whose activations are measured.
+    """
+
+    model: LanguageModel
+    layer: int
+    found: Mapping[Address, Neurons]
+    chosen: Chosen
+    shown: Sequence[Neuron]
+
+    @property
+    def counted(self) -> int:
+        """How many of the chosen neurons see every token."""
+        return sum(
+            len(rows)
+            for address, rows in self.chosen.items()
+            if self.found[address].projection is not None
+        )
+
+    def read(self, texts: Mapping[str, list[Text]], progress: Progress) -> dict[str, Activity]:
+        """What is seen on each kind of text."""
+        seen = {}
+        with progress("looking inside", len(texts)) as advance:
+            for kind, some in texts.items():
+                seen[kind] = watch(
+                    self.model,
+                    some,
+                    layer=self.layer,
+                    found=self.found,
+                    chosen=self.chosen,
+                    measured=self.shown if kind == SHOWS else (),
+                )
+                advance(1)
+        return seen
+
+    def missing(self, has_texts: bool) -> dict[str, str]:
+        """What cannot be had of some of the neurons, and why."""
+        total = sum(map(len, self.chosen.values()))
+        lost = {
+            "activations": (total - self.counted, total, "in experts, which don't see every token"),
+            "mean_output": (self._without("down"), len(self.shown), NO_DOWN),
+            "writes": (self._without("writes"), len(self.shown), NO_DOWN),
+        }
+        return {
+            name: f"{count} of {whole} neurons are {why}"
+            for name, (count, whole, why) in lost.items()
+            if count and (has_texts or name == "writes")
+        }
+
+    def _without(self, part: str) -> int:
+        return sum(getattr(self.found[address], part) is None for address, _ in self.shown)
+
+
+def _watched(
+    model: LanguageModel, layer: int, scores: RowScores, changes: Sequence[TensorChange]
+) -> _Watched:
+    chosen = {change.address: change.rows for change in changes if len(change.rows)}
+    if not chosen:
+        raise NothingChangedError("the edit changes no row; make one with a larger strength")
+    shown = most_opposed(scores, chosen, MOST_NEURONS)
+    return _Watched(model, layer, find_neurons(model, chosen), chosen, shown)
+
+
+def _reading(
+    model: LanguageModel,
+    direction: NDArray[np.float32],
+    watched: _Watched,
+    changes: Sequence[TensorChange],
+) -> tuple[Reading | None, dict[str, str]]:
+    """What direction and neurons say, or why that can't be told."""
+    try:
+        return read_neurons(model, direction, watched.shown, changes, watched.found), {}
+    except UnsupportedModelError as error:
+        return None, dict.fromkeys(OF_TOKENS, str(error))

@@ -1,0 +1,100 @@
+"""Which rows of another edit are most like the neurons of this one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelsurgery.checkpoint.layouts import Address
+from modelsurgery.checkpoint.rows import Weights, widened
+from modelsurgery.edit.edit import Edit, rows_reader
+from modelsurgery.interpret.activity import Neuron
+from modelsurgery.model.loading import LanguageModel
+
+
+@dataclass(frozen=True)
+class Neighbor:
+    """A neuron, and the row of another edit whose base row is most like its own.
+
+    Attributes:
+        layer: of the neuron, 1..L.
+        row: of the neuron.
+        is_shared: whether the other edit changes this very row, too.
+        other_layer: layer of the nearest other row.
+        other_row: its number.
+        cosine: of the two rows, before any edit.
+    """
+
+    layer: int
+    row: int
+    is_shared: bool
+    other_layer: int
+    other_row: int
+    cosine: float
+
+
+def nearest_rows(
+    model: LanguageModel, neurons: Sequence[Neuron], other: Edit
+) -> tuple[Neighbor, ...]:
+    """For each neuron the row of another edit, not its own, whose cosine with it is highest.
+
+    Rows are those of the checkpoint, read a matrix at a time; equal cosines go to the first row.
+
+    Raises:
+        EditMismatchError: the other edit is for another model.
+    """
+    mine = _units(_base_rows(model, neurons))
+    best = np.full(len(neurons), -np.inf)
+    places: list[Neuron | None] = [None] * len(neurons)
+    touched = _rows_by_matrix(other)
+    with Weights(model.checkpoint) as weights:
+        read = rows_reader(weights, model.gates)
+        updates = {update.address: update for update in other.updates}
+        for address, rows in sorted(touched.items()):
+            cosines = mine @ _units(widened(read(updates[address], rows))).T
+            for number, (place, row) in enumerate(neurons):
+                if place == address:
+                    cosines[number, rows == row] = -np.inf
+                highest = int(cosines[number].argmax())
+                if cosines[number, highest] > best[number]:
+                    best[number] = cosines[number, highest]
+                    places[number] = (address, int(rows[highest]))
+    return tuple(
+        Neighbor(
+            neuron[0].block + 1,
+            neuron[1],
+            bool(neuron[0] in touched and neuron[1] in touched[neuron[0]]),
+            place[0].block + 1,
+            place[1],
+            float(cosine),
+        )
+        for neuron, place, cosine in zip(neurons, places, best, strict=True)
+        if place is not None
+    )
+
+
+def _rows_by_matrix(edit: Edit) -> dict[Address, NDArray[np.int64]]:
+    found: dict[Address, list[NDArray[np.int32]]] = {}
+    for update in edit.updates:
+        if len(update.rows):
+            found.setdefault(update.address, []).append(update.rows)
+    return {
+        address: np.unique(np.concatenate(some)).astype(np.int64) for address, some in found.items()
+    }
+
+
+def _base_rows(model: LanguageModel, neurons: Sequence[Neuron]) -> NDArray[np.float32]:
+    gates = {gate.address: gate for gate in model.gates}
+    with Weights(model.checkpoint) as weights:
+        rows = [
+            widened(weights.read(gates[address].view, np.array([row])))[0]
+            for address, row in neurons
+        ]
+    return np.stack(rows) if rows else np.zeros((0, 1), np.float32)
+
+
+def _units(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    units: NDArray[np.float32] = rows / np.maximum(norms, np.finfo(np.float32).tiny)
+    return units

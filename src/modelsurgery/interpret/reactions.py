@@ -1,0 +1,187 @@
+"""How base and edited model react to held-out texts of each kind, as figures show it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelsurgery.data.behaviors import Behavior
+from modelsurgery.edit.probe import Probe
+from modelsurgery.interpret.activity import Activity, Neuron
+from modelsurgery.interpret.distributions import (
+    Counts,
+    Roc,
+    cosine_with_mean,
+    count_histograms,
+    probe_loss,
+    roc_of,
+)
+from modelsurgery.interpret.neurons import MeanOutput
+from modelsurgery.model.chat_template import Text
+from modelsurgery.model.loading import LanguageModel
+
+MOST_TEXTS = 64  # of each kind
+SHOWS = "texts that show the behavior"
+OPPOSITES = "their opposites"
+NEUTRAL = "neutral text"
+FACTS = "questions of facts"
+LABELS = {SHOWS: 1, OPPOSITES: 0}
+
+
+@dataclass(frozen=True)
+class Activation:
+    """How many of the chosen neurons are active on texts of a kind.
+
+    Attributes:
+        texts: what the texts are.
+        base: share of the chosen neurons that are active at a token of the base model, 0..1.
+        edited: the same of the edited model.
+        tokens: how many tokens, special ones left out.
+        counts: histogram of active chosen neurons at a token.
+    """
+
+    texts: str
+    base: float
+    edited: float
+    tokens: int
+    counts: Counts
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """Cosine of the direction with the base model's mean hidden state on texts of a kind."""
+
+    texts: str
+    cosine: float
+
+
+@dataclass(frozen=True)
+class ProbeLoss:
+    """Mean cross-entropy of the probe, nats, on texts of one label, base and edited model."""
+
+    texts: str
+    base: float
+    edited: float
+
+
+def held_out_texts(model: LanguageModel, behavior: Behavior) -> dict[str, list[Text]]:
+    """The first held-out texts of each kind, as the model reads them; kinds without any left out.
+
+    Held-out texts are in the order of a hash, so the first are as good as any.
+    """
+    kinds: dict[str, list[Text]] = {
+        kind: [model.written(text) for text in behavior.held_out if text.label == label]
+        for kind, label in LABELS.items()
+    }
+    kinds[NEUTRAL] = list(behavior.neutral)
+    kinds[FACTS] = [question for question, _ in behavior.facts]
+    return {kind: texts[:MOST_TEXTS] for kind, texts in kinds.items() if texts}
+
+
+@dataclass(frozen=True)
+class Reactions:
+    """What base and edited model make of texts; None for a part that could not be had.
+
+    Attributes:
+        is_finite: whether the edited model gives numbers, so that there is something to compare.
+        activations: of the chosen neurons.
+        similarity: of the direction with mean hidden states.
+        roc: the probe's.
+        probe_loss: the probe's.
+        mean_outputs: of the neurons that were measured, on texts that show the behavior.
+    """
+
+    is_finite: bool = True
+    activations: tuple[Activation, ...] | None = None
+    similarity: tuple[Similarity, ...] | None = None
+    roc: Roc | None = None
+    probe_loss: tuple[ProbeLoss, ...] | None = None
+    mean_outputs: Mapping[Neuron, MeanOutput] = field(default_factory=dict)
+
+
+def reactions_of(
+    base: Mapping[str, Activity],
+    edited: Mapping[str, Activity],
+    *,
+    neurons: int,
+    probe: Probe | None,
+    direction: NDArray[np.float32],
+) -> Reactions:
+    """Compare what was seen of the base model with what was seen of the edited one.
+
+    Args:
+        base: by kind of text; empty without texts.
+        edited: by kind of text, each of them one of the base's.
+        neurons: how many chosen neurons were counted.
+        probe: whose layer the features are from.
+        direction: [d].
+    """
+    if not base:
+        return Reactions()
+    is_finite = all(one.is_finite for one in edited.values())
+    return Reactions(
+        is_finite,
+        activations=_activations(base, edited, neurons) if neurons and is_finite else None,
+        similarity=None if probe is None else _similarity(base, direction),
+        roc=None if probe is None else _roc(base, probe),
+        probe_loss=_probe_loss(base, edited, probe) if probe is not None and is_finite else None,
+        mean_outputs=_mean_outputs(base[SHOWS], edited[SHOWS]) if is_finite else {},
+    )
+
+
+def _activations(
+    base: Mapping[str, Activity], edited: Mapping[str, Activity], neurons: int
+) -> tuple[Activation, ...] | None:
+    # Of texts that are special tokens throughout, nothing was counted.
+    pairs = {
+        kind: (base[kind].active, edited[kind].active) for kind in edited if len(base[kind].active)
+    }
+    if not pairs:
+        return None
+    histograms = count_histograms(list(pairs.values()))
+    return tuple(
+        Activation(
+            kind,
+            float(before.sum()) / (neurons * len(before)),
+            float(after.sum()) / (neurons * len(after)),
+            len(before),
+            counts,
+        )
+        for (kind, (before, after)), counts in zip(pairs.items(), histograms, strict=True)
+    )
+
+
+def _similarity(
+    base: Mapping[str, Activity], direction: NDArray[np.float32]
+) -> tuple[Similarity, ...]:
+    return tuple(
+        Similarity(kind, cosine_with_mean(direction, activity.features))
+        for kind, activity in base.items()
+    )
+
+
+def _roc(base: Mapping[str, Activity], probe: Probe) -> Roc:
+    logits = [probe.logits(base[kind].features) for kind in LABELS]
+    labels = [np.full(len(one), label) for one, label in zip(logits, LABELS.values(), strict=True)]
+    return roc_of(np.concatenate(logits), np.concatenate(labels))
+
+
+def _probe_loss(
+    base: Mapping[str, Activity], edited: Mapping[str, Activity], probe: Probe
+) -> tuple[ProbeLoss, ...]:
+    return tuple(
+        ProbeLoss(
+            kind,
+            probe_loss(probe.logits(base[kind].features), label),
+            probe_loss(probe.logits(edited[kind].features), label),
+        )
+        for kind, label in LABELS.items()
+    )
+
+
+def _mean_outputs(base: Activity, edited: Activity) -> dict[Neuron, MeanOutput]:
+    return {
+        neuron: MeanOutput(value, edited.mean_outputs[neuron])
+        for neuron, value in base.mean_outputs.items()
+    }

@@ -1,0 +1,1 @@
+"""A loaded model: loading, token ids, chat templates, hidden states, activations."""

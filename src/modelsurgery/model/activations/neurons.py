@@ -1,0 +1,92 @@
+"""Where the neurons of gate rows are in a loaded model: what reads, what is active, what writes."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers.pytorch_utils import Conv1D
+
+from modelsurgery.apply.in_memory import loaded_gates
+from modelsurgery.checkpoint.layouts import Address, GateMatrix
+from modelsurgery.model.loading import LanguageModel
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """The neurons of one gate matrix in a loaded model.
+
+    Attributes:
+        projection: the linear layer whose outputs are the gate pre-activations; None for experts,
+            which don't see every token, or are no linear layers.
+        outputs: which output of the projection belongs to each row, int64 [rows].
+        down: the linear layer that reads the activations; None if there is none of that shape, or
+            one too many.
+        writes: what each neuron adds to the MLP's output, a view [rows, d]; None like `down`.
+    """
+
+    projection: torch.nn.Module | None
+    outputs: NDArray[np.int64]
+    down: torch.nn.Module | None
+    writes: torch.Tensor | None
+
+
+def find_neurons(model: LanguageModel, addresses: Iterable[Address]) -> dict[Address, Neurons]:
+    """The neurons of gate matrices.
+
+    Raises:
+        UnsupportedModelError: the model's parameters are not what its layout says.
+    """
+    gates = {gate.address: gate for gate in loaded_gates(model.model, model.layout)}
+    return {address: _neurons(model.model, gates[address]) for address in addresses}
+
+
+def _neurons(model: Any, gate: GateMatrix) -> Neurons:
+    parameter = model.get_parameter(gate.tensor)
+    outputs = gate.view.outputs(tuple(parameter.shape))
+    owner = model.get_submodule(gate.tensor.rpartition(".")[0])
+    if not isinstance(owner, torch.nn.Linear | Conv1D):
+        return Neurons(None, outputs, None, _expert_writes(owner, gate))
+    around = model.get_submodule(gate.tensor.removesuffix(".weight").rpartition(".")[0])
+    found = [
+        module
+        for module in around.children()
+        if module is not owner and _sizes(module) == (gate.rows, gate.hidden_size)
+    ]
+    down = found[0] if len(found) == 1 else None
+    return Neurons(
+        owner if gate.expert < 0 else None,
+        outputs,
+        down if gate.expert < 0 else None,
+        None if down is None else _by_input(down),
+    )
+
+
+def _sizes(module: torch.nn.Module) -> tuple[int, int] | None:
+    """How many values a linear layer takes and gives."""
+    if isinstance(module, Conv1D):
+        return module.nx, module.nf
+    if isinstance(module, torch.nn.Linear):
+        return module.in_features, module.out_features
+    return None
+
+
+def _by_input(module: torch.nn.Module) -> torch.Tensor:
+    """A linear layer's weights by input, [in, out]."""
+    weight: torch.Tensor = module.weight  # type: ignore[assignment]
+    return weight if isinstance(module, Conv1D) else weight.T
+
+
+def _expert_writes(owner: torch.nn.Module, gate: GateMatrix) -> torch.Tensor | None:
+    """What the neurons of an expert write, [rows, d], where one tensor holds all experts."""
+    rows, width = gate.rows, gate.hidden_size
+    found = [
+        one[gate.expert]
+        for one in owner.parameters(recurse=False)
+        if one.ndim == 3 and rows != width and sorted(one.shape[1:]) == sorted((rows, width))
+    ]
+    if len(found) != 1 or gate.expert < 0:
+        return None
+    return found[0] if found[0].shape[0] == rows else found[0].T

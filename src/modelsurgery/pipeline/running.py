@@ -1,0 +1,408 @@
+"""The whole surgery that a recipe describes, from start to end.
+
+Texts → hidden states → probe → region → edit → measurement of base and edited model on held-out
+data.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from modelsurgery.apply.coverage import Coverage, measure_coverage
+from modelsurgery.apply.in_memory import edited
+from modelsurgery.checkpoint.layouts import find_gate_matrices, load_layout
+from modelsurgery.checkpoint.named_models import origin_of
+from modelsurgery.data import demo
+from modelsurgery.data.behaviors import Behavior, BehaviorFile, describe_behavior, load_behavior
+from modelsurgery.data.behaviors.roots import data_root
+from modelsurgery.edit.edit import Edit, strongest_direction
+from modelsurgery.edit.edit_file import load_edit, save_edit
+from modelsurgery.edit.probe import DIRECTION_RULES, save_probe
+from modelsurgery.errors import NothingChangedError, RecipeError
+from modelsurgery.evaluation.judges import Judge, judge_for
+from modelsurgery.evaluation.measurement import (
+    BehaviorMeasurement,
+    decoding_of,
+    measure_behavior,
+    measure_facts,
+)
+from modelsurgery.evaluation.screening import Screen
+from modelsurgery.evaluation.store import Store
+from modelsurgery.evaluation.uncalled import with_uncalled
+from modelsurgery.files.atomic import sha256_file
+from modelsurgery.files.progress import Progress, silent
+from modelsurgery.files.provenance import Provenance, provenance
+from modelsurgery.interpret import Inside, look_inside
+from modelsurgery.model.loading import LanguageModel, load_model
+from modelsurgery.model.stacking import stacked
+from modelsurgery.pipeline.choosing import Choice, Choosing
+from modelsurgery.pipeline.recipe import DEFAULT_TRIALS, Recipe
+from modelsurgery.pipeline.results import Damage, RunResult
+from modelsurgery.pipeline.runs import STORE_FILE, RunDirectory, open_run
+from modelsurgery.pipeline.scheduling import (
+    DEFAULT_MINUTES,
+    Schedule,
+    Sizes,
+    StageClock,
+    is_small,
+    make_schedule,
+    measure_pace,
+    with_seconds_taken,
+)
+from modelsurgery.report.html import write_report
+from modelsurgery.search import Setting
+
+SETTLED = tuple(Sizes.__dataclass_fields__)  # what a run decides where the recipe leaves it open
+RULE_DIRECTION = (
+    "of the directions that are added, one a gate matrix, the one with the largest coefficients, "
+    "read as a state before the final norm"
+)
+
+
+def unheard(plan: dict[str, Any]) -> None:
+    """Let a plan pass: the default of `run_recipe`."""
+
+
+def run_recipe(
+    recipe: Recipe,
+    *,
+    progress: Progress = silent,
+    announce: Callable[[dict[str, Any]], None] = unheard,
+) -> RunResult:
+    """Perform the whole surgery and measure it; everything is written to the run directory.
+
+    Args:
+        recipe: what to do.
+        progress: is told what is going on.
+        announce: is told the plan (`Schedule.to_json`) before the work; models so small that
+            nothing takes long have none.
+
+    Returns:
+        What was found. The edit is in `directory / "edit.safetensors"`.
+
+    Raises:
+        SurgeryError: one of its kinds; nothing half-written is left behind, and an interrupted
+            run goes on when the same recipe is run again with the same `out`.
+    """
+    started = time.monotonic()
+    described = described_behavior(recipe)
+    recipe = _resolved(recipe, described)
+    name = recipe.model_name
+    values = recipe.model_dump(mode="json", exclude={"out"})
+    before = [load_edit(path) for path in recipe.edits]
+    clock = progress = StageClock(progress)
+    with (
+        open_run(
+            recipe.out, values, default_name=f"{name}-{described.name}", settled=SETTLED
+        ) as run,
+        Store(run.path / STORE_FILE) as store,
+        ExitStack() as stack,
+    ):
+        with progress("load model", 0):
+            model = stack.enter_context(stacked(loaded_model(recipe, run.now), before))
+        find_gate_matrices(model.checkpoint, model.layout)  # refuses early what can't be edited
+        with progress("texts and judge", 0):
+            behavior, judge = judged_behavior(recipe)
+        recipe, behavior, plan = _settled(recipe, run, model, behavior, announce, progress)
+        values |= {key: getattr(recipe, key) for key in SETTLED}
+
+        minutes = recipe.minutes
+        if plan is not None and plan["search_seconds"] is not None:
+            minutes = plan["search_seconds"] / 60
+        choosing = Choosing(recipe, run, model, behavior, judge, store, progress, minutes)
+        choice, damage, given_up = _kept(choosing, choosing.choose(), progress)
+        save_probe(choice.probe, run.path / "probe.safetensors")
+        edit = replace(choice.edit, provenance=_origin(recipe, run, choice, model))
+        save_edit(edit.bound_to(model.checkpoint, model.gates), run.path / "edit.safetensors")
+
+        sampled, greedy = _measured(recipe, model, edit, behavior, judge, store, progress)
+        facts = None
+        if behavior.facts:
+            facts = measure_facts(model, [edit], behavior.facts, progress=progress)
+        inside = _inside(recipe, model, behavior, replace(choice, edit=edit), progress)
+        result = RunResult(
+            recipe=values,
+            directory=run.path,
+            model=name,
+            behavior=behavior,
+            judge=(judge.name, judge.note),
+            choice=replace(choice, edit=edit),
+            given_up=given_up,
+            coverage=_coverage(model, edit),
+            sampled=sampled,
+            greedy=greedy,
+            damage=damage,
+            facts=facts,
+            inside=inside,
+            plan=None if plan is None else with_seconds_taken(plan, clock.seconds),
+            origin=origin_of(model.checkpoint.directory),
+            seconds=time.monotonic() - started,
+        )
+        run.write_samples("sampled", result.sampled.samples)
+        run.write_samples("greedy", result.greedy.samples)
+        run.finish(result.to_json())
+    with progress("report", 0):
+        write_report(run.path)
+    return result
+
+
+def plan_recipe(recipe: Recipe, *, progress: Progress = silent) -> Schedule:
+    """What a run would do, and how long that takes on this machine; nothing is written.
+
+    Raises:
+        SurgeryError: as `run_recipe` does before it works.
+    """
+    recipe = _resolved(recipe, described_behavior(recipe))
+    before = [load_edit(path) for path in recipe.edits]
+    with ExitStack() as stack:
+        with progress("load model", 0):
+            now = recipe.now or datetime.now()
+            model = stack.enter_context(stacked(loaded_model(recipe, now), before))
+        find_gate_matrices(model.checkpoint, model.layout)
+        with progress("texts and judge", 0):
+            behavior, _ = judged_behavior(recipe)
+        return _scheduled(recipe, model, behavior, progress)
+
+
+def _scheduled(
+    recipe: Recipe, model: LanguageModel, behavior: Behavior, progress: Progress
+) -> Schedule:
+    minutes = recipe.minutes
+    if minutes is None and not is_small(model):
+        minutes = DEFAULT_MINUTES
+    pace = measure_pace(model, behavior, progress=progress)
+    return make_schedule(recipe, model, behavior, pace, minutes=minutes)
+
+
+def _settled(
+    recipe: Recipe,
+    run: RunDirectory,
+    model: LanguageModel,
+    behavior: Behavior,
+    announce: Callable[[dict[str, Any]], None],
+    progress: Progress,
+) -> tuple[Recipe, Behavior, dict[str, Any] | None]:
+    """Recipe and behavior with all sizes, and the plan; those of an earlier session if it has one.
+
+    Models so small that nothing takes long have no plan unless minutes are given.
+    """
+    before = Sizes.of(recipe)
+    if run.recorded.get("samples") is not None and run.recorded.get("doses") is not None:
+        found = {key: run.recorded[key] for key in SETTLED}
+        plan = run.plan()
+        recipe = recipe.model_copy(update=found)
+    else:
+        sizes, plan = Sizes.of(recipe), None
+        if recipe.minutes is not None or not is_small(model):
+            schedule = _scheduled(recipe, model, behavior, progress)
+            sizes, plan = schedule.sizes, schedule.to_json()
+        recipe = sizes.settle(recipe)
+        run.settle({key: getattr(recipe, key) for key in SETTLED}, plan)
+    if plan is not None:
+        announce(plan)
+    if Sizes.of(recipe).prompt_count != before.prompt_count:
+        with progress("texts and judge", 0):
+            behavior, _ = judged_behavior(recipe)
+    return recipe, _cut(behavior, Sizes.of(recipe)), plan
+
+
+def _cut(behavior: Behavior, sizes: Sizes) -> Behavior:
+    """A behavior with no more tuning prompts and held-out neutral texts than that."""
+    # Evenly: neutral texts of several kinds may stand one kind after the other.
+    step = math.ceil(len(behavior.neutral) / sizes.neutral_texts)
+    return replace(
+        behavior,
+        tuning_prompts=behavior.tuning_prompts[: sizes.tuning_prompts],
+        neutral=behavior.neutral[:: max(1, step)],
+    )
+
+
+def _measured(
+    recipe: Recipe,
+    model: LanguageModel,
+    edit: Edit,
+    behavior: Behavior,
+    judge: Judge,
+    store: Store,
+    progress: Progress,
+) -> tuple[BehaviorMeasurement, BehaviorMeasurement]:
+    """Base and edited model on held-out prompts, sampled and greedy."""
+    prompts = behavior.prompt_sets[0]
+    samples = recipe.samples or 1
+    seeds = [recipe.seed + number for number in range(samples)]
+    with progress("held-out prompts", 1 + samples) as advance:
+        rates = partial(
+            measure_behavior, model, [edit], prompts.texts, judge, store=store, progress=progress
+        )
+        sampled = rates([decoding_of(prompts, seed) for seed in seeds])
+        advance(samples)
+        greedy = rates([decoding_of(prompts)])
+        advance(1)
+    return sampled, greedy
+
+
+def loaded_model(recipe: Recipe, now: datetime) -> LanguageModel:
+    """The recipe's model, without its edits; `now` is the time that its chat template is told."""
+    return load_model(
+        demo.embedded_model_path() if recipe.is_embedded else recipe.model,
+        device=recipe.device,
+        dtype=recipe.dtype,
+        revision=recipe.revision,
+        layout=None if recipe.layout is None else load_layout(recipe.layout),
+        chat_template=recipe.chat_template,
+        now=now,
+    )
+
+
+def judged_behavior(recipe: Recipe) -> tuple[Behavior, Judge]:
+    """The recipe's behavior with its texts, and who judges it."""
+    full = Sizes.of(recipe)
+    behavior = load_behavior(
+        described_behavior(recipe),
+        is_lab=recipe.is_lab,
+        data=data_root(recipe.data),
+        seed=recipe.seed,
+        prompt_count=full.prompt_count,
+    )
+    behavior = _cut(behavior, full)
+    return behavior, judge_for(behavior, recipe.judge, seed=recipe.seed)
+
+
+def described_behavior(recipe: Recipe) -> BehaviorFile:
+    """What the recipe says of its behavior.
+
+    Raises:
+        RecipeError: no texts for this model.
+    """
+    name, texts = recipe.behavior_name, recipe.texts
+    if name is not None:
+        described = describe_behavior(name)
+    else:
+        assert texts is not None
+        described = BehaviorFile(name=texts.stem, title=f"texts of {texts.name}", texts=texts)
+    described = described.with_own(
+        texts=texts,
+        prompts=recipe.prompts,
+        neutral=recipe.neutral,
+        text_column=recipe.text_column,
+        label_column=recipe.label_column,
+    )
+    if described.texts is None and not recipe.is_embedded:
+        raise RecipeError(
+            f"behavior {name!r} has texts and a judge for the embedded "
+            "model only; give --texts FILE with labelled texts for this model"
+        )
+    return described.with_length(recipe.max_new_tokens)
+
+
+def _resolved(recipe: Recipe, described: BehaviorFile) -> Recipe:
+    """The recipe with everything that it leaves to the behavior or the environment."""
+    return recipe.model_copy(
+        update={
+            "behavior": recipe.behavior_name,
+            "direction": recipe.direction or described.direction,
+            "data": data_root(recipe.data),
+            "trials": recipe.trials or (DEFAULT_TRIALS if recipe.minutes is None else None),
+        }
+    )
+
+
+def _kept(
+    choosing: Choosing, choice: Choice, progress: Progress
+) -> tuple[Choice, Damage, Damage | None]:
+    """The choice with its damage on held-out text, or a milder one if that is over the budget.
+
+    The damage of the choice that was given up comes third.
+    """
+    model, behavior, uncalled = choosing.model, choosing.behavior, choosing.uncalled
+    own = choosing.own_answers(behavior.held_out)
+    with progress("damage", 0):
+        screen = Screen(model, (), (), behavior.neutral, behavior.facts, own=own, progress=progress)
+
+    def damage(edit: Edit) -> Damage:
+        _coverage(model, edit)  # refuses an edit that changes no byte
+        with progress("damage", 0):
+            effect = screen.measure([edit], progress=progress)[0]
+        if effect.divergence == 0:
+            raise NothingChangedError(
+                "the edit changed weights and no output moved; the chosen rows "
+                "have no effect, take others or a larger strength"
+            )
+        measured = None if uncalled is None else uncalled.held_out(edit)
+        if measured is not None:
+            effect = with_uncalled(effect, measured)
+        return Damage(
+            choosing.budget,
+            effect,
+            screen.clean_loss,
+            screen.clean_tokens,
+            own_answers=len(own),
+            uncalled=measured,
+        )
+
+    first = damage(choice.edit)
+    if choice.milder is None or first.is_within_budget:
+        return choice, first, None
+    milder = replace(
+        choice.milder, search=choice.search, curve=choice.curve, strength=choice.strength
+    )
+    return milder, damage(milder.edit), first
+
+
+def _inside(
+    recipe: Recipe, model: LanguageModel, behavior: Behavior, choice: Choice, progress: Progress
+) -> Inside:
+    source = choice.setting.rule
+    is_probed = source in DIRECTION_RULES
+    return look_inside(
+        model,
+        choice.edit,
+        choice.probe,
+        behavior,
+        direction=(
+            choice.probe.direction(source) if is_probed else strongest_direction(choice.edit)
+        ),
+        direction_note=None if is_probed else RULE_DIRECTION,
+        seed=recipe.seed,
+        progress=progress,
+    )
+
+
+def _origin(recipe: Recipe, run: RunDirectory, choice: Choice, model: LanguageModel) -> Provenance:
+    setting = choice.setting
+    under = [edit.content_sha256 for edit in model.edits]
+    return provenance(
+        seed=recipe.seed,
+        inputs={"probe": sha256_file(run.path / "probe.safetensors")},
+        settings={
+            "direction": recipe.direction,
+            **_source_json(recipe, setting),
+            "rows": choice.edit.row_count,
+            "layers": setting.window,
+            "per_layer": setting.per_layer,
+            **({"on_top_of": under} if under else {}),
+        },
+    )
+
+
+def _source_json(recipe: Recipe, setting: Setting) -> dict[str, Any]:
+    """Which rule an edit comes from, and what the paper's took from the probe."""
+    if recipe.chosen_rule == "paper":
+        return {"rule": "paper", "direction_source": setting.rule}
+    damping = {} if setting.damping is None else {"damping": setting.damping}
+    return {"rule": recipe.chosen_rule, **damping}
+
+
+def _coverage(model: LanguageModel, edit: Edit) -> Coverage:
+    with edited(model.model, edit) as changes:
+        return measure_coverage(
+            changes,
+            tensors_found=len(model.gates),
+            rows_found=edit.candidate_rows,
+            bytes_total=model.checkpoint.size_bytes,
+        )

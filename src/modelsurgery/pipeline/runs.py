@@ -1,0 +1,214 @@
+"""A run directory: everything one run wrote, whole or resumable.
+
+It holds `recipe.resolved.yaml  manifest.json  probe.safetensors  edit.safetensors
+samples/*.jsonl  results.json  plan.json  features/*.safetensors  store.sqlite  study.journal`. The
+manifest is written last: a directory with a recipe and no manifest was interrupted, and the same
+command goes on with it.
+"""
+
+import itertools
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from modelsurgery.errors import NoSignalError, SurgeryError
+from modelsurgery.evaluation.measurement import Sample
+from modelsurgery.files.atomic import (
+    refuse_existing,
+    sha256_file,
+    sha256_json,
+    write_bytes,
+    write_json,
+    write_text,
+)
+from modelsurgery.files.progress import Progress, silent
+from modelsurgery.files.provenance import provenance
+from modelsurgery.model.chat_template import Text
+from modelsurgery.model.hidden_states import HiddenStates, extract_hidden_states
+from modelsurgery.model.loading import LanguageModel
+
+RECIPE_FILE = "recipe.resolved.yaml"
+MANIFEST_FILE = "manifest.json"
+STORE_FILE = "store.sqlite"
+STUDY_FILE = "study.journal"
+PLAN_FILE = "plan.json"
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Where a run keeps what it makes.
+
+    Attributes:
+        path: the directory.
+        now: the time that chat templates are told: that of the recipe, or when the run began.
+        recorded: the recipe as it is written there, with what an earlier session settled.
+    """
+
+    path: Path
+    now: datetime
+    recorded: dict[str, Any]
+
+    def settle(self, values: dict[str, Any], plan: dict[str, Any] | None) -> None:
+        """Write down what the recipe left open, so that a session that goes on does the same.
+
+        Args:
+            values: by key of the recipe.
+            plan: where they come from; kept beside the recipe.
+        """
+        if plan is not None:
+            write_json(self.path / PLAN_FILE, plan)
+        self.recorded.update(values)
+        write_text(self.path / RECIPE_FILE, _yaml(self.recorded))
+
+    def plan(self) -> dict[str, Any] | None:
+        """The plan that was settled on, if there is one."""
+        path = self.path / PLAN_FILE
+        if not path.is_file():
+            return None
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return content
+
+    def hidden_states(
+        self,
+        model: LanguageModel,
+        texts: Sequence[Text],
+        layers: Sequence[int],
+        *,
+        progress: Progress = silent,
+    ) -> HiddenStates:
+        """`extract_hidden_states`, or what it gave before for the same model and texts."""
+        ids = model.token_ids(texts)
+        key = sha256_json([model.fingerprint(), str(model.model.dtype), ids, list(layers)])
+        path = self.path / "features" / f"{key[:32]}.safetensors"
+        if path.is_file():
+            try:
+                cached = load(path.read_bytes())
+                return HiddenStates({layer: cached[str(layer)] for layer in layers})
+            except (SafetensorError, KeyError):
+                path.unlink()  # damaged by something else: made again below
+        states = extract_hidden_states(model, texts, layers, progress=progress)
+        tensors: dict[str, torch.Tensor] = {str(k): v for k, v in states.by_layer.items()}
+        write_bytes(path, save(tensors))
+        return states
+
+    def write_samples(self, name: str, samples: Iterable[Sample]) -> None:
+        """Write samples as JSON lines."""
+        self.write_lines(f"samples/{name}.jsonl", (asdict(sample) for sample in samples))
+
+    def write_lines(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
+        """Write plain objects as JSON lines."""
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_text(self.path / name, "".join(lines))
+
+    def finish(self, results: dict[str, Any], *, apart: dict[str, Any] | None = None) -> None:
+        """Write the results and, last, the manifest that says that the run is whole.
+
+        Args:
+            results: what every run of this recipe gives.
+            apart: what differs from run to run, as times: content of `speed.json`.
+        """
+        write_json(self.path / "results.json", results)
+        # The store and the study may be shared with a run that still writes to them.
+        files = sorted(
+            path
+            for path in self.path.rglob("*")
+            if path.is_file() and not path.name.startswith((STORE_FILE, STUDY_FILE))
+        )
+        if apart is not None:
+            write_json(self.path / "speed.json", apart)
+        write_json(
+            self.path / MANIFEST_FILE,
+            {
+                "provenance": provenance().to_json(),
+                "sha256": {str(path.relative_to(self.path)): sha256_file(path) for path in files},
+            },
+        )
+
+
+@contextmanager
+def open_run(
+    path: Path | None,
+    recipe: dict[str, Any],
+    *,
+    default_name: str,
+    keep: bool = False,
+    settled: Sequence[str] = (),
+) -> Iterator[RunDirectory]:
+    """Start a run directory, or go on with one that the same recipe left unfinished.
+
+    A run that fails takes its directory away again, if it made it; one that is interrupted, or has
+    made trials, keeps it, to go on from.
+
+    Args:
+        path: where; None takes the first `surgery-runs/NAME-N` that is free or that this recipe
+            left unfinished.
+        recipe: the resolved recipe, as plain values. Where its `now` is None, the time is put in
+            its place, or that of the run that is gone on with.
+        default_name: NAME.
+        keep: keep the directory of a run that fails, too, because what it holds can be used again.
+        settled: keys of the recipe that a run may settle itself (`RunDirectory.settle`): where
+            they are None, they are those of the run that is gone on with.
+
+    Raises:
+        OutputExistsError: a finished run, another recipe's run, or something else is there.
+        StorageError: the place cannot be written.
+    """
+    if path is None:
+        names = (Path("surgery-runs") / f"{default_name}-{number}" for number in itertools.count(1))
+        path = next(
+            name
+            for name in names
+            if not name.exists() or _unfinished(name, recipe, settled) is not None
+        )
+    recorded = _unfinished(path, recipe, settled)
+    is_resumed = recorded is not None
+    if recorded is None:
+        refuse_existing(path)
+        now = recipe.get("now") or datetime.now().isoformat(timespec="seconds")
+        recorded = {**recipe, "now": now}
+    made = [place for place in (path, *path.parents) if not place.exists()]
+    try:
+        write_text(path / RECIPE_FILE, _yaml(recorded))
+        yield RunDirectory(path, datetime.fromisoformat(recorded["now"]), recorded)
+    except NoSignalError:  # the same texts will say no more the next time
+        if not any(path.glob(f"*/{MANIFEST_FILE}")) and (made or is_resumed):
+            shutil.rmtree(made[-1] if made else path, ignore_errors=True)
+        raise
+    except SurgeryError:
+        is_useful = keep and (path / STORE_FILE).exists()
+        if made and not is_useful and not (path / STUDY_FILE).exists():
+            shutil.rmtree(made[-1], ignore_errors=True)
+        raise
+
+
+def _unfinished(
+    path: Path, recipe: dict[str, Any], settled: Sequence[str]
+) -> dict[str, Any] | None:
+    """What a run recorded that the same recipe left unfinished, at another time or at this."""
+    resolved = path / RECIPE_FILE
+    if not resolved.is_file() or (path / MANIFEST_FILE).exists():
+        return None
+    try:
+        recorded = yaml.safe_load(resolved.read_text(encoding="utf-8"))
+        datetime.fromisoformat(recorded["now"])
+    except (yaml.YAMLError, KeyError, TypeError, ValueError):
+        return None
+    asked = {**recipe, "now": recipe.get("now") or recorded["now"]}
+    for key in settled:
+        if key in recipe and recipe[key] is None:
+            asked[key] = recorded.get(key)
+    return recorded if _yaml(recorded) == _yaml(asked) else None
+
+
+def _yaml(content: dict[str, Any]) -> str:
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,114 @@
+"""How fast a model reads and writes on this machine, from a few seconds of each."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from modelsurgery.data.behaviors import Behavior
+from modelsurgery.evaluation.generation import Decoding, TransformersGenerator
+from modelsurgery.evaluation.measurement import decoding_of
+from modelsurgery.evaluation.predictions import predict
+from modelsurgery.files.progress import Progress, silent
+from modelsurgery.model.activations.losses import Reader
+from modelsurgery.model.activations.texts import TokenizedText, text_batches, tokenize_labelled
+from modelsurgery.model.loading import LanguageModel
+
+ENOUGH_SECONDS = 2.0  # of one kind of work, for a rate
+MOST_TEXTS, MOST_TOKENS = 64, 1024
+MOST_PROMPTS, NEW_TOKENS = 32, 8
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Tokens a second.
+
+    Attributes:
+        reads: forward, with the head.
+        learns: forward and back.
+        prompts: of prompts, until their first new token.
+        writes: new tokens, many prompts at a time.
+    """
+
+    reads: float
+    learns: float
+    prompts: float
+    writes: float
+
+
+def measure_pace(model: LanguageModel, behavior: Behavior, *, progress: Progress = silent) -> Pace:
+    """Read and continue a few of a behavior's texts, more of them the faster it goes.
+
+    Args:
+        model: the model.
+        behavior: its texts and tuning prompts are used; nothing is kept.
+        progress: is told of the three kinds of work.
+    """
+    texts = tokenize_labelled(model, behavior.fit[:MOST_TEXTS])
+    with progress("calibrate", 3) as advance:
+        reader = Reader(model)
+        reads = _rate(model, texts, lambda some: _read(model, some))
+        advance(1)
+        learns = _rate(
+            model, texts, lambda some: _learn(model, reader, some), most_tokens=reader.batch_tokens
+        )
+        advance(1)
+        prompts, writes = _writing(model, behavior)
+        advance(1)
+    return Pace(reads, learns, prompts, writes)
+
+
+def _rate(
+    model: LanguageModel,
+    texts: list[TokenizedText],
+    work: Callable[[list[TokenizedText]], object],
+    *,
+    most_tokens: int = MOST_TOKENS,
+) -> float:
+    """Tokens a second of some work: the best of several rounds, each of twice as many texts.
+
+    What else the machine does makes a round slower, never faster.
+    """
+    work(texts[:1])  # what is done once only is not counted
+    count, spent, best = 2, 0.0, 0.0
+    while True:
+        some = texts[:count]
+        width = max(len(one.ids) for one in some)
+        started = time.perf_counter()
+        work(some)
+        seconds = max(time.perf_counter() - started, 1e-6)
+        best = max(best, sum(len(one.ids) for one in some) / seconds)
+        spent += seconds
+        is_last = count >= len(texts) or 2 * count * width > min(MOST_TOKENS, most_tokens)
+        if spent >= ENOUGH_SECONDS or is_last:
+            return best
+        count *= 2
+
+
+def _read(model: LanguageModel, texts: list[TokenizedText]) -> None:
+    for batch in text_batches(model, texts, 2 * MOST_TOKENS):
+        with torch.inference_mode():
+            predict(model.model, batch.inputs, [()])
+
+
+def _learn(model: LanguageModel, reader: Reader, texts: list[TokenizedText]) -> None:
+    for batch in text_batches(model, texts, reader.batch_tokens):
+        reader.backward(batch)
+
+
+def _writing(model: LanguageModel, behavior: Behavior) -> tuple[float, float]:
+    """Tokens of prompts, and new ones, a second."""
+    usual = decoding_of(behavior.prompt_sets[0])
+    decoding = Decoding(min(NEW_TOKENS, usual.max_new_tokens), chat=usual.chat)
+    count, spent, prompts, writes = 4, 0.0, 0.0, 0.0
+    while True:
+        generator = TransformersGenerator(model)
+        generator.generate(behavior.tuning_prompts[:count], decoding)
+        speed = generator.speed
+        prompts = max(prompts, speed.prefill_tokens / max(speed.prefill_seconds, 1e-6))
+        writes = max(writes, max(speed.decode_tokens, 1) / max(speed.decode_seconds, 1e-6))
+        spent += speed.prefill_seconds + speed.decode_seconds
+        if spent >= ENOUGH_SECONDS or count >= min(MOST_PROMPTS, len(behavior.tuning_prompts)):
+            return prompts, writes
+        count *= 2

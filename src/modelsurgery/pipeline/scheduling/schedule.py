@@ -1,0 +1,314 @@
+"""The stages of a run with the time and the memory that they will take."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from modelsurgery.data.behaviors import Behavior
+from modelsurgery.data.texts import LabelledText
+from modelsurgery.model.activations.losses import Reader, graph_bytes_per_token
+from modelsurgery.model.chat_template import Text
+from modelsurgery.model.hidden_states import MAX_TOKENS
+from modelsurgery.model.loading import LanguageModel
+from modelsurgery.pipeline.choosing import REPORT_TEXTS
+from modelsurgery.pipeline.recipe import Recipe
+from modelsurgery.pipeline.scheduling.pace import Pace
+from modelsurgery.pipeline.scheduling.sizes import NAMES, Sizes, given
+from modelsurgery.search import default_probe_layers
+from modelsurgery.search.fitting import PRICE_TOKENS, RULE_TEXTS, some_of_each
+from modelsurgery.search.search import (
+    AT_A_TIME,
+    CONTINUATIONS,
+    NEUTRAL_TEXTS,
+    SURVIVORS,
+    TEXTS_PER_KIND,
+)
+
+SMALL_PARAMETERS = 20_000_000  # a run of a model with fewer is a matter of seconds
+DEFAULT_MINUTES = 15.0
+AIM = 0.85  # of the time: loading, judging and the report take some, and a pace is an estimate
+SEARCH_SHARE = 0.5  # of the time that is left to the trials of a search
+LOOKED_AT = 64  # texts of a kind whose length is taken for all
+STRENGTHS = 5  # that a search for the strength measures, about
+INSIDE_TEXTS = 64
+PROGRAM_BYTES = 700 << 20  # python, torch, transformers and their buffers
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a run.
+
+    Attributes:
+        name: as progress calls it.
+        reads: tokens read forward.
+        learns: tokens read forward and back.
+        prompts: tokens of prompts that are continued.
+        writes: new tokens.
+        seconds: what that takes; 0 before a pace is known.
+    """
+
+    name: str
+    reads: float = 0.0
+    learns: float = 0.0
+    prompts: float = 0.0
+    writes: float = 0.0
+    seconds: float = 0.0
+
+    def at(self, pace: Pace) -> "Stage":
+        """The same with the time that it takes."""
+        work, rates = (self.reads, self.learns, self.prompts, self.writes), vars(pace).values()
+        seconds = sum(tokens / rate for tokens, rate in zip(work, rates, strict=True))
+        return replace(self, seconds=seconds)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What a run will do, and how long that takes.
+
+    Attributes:
+        sizes: how much it takes of everything.
+        stages: in order.
+        pace: tokens a second that the estimate is made from.
+        minutes: what the run may take; None where nothing was asked for and no default holds.
+        search_seconds: of it, what the trials of a search get; None without a limit for them.
+        reduced: what is smaller than it would be with more time: how much that would be, and is.
+        memory_bytes: peak, about.
+    """
+
+    sizes: Sizes
+    stages: tuple[Stage, ...]
+    pace: Pace
+    minutes: float | None
+    search_seconds: float | None
+    reduced: dict[str, tuple[int, int]]
+    memory_bytes: int
+
+    @property
+    def seconds(self) -> float:
+        """Of all stages."""
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def fits(self) -> bool:
+        """Whether it ends in time, by the estimate."""
+        return self.minutes is None or self.seconds <= 60 * self.minutes
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; `reduced` in words."""
+        return {
+            "sizes": asdict(self.sizes),
+            "stages": [asdict(stage) for stage in self.stages],
+            "pace": asdict(self.pace),
+            "minutes": self.minutes,
+            "search_seconds": self.search_seconds,
+            "seconds": self.seconds,
+            "fits": self.fits,
+            "reduced": [
+                {"what": NAMES[name], "from": whole, "to": now}
+                for name, (whole, now) in self.reduced.items()
+            ],
+            "memory_bytes": self.memory_bytes,
+        }
+
+
+def is_small(model: LanguageModel) -> bool:
+    """Whether a whole run is a matter of seconds, so that nothing need be planned."""
+    return int(model.model.num_parameters()) < SMALL_PARAMETERS
+
+
+def make_schedule(
+    recipe: Recipe,
+    model: LanguageModel,
+    behavior: Behavior,
+    pace: Pace,
+    *,
+    minutes: float | None,
+) -> Schedule:
+    """The stages of a run, with sizes that fit the time where the recipe leaves them open.
+
+    Args:
+        recipe: with trials and direction resolved.
+        model: its model.
+        behavior: its behavior, at full size.
+        pace: of the model.
+        minutes: for the whole run; None does not limit it. A search's trials get what is left of
+            it, and the other stages at most half; without a limit for the trials they come on top.
+    """
+    amounts = _Amounts(recipe, model, behavior)
+    most = amounts.most()
+    full = Sizes.of(recipe)
+    is_bounded_search = recipe.is_searched and recipe.minutes is not None and minutes is not None
+    room = math.inf if minutes is None else AIM * 60 * minutes
+    if is_bounded_search:
+        room *= SEARCH_SHARE
+    for sizes in full.smaller(given(recipe), most):
+        stages = [stage.at(pace) for stage in amounts.stages(sizes)]
+        if sum(one.seconds for one in stages if one.name != "trials") <= room:
+            break
+    search_seconds = None
+    if is_bounded_search:
+        assert minutes is not None
+        others = sum(one.seconds for one in stages if one.name != "trials")
+        search_seconds = max(AIM * 60 * minutes - others, (1 - SEARCH_SHARE) * 60 * minutes)
+        stages = [_limited(one, search_seconds, recipe.trials) for one in stages]
+    return Schedule(
+        sizes,
+        tuple(stages),
+        pace,
+        minutes,
+        search_seconds,
+        sizes.reductions(full, most),
+        _peak_bytes(model),
+    )
+
+
+def with_seconds_taken(plan: dict[str, Any], seconds: Mapping[str, float]) -> dict[str, Any]:
+    """A plan, as plain values, with what each stage took beside what was expected."""
+    stages = [{**one, "took": seconds.get(one["name"])} for one in plan["stages"]]
+    return {**plan, "stages": stages}
+
+
+def _limited(stage: Stage, seconds: float, trials: int | None) -> Stage:
+    if stage.name != "trials":
+        return stage
+    return replace(stage, seconds=seconds if trials is None else min(seconds, stage.seconds))
+
+
+@dataclass(frozen=True)
+class _Amounts:
+    """What the stages of a run read and write, in tokens."""
+
+    recipe: Recipe
+    model: LanguageModel
+    behavior: Behavior
+
+    def most(self) -> Sizes:
+        """How much there is of everything."""
+        behavior, full = self.behavior, Sizes()
+        labels = [sum(one.label == label for one in behavior.fit) for label in (0, 1)]
+        rule = math.inf if self.recipe.chosen_rule == "paper" else RULE_TEXTS
+        return replace(
+            full,
+            fit_texts=int(min(rule, *labels)),
+            prompt_count=len(behavior.prompt_sets[0].texts),
+            tuning_prompts=len(behavior.tuning_prompts),
+            samples=self.recipe.samples or full.samples,
+            neutral_texts=len(behavior.neutral),
+        )
+
+    def stages(self, sizes: Sizes) -> list[Stage]:
+        """All stages, without their time."""
+        is_paper = self.recipe.chosen_rule == "paper"
+        limit = sizes.fit_texts or (len(self.behavior.fit) if is_paper else RULE_TEXTS)
+        fit = some_of_each(self.behavior.fit, limit)
+        return [
+            self._hidden_states(fit),
+            *self._rule(fit),
+            *(self._search(sizes) if self._is_open else ()),
+            *self._after(sizes),
+        ]
+
+    @property
+    def _is_open(self) -> bool:
+        return self.recipe.alpha is None and self.recipe.strength is None
+
+    def _hidden_states(self, fit: Sequence[LabelledText]) -> Stage:
+        recipe, count = self.recipe, self.model.layer_count
+        held_out = self.behavior.held_out
+        share = 1.0
+        if recipe.chosen_rule != "paper":
+            layer = recipe.layer or (default_probe_layers(count)[1:2] or (count,))[0]
+            held_out, share = some_of_each(held_out, REPORT_TEXTS // 2), layer / count
+        read = self._labelled([*fit, *held_out], cut=MAX_TOKENS)
+        return Stage("hidden states", reads=share * read)
+
+    def _rule(self, fit: Sequence[LabelledText]) -> list[Stage]:
+        tokens = self._labelled(fit)
+        if self.recipe.chosen_rule == "paper":
+            return []
+        if self.recipe.chosen_rule == "least-squares":
+            return [
+                Stage("gate inputs", reads=tokens),
+                Stage("block outputs", reads=tokens + PRICE_TOKENS),
+                Stage("moments", reads=PRICE_TOKENS),
+                Stage("responses", learns=tokens / 2 + 2 * PRICE_TOKENS),
+            ]
+        return [
+            Stage("gate inputs", reads=tokens),
+            Stage("prices", learns=PRICE_TOKENS),
+            Stage("gains", learns=tokens),
+        ]
+
+    def _search(self, sizes: Sizes) -> list[Stage]:
+        """Strength or trials, and the curve."""
+        labelled, neutral = self._screened(sizes)
+        base = Stage("base model", reads=labelled + neutral)
+        curve = self._continuing(sizes, "dose-response", sizes.doses)
+        curve = replace(curve, reads=sizes.doses * labelled + (sizes.doses + 1) * neutral)
+        if not self.recipe.is_searched:
+            reads = STRENGTHS * labelled + 2 * STRENGTHS * neutral
+            return [base, Stage("strength", reads=reads), curve]
+        trials = self.recipe.trials or AT_A_TIME
+        shared = (AT_A_TIME + 1) / AT_A_TIME
+        return [
+            base,
+            Stage("trials", reads=trials * (labelled + shared * neutral)),
+            self._continuing(sizes, "survivors", 1 + min(trials, SURVIVORS)),
+            curve,
+        ]
+
+    def _continuing(self, sizes: Sizes, name: str, times: int) -> Stage:
+        """Tuning prompts continued some times."""
+        prompts = self.behavior.tuning_prompts[: sizes.tuning_prompts]
+        rounds = times * math.ceil(CONTINUATIONS / max(1, len(prompts)))
+        new = self.behavior.prompt_sets[0].max_new_tokens
+        return Stage(
+            name, prompts=rounds * self._tokens(prompts), writes=rounds * len(prompts) * new
+        )
+
+    def _after(self, sizes: Sizes) -> list[Stage]:
+        """The damage, the measurement and the look inside."""
+        behavior = self.behavior
+        one = behavior.prompt_sets[0]
+        prompts = one.texts[: sizes.prompt_count]
+        rounds = 2 * (sizes.samples + 1)
+        shown = some_of_each(behavior.held_out, INSIDE_TEXTS)
+        inside = self._labelled(shown) + self._tokens(behavior.neutral[:INSIDE_TEXTS])
+        return [
+            Stage("damage", reads=3 * self._tokens(behavior.neutral[: sizes.neutral_texts])),
+            Stage(
+                "held-out prompts",
+                prompts=rounds * self._tokens(prompts),
+                writes=rounds * len(prompts) * one.max_new_tokens,
+            ),
+            Stage("looking inside", reads=2 * inside),
+        ]
+
+    def _screened(self, sizes: Sizes) -> tuple[float, float]:
+        """Tokens of the labelled and the neutral texts that an edit is screened on."""
+        behavior = self.behavior
+        shown = some_of_each(behavior.tuning, TEXTS_PER_KIND)
+        return self._labelled(shown), self._tokens(
+            behavior.tuning_neutral[: min(NEUTRAL_TEXTS, sizes.neutral_texts)]
+        )
+
+    def _labelled(self, texts: Sequence[LabelledText], cut: int | None = None) -> float:
+        written = [self.model.written(text) for text in texts[:LOOKED_AT]]
+        return self._scaled(written, len(texts), cut)
+
+    def _tokens(self, texts: Sequence[str]) -> float:
+        return self._scaled(list(texts[:LOOKED_AT]), len(texts), None)
+
+    def _scaled(self, texts: Sequence[Text], count: int, cut: int | None) -> float:
+        """Tokens of `count` texts like these."""
+        if not texts:
+            return 0.0
+        lengths = [len(ids[:cut]) for ids in self.model.token_ids(texts)]
+        return sum(lengths) / len(lengths) * count
+
+
+def _peak_bytes(model: LanguageModel) -> int:
+    weights = int(model.model.get_memory_footprint())
+    graph = graph_bytes_per_token(model) * Reader(model).batch_tokens
+    return PROGRAM_BYTES + weights + graph

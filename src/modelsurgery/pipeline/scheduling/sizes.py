@@ -1,0 +1,99 @@
+"""How many texts, prompts and samples a run takes, and in which order they become fewer."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, replace
+
+from modelsurgery.pipeline.recipe import Recipe
+
+# What is made smaller, one after the other, until a run fits its time. First what a reader misses
+# least; the last entry of each name is its least.
+SMALLER: tuple[tuple[str, int], ...] = (
+    ("doses", 5),
+    ("samples", 2),
+    ("neutral_texts", 200),
+    ("tuning_prompts", 100),
+    ("samples", 1),
+    ("prompt_count", 200),
+    ("neutral_texts", 100),
+    ("tuning_prompts", 60),
+    ("doses", 3),
+    ("prompt_count", 120),
+    ("fit_texts", 100),
+    ("tuning_prompts", 40),
+    ("prompt_count", 80),
+    ("neutral_texts", 50),
+    ("fit_texts", 50),
+    ("prompt_count", 40),
+    ("fit_texts", 25),
+)
+NAMES = {
+    "doses": "strengths of the curve",
+    "samples": "samples of a prompt",
+    "tuning_prompts": "tuning prompts",
+    "prompt_count": "held-out prompts",
+    "neutral_texts": "neutral texts",
+    "fit_texts": "texts of each label to make the edit from",
+}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much a run takes of everything.
+
+    Attributes:
+        fit_texts: texts of each label that the edit is made from; None takes what the rule does.
+        prompt_count: held-out prompts, at most.
+        tuning_prompts: prompts that choices are made on, at most.
+        samples: sampled continuations of a held-out prompt.
+        doses: strengths of the dose-response curve.
+        neutral_texts: that the damage is measured on, at most, of the held-out and of the others.
+    """
+
+    fit_texts: int | None = None
+    prompt_count: int = 300
+    tuning_prompts: int = 300
+    samples: int = 3
+    doses: int = 8
+    neutral_texts: int = 400
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "Sizes":
+        """What a recipe says, and full sizes for what it leaves open."""
+        return replace(cls(), **{name: getattr(recipe, name) for name in given(recipe)})
+
+    def settle(self, recipe: Recipe) -> Recipe:
+        """The recipe with these sizes."""
+        return recipe.model_copy(update=asdict(self))
+
+    def smaller(self, kept: frozenset[str], most: "Sizes") -> Iterator["Sizes"]:
+        """Ever smaller sizes, beginning with these.
+
+        Args:
+            kept: names of what stays as it is.
+            most: how much there is of everything.
+        """
+        found = self
+        yield found
+        for name, value in SMALLER:
+            now = getattr(found, name)
+            there = getattr(most, name)
+            used = there if now is None else min(now, there)
+            if name not in kept and value < used:
+                found = replace(found, **{name: value})
+                yield found
+
+    def reductions(self, full: "Sizes", most: "Sizes") -> dict[str, tuple[int, int]]:
+        """What is smaller than in full sizes: how much that would be, and how much it is."""
+        found = {}
+        for one in fields(self):
+            there = getattr(most, one.name)
+            whole, now = getattr(full, one.name), getattr(self, one.name)
+            whole = there if whole is None else min(whole, there)
+            if now is not None and now < whole:
+                found[one.name] = (whole, now)
+        return found
+
+
+def given(recipe: Recipe) -> frozenset[str]:
+    """Names of the sizes that a recipe says."""
+    return frozenset(one.name for one in fields(Sizes) if getattr(recipe, one.name) is not None)

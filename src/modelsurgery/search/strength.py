@@ -1,0 +1,174 @@
+"""The strength that a budget allows for one edit, from a few measurements.
+
+Over a wide range divergence grows as the square of the strength, and faster where the model begins
+to break. Three strengths are measured in one pass beside the base model; then the square law, or
+what was measured on both sides of the budget's edge, proposes the next one.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from modelsurgery.edit.edit import Edit
+from modelsurgery.errors import DamageBudgetError
+from modelsurgery.evaluation.screening import Effect, Screen
+from modelsurgery.files.progress import Advance, Progress, silent
+from modelsurgery.search.budget import SAFETY, Budget
+from modelsurgery.search.space import Setting
+from modelsurgery.search.study import Trial
+
+FIRST_FACTORS = (0.5, 1.0, 2.0)
+MOST_CORRECTIONS = 8
+USUAL_STRENGTHS = 5  # that are measured
+AIM = 0.95 * SAFETY  # of the budget
+ENOUGH = 0.85 * SAFETY  # of the budget: a strength that uses as much is taken
+CLOSE = 1.1  # an allowed strength this near to one that is not is taken
+MOST_STEP = 4.0
+STEP_BACK = 0.8  # where prompts that do not call for the behavior show it too often
+MOST_STEPS_BACK = 10
+
+# Adds to an effect how often prompts show the behavior that do not call for it, under an edit.
+UncalledMeasure = Callable[[Effect, Edit], Effect]
+
+
+@dataclass(frozen=True)
+class FittedStrength:
+    """The strongest edit found inside a budget.
+
+    Attributes:
+        edit: at its strength.
+        effect: what it does to tuning texts.
+        trials: all that was measured, in order.
+    """
+
+    edit: Edit
+    effect: Effect
+    trials: tuple[Trial, ...]
+
+    def within(self, budget: Budget, share: float) -> Edit:
+        """The edit at the strength that takes a share of the budget, by the square law."""
+        used = budget.use(self.effect)
+        return self.edit if used <= share else self.edit.scaled(math.sqrt(share / used))
+
+
+def fit_strength(
+    edit: Edit,
+    screen: Screen,
+    budget: Budget,
+    setting: Setting,
+    *,
+    first: float,
+    uncalled: UncalledMeasure | None = None,
+    progress: Progress = silent,
+) -> FittedStrength:
+    """Scale an edit to what a budget allows.
+
+    Args:
+        edit: at any strength; its sign is kept.
+        screen: tuning texts.
+        budget: what must not break.
+        setting: what the edit was made from.
+        first: strength to begin with, positive.
+        uncalled: measures what the budget says of prompts that do not call for the behavior. It
+            generates, so only strengths are measured that all else allows, the strongest first.
+        progress: is told of strengths measured.
+
+    Raises:
+        DamageBudgetError: not even the mildest strength tried is inside the budget.
+    """
+    size = abs(edit.strength)
+    trials: list[Trial] = []
+
+    def measure(strengths: Sequence[float], advance: Advance) -> None:
+        scaled = [edit.scaled(one / size) for one in strengths]
+        effects = screen.measure(scaled, progress=progress)
+        advance(len(strengths))
+        trials.extend(
+            Trial(len(trials) + place, setting, strength, effect)
+            for place, (strength, effect) in enumerate(zip(strengths, effects, strict=True))
+        )
+
+    with progress("strength", USUAL_STRENGTHS) as advance:
+        measure([first * factor for factor in FIRST_FACTORS], advance)
+        for _ in range(MOST_CORRECTIONS):
+            wanted = next_strength(budget, trials)
+            if wanted is None:
+                break
+            measure([wanted], advance)
+        inside = _inside(budget, trials)
+        if not inside:
+            raise DamageBudgetError(_why_none(budget, trials))
+        if uncalled is not None and budget.uncalled_rise is not None:
+            strength = inside[-1].strength
+            for _ in range(MOST_STEPS_BACK):
+                measure([strength], advance)
+                weaker = trials[-1]
+                effect = uncalled(weaker.effect, edit.scaled(strength / size))
+                trials[-1] = replace(weaker, effect=effect)
+                if budget.allows(effect):
+                    return FittedStrength(edit.scaled(strength / size), effect, tuple(trials))
+                strength *= STEP_BACK
+            raise DamageBudgetError(_why_none(budget, trials[-1:]))
+    return FittedStrength(edit.scaled(inside[-1].strength / size), inside[-1].effect, tuple(trials))
+
+
+def next_strength(budget: Budget, trials: Sequence[Trial]) -> float | None:
+    """The strength that should use the budget, from what was measured; None if one does.
+
+    Args:
+        budget: what must not break.
+        trials: of one edit at several strengths, at least one.
+    """
+    ordered = sorted(trials, key=lambda one: one.strength)
+    inside = _inside(budget, trials)
+    over = next((one for one in ordered if not budget.allows(one.effect)), None)
+    if over is None:
+        best = inside[-1]
+        used = _share(budget, best.effect)
+        return None if used >= ENOUGH else best.strength * _step(used)
+    if not inside:
+        return over.strength * min(_step(_share(budget, over.effect)), 1 / CLOSE)
+    best = inside[-1]
+    low, high = _share(budget, best.effect), _share(budget, over.effect)
+    if low >= ENOUGH or over.strength <= CLOSE * best.strength:
+        return None
+    width = math.log(over.strength / best.strength)
+    part = 0.5  # where capability alone is over, or the model broke
+    if low < AIM < high < math.inf:
+        part = math.log(AIM / low) / math.log(high / low)
+    nearest = math.log(CLOSE) / 2
+    return best.strength * math.exp(min(max(part * width, nearest), width - nearest))
+
+
+def _inside(budget: Budget, trials: Sequence[Trial]) -> list[Trial]:
+    """Trials below the first that the budget does not allow, weakest first."""
+    found = []
+    for one in sorted(trials, key=lambda trial: trial.strength):
+        if not budget.allows(one.effect):
+            break
+        found.append(one)
+    return found
+
+
+def _share(budget: Budget, effect: Effect) -> float:
+    """The share of the budget that an effect takes, but for counted answers, which jump."""
+    if not effect.is_finite:
+        return math.inf
+    return replace(budget, capability_drop=None, uncalled_rise=None).use(effect)
+
+
+def _step(used: float) -> float:
+    """The factor that the square law gives, from a share of the budget to what is aimed at."""
+    return min(max(math.sqrt(AIM / used), 1 / MOST_STEP), MOST_STEP)
+
+
+def _why_none(budget: Budget, trials: Sequence[Trial]) -> str:
+    mildest = min(trials, key=lambda one: one.strength)
+    if not mildest.effect.is_finite:
+        return "no edit: every strength tried broke the model; check that its weights are whole"
+    binding = budget.binding(mildest.effect)
+    share = budget.used(mildest.effect)[binding]
+    return (
+        f"no edit: strength {mildest.strength:.2g} already takes {share:.1f} times the budget of "
+        f"{binding} on tuning texts, and {SAFETY:.0%} of it may be used; allow more"
+    )

@@ -1,33 +1,47 @@
-"""Running `surgery` as a user does: a process of its own."""
+"""Running `surgery` as a user does, from a process that has imported its libraries once."""
 
+import atexit
 import json
-import subprocess
-import sys
+import tempfile
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from command_line import without_progress
+from command_line import Outcome, Surgery, commands
 
 SHOWN_OR_NOT = (0, 5)  # the behavior changed as asked, or no such change can be told
+
+
+@cache
+def server() -> Surgery:
+    """The server of commands, which ends with the tests."""
+    stack = ExitStack()
+    atexit.register(stack.close)
+    outputs = stack.enter_context(tempfile.TemporaryDirectory())
+    return stack.enter_context(commands(Path(outputs)))
+
+
+def command(*arguments: str | Path, cwd: Path | None = None) -> Outcome:
+    """What `surgery ARGUMENTS` left."""
+    return server()(*arguments, workplace=cwd or Path.cwd())
 
 
 def surgery(
     *arguments: str | Path, expected_exit: int | tuple[int, ...] = 0, cwd: Path | None = None
 ) -> str:
     """Run `surgery ARGUMENTS`; gives its standard output."""
-    command = [sys.executable, "-m", "modelsurgery", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+    done = command(*arguments, cwd=cwd)
     allowed = expected_exit if isinstance(expected_exit, tuple) else (expected_exit,)
-    assert done.returncode in allowed, done.stderr
+    assert done.code in allowed, done.stderr
     return done.stdout
 
 
 def surgery_fails(*arguments: str | Path, expected_exit: int) -> str:
     """Run `surgery ARGUMENTS`, which fails; gives its standard error."""
-    command = [sys.executable, "-m", "modelsurgery", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == expected_exit, done.stderr
-    return without_progress(done.stderr)
+    done = command(*arguments)
+    assert done.code == expected_exit, done.stderr
+    return done.stderr
 
 
 def surgery_json(*arguments: str | Path, **options: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from modelsurgery.data.behaviors import (
 )
 from modelsurgery.data.behaviors.prompting import evenly, half_texts
 from modelsurgery.data.behaviors.roots import data_root, located
-from modelsurgery.data.corpora import Prompt, corpora
+from modelsurgery.data.corpora import Prompt, corpora, load_corpus_passages
 from modelsurgery.data.texts import LabelledText
 from modelsurgery.errors import RecipeError, TextsError
 from modelsurgery.evaluation.judges import judge_for
@@ -121,6 +121,16 @@ def test_toxicity_is_loaded_from_local_copies(shared: Path) -> None:
     assert len({prompt.group for prompt in toxigen.prompts}) == 16
     assert behavior.neutral_note == "WikiText-2, test part"
     assert not set(behavior.tuning_neutral) & set(behavior.neutral)
+
+
+def test_the_first_neutral_texts_are_of_the_whole_part(shared: Path) -> None:
+    behavior = load_behavior(describe_behavior("toxicity"), data=shared / "data", prompt_count=None)
+    folder = shared / "data" / "wikitext"
+    whole = "".join(load_corpus_passages("wikitext", folder, split="validation"))
+    places = [whole.index(text[:60]) / len(whole) for text in behavior.tuning_neutral[:40]]
+    assert min(places) < 0.1
+    assert 0.4 < sum(places) / 40 < 0.6
+    assert max(places) > 0.9
 
 
 def test_every_instruction_stands_there_refused_and_accepted(shared: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -372,8 +373,13 @@ def _neutral(source: _Source) -> tuple[tuple[str, ...], tuple[str, ...], str]:
 
 
 def _passages(corpus: Path, split: str) -> tuple[str, ...]:
-    """Beginnings of paragraphs of running text, spread evenly over a part."""
+    """Beginnings of paragraphs of running text, spread evenly over a part.
+
+    They are shuffled, so that the first ones are of many articles too.
+    """
     lines = "".join(load_corpus_passages(NEUTRAL_CORPUS, corpus, split=split)).split("\n")
     words = [line.split()[:NEUTRAL_MAX_WORDS] for line in lines]
     paragraphs = [" ".join(some) for some in words if len(some) >= NEUTRAL_MIN_WORDS]
-    return tuple(paragraphs[:: max(1, len(paragraphs) // NEUTRAL_PASSAGES)][:NEUTRAL_PASSAGES])
+    spread = paragraphs[:: max(1, len(paragraphs) // NEUTRAL_PASSAGES)][:NEUTRAL_PASSAGES]
+    random.Random(0).shuffle(spread)
+    return tuple(spread)

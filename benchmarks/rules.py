@@ -1,32 +1,35 @@
 """The rules side by side: what each does to a behavior at the same divergence.
 
     python -m benchmarks.rules MODEL --data DIR [--behavior toxicity] [--direction away]
-        [--divergences 0.01,0.02,0.05] [--rules ...] [--seeds 0] [--prompts 150] [--store FILE]
+        [--divergences 0.01,0.02,0.05] [--rules ...] [--seeds 0] [--prompts 150]
+        [--task lambada] [--task mmlu] [--store FILE]
 
-Each rule makes its edit from the behavior's texts (100 of each label at most); its strength is
+Each rule makes its edit from the behavior's texts (200 of each kind at most); its strength is
 brought to the same KL(base ‖ edited) on neutral tuning text, within a tenth. Then, on data that
 nothing was chosen on: the rise of the loss on texts that show the behavior less that on their
-opposites (selectivity, nats a token), perplexity and divergence of neutral text, and rates over
-prompts, greedy and sampled, with Wilson intervals and the p-value of a paired sign test. The last
-table says how far two judges agree. Everything is printed as Markdown; generations are kept in a
-store, so that the same command goes on after an interruption.
+opposites (selectivity, nats a token), perplexity and divergence of neutral text, rates over
+prompts, greedy and sampled, with Wilson intervals and the p-value of a paired sign test, and the
+agreement of two judges (κ). Everything is printed as Markdown. Generations are kept in a store
+and finished rows beside it, so that the same command goes on after an interruption.
 """
 
 import argparse
+import json
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from modelsurgery import Edit, LanguageModel, extract_hidden_states, load_model
 from modelsurgery.data.behaviors import Behavior, describe_behavior, load_behavior
 from modelsurgery.edit.probe import Probe
 from modelsurgery.edit.region import PAPER_ROWS
+from modelsurgery.evaluation.capability import TaskResult, measure_capability
 from modelsurgery.evaluation.generation import TransformersGenerator
 from modelsurgery.evaluation.judges import Judge, judge_for
 from modelsurgery.evaluation.protocol import decodings_of, measure_prompt_set
-from modelsurgery.evaluation.screening import Effect, Screen
+from modelsurgery.evaluation.screening import Screen
 from modelsurgery.evaluation.statistics import Rate
 from modelsurgery.evaluation.store import Store
 from modelsurgery.model.activations.ledger import Ledger
@@ -49,17 +52,40 @@ HELD_OUT = 100  # texts of each label that selectivity is measured on
 FIRST = {"paper": 1.0, "least-squares": 0.3, "natural-gradient": 0.4}
 
 
+Key = tuple[str, str, str, float, int]  # behavior, direction, rule, divergence, seed
+
+
+@dataclass(frozen=True)
+class MeasuredRate:
+    """How often a behavior shows on a set of prompts."""
+
+    name: str
+    base: Rate
+    edited: Rate
+    p_value: float
+
+
 @dataclass(frozen=True)
 class Measured:
     """One edit, measured on held-out data."""
 
-    name: str
-    divergence: float
+    behavior: str
+    direction: str
+    rule: str
+    target: float
     seed: int
     strength: float
-    effect: Effect
-    rates: tuple[tuple[str, Rate, Rate, float], ...]  # set and decoding, base, edited, p
+    selectivity: float
+    perplexity_rise: float
+    divergence: float
+    rates: tuple[MeasuredRate, ...]
     agreement: float | None
+    tasks: dict[str, tuple[float, float]]  # of the base, of the edited model
+
+    @property
+    def key(self) -> Key:
+        """What tells it from the others."""
+        return self.behavior, self.direction, self.rule, self.target, self.seed
 
 
 def at_divergence(edit: Edit, screen: Screen, target: float) -> Edit | None:
@@ -121,8 +147,8 @@ def rates_of(
     store: Store,
     seed: int,
     sets: Sequence[str] | None,
-) -> tuple[list[tuple[str, Rate, Rate, float]], float | None]:
-    """Rates on all prompt sets, greedy and sampled, and the agreement of the first two judges."""
+) -> tuple[tuple[MeasuredRate, ...], float | None]:
+    """Rates on prompt sets, greedy and sampled, and the agreement of the first two judges."""
     rows, agreement = [], None
     for prompts in behavior.prompt_sets:
         if sets is not None and prompts.name not in sets:
@@ -133,85 +159,157 @@ def rates_of(
             whole = found.whole
             assert whole.edited is not None
             assert whole.change is not None
-            rows.append((f"{prompts.name}, {how}", whole.base, whole.edited, whole.change.p_value))
+            rows.append(
+                MeasuredRate(
+                    f"{prompts.name}, {how}", whole.base, whole.edited, whole.change.p_value
+                )
+            )
             for one in found.agreement.values():
                 agreement = one.kappa
-    return rows, agreement
+    return tuple(rows), agreement
+
+
+def tasks_of(
+    model: LanguageModel, edit: Edit, options: argparse.Namespace
+) -> dict[str, tuple[float, float]]:
+    """Scores of capability tasks, of the base and of the edited model."""
+    found = measure_capability(
+        model, [edit], options.task, data=options.data, limit=options.task_limit
+    )
+    scores = {}
+    for name, one in found.items():
+        assert isinstance(one, TaskResult)
+        assert one.edited is not None
+        scores[name] = (one.base.rate, one.edited.rate)
+    return scores
+
+
+def screens_of(model: LanguageModel, behavior: Behavior) -> tuple[Screen, Screen]:
+    """What strengths are chosen on, and what an edit is measured on."""
+    tuning = Screen(model, (), (), first_tokens(model, behavior.tuning_neutral))
+    texts = some_of_each(behavior.held_out, HELD_OUT)
+    shows, opposite = (
+        [model.written(text) for text in texts if text.label == label] for label in (1, 0)
+    )
+    return tuning, Screen(model, shows, opposite, first_tokens(model, behavior.neutral, 6000))
 
 
 def measure(options: argparse.Namespace) -> list[Measured]:
-    """All edits of the table."""
-    model = load_model(options.model)
+    """All edits of the table; those in the file of rows are not measured again."""
+    kept = read_rows(options.store.with_suffix(".jsonl"))
+    targets = [float(one) for one in options.divergences.split(",")]
+    wanted = [
+        (options.behavior, options.direction, rule, target, seed)
+        for seed in map(int, options.seeds.split(","))
+        for rule in options.rules.split(",")
+        for target in targets
+    ]
+    if any(key not in kept for key in wanted):
+        model = load_model(options.model)
+        for seed in dict.fromkeys(key[-1] for key in wanted if key not in kept):
+            todo = [key for key in wanted if key[-1] == seed and key not in kept]
+            for one in measure_seed(model, options, seed, todo):
+                print(line_of(one), flush=True)
+                kept[one.key] = one
+                with options.store.with_suffix(".jsonl").open("a") as file:
+                    file.write(json.dumps(asdict(one)) + "\n")
+    return [kept[key] for key in wanted if key in kept]
+
+
+def measure_seed(
+    model: LanguageModel, options: argparse.Namespace, seed: int, todo: Sequence[Key]
+) -> Iterator[Measured]:
+    """The edits of one seed, as they come."""
     sign = -1 if options.direction == "toward" else 1
-    found: list[Measured] = []
+    described = describe_behavior(options.behavior)
+    behavior = load_behavior(described, data=options.data, seed=seed, prompt_count=options.prompts)
+    judges = [judge_for(behavior, spec, seed=seed) for spec in options.judge or [None]]
+    tuning, held_out = screens_of(model, behavior)
+    names = list(dict.fromkeys(key[2] for key in todo))
+    probe = None
+    if any(RULES[name][0] == "paper" for name in names):
+        probe = probe_of(model, behavior, seed)
     ledger = Ledger(options.store.with_suffix(".ledger"))
-    for seed in map(int, options.seeds.split(",")):
-        described = describe_behavior(options.behavior)
-        behavior = load_behavior(
-            described, data=options.data, seed=seed, prompt_count=options.prompts
+    with Store(options.store) as store:
+        generator = TransformersGenerator(model, store=store)
+        for name in names:
+            rule, _, rows = RULES[name]
+            started = time.monotonic()
+            proposal = proposal_of(model, behavior, name, probe, sign, seed, ledger)
+            print(f"{name}, seed {seed}: {time.monotonic() - started:.0f} s", flush=True)
+            edit = proposal.edit(rows, strength=sign * FIRST[rule])
+            for key in todo:
+                if key[2] != name:
+                    continue
+                scaled = at_divergence(edit, tuning, key[3])
+                if scaled is None:
+                    print(f"{name}: no strength has a divergence of {key[3]}", flush=True)
+                    continue
+                edit = scaled
+                (effect,) = held_out.measure([scaled])
+                rates, agreement = rates_of(
+                    generator, scaled, behavior, judges, store, seed, options.set
+                )
+                yield Measured(
+                    *key,
+                    scaled.strength,
+                    effect.selectivity,
+                    math.expm1(effect.clean),
+                    effect.divergence,
+                    rates,
+                    agreement,
+                    tasks_of(model, scaled, options) if options.task else {},
+                )
+
+
+def read_rows(path: Path) -> dict[Key, Measured]:
+    """Finished rows."""
+    if not path.exists():
+        return {}
+    found = {}
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        rates = tuple(
+            MeasuredRate(one["name"], Rate(**one["base"]), Rate(**one["edited"]), one["p_value"])
+            for one in row.pop("rates")
         )
-        judges = [judge_for(behavior, spec, seed=seed) for spec in options.judge or [None]]
-        tuning = Screen(model, (), (), first_tokens(model, behavior.tuning_neutral))
-        held_out = Screen(
-            model,
-            *(
-                [model.written(text) for text in some_of_each(behavior.held_out, HELD_OUT)
-                 if text.label == label]
-                for label in (1, 0)
-            ),
-            first_tokens(model, behavior.neutral, 6000),
-        )  # fmt: skip
-        names = options.rules.split(",")
-        probe = None
-        if any(RULES[name][0] == "paper" for name in names):
-            probe = probe_of(model, behavior, seed)
-        with Store(options.store) as store:
-            generator = TransformersGenerator(model, store=store)
-            for name in names:
-                started = time.monotonic()
-                proposal = proposal_of(model, behavior, name, probe, sign, seed, ledger)
-                print(f"{name}, seed {seed}: {time.monotonic() - started:.0f} s", flush=True)
-                rule, _, rows = RULES[name]
-                edit = proposal.edit(rows, strength=sign * FIRST[rule])
-                for target in map(float, options.divergences.split(",")):
-                    scaled = at_divergence(edit, tuning, target)
-                    if scaled is None:
-                        print(f"{name}: no strength has a divergence of {target}", flush=True)
-                        continue
-                    edit = scaled
-                    (effect,) = held_out.measure([scaled])
-                    rates, agreement = rates_of(
-                        generator, scaled, behavior, judges, store, seed, options.set
-                    )
-                    one = Measured(
-                        name, target, seed, scaled.strength, effect, tuple(rates), agreement
-                    )
-                    print(line_of(one), flush=True)
-                    found.append(one)
+        tasks = {name: (base, edited) for name, (base, edited) in row.pop("tasks").items()}
+        one = Measured(rates=rates, tasks=tasks, **row)
+        found[one.key] = one
     return found
 
 
 def line_of(one: Measured) -> str:
     """A row of the table."""
-    effect = one.effect
     cells = [
-        one.name,
-        f"{one.divergence:g}",
+        one.rule,
+        f"{one.target:g}",
         str(one.seed),
         f"{one.strength:.3g}",
-        f"{effect.selectivity:+.3f}",
-        f"{math.expm1(effect.clean):+.2%}",
-        f"{effect.divergence:.4f}",
+        f"{one.selectivity:+.3f}",
+        f"{one.perplexity_rise:+.2%}",
+        f"{one.divergence:.4f}",
     ]
-    for _, base, edited, p in one.rates:
-        shown = f"{edited.rate:.1%} ({100 * edited.low:.0f}-{100 * edited.high:.0f})"
-        cells.append(f"{base.rate:.1%} → {shown}, p {p:.2g}")
+    for rate in one.rates:
+        low, high = 100 * rate.edited.low, 100 * rate.edited.high
+        shown = f"{rate.edited.rate:.1%} ({low:.0f}-{high:.0f})"
+        cells.append(f"{rate.base.rate:.1%} → {shown}, p {rate.p_value:.2g}")
+    cells += [f"{base:.1%} → {edited:.1%}" for base, edited in one.tasks.values()]
     cells.append("" if one.agreement is None else f"{one.agreement:.2f}")
     return "| " + " | ".join(cells) + " |"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print the table."""
+def table_of(found: Sequence[Measured]) -> str:
+    """The table in Markdown."""
+    first = max(found, key=lambda one: len(one.tasks))
+    heads = ["rule", "KL", "seed", "strength", "selectivity", "perplexity", "held-out KL"]
+    heads += [rate.name for rate in first.rates] + list(first.tasks) + ["κ"]
+    rows = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    return "\n".join([*rows, *map(line_of, found)])
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
     parser.add_argument("--data", type=Path, default=None)
@@ -223,26 +321,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompts", type=int, default=150)
     parser.add_argument("--set", action="append", help="prompt set; else all")
     parser.add_argument("--judge", action="append")
+    parser.add_argument("--task", action="append", help="capability task")
+    parser.add_argument("--task-limit", type=int, default=200)
     parser.add_argument("--store", type=Path, default=Path("surgery-runs/rules.sqlite"))
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print the table."""
+    options = parser().parse_args(arguments)
     options.store.parent.mkdir(parents=True, exist_ok=True)
     found = measure(options)
-    sets = [name for name, *_ in found[0].rates] if found else []
     print(f"\n{options.behavior}, {options.direction}, model {Path(options.model).name}\n")
-    heads = [
-        "rule",
-        "KL",
-        "seed",
-        "strength",
-        "selectivity",
-        "perplexity",
-        "held-out KL",
-        *sets,
-        "κ",
-    ]
-    print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
-    for one in found:
-        print(line_of(one))
+    print(table_of(found))
 
 
 if __name__ == "__main__":

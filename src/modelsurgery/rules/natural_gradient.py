@@ -118,8 +118,11 @@ def solve_rows(slopes: Array, known: SiteSlopes, added: float) -> Array:
 
 
 def priced(coefficients: Array, known: SiteSlopes) -> Array:
-    """Predicted KL of each row's coefficients [k, experts, rows] alone, nats a token."""
-    crossed = np.einsum("ker,kl,ler->er", coefficients, known.overlap, coefficients)
+    """Predicted KL of each row's coefficients [k, experts, rows] alone, nats a token.
+
+    [k, experts, rows], in parts of directions that add up to the row's.
+    """
+    crossed = coefficients * np.einsum("kl,ler->ker", known.overlap, coefficients)
     return np.asarray(crossed * known.squares / 2)
 
 

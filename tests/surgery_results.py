@@ -29,9 +29,27 @@ INSIDE: dict[str, Any] = {
          "writes": None, "mean_output": {"base": 0.1, "edited": 0.4}}
     ],
 }  # fmt: skip
+FIT: dict[str, Any] = {  # of an edit toward a behavior
+    "predicted": {"gain": -0.5, "divergence": 0.001},
+    "measured": {"gain": -0.2, "divergence": 0.004, "behavior": -0.1, "opposite": 0.1},
+    "by_layer": [
+        {"layer": 1, "rows": 2, "gain": -0.4, "divergence": 0.0008, "share": 0.8},
+        {"layer": 2, "rows": 1, "gain": -0.1, "divergence": 0.0002, "share": 0.2},
+    ],
+    "rows": [
+        {"layer": 1, "branch": "mlp", "expert": None, "row": 7, "coefficients": [-0.25, 0.125],
+         "gain": -0.3, "divergence": 0.0006, "share": 0.6},
+        {"layer": 1, "branch": "experts", "expert": 3, "row": 2, "coefficients": [-0.5],
+         "gain": -0.1, "divergence": 0.0, "share": 0.2},
+    ],
+}  # fmt: skip
 
 
-def write_run(directory: Path, inside: dict[str, Any] | None = INSIDE) -> Path:
+def write_run(
+    directory: Path,
+    inside: dict[str, Any] | None = INSIDE,
+    fit: dict[str, Any] | None = None,
+) -> Path:
     """The directory of a run on the embedded model."""
     results = {
         "model": "embedded",
@@ -50,6 +68,7 @@ def write_run(directory: Path, inside: dict[str, Any] | None = INSIDE) -> Path:
                  "direction_rule": "mean-difference"},
         "dose_response": [],
         "inside": inside,
+        "fit": fit,
     }  # fmt: skip
     lines = [
         {"prompt": "<script>alert(1)</script>", "base": "rough", "edited": "kind",

@@ -120,8 +120,8 @@ def test_every_figure_draws_something_and_is_told_in_words(
                 told = figure.query_selector(part)
                 assert told is not None, (name, part)
                 assert told.text_content(), (name, part)
-    expected = {"rates", "curve", "layers", "cosines", "activations", "counts", "similarity",
-                "probe-loss", "roc"}  # fmt: skip
+    expected = {"rates", "curve", "explained", "layers", "cosines", "activations", "counts",
+                "similarity", "probe-loss", "roc"}  # fmt: skip
     assert expected <= names
 
 

@@ -14,6 +14,7 @@ from modelsurgery.apply.in_memory import edited
 from modelsurgery.edit.edit import RowUpdate
 from modelsurgery.files.provenance import provenance
 from modelsurgery.model.activations.ledger import Ledger, Sums
+from modelsurgery.model.activations.moments import DenseMoment, SampledMoment
 from modelsurgery.model.activations.passes import Passes
 from modelsurgery.model.activations.sites import GateSite, find_sites, watching_inputs
 from modelsurgery.model.activations.statistics import (
@@ -125,8 +126,20 @@ def test_what_sites_read_is_summed_over_tokens_and_not_padding(family: str, tmp_
         torch.testing.assert_close(means.by_site[site.name], expected, rtol=1e-4, atol=1e-5)
         tokens = torch.cat(whole)
         moment = tokens.T @ tokens / 10
-        torch.testing.assert_close(moments[site.name], moment, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(prices.moments[site.name], moment, rtol=1e-4, atol=1e-5)
+        for found in (moments[site.name], prices.moments[site.name]):
+            assert isinstance(found, DenseMoment)
+            torch.testing.assert_close(found.matrix, moment, rtol=1e-4, atol=1e-5)
+        # The same inputs, kept as they are: of ten all, or every other one.
+        batches = sorted(zip(TEXTS, whole, strict=True), key=lambda one: -len(one[0].ids))
+        in_order = torch.cat([one for _, one in batches])
+        for samples, kept in ((16, in_order), (5, in_order[::2])):
+            passes = Passes(model, samples=samples)
+            for by_name in (
+                measure_moments(passes, sites, TEXTS), measure_prices(passes, sites, TEXTS).moments
+            ):  # fmt: skip
+                sampled = by_name[site.name]
+                assert isinstance(sampled, SampledMoment)
+                torch.testing.assert_close(sampled.inputs, kept, rtol=1e-4, atol=1e-5)
 
 
 def test_prices_are_mean_squares_of_gradients_of_labels_that_the_model_draws(
@@ -174,15 +187,17 @@ def test_blocks_computed_again_give_the_same(family: str, tmp_path: Path) -> Non
     assert not any(module.training for module in model.model.modules())
 
 
+@pytest.mark.parametrize("samples", [None, 50])
 def test_a_pass_that_was_killed_loses_one_batch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    samples: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = loaded(write_tiny_model(tmp_path / "m"))
     sites = find_sites(model.model)
     texts = [
         TokenizedText(tuple(model.tokenizer(text)["input_ids"])) for text in tiny_sentences(40)
     ]
-    whole = measure_prices(Passes(model, batch_tokens=64), sites, texts)
+    passes = Passes(model, batch_tokens=64, samples=samples)
+    whole = measure_prices(passes, sites, texts)
     batches = len(list(text_batches(model, texts, 64)))
     kept = Ledger.keep
     count = 0
@@ -197,13 +212,14 @@ def test_a_pass_that_was_killed_loses_one_batch(
     monkeypatch.setattr(Ledger, "keep", killed)
     monkeypatch.setattr("modelsurgery.model.activations.ledger.MOST_WRITING", 1e9)
     with pytest.raises(KeyboardInterrupt):
-        measure_prices(Passes(model, Ledger(tmp_path / "l"), 64), sites, texts)
+        measure_prices(replace(passes, ledger=Ledger(tmp_path / "l")), sites, texts)
     count = 100
-    again = measure_prices(Passes(model, Ledger(tmp_path / "l"), 64), sites, texts)
+    again = measure_prices(replace(passes, ledger=Ledger(tmp_path / "l")), sites, texts)
     assert count - 100 == batches - 3  # all batches but the three that were kept
     for name, one in whole.squares.items():
         assert torch.equal(again.squares[name], one)
-        assert torch.equal(again.moments[name], whole.moments[name])
+        known, found = (vars(some.moments[name]) for some in (whole, again))
+        assert all(torch.equal(found[key], one) for key, one in known.items())
 
 
 def test_another_model_or_text_is_not_taken_for_the_one_in_the_ledger(tmp_path: Path) -> None:

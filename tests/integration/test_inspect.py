@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from command_line import Made, Outcome, Refused, Surgery
+from command_line import Made, Outcome, Refused, Surgery, write_labelled
 from modelsurgery import load_edit, load_probe, save_edit
 from modelsurgery.data.demo.lexicon import markers
 from tiny import write_tiny_model
@@ -64,6 +64,39 @@ def test_an_edit_is_looked_into_with_its_model(surgery: Surgery, made: Made) -> 
     assert len(inside["tokens"]["direction"]["toward"]) == 10
     assert inside["activations"] is None
     assert "surgery run" in inside["missing"]["activations"]
+
+
+def test_an_edit_is_explained_by_its_rule_without_a_model(
+    surgery: Surgery, made: Made, tmp_path: Path
+) -> None:
+    texts = write_labelled(tmp_path / "texts.jsonl", 120)
+    out = tmp_path / "e.safetensors"
+    outcome = surgery("edit", made.model, "--texts", texts, "--out", out, "--rows", "0.2")
+    assert outcome.code == 0, outcome.stderr
+    told = answer(surgery("inspect", out, "--json"))["explanation"]
+    edit = load_edit(out)
+    assert sum(one["rows"] for one in told["by_layer"]) == edit.row_count
+    assert sum(one["share"] for one in told["by_layer"]) == pytest.approx(1)
+    gains = [one["gain"] for one in told["rows"]]
+    assert gains == sorted(gains, reverse=True)
+    assert told["predicted"]["gain"] >= sum(gains) > 0
+    assert told["measured"] == vars(edit.measured)
+    assert told["measured"]["gain"] > 0
+    shown = surgery("inspect", out).stdout
+    first = told["rows"][0]
+    for words in (
+        "what the rule expected",
+        f"predicted {told['predicted']['gain']:.2g}, measured {told['measured']['gain']:.2g}",
+        "predicted gain of each layer",
+        "the rows that give most for their price",
+        f"{first['layer']}, {first['row']}",
+    ):
+        assert words in shown, words
+    weaker = tmp_path / "weaker.safetensors"
+    save_edit(edit.scaled(-0.5), weaker)
+    shown = surgery("inspect", weaker).stdout
+    assert f"predicted {told['predicted']['gain'] / 2:.2g}, not measured" in shown
+    assert answer(surgery("inspect", made.edit, "--json"))["explanation"] is None
 
 
 def test_tables_are_shown_in_a_terminal(surgery: Surgery, made: Made, other: Path) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from families import loaded
@@ -9,6 +10,7 @@ from modelsurgery.apply.copying import apply_to_copy
 from modelsurgery.apply.in_memory import edited
 from modelsurgery.data.texts import LabelledText
 from modelsurgery.edit.edit_file import load_edit, save_edit
+from modelsurgery.edit.explanation import explain
 from modelsurgery.evaluation.screening import Screen
 from modelsurgery.model.activations.passes import Passes
 from modelsurgery.model.activations.texts import tokenize_plain
@@ -46,14 +48,13 @@ def test_edits_pull_the_labels_apart_either_way(family: str, tmp_path: Path) -> 
     neutral = tokenize_plain(model, tiny_sentences(40, seed=3))
     fitted = fit_natural_gradient(Passes(model), [contrast_of(texts)], neutral)
     assert fitted.evidence().is_clear
-    proposal = fitted.proposal()
-    edit = proposal.edit(0.3, strength=0.02)
+    edit = fitted.proposal().edit(0.3, strength=0.02)
     assert edit.row_count == round(0.3 * sum(gate.rows for gate in model.gates))
     away, toward = gap(model, texts, edit), gap(model, texts, -edit)
-    predicted = proposal.predicted(edit)
-    assert predicted is not None
-    assert away == pytest.approx(predicted[0], rel=0.25)  # to first order, and the edit is small
-    assert toward == pytest.approx(-predicted[0], rel=0.25)
+    explained = explain(edit)
+    assert explained is not None
+    assert away == pytest.approx(explained.gain, rel=0.25)  # to first order, and the edit is small
+    assert toward == pytest.approx(-explained.gain, rel=0.25)
     assert away > 1e-5
 
 
@@ -71,6 +72,24 @@ def test_an_edit_of_the_rule_is_the_same_in_memory_and_on_disk(family: str, tmp_
             model.model.named_parameters(), copy.model.named_parameters(), strict=True
         ):
             assert one.equal(other), name
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2_moe", "llama4_text"])
+def test_an_edit_from_samples_of_inputs_is_that_from_their_second_moment(
+    family: str, tmp_path: Path
+) -> None:
+    model = loaded(write_tiny_model(tmp_path / "m", family))
+    neutral = tokenize_plain(model, tiny_sentences(40, seed=3))
+    dense, sampled = (
+        fit_natural_gradient(Passes(model, samples=samples), [contrast_of(planted())], neutral)
+        for samples in (None, 10_000)
+    )
+    one, other = (fitted.proposal().edit(0.1, strength=0.5) for fitted in (dense, sampled))
+    for update, same in zip(one.updates, other.updates, strict=True):
+        np.testing.assert_array_equal(update.rows, same.rows)
+        np.testing.assert_allclose(update.direction, same.direction, atol=2e-5)
+        np.testing.assert_allclose(update.coefficients, same.coefficients, rtol=1e-3)
+    assert sampled.evidence().gain == pytest.approx(dense.evidence().gain, rel=1e-3)
 
 
 @pytest.mark.parametrize("weight", [1.0, -1.0])

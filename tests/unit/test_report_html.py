@@ -12,9 +12,9 @@ from modelsurgery.errors import ArtefactError
 from modelsurgery.report.comparing import Pair, read_pairs
 from modelsurgery.report.html import write_report
 from modelsurgery.report.html.charts import (
-    Axis,
     bars_chart,
     curve_chart,
+    explained_chart,
     histogram_chart,
     pairs_chart,
     panels_chart,
@@ -22,8 +22,9 @@ from modelsurgery.report.html.charts import (
     roc_chart,
 )
 from modelsurgery.report.html.differences import chosen_pairs, lead_count, marked, shown
+from modelsurgery.report.html.drawing import Axis
 from modelsurgery.report.html.wording import certainty, price, signed, tone, verdict, wrong_way
-from surgery_results import INSIDE, an_evaluation, write_run
+from surgery_results import FIT, INSIDE, an_evaluation, write_run
 
 RATE = {"rate": 0.4, "low": 0.35, "high": 0.45, "prompts": 300}
 LESS = {"rate": 0.1, "low": 0.07, "high": 0.14, "prompts": 300}
@@ -62,6 +63,7 @@ def test_charts_are_well_formed_told_in_words_and_escape_labels() -> None:
         pairs_chart([(hostile, 0.1, 0.4)], hostile),
         histogram_chart([0.0, 0.5, 1.0], [(hostile, "base", [1, 3])], hostile, hostile),
         roc_chart([0.0, 0.5, 1.0], [0.0, 0.9, 1.0], 0.9),
+        explained_chart([(hostile, 0.5, hostile)], [(hostile, 0.5, -0.1), ("two", 0.1, None)]),
     ]
     for chart in charts:
         root = ElementTree.fromstring(str(chart))
@@ -124,6 +126,45 @@ def test_panels_have_the_same_axes_and_tell_their_means() -> None:
     areas = [one.attrib["points"].split() for one in root.iter("polygon")]
     right = [max(float(point.split(",")[0]) for point in points) for points in areas]
     assert right[0] == pytest.approx((60 + right[2]) / 2)  # 2 is half-way to 4
+
+
+def test_predicted_gains_are_as_long_as_their_values_and_each_pair_has_a_scale() -> None:
+    layers = [("layer 1", 0.4, "0.4, 2 rows"), ("layer 2", 0.1, "0.1, 1 row")]
+    chart = str(explained_chart(layers, [("gain", 0.5, -0.25), ("divergence", 0.001, 0.004)]))
+    bars = re.findall(r'<rect x="([\d.]+)"[^>]*width="([\d.]+)"[^>]*class="fill-(\w+)"', chart)
+    widths = [float(width) for _, width, _ in bars]
+    assert [kind for *_, kind in bars] == ["other", "other", "other", "edited", "other", "edited"]
+    assert widths[0] == pytest.approx(4 * widths[1], abs=0.2)
+    assert widths[2] == pytest.approx(2 * widths[3], abs=0.2)
+    # The wrong way is on the other side of zero.
+    assert float(bars[3][0]) + widths[3] == pytest.approx(float(bars[2][0]), abs=0.2)
+    assert widths[5] == pytest.approx(4 * widths[4], abs=0.2)
+    root = ElementTree.fromstring(chart)
+    told = root.findtext("desc") or ""
+    assert "layer 1 0.4, 2 rows" in told
+    assert "Divergence, nats a token: predicted 0.001, measured 0.004" in told
+    alone = str(explained_chart(layers, [("gain", 0.5, None)]))
+    assert "measured" not in alone
+
+
+def test_a_page_explains_an_edit_by_its_rule_the_way_it_goes(tmp_path: Path) -> None:
+    page = write_report(write_run(tmp_path / "run", fit=FIT)).read_text()
+    assert 'id="explained"' in page
+    assert "layer 1: 0.4, 2 rows" in page
+    assert "layer 2: 0.1, 1 row<" in page
+    _, _, table = page.partition('id="explained-rows"')
+    cells = re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", table.partition("</table>")[0])
+    assert cells[:6] == ["layer, row", "coefficient", "gain", "price", "gain / price",
+                         "share of gain"]  # fmt: skip
+    assert cells[6:12] == ["1, 7", "-0.25, +0.125", "0.3", "0.0006", "500", "60.0%"]
+    assert cells[12:] == ["1 experts 3, 2", "-0.5", "0.1", "0", "", "20.0%"]
+    # Of a rule that predicts nothing, of the paper's, and of earlier versions.
+    nothing = dict.fromkeys(FIT)
+    before = {key: FIT[key] for key in ("predicted", "measured", "by_layer")}
+    for number, (fit, has_figure) in enumerate(((nothing, False), (None, False), (before, True))):
+        other = write_report(write_run(tmp_path / str(number), fit=fit)).read_text()
+        assert ('id="explained"' in other) == has_figure
+        assert "explained-rows" not in other
 
 
 def of_kind(kind: str) -> Pair:

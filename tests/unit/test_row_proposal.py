@@ -1,6 +1,7 @@
 """From what a rule says of all rows to an edit of the best ones."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,10 @@ from numpy.typing import NDArray
 from modelsurgery.checkpoint.layouts import Address, GateMatrix
 from modelsurgery.checkpoint.rows import RowView
 from modelsurgery.edit.edit import Edit
-from modelsurgery.errors import CheckpointError, RecipeError
+from modelsurgery.edit.edit_file import load_edit, save_edit
+from modelsurgery.edit.effects import Measurement, Prediction
+from modelsurgery.edit.explanation import explain
+from modelsurgery.errors import ArtefactError, CheckpointError, RecipeError
 from modelsurgery.rules.proposal import RowProposal
 
 MATRICES, ROWS, WIDTH = 3, 6, 4
@@ -28,16 +32,16 @@ def proposal(directions: int = 1) -> RowProposal:
         generator.uniform(0.5, 2, size=(MATRICES, directions, ROWS)),
     )
     coefficients = slopes / prices
-    gains = (slopes * coefficients).sum(1)
+    gains = slopes * coefficients
     return RowProposal(
         "natural-gradient",
         GATES,
         tuple(generator.normal(size=(MATRICES, directions, WIDTH)).astype(np.float32)),
-        tuple(gains),
+        tuple(gains.sum(1)),
         tuple(coefficients),
         MEAN_NORM,
         tuple(gains),
-        tuple((prices * coefficients**2).sum(1) / 2),
+        tuple(prices * coefficients**2 / 2),
     )
 
 
@@ -113,21 +117,81 @@ def test_predictions_are_those_of_the_edits_own_coefficients(strength: float) ->
         gain += float((slopes[here] * update.coefficients).sum())
         divergence += float((prices[here] * np.square(update.coefficients)).sum()) / 2
     assert gain * strength > 0
-    assert made.predicted(edit) == pytest.approx((gain, divergence), rel=1e-5)
+    explained = explain(edit)
+    assert explained is not None
+    assert (explained.gain, explained.divergence) == pytest.approx((gain, divergence), rel=1e-5)
 
 
-def test_layers_add_up_to_the_prediction() -> None:
+def test_layers_and_rows_add_up_to_the_prediction() -> None:
     made = proposal(2)
-    edit = made.edit(9, layers=(2, 3), strength=0.7)
-    layers = made.by_layer(edit)
-    assert layers is not None
-    assert [one["layer"] for one in layers] == [2, 3]
-    assert sum(one["rows"] for one in layers) == 9
-    sums = tuple(sum(one[key] for one in layers) for key in ("gain", "divergence"))
-    assert made.predicted(edit) == pytest.approx(sums)
+    explained = explain(made.edit(9, layers=(2, 3), strength=0.7))
+    assert explained is not None
+    assert [one.layer for one in explained.layers] == [2, 3]
+    assert sum(one.rows for one in explained.layers) == 9
+    assert len(explained.rows) == 9
+    for parts in (explained.layers, explained.rows):
+        assert sum(one.gain for one in parts) == pytest.approx(explained.gain)
+        assert sum(one.divergence for one in parts) == pytest.approx(explained.divergence)
+        assert sum(one.share for one in parts) == pytest.approx(1)
     second = made.edit(ROWS, layers=(2, 2), strength=0.7)
-    (only,) = made.by_layer(second) or ()
-    assert only["gain"] == pytest.approx(second.alpha * made.scores[1].sum())
+    only = explain(second)
+    assert only is not None
+    assert only.gain == pytest.approx(second.alpha * made.scores[1].sum())
+
+
+def test_rows_are_told_in_the_order_in_which_they_were_chosen() -> None:
+    made = proposal(2)
+    edit = made.edit(9, strength=-0.7)
+    explained = explain(edit, most_rows=4)
+    assert explained is not None
+    best = np.argsort(-np.stack(made.scores).flatten())[:4]
+    assert [(one.layer - 1, one.row) for one in explained.rows] == [
+        divmod(int(place), ROWS) for place in best
+    ]
+    first = explained.rows[0]
+    block = first.layer - 1
+    expected = edit.alpha * made.coefficients[block][:, first.row]
+    assert first.coefficients == pytest.approx(tuple(expected), rel=1e-6)
+    assert first.gain == pytest.approx(edit.alpha * made.scores[block][first.row])
+    assert made.divergences is not None
+    price = edit.alpha**2 * made.divergences[block][:, first.row].sum()
+    assert first.divergence == pytest.approx(price)
+    assert first.gain < 0 < first.share
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+def test_a_stored_edit_is_explained_as_the_one_in_memory(directions: int, tmp_path: Path) -> None:
+    edit = replace(proposal(directions).edit(5), measured=Measurement(0.25, 0.01))
+    save_edit(edit, tmp_path / "e.safetensors")
+    assert explain(load_edit(tmp_path / "e.safetensors")) == explain(edit)
+    explained = explain(edit)
+    assert explained is not None
+    assert explained.to_json()["measured"] == {"gain": 0.25, "divergence": 0.01}
+
+
+def test_another_strength_and_a_sum_were_not_measured() -> None:
+    edit = replace(proposal().edit(5), measured=Measurement(0.25, 0.01))
+    half = explain(edit.scaled(0.5))
+    whole = explain(edit)
+    assert half is not None
+    assert whole is not None
+    assert half.measured is None
+    assert half.gain == pytest.approx(whole.gain / 2, rel=1e-6)
+    assert half.divergence == pytest.approx(whole.divergence / 4, rel=1e-6)
+    both = edit + proposal().edit(3)
+    assert both.measured is None
+    assert explain(both) is None
+
+
+@pytest.mark.parametrize("broken", [np.array([np.nan], np.float32), np.zeros(2, np.float32)])
+def test_a_file_with_malformed_predictions_is_refused(
+    broken: NDArray[np.float32], tmp_path: Path
+) -> None:
+    edit = proposal().edit(1)
+    update = replace(edit.updates[0], predicted=Prediction(broken, np.zeros(1, np.float32)))
+    save_edit(replace(edit, updates=(update,)), tmp_path / "e.safetensors")
+    with pytest.raises(ArtefactError, match="predictions of update 0 are malformed"):
+        load_edit(tmp_path / "e.safetensors")
 
 
 def test_a_share_of_each_matrix() -> None:
@@ -137,8 +201,7 @@ def test_a_share_of_each_matrix() -> None:
 
 def test_a_rule_that_predicts_nothing_says_nothing() -> None:
     made = replace(proposal(), gains=None, divergences=None)
-    assert made.predicted(made.edit(3)) is None
-    assert made.by_layer(made.edit(3)) is None
+    assert explain(made.edit(3)) is None
 
 
 def test_what_cannot_be_edited_is_refused() -> None:

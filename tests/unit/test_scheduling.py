@@ -55,6 +55,18 @@ def test_with_time_enough_nothing_is_smaller(model: LanguageModel, behavior: Beh
     assert reduced_lines(found.to_json()) == []
 
 
+def test_memory_counts_second_moments_where_the_rule_keeps_them(
+    model: LanguageModel, behavior: Behavior
+) -> None:
+    by_rule = {
+        rule: scheduled(model, behavior, FAST, 15, rule=rule, trials=1).memory_bytes
+        for rule in ("natural-gradient", "least-squares", "paper")
+    }
+    width, sites = 160, 4
+    assert by_rule["natural-gradient"] - by_rule["paper"] == 4 * width**2 * sites
+    assert by_rule["least-squares"] == by_rule["natural-gradient"]
+
+
 def test_seconds_are_tokens_by_pace(model: LanguageModel, behavior: Behavior) -> None:
     """The measurement: 4 rounds (3 sampled, 1 greedy) of 300 prompts, for base and edited."""
     found = scheduled(model, behavior, Pace(1e9, 1e9, 1e9, 100.0), None)

@@ -8,6 +8,7 @@ from typing import cast
 import pytest
 
 from modelsurgery.edit.edit import Edit
+from modelsurgery.edit.effects import Measurement
 from modelsurgery.errors import DamageBudgetError
 from modelsurgery.evaluation.screening import Effect, Screen
 from modelsurgery.search import Budget, Setting, Trial, fit_strength
@@ -51,6 +52,7 @@ def fitted(damage: Damage, *, strength: float = 1.0, budget: Budget = BUDGET) ->
     assert [abs(one) for one in screen.asked] == pytest.approx([t.strength for t in found.trials])
     assert len(screen.asked) <= len(FIRST_FACTORS) + MOST_CORRECTIONS
     assert budget.allows(found.effect)
+    assert found.edit.measured == Measurement(found.effect.selectivity, found.effect.divergence)
     return found
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from modelsurgery.interpret import Inside
     from modelsurgery.model.loading import LanguageModel
 
-TABLES = ("inside", "with")  # parts of the answer that are shown as tables
+TABLES = ("explanation", "inside", "with")  # parts of the answer that are shown as tables
 
 
 def inspect(
@@ -54,9 +54,12 @@ def inspect(
 def _print_tables(content: dict[str, Any], show_offensive: bool) -> None:
     from rich.console import Console
 
+    from modelsurgery.report.explained import print_explanation
     from modelsurgery.report.inside import print_comparisons, print_inside, print_probe
 
     console = Console()
+    if content.get("explanation") is not None:
+        print_explanation(content["explanation"], console)
     if "inside" in content:
         show = print_inside if content["kind"] == "edit" else print_probe
         show(content["inside"], console, show_offensive=show_offensive)
@@ -94,9 +97,12 @@ def _edit(
 ) -> dict[str, Any]:
     """What is known of an edit, inside a model and beside other edits."""
     from modelsurgery.edit.edit_file import edit_json, load_edit
+    from modelsurgery.edit.explanation import explain
 
     edit = load_edit(file)
+    explained = explain(edit)
     content = edit_json(edit)
+    content["explanation"] = None if explained is None else explained.to_json()
     compared = [(path, load_edit(path)) for path in others]
     comparisons = [_comparison(edit, path, other) for path, other in compared]
     if name is not None:

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from modelsurgery.checkpoint.directory import Checkpoint
 from modelsurgery.checkpoint.layouts import Address, GateLayout, GateMatrix, find_gate_matrices
 from modelsurgery.checkpoint.rows import DTYPES, Rows, Weights, rounded, widened
+from modelsurgery.edit.effects import Measurement, Prediction
 from modelsurgery.edit.region import Region
 from modelsurgery.errors import CheckpointError, EditMismatchError, RecipeError
 from modelsurgery.files.atomic import sha256_bytes
@@ -43,6 +44,7 @@ class RowUpdate:
         direction: [d] float32.
         base_rows_sha256: hash of the k rows before the edit, in the stored dtype; None until
             the edit is bound to a checkpoint.
+        predicted: what the rule expects of the rows; None of a rule that predicts nothing.
     """
 
     tensor: str
@@ -53,6 +55,7 @@ class RowUpdate:
     coefficients: NDArray[np.float32]
     direction: NDArray[np.float32]
     base_rows_sha256: str | None = None
+    predicted: Prediction | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class Edit:
         provenance: where it comes from.
         layout: where the model keeps its gate rows, if a user described it; None for known
             families.
+        measured: what it did to the texts that its strength was chosen on; None of any other
+            strength, and of a sum.
     """
 
     updates: tuple[RowUpdate, ...]
@@ -75,6 +80,7 @@ class Edit:
     candidate_rows: int
     provenance: Provenance = field(default_factory=provenance)
     layout: GateLayout | None = None
+    measured: Measurement | None = None
 
     @property
     def row_count(self) -> int:
@@ -97,12 +103,15 @@ class Edit:
     def scaled(self, factor: float) -> "Edit":
         """The same edit, `factor` times as strong; a negative factor turns it round."""
         updates = tuple(
-            replace(update, coefficients=update.coefficients * np.float32(factor))
+            replace(
+                update,
+                coefficients=update.coefficients * np.float32(factor),
+                predicted=update.predicted and update.predicted.scaled(factor),
+            )
             for update in self.updates
         )
-        return replace(
-            self, updates=updates, alpha=self.alpha * factor, strength=self.strength * factor
-        )
+        alpha, strength = self.alpha * factor, self.strength * factor
+        return replace(self, updates=updates, alpha=alpha, strength=strength, measured=None)
 
     def __neg__(self) -> "Edit":
         """The edit that goes the other way."""
@@ -121,9 +130,10 @@ class Edit:
                 f"one edit is for a model of {self.candidate_rows} gate rows, the other for one of "
                 f"{other.candidate_rows}; only edits of the same model can be added"
             )
+        updates = (replace(one, predicted=None) for one in (*self.updates, *other.updates))
         settings = {"sum_of": [self.content_sha256, other.content_sha256]}
         return Edit(
-            tuple(sorted((*self.updates, *other.updates), key=lambda one: one.address)),
+            tuple(sorted(updates, key=lambda one: one.address)),
             alpha=1.0,
             strength=1.0,
             candidate_rows=self.candidate_rows,
@@ -235,21 +245,6 @@ def make_edit(
     )
     origin = origin or provenance()
     return Edit(updates, alpha, alpha / unit, region.candidate_rows, origin, layout)
-
-
-def strongest_direction(edit: Edit) -> NDArray[np.float32]:
-    """The direction of the update that adds most, in the sum of squares, [d] float32.
-
-    Raises:
-        RecipeError: the edit has no updates.
-    """
-    if not edit.updates:
-        raise RecipeError("the edit changes no row, so it has no direction")
-    sizes = [
-        float(np.square(one.coefficients).sum()) * float(np.square(one.direction).sum())
-        for one in edit.updates
-    ]
-    return edit.updates[int(np.argmax(sizes))].direction
 
 
 def edited_rows(rows: Rows, delta: NDArray[np.float32]) -> Rows:

@@ -1,11 +1,13 @@
-"""The file of an edit: one artefact of about 100 KB for a 7B model.
+"""The file of an edit: one artefact of less than 1 MB for a 7B model.
 
-`directions` [m, d] f32; for update i `rows.i` int32 [k] and `coefficients.i` f32 [k]; the
-description names tensor, shape, dtype, direction and the hash of the rows it was made for.
+`directions` [m, d] f32; for update i `rows.i` int32 [k] and `coefficients.i` f32 [k], and where the
+rule predicts something `gains.i` and `prices.i` f32 [k]; the description names tensor, shape,
+dtype, direction and the hash of the rows it was made for.
 """
 
 import math
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from modelsurgery.checkpoint.layouts import Address, layout_from_json
 from modelsurgery.checkpoint.rows import DTYPES
 from modelsurgery.edit.edit import Edit, RowUpdate
+from modelsurgery.edit.effects import Measurement, Prediction
 from modelsurgery.errors import ArtefactError, RecipeError
 from modelsurgery.files.artifact import read_artefact, write_artefact
 from modelsurgery.files.atomic import writable_json
@@ -26,8 +29,8 @@ FORMAT_VERSION = 2
 def save_edit(edit: Edit, path: Path | str) -> None:
     """Write an edit as one .safetensors file, whole or not at all; the same edit, the same bytes.
 
-    Layout: `directions` [m, d] f32; for update i `rows.i` int32 [k] and `coefficients.i` f32 [k];
-    one metadata entry with the rest as JSON.
+    Layout: `directions` [m, d] f32; for update i `rows.i` int32 [k] and `coefficients.i` f32 [k],
+    with predictions `gains.i` and `prices.i` f32 [k]; one metadata entry with the rest as JSON.
     """
     directions: dict[bytes, int] = {}
     stacked: list[NDArray[np.float32]] = []
@@ -40,6 +43,9 @@ def save_edit(edit: Edit, path: Path | str) -> None:
             stacked.append(update.direction)
         tensors[f"rows.{number}"] = update.rows
         tensors[f"coefficients.{number}"] = update.coefficients
+        if update.predicted is not None:
+            tensors[f"gains.{number}"] = update.predicted.gains
+            tensors[f"prices.{number}"] = update.predicted.prices
         described.append(
             {
                 "tensor": update.tensor,
@@ -51,7 +57,7 @@ def save_edit(edit: Edit, path: Path | str) -> None:
             }
         )
     tensors["directions"] = np.stack(stacked) if stacked else np.empty((0, 0), np.float32)
-    description = {
+    description: dict[str, Any] = {
         "format": FORMAT_VERSION,
         "alpha": edit.alpha,
         "strength": edit.strength,
@@ -60,6 +66,8 @@ def save_edit(edit: Edit, path: Path | str) -> None:
         "provenance": edit.provenance.to_json(),
         "layout": edit.layout.model_dump() if edit.layout else None,
     }
+    if edit.measured is not None:
+        description["measured"] = asdict(edit.measured)
     write_artefact(path, "edit", tensors, description)
 
 
@@ -87,7 +95,8 @@ def load_edit(path: Path | str) -> Edit:
         origin = Provenance.from_json(writable_json(description["provenance"]))
         described = description["layout"]
         layout = None if described is None else layout_from_json(described, "its layout")
-        return Edit(updates, alpha, strength, candidate_rows, origin, layout)
+        measured = _measured(description.get("measured"))
+        return Edit(updates, alpha, strength, candidate_rows, origin, layout, measured)
     # OverflowError: integers that float() cannot hold.
     except (
         ValueError,
@@ -152,4 +161,27 @@ def _update(tensors: dict[str, NDArray[Any]], number: int, entry: dict[str, Any]
         coefficients,
         direction,
         hash_,
+        _predicted(tensors, number, coefficients.shape),
     )
+
+
+def _predicted(
+    tensors: dict[str, NDArray[Any]], number: int, shape: tuple[int, ...]
+) -> Prediction | None:
+    """What the rule expects of the rows of an update; None in files that do not say."""
+    if f"gains.{number}" not in tensors:
+        return None
+    parts = tensors[f"gains.{number}"], tensors[f"prices.{number}"]
+    for one in parts:
+        if not (one.shape == shape and one.dtype == np.float32 and np.isfinite(one).all()):
+            raise ValueError(f"the predictions of update {number} are malformed")
+    return Prediction(*parts)
+
+
+def _measured(entry: dict[str, Any] | None) -> Measurement | None:
+    if entry is None:
+        return None
+    found = Measurement(float(entry["gain"]), float(entry["divergence"]))
+    if not (math.isfinite(found.gain) and math.isfinite(found.divergence)):
+        raise ValueError("what was measured of it is not finite")
+    return found

@@ -16,6 +16,7 @@ import torch
 from modelsurgery.apply.in_memory import takes_parts
 from modelsurgery.data.texts import LabelledText
 from modelsurgery.edit.edit import Edit
+from modelsurgery.edit.effects import Measurement
 from modelsurgery.evaluation.language_modelling import (
     BATCH_TOKENS,
     MAX_TOKENS,
@@ -72,6 +73,11 @@ class Effect:
     def selectivity(self) -> float:
         """Rise on the behavior minus rise on its opposites, nats a token."""
         return self.behavior - self.opposite
+
+    @property
+    def measurement(self) -> Measurement:
+        """What is kept of it with the edit."""
+        return Measurement(self.selectivity, self.divergence)
 
     @property
     def worst_divergence(self) -> float:

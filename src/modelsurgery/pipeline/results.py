@@ -8,6 +8,7 @@ from typing import Any
 
 from modelsurgery.apply.coverage import Coverage
 from modelsurgery.data.behaviors import Behavior
+from modelsurgery.edit.explanation import explain
 from modelsurgery.edit.probe import DIRECTION_RULES, Probe
 from modelsurgery.evaluation.measurement import BehaviorMeasurement, Sample
 from modelsurgery.evaluation.outcome import Outcome, outcome_of
@@ -18,7 +19,6 @@ from modelsurgery.pipeline.choosing import Choice
 from modelsurgery.search import Budget, DosePoint, SearchResult, Trial
 
 EXAMPLES = 3
-FIT_KEYS = ("gain", "divergence")  # nats a token
 
 
 @dataclass(frozen=True)
@@ -218,17 +218,22 @@ class RunResult:
         choice = self.choice
         if choice.proposal is None or self.rule == "paper":
             return None
-        predicted = choice.proposal.predicted(choice.edit)
-        measured = next((point.effect for point in choice.curve if point.is_chosen), None)
-        if measured is None and choice.strength is not None:
-            measured = choice.strength.effect
+        effect = next((point.effect for point in choice.curve if point.is_chosen), None)
+        if effect is None and choice.strength is not None:
+            effect = choice.strength.effect
+        explained = explain(choice.edit)
         return {
             "damping": choice.setting.damping,
             "evidence": None if choice.evidence is None else asdict(choice.evidence),
-            "predicted": None if predicted is None else dict(zip(FIT_KEYS, predicted, strict=True)),
-            "measured": measured
-            and dict(zip(FIT_KEYS, (measured.selectivity, measured.divergence), strict=True)),
-            "by_layer": choice.proposal.by_layer(choice.edit),
+            **dict.fromkeys(("predicted", "by_layer", "rows")),
+            **({} if explained is None else explained.to_json()),
+            "measured": None
+            if effect is None
+            else {
+                **asdict(effect.measurement),
+                "behavior": effect.behavior,
+                "opposite": effect.opposite,
+            },
         }
 
     def _edit_json(self) -> dict[str, Any]:

@@ -20,8 +20,9 @@ from modelsurgery.checkpoint.named_models import origin_of
 from modelsurgery.data import demo
 from modelsurgery.data.behaviors import Behavior, BehaviorFile, describe_behavior, load_behavior
 from modelsurgery.data.behaviors.roots import data_root
-from modelsurgery.edit.edit import Edit, strongest_direction
+from modelsurgery.edit.edit import Edit
 from modelsurgery.edit.edit_file import load_edit, save_edit
+from modelsurgery.edit.explanation import strongest_direction
 from modelsurgery.edit.probe import DIRECTION_RULES, save_probe
 from modelsurgery.errors import NothingChangedError, RecipeError
 from modelsurgery.evaluation.judges import Judge, judge_for

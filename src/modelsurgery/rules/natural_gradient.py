@@ -22,18 +22,18 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
+from modelsurgery.model.activations.moments import Moment
 from modelsurgery.model.activations.sites import GateSite
 from modelsurgery.model.activations.statistics import Gains, Prices
 
 DIRECTION_DAMPING = 0.1
 ROW_DAMPING = 0.1
-EXACT_WIDTH = 2048  # up to this width a CPU solves in f64 too
 
 Array = NDArray[np.float64]
 
 
 def whitened_directions(
-    moment: torch.Tensor,
+    moment: Moment,
     means: torch.Tensor,
     weights: Sequence[Sequence[float]],
     *,
@@ -42,18 +42,14 @@ def whitened_directions(
     """Directions [k, d] float32 of a site, of unit length, on the CPU.
 
     Args:
-        moment: second moment of the site's inputs on neutral text, [d, d].
+        moment: second moment A of the site's inputs on neutral text.
         means: mean inputs of n kinds of texts, [n, d].
         weights: of each direction, what each kind's mean counts for, [k, n].
         damping: λ of the direction.
     """
-    exact = torch.float64 if len(moment) <= EXACT_WIDTH or moment.is_cuda else torch.float32
-    damped = moment.to(exact, copy=True)
-    damped.diagonal().add_(damping * damped.trace() / len(damped))
-    differences = torch.tensor(weights, dtype=exact) @ means.to(exact)
-    factor = torch.linalg.cholesky(damped)
-    solved = torch.cholesky_solve(differences.T.to(damped.device), factor).T
-    unit: torch.Tensor = (solved / solved.norm(dim=1, keepdim=True)).float().cpu()
+    differences = torch.tensor(weights, dtype=torch.float64) @ means.double()
+    solved = moment.solve(differences, damping)
+    unit: torch.Tensor = (solved / solved.norm(dim=1, keepdim=True)).float()
     return unit
 
 
@@ -103,14 +99,12 @@ def site_slopes(
         means = some / np.maximum(count, 1).reshape(*count.shape, *[1] * (some.ndim - count.ndim))
         return np.asarray((share * means).sum(0))
 
-    moment = prices.moments[site.name]
-    wide = directions.to(moment)
     return SiteSlopes(
         wanted(total, all_tokens),
         wanted(sums, tokens),
         wanted(total[:, None] - sums, all_tokens[:, None] - tokens),
         prices.squares[site.name].cpu().numpy(),
-        (wide @ moment @ wide.T).double().cpu().numpy(),
+        prices.moments[site.name].overlap(directions).numpy(),
     )
 
 
@@ -124,8 +118,11 @@ def solve_rows(slopes: Array, known: SiteSlopes, added: float) -> Array:
 
 
 def priced(coefficients: Array, known: SiteSlopes) -> Array:
-    """Predicted KL of each row's coefficients [k, experts, rows] alone, nats a token."""
-    crossed = np.einsum("ker,kl,ler->er", coefficients, known.overlap, coefficients)
+    """Predicted KL of each row's coefficients [k, experts, rows] alone, nats a token.
+
+    [k, experts, rows], in parts of directions that add up to the row's.
+    """
+    crossed = coefficients * np.einsum("kl,ler->ker", known.overlap, coefficients)
     return np.asarray(crossed * known.squares / 2)
 
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from modelsurgery.checkpoint.layouts import GateLayout, GateMatrix
 from modelsurgery.edit.edit import Edit, RowUpdate
+from modelsurgery.edit.effects import Prediction
 from modelsurgery.edit.region import PAPER_ROWS, Region, select_rows
 from modelsurgery.errors import CheckpointError
 from modelsurgery.files.provenance import Provenance, provenance
@@ -28,9 +29,9 @@ class RowProposal:
         scores: per gate matrix, [rows]; the rows with the highest ones are chosen.
         coefficients: per gate matrix, [k, rows] float64: how much of each direction a chosen row
             gets, for an edit away from the behavior, up to one common factor.
-        gains: per gate matrix, [rows]: predicted rise of what is wanted at the coefficients, nats a
-            token; None where the rule predicts nothing.
-        divergences: per gate matrix, [rows]: predicted KL of the same change, nats a token.
+        gains: per gate matrix, [k, rows]: predicted rise of what is wanted at the coefficients, in
+            parts of directions that add up, nats a token; None where the rule predicts nothing.
+        divergences: per gate matrix, [k, rows]: predicted KL of the same change, nats a token.
         mean_row_norm: mean L2 norm of all gate rows, the unit of strength.
         layout: the layout that a user described, if any.
     """
@@ -81,8 +82,11 @@ class RowProposal:
                 RowUpdate(
                     gate.tensor, gate.address, (gate.rows, gate.hidden_size), gate.dtype,
                     chosen.astype(np.int32), part.astype(np.float32), direction,
+                    predicted=self._predicted(index, number, chosen),
                 )
-                for part, direction in zip(added, self.directions[index], strict=True)
+                for number, (part, direction) in enumerate(
+                    zip(added, self.directions[index], strict=True)
+                )
             )  # fmt: skip
         root_mean_square = float(np.sqrt(total / region.row_count))
         if not (root_mean_square > 0 and np.isfinite(root_mean_square)):
@@ -118,34 +122,9 @@ class RowProposal:
             per_layer=per_layer,
         )
 
-    def predicted(self, edit: Edit) -> tuple[float, float] | None:
-        """Predicted rise of what is wanted and predicted KL of an edit of this proposal, nats.
-
-        First order in the edit and second order with rows taken as independent: what is measured
-        differs, the more so the stronger the edit. None where the rule predicts nothing.
-        """
+    def _predicted(self, index: int, number: int, rows: NDArray[np.int64]) -> Prediction | None:
+        """What the rule expects of rows of a matrix and one of its directions."""
         if self.gains is None or self.divergences is None:
             return None
-        places = {gate.address: index for index, gate in enumerate(self.gates)}
-        chosen = {update.address: update.rows for update in edit.updates}
-        gain = sum(float(self.gains[places[at]][rows].sum()) for at, rows in chosen.items())
-        price = sum(float(self.divergences[places[at]][rows].sum()) for at, rows in chosen.items())
-        factor = edit.alpha  # coefficients are alpha times those of the proposal
-        return factor * gain, factor**2 * price
-
-    def by_layer(self, edit: Edit) -> list[dict[str, float]] | None:
-        """Rows, predicted gain and predicted KL of an edit of it for each layer, 1..L."""
-        if self.gains is None or self.divergences is None:
-            return None
-        places = {gate.address: index for index, gate in enumerate(self.gates)}
-        found: dict[int, dict[str, float]] = {}
-        for address, rows in {one.address: one.rows for one in edit.updates}.items():
-            index = places[address]
-            layer = found.setdefault(
-                address.block + 1,
-                {"layer": address.block + 1, "rows": 0, "gain": 0.0, "divergence": 0.0},
-            )
-            layer["rows"] += len(rows)
-            layer["gain"] += edit.alpha * float(self.gains[index][rows].sum())
-            layer["divergence"] += edit.alpha**2 * float(self.divergences[index][rows].sum())
-        return [found[layer] for layer in sorted(found)]
+        gains, prices = (some[index][number, rows] for some in (self.gains, self.divergences))
+        return Prediction(gains.astype(np.float32), prices.astype(np.float32))

@@ -73,22 +73,24 @@ class NaturalGradient:
         found: dict[Address, tuple[Array, Array, Array]] = {}
         for site, known in zip(self.sites, self.slopes, strict=True):
             coefficients = solve_rows(known.whole, known, added)
-            rises = (coefficients * known.whole).sum(0)
-            prices = priced(coefficients, known)
+            parts = coefficients, coefficients * known.whole, priced(coefficients, known)
             for number, gate in enumerate(site.gates):
-                found[gate.address] = (rises[number], coefficients[:, number], prices[number])
+                own = [part[:, number] for part in parts]
+                found[gate.address] = (own[0], own[1], own[2])
         named = {gate.address: site.name for site in self.sites for gate in site.gates}
         gates = self.model.gates
-        rises_by_gate = tuple(found[gate.address][0] for gate in gates)
+        each, rises, prices = (
+            tuple(found[gate.address][part] for gate in gates) for part in range(3)
+        )
         return RowProposal(
             "natural-gradient",
             gates,
             tuple(self.directions[named[gate.address]].numpy() for gate in gates),
-            rises_by_gate,
-            tuple(found[gate.address][1] for gate in gates),
+            tuple(one.sum(0) for one in rises),
+            each,
             mean_row_norm(self.sites),
-            rises_by_gate,
-            tuple(found[gate.address][2] for gate in gates),
+            rises,
+            prices,
             self.model.layout,
         )
 

@@ -188,7 +188,7 @@ class Search:
         best = survivors[0].trial
         return SearchResult(
             best,
-            self.edit_of(best.setting, best.strength),
+            replace(self.edit_of(best.setting, best.strength), measured=best.effect.measurement),
             next(iter(self.most_promising(found, share=0.5)), None),
             tuple(survivors),
             tuple(found),

@@ -106,10 +106,15 @@ def fit_strength(
                 effect = uncalled(weaker.effect, edit.scaled(strength / size))
                 trials[-1] = replace(weaker, effect=effect)
                 if budget.allows(effect):
-                    return FittedStrength(edit.scaled(strength / size), effect, tuple(trials))
+                    return _fitted(edit, strength / size, effect, trials)
                 strength *= STEP_BACK
             raise DamageBudgetError(_why_none(budget, trials[-1:]))
-    return FittedStrength(edit.scaled(inside[-1].strength / size), inside[-1].effect, tuple(trials))
+    return _fitted(edit, inside[-1].strength / size, inside[-1].effect, trials)
+
+
+def _fitted(edit: Edit, factor: float, effect: Effect, trials: Sequence[Trial]) -> FittedStrength:
+    made = replace(edit.scaled(factor), measured=effect.measurement)
+    return FittedStrength(made, effect, tuple(trials))
 
 
 def next_strength(budget: Budget, trials: Sequence[Trial]) -> float | None:

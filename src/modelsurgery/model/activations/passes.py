@@ -24,6 +24,8 @@ class Passes:
             memory holds.
         checkpointing: compute each block's activations again on the way back: a third more time,
             and the memory of one block in place of all.
+        samples: inputs of a gate site that are kept for its second moment, at most; None keeps the
+            d × d matrix up to d = 8,192, and 2,048 inputs of wider models.
         progress: is told of texts done.
     """
 
@@ -31,6 +33,7 @@ class Passes:
     ledger: Ledger = field(default_factory=Ledger)
     batch_tokens: int | None = None
     checkpointing: bool = False
+    samples: int | None = None
     progress: Progress = silent
 
     def reader(self) -> Reader:

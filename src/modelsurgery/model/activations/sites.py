@@ -138,6 +138,11 @@ def watching_inputs(
         yield
 
 
+def by_token(inputs: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Inputs [tokens, d] float32 of what a site reads; summed over experts that read them all."""
+    return inputs.reshape(-1, len(tokens), inputs.shape[-1]).float().sum(0)
+
+
 @contextmanager
 def watching_gates(model: Any, sites: Sequence[GateSite], watch: Watch) -> Iterator[None]:
     """Tell of each product that gives gates, while it is made.

@@ -3,7 +3,8 @@
 Passes over texts, none of which keeps a gradient of a weight:
 
 - `measure_inputs`, forward: the mean input of every gate site for each kind of text.
-- `measure_moments`, forward: the second moment E[x xᵀ] of a site's input on neutral text.
+- `measure_moments`, forward: the second moment E[x xᵀ] of a site's input on neutral text, as a
+  matrix or, of wide models, as a sample of inputs (`moments`).
 - `measure_prices`, forward and backward on neutral text: the same moment, and
   E[γᵢ²] of every row, γ = ∂ℓ/∂g being the gradient by the gates of the loss of labels
   that the model draws itself (the Fisher information: its quadratic form is twice the KL).
@@ -15,15 +16,15 @@ the number of texts.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 
 from modelsurgery.files.atomic import sha256_bytes
 from modelsurgery.model.activations.ledger import Sums
-from modelsurgery.model.activations.passes import Passes
-from modelsurgery.model.activations.sites import GateSite, watching_gates, watching_inputs
+from modelsurgery.model.activations.moments import Moment, MomentSums
+from modelsurgery.model.activations.passes import FORWARD_TOKENS, Passes
+from modelsurgery.model.activations.sites import GateSite, by_token, watching_gates, watching_inputs
 from modelsurgery.model.activations.texts import TextBatch, TokenizedText
 
 PRIME = 7919  # batches draw labels with seeds of their own
@@ -46,12 +47,12 @@ class Prices:
     """What an addition to the inputs of gates costs on neutral text.
 
     Attributes:
-        moments: second moment of each site's input, E[x xᵀ], [d, d] float32, by name.
+        moments: second moment of each site's input, E[x xᵀ], by name.
         squares: E[γᵢ²] of each site's rows, [experts, rows] float64, per predicted token.
         tokens: predicted tokens of neutral text.
     """
 
-    moments: dict[str, torch.Tensor]
+    moments: dict[str, Moment]
     squares: dict[str, torch.Tensor]
     tokens: int
 
@@ -81,7 +82,7 @@ def measure_inputs(
         weights = batch.shares
 
         def add(site: GateSite, inputs: torch.Tensor) -> None:
-            read_here = _by_token(inputs, weights)
+            read_here = by_token(inputs, weights)
             sums[site.name][number] += (weights.to(inputs.device) @ read_here).cpu()
 
         with torch.inference_mode(), watching_inputs(sites, add):
@@ -95,18 +96,18 @@ def measure_inputs(
 
 def measure_moments(
     passes: Passes, sites: Sequence[GateSite], texts: Sequence[TokenizedText]
-) -> dict[str, torch.Tensor]:
-    """Second moment E[x xᵀ] of each site's input, [d, d] float32 by name, in one forward pass."""
-    sums = {**_empty_moments(sites), "tokens": torch.zeros(1, dtype=torch.float64)}
+) -> dict[str, Moment]:
+    """Second moment E[x xᵀ] of each site's input by name, in one forward pass."""
+    kept = MomentSums(passes, sites, texts, FORWARD_TOKENS)
+    sums = {**kept.empty(), "tokens": torch.zeros(1, dtype=torch.float64)}
 
     def read(_: int, batch: TextBatch) -> None:
-        with torch.inference_mode(), _watching_moments(sites, batch, sums):
+        with torch.inference_mode(), kept.watching(batch, sums):
             passes.model.decoder(**batch.inputs, use_cache=False)
         sums["tokens"] += batch.tokens
 
-    passes.run("moments", [texts], sums, read)
-    seen = float(sums.pop("tokens"))
-    return {site.name: sums[f"moment.{site.name}"] / seen for site in sites}
+    passes.run("moments", [texts], sums, read, *kept.settings)
+    return kept.moments(sums)
 
 
 def measure_prices(
@@ -120,11 +121,12 @@ def measure_prices(
         texts: neutral texts.
         seed: of the labels that the model draws.
     """
-    sums = {**_empty_moments(sites), "tokens": torch.zeros(2, dtype=torch.float64)}
+    reader = passes.reader()
+    kept = MomentSums(passes, sites, texts, reader.batch_tokens)
+    sums = {**kept.empty(), "tokens": torch.zeros(2, dtype=torch.float64)}
     for site in sites:
         shape, place = (len(site.gates), site.rows), site.parameter.device
         sums[f"square.{site.name}"] = torch.zeros(shape, dtype=torch.float64, device=place)
-    reader = passes.reader()
 
     def on_gate(site: GateSite, first: int, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
         count = len(inputs)
@@ -137,17 +139,16 @@ def measure_prices(
         outputs.register_hook(on_gradient)
 
     def read(_: int, batch: TextBatch) -> None:
-        with (
-            _watching_moments(sites, batch, sums),
-            watching_gates(passes.model.model, sites, on_gate),
-        ):
+        with kept.watching(batch, sums), watching_gates(passes.model.model, sites, on_gate):
             reader.backward(batch, drawn=seed + PRIME * batch.rows[0])
         sums["tokens"] += torch.tensor([batch.tokens, int(batch.predicted.sum())])
 
-    passes.run("prices", [texts], sums, read, seed, batch_tokens=reader.batch_tokens)
-    seen, predicted = sums["tokens"].tolist()
+    passes.run(
+        "prices", [texts], sums, read, seed, *kept.settings, batch_tokens=reader.batch_tokens
+    )
+    predicted = float(sums["tokens"][1])
     return Prices(
-        {site.name: sums[f"moment.{site.name}"] / seen for site in sites},
+        kept.moments(sums),
         {site.name: sums[f"square.{site.name}"] / predicted for site in sites},
         int(predicted),
     )
@@ -201,30 +202,3 @@ def measure_gains(
         {name: one.unflatten(0, (len(kinds), folds)) for name, one in sums.items()},
         tokens.unflatten(0, (len(kinds), folds)),
     )
-
-
-def _empty_moments(sites: Sequence[GateSite]) -> Sums:
-    return {
-        f"moment.{site.name}": torch.zeros(
-            site.hidden_size, site.hidden_size, device=site.parameter.device
-        )
-        for site in sites
-    }
-
-
-def _watching_moments(
-    sites: Sequence[GateSite], batch: TextBatch, sums: Sums
-) -> AbstractContextManager[None]:
-    """Add what each site reads, padding left out, to its second moment."""
-    mask = batch.inputs["attention_mask"].bool().flatten()
-
-    def add(site: GateSite, inputs: torch.Tensor) -> None:
-        used = _by_token(inputs, mask)[mask.to(inputs.device)]
-        sums[f"moment.{site.name}"] += used.T @ used
-
-    return watching_inputs(sites, add)
-
-
-def _by_token(inputs: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Inputs [tokens, d] float32 of what a site reads; summed over experts that read them all."""
-    return inputs.reshape(-1, len(tokens), inputs.shape[-1]).float().sum(0)

@@ -8,6 +8,7 @@ from typing import Any
 from modelsurgery.data.behaviors import Behavior
 from modelsurgery.data.texts import LabelledText
 from modelsurgery.model.activations.losses import Reader, graph_bytes_per_token
+from modelsurgery.model.activations.moments import moment_bytes
 from modelsurgery.model.chat_template import Text
 from modelsurgery.model.hidden_states import MAX_TOKENS
 from modelsurgery.model.loading import LanguageModel
@@ -159,7 +160,7 @@ def make_schedule(
         minutes,
         search_seconds,
         sizes.reductions(full, most),
-        _peak_bytes(model),
+        _peak_bytes(recipe, model),
     )
 
 
@@ -308,7 +309,13 @@ class _Amounts:
         return sum(lengths) / len(lengths) * count
 
 
-def _peak_bytes(model: LanguageModel) -> int:
+def _peak_bytes(recipe: Recipe, model: LanguageModel) -> int:
     weights = int(model.model.get_memory_footprint())
-    graph = graph_bytes_per_token(model) * Reader(model).batch_tokens
-    return PROGRAM_BYTES + weights + graph
+    working = graph_bytes_per_token(model) * Reader(model).batch_tokens
+    moments = 0
+    if recipe.chosen_rule != "paper":  # all second moments, and one of them being solved with
+        widths = {gate.tensor: gate.hidden_size for gate in model.gates}.values()
+        sizes = [moment_bytes(width, model.model.dtype.itemsize) for width in widths]
+        moments = sum(kept for kept, _ in sizes)
+        working = max(working, *(solving for _, solving in sizes))
+    return PROGRAM_BYTES + weights + moments + working

@@ -6,63 +6,16 @@ cannot see it; single points tell their value on hovering.
 """
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-from modelsurgery.report.html.wording import per_cent, signed
-from modelsurgery.report.untrusted import in_one_line
+from modelsurgery.report.html import drawing as draw
+from modelsurgery.report.html.drawing import LEFT, RIGHT, WIDTH
+from modelsurgery.report.html.wording import capitalized, per_cent, signed
 
-WIDTH = 680
-LEFT, RIGHT = 210, 24
 ROW = 34
-LONGEST = 32  # letters of a label that fit beside a chart
-
-
-@dataclass(frozen=True)
-class Axis:
-    """A linear scale from values to pixels.
-
-    Attributes:
-        low: value at the start.
-        high: value at the end.
-        start: pixel of `low`.
-        end: pixel of `high`.
-    """
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def __call__(self, value: float) -> float:
-        """Pixel of a value; values outside stop at the ends."""
-        span = self.high - self.low or 1.0
-        share = min(max((value - self.low) / span, 0.0), 1.0)
-        return round(self.start + share * (self.end - self.start), 2)
-
-    def ticks(self, count: int = 5) -> list[float]:
-        """Round values across the axis."""
-        span = self.high - self.low
-        if span <= 0:
-            return [self.low]
-        raw = span / count
-        power = 10 ** math.floor(math.log10(raw))
-        step = min((m * power for m in (1, 2, 2.5, 5, 10)), key=lambda one: abs(one - raw))
-        first = math.ceil(self.low / step - 1e-9)
-        last = math.floor(self.high / step + 1e-9)
-        return [round(number * step, 10) for number in range(first, last + 1)]
-
-
-def svg(height: float, title: str, description: str, parts: Sequence[str]) -> Markup:
-    """A whole chart around its parts, which are markup already."""
-    return Markup(
-        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img">'
-        f"{_told('title', title)}{_told('desc', description)}{''.join(parts)}</svg>"
-    )
 
 
 def rates_chart(
@@ -74,20 +27,20 @@ def rates_chart(
         rows: label, base and edited rate (`rate`, `low`, `high`, 0..1); None was not measured.
     """
     highest = max((one["high"] for _, *both in rows for one in both if one), default=1.0)
-    axis = Axis(0.0, min(1.0, max(0.1, 1.08 * highest)), LEFT, WIDTH - RIGHT)
+    axis = draw.Axis(0.0, min(1.0, max(0.1, 1.08 * highest)), LEFT, WIDTH - RIGHT)
     height = ROW * len(rows) + 34
-    parts = _vertical_grid(axis, height - 26, per_cent_ticks=True)
+    parts = draw.vertical_grid(axis, height - 26, per_cent_ticks=True)
     told = []
     for number, (label, base, edited) in enumerate(rows):
         y = ROW * number + ROW / 2 + 4
-        parts.append(_text(LEFT - 10, y + 4, label, "end"))
+        parts.append(draw.text(LEFT - 10, y + 4, label, "end"))
         told.append(f"{label}: base {per_cent(base['rate'])}")
         if edited is not None:
             told[-1] += f", edited {per_cent(edited['rate'])}"
-            parts.append(_line(axis(base["rate"]), y, axis(edited["rate"]), y, "joint"))
+            parts.append(draw.line(axis(base["rate"]), y, axis(edited["rate"]), y, "joint"))
             parts.append(_interval(axis, edited, y + 5, "edited", f"{label}, edited"))
         parts.append(_interval(axis, base, y - 5 if edited else y, "base", f"{label}, base"))
-    return svg(height, "Rates with 95% intervals", "; ".join(told), parts)
+    return draw.svg(height, "Rates with 95% intervals", "; ".join(told), parts)
 
 
 def curve_chart(points: Sequence[Mapping[str, Any]], name: str) -> Markup:
@@ -97,57 +50,59 @@ def curve_chart(points: Sequence[Mapping[str, Any]], name: str) -> Markup:
         points: of `results.json`, weakest first.
         name: of the behavior.
     """
-    x = Axis(0.0, max(abs(point["strength"]) for point in points), 60, WIDTH - RIGHT)
+    x = draw.Axis(0.0, max(abs(point["strength"]) for point in points), 60, WIDTH - RIGHT)
     rated = [(abs(one["strength"]), one) for one in points if one["rate"]]
     top = max([one["rate"]["high"] for _, one in rated] or [1.0])
-    y = Axis(0.0, min(1.0, 1.1 * top), 190, 14)
-    use = Axis(0.0, min(4.0, max(2.0, *map(_most_used, points))), 330, 238)
-    parts = [_horizontal(60, y(tick), f"{100 * tick:.0f}%") for tick in y.ticks(4)]
-    parts += [_horizontal(60, use(tick), f"{100 * tick:.0f}%") for tick in use.ticks(4)]
-    parts += [_text(x(tick), 350, f"{tick:g}", "middle", "tick") for tick in x.ticks(6)]
-    parts.append(_text((60 + WIDTH - RIGHT) / 2, 370, "strength of the edit", "middle", "tick"))
-    parts.append(_text(60, 230, "share of the damage budget used", "start", "tick"))
+    y = draw.Axis(0.0, min(1.0, 1.1 * top), 190, 14)
+    use = draw.Axis(0.0, min(4.0, max(2.0, *map(_most_used, points))), 330, 238)
+    parts = [draw.horizontal(60, y(tick), f"{100 * tick:.0f}%") for tick in y.ticks(4)]
+    parts += [draw.horizontal(60, use(tick), f"{100 * tick:.0f}%") for tick in use.ticks(4)]
+    parts += [draw.text(x(tick), 350, f"{tick:g}", "middle", "tick") for tick in x.ticks(6)]
+    parts.append(draw.text((60 + WIDTH - RIGHT) / 2, 370, "strength of the edit", "middle", "tick"))
+    parts.append(draw.text(60, 230, "share of the damage budget used", "start", "tick"))
     parts += _budget_lines(points, x, use)
     parts += _rate_curve(rated, x, y)
     used = [(abs(one["strength"]), _most_used(one)) for one in points]
     line = [(x(strength), use(share)) for strength, share in _up_to(used, use.high)]
-    parts.append(_polyline(line, "damage"))
+    parts.append(draw.polyline(line, "damage"))
     told = [
         f"strength {s:.2f}: {per_cent(one['rate']['rate'])}, {100 * _most_used(one):.0f}% of the "
         f"budget{', chosen' if one['is_chosen'] else ''}"
         for s, one in rated
     ]
-    return svg(378, f"Rate of {name} by strength", "; ".join(told), parts)
+    return draw.svg(378, f"Rate of {name} by strength", "; ".join(told), parts)
 
 
-def _rate_curve(rated: Sequence[tuple[float, Mapping[str, Any]]], x: Axis, y: Axis) -> list[str]:
+def _rate_curve(
+    rated: Sequence[tuple[float, Mapping[str, Any]]], x: draw.Axis, y: draw.Axis
+) -> list[str]:
     """Band, line and points of the rates; the chosen strength is ringed."""
     band = [(x(s), y(one["rate"]["high"])) for s, one in rated]
     band += [(x(s), y(one["rate"]["low"])) for s, one in reversed(rated)]
-    parts = [f'<polygon points="{_path(band)}" class="band"/>']
-    parts.append(_polyline([(x(s), y(one["rate"]["rate"])) for s, one in rated], "edited"))
+    parts = [f'<polygon points="{draw.path(band)}" class="band"/>']
+    parts.append(draw.polyline([(x(s), y(one["rate"]["rate"])) for s, one in rated], "edited"))
     for strength, one in rated:
         chosen, across, down = one["is_chosen"], x(strength), y(one["rate"]["rate"])
         said = f"strength {strength:.2f}: {per_cent(one['rate']['rate'])}, " + _damage_said(one)
-        parts.append(_dot(across, down, "edited", 6 if chosen else 4, said))
+        parts.append(draw.dot(across, down, "edited", 6 if chosen else 4, said))
         if chosen:
             parts.append(f'<circle cx="{across}" cy="{down}" r="10" class="ring"/>')
             # Below a curve that falls and above one that rises there is nothing else.
             aside = 24 if one["rate"]["rate"] < rated[0][1]["rate"]["rate"] else -16
-            parts.append(_text(across - 10, down + aside, "chosen", "end", "chosen-text"))
+            parts.append(draw.text(across - 10, down + aside, "chosen", "end", "chosen-text"))
     return parts
 
 
-def _budget_lines(points: Sequence[Mapping[str, Any]], x: Axis, use: Axis) -> list[str]:
+def _budget_lines(points: Sequence[Mapping[str, Any]], x: draw.Axis, use: draw.Axis) -> list[str]:
     """Where all of the budget is used, and the strengths beyond."""
-    parts = [_line(60, use(1.0), WIDTH - RIGHT, use(1.0), "limit")]
+    parts = [draw.line(60, use(1.0), WIDTH - RIGHT, use(1.0), "limit")]
     end = _budget_end(points)
     if end is not None:
         at = x(end)
         parts += [
             f'<rect x="{at}" y="14" width="{WIDTH - RIGHT - at:.1f}" height="316" class="over"/>',
-            _line(at, 14, at, 330, "limit"),
-            _text(at + 6, 26, "over the budget", "start", "limit-text"),
+            draw.line(at, 14, at, 330, "limit"),
+            draw.text(at + 6, 26, "over the budget", "start", "limit-text"),
         ]
     return parts
 
@@ -163,40 +118,74 @@ def bars_chart(rows: Sequence[tuple[str, float, str]], title: str) -> Markup:
     low, high = min(0.0, *values), max(0.0, *values)
     if low == high:
         high = 1.0
-    axis = Axis(low, high, LEFT, WIDTH - RIGHT - 90)
+    axis = draw.Axis(low, high, LEFT, WIDTH - RIGHT - 90)
     parts = []
     for number, (label, value, said) in enumerate(rows):
         y = 28 * number + 6
         start, end = sorted((axis(0.0), axis(value)))
-        parts.append(_text(LEFT - 10, y + 15, label, "end"))
+        parts.append(draw.text(LEFT - 10, y + 15, label, "end"))
         parts.append(
             f'<rect x="{start}" y="{y}" width="{max(end - start, 1):.1f}" height="18" rx="2" '
-            f'class="bar">{_told("title", f"{label}: {said}")}</rect>'
+            f'class="bar">{draw.told("title", f"{label}: {said}")}</rect>'
         )
-        parts.append(_text(end + 8, y + 14, said, "start", "tick"))
-    parts.append(_line(axis(0.0), 2, axis(0.0), 28 * len(rows) + 2, "axis"))
+        parts.append(draw.text(end + 8, y + 14, said, "start", "tick"))
+    parts.append(draw.line(axis(0.0), 2, axis(0.0), 28 * len(rows) + 2, "axis"))
     told = "; ".join(f"{label}: {said}" for label, _, said in rows)
-    return svg(28 * len(rows) + 8, title, told, parts)
+    return draw.svg(28 * len(rows) + 8, title, told, parts)
 
 
 def pairs_chart(rows: Sequence[tuple[str, float, float]], title: str, unit: str = "%") -> Markup:
     """Base and edited value of each row as two bars; the unit `%` is for shares of one."""
     highest = max([*(max(base, edited) for _, base, edited in rows), 1e-9])
-    axis = Axis(0.0, highest, LEFT, WIDTH - RIGHT - 70)
+    axis = draw.Axis(0.0, highest, LEFT, WIDTH - RIGHT - 70)
     parts, told = [], []
     for number, (label, base, edited) in enumerate(rows):
         y = 46 * number + 8
-        parts.append(_text(LEFT - 10, y + 19, label, "end"))
+        parts.append(draw.text(LEFT - 10, y + 19, label, "end"))
         for offset, value, kind in ((0, base, "base"), (16, edited, "edited")):
             said = per_cent(value) if unit == "%" else f"{value:.2f} {unit}"
             width = max(axis(value) - axis.start, 1)
             parts.append(
                 f'<rect x="{axis.start}" y="{y + offset}" width="{width:.1f}" height="13" rx="2" '
-                f'class="fill-{kind}">{_told("title", f"{label}, {kind}: {said}")}</rect>'
+                f'class="fill-{kind}">{draw.told("title", f"{label}, {kind}: {said}")}</rect>'
             )
-            parts.append(_text(axis.start + width + 8, y + offset + 11, said, "start", "tick"))
+            parts.append(draw.text(axis.start + width + 8, y + offset + 11, said, "start", "tick"))
             told.append(f"{label}, {kind}: {said}")
-    return svg(46 * len(rows) + 8, title, "; ".join(told), parts)
+    return draw.svg(46 * len(rows) + 8, title, "; ".join(told), parts)
+
+
+def explained_chart(
+    layers: Sequence[tuple[str, float, str]],
+    compared: Sequence[tuple[str, float, float | None]],
+) -> Markup:
+    """Predicted gain layer by layer; below, what was predicted beside what was measured.
+
+    Args:
+        layers: label, predicted gain, and what else to say of the layer.
+        compared: name, predicted and measured value, each pair on a scale of its own; None was not
+            measured.
+    """
+    title = "Predicted gain by layer, nats a token"
+    blocks = [(title, 22, [(label, gain, "other", said) for label, gain, said in layers])]
+    for name, predicted, measured in compared:
+        found = [("predicted", predicted, "other", f"{predicted:.2g}")]
+        if measured is not None:
+            found.append(("measured", measured, "edited", f"{measured:.2g}"))
+        blocks.append((f"{capitalized(name)}, nats a token", 22, found))
+    parts, told, y = [], [], 16.0
+    for heading, step, bars in blocks:
+        values = [value for _, value, _, _ in bars]
+        axis = draw.Axis(min(0.0, *values), max(1e-12, *values), LEFT, WIDTH - RIGHT - 160)
+        parts.append(draw.text(LEFT, y, heading, "start", "tick"))
+        for label, value, kind, said in bars:
+            y += step
+            parts.append(draw.text(LEFT - 10, y, label, "end"))
+            start, end = sorted((axis(0.0), axis(value)))
+            parts.append(draw.bar(start, end, y - 12, f"fill-{kind}", f"{label}: {said}"))
+            parts.append(draw.text(end + 8, y - 1, said, "start", "tick"))
+        told.append(f"{heading}: " + ", ".join(f"{label} {said}" for label, _, _, said in bars))
+        y += 34
+    return draw.svg(y - 16, "What the rule expected", "; ".join(told), parts)
 
 
 def histogram_chart(
@@ -213,20 +202,20 @@ def histogram_chart(
         title: of the chart.
         axis_name: what the bins are of.
     """
-    x = Axis(edges[0], edges[-1], 60, WIDTH - RIGHT)
+    x = draw.Axis(edges[0], edges[-1], 60, WIDTH - RIGHT)
     shares = [
         (name, kind, [one / max(sum(counts), 1) for one in counts]) for name, kind, counts in series
     ]
-    y = Axis(0.0, max([*(max(some) for _, _, some in shares), 1e-9]) * 1.05, 200, 12)
-    parts = [_horizontal(60, y(tick), f"{100 * tick:.0f}%") for tick in y.ticks(4)]
-    parts += [_text(x(tick), 218, f"{tick:g}", "middle", "tick") for tick in x.ticks(8)]
-    parts.append(_text((60 + WIDTH - RIGHT) / 2, 238, axis_name, "middle", "tick"))
+    y = draw.Axis(0.0, max([*(max(some) for _, _, some in shares), 1e-9]) * 1.05, 200, 12)
+    parts = [draw.horizontal(60, y(tick), f"{100 * tick:.0f}%") for tick in y.ticks(4)]
+    parts += [draw.text(x(tick), 218, f"{tick:g}", "middle", "tick") for tick in x.ticks(8)]
+    parts.append(draw.text((60 + WIDTH - RIGHT) / 2, 238, axis_name, "middle", "tick"))
     told = []
     for name, kind, some in shares:
         parts.append(_steps(x, y, edges, some, kind, name))
         middle = sum(s * (edges[n] + edges[n + 1]) / 2 for n, s in enumerate(some))
         told.append(f"{name}: mean {middle:.3f}")
-    return svg(246, title, "; ".join(told), parts)
+    return draw.svg(246, title, "; ".join(told), parts)
 
 
 def panels_chart(
@@ -242,7 +231,7 @@ def panels_chart(
         axis_name: what the bins are of.
     """
     height = 92
-    x = Axis(0.0, max(edges[-1] for _, edges, _, _ in panels), 60, WIDTH - RIGHT)
+    x = draw.Axis(0.0, max(edges[-1] for _, edges, _, _ in panels), 60, WIDTH - RIGHT)
     shares = [
         [[one / max(sum(counts), 1) for one in counts] for counts in both] for _, _, *both in panels
     ]
@@ -250,38 +239,41 @@ def panels_chart(
     parts, told = [], []
     for number, (name, edges, *_) in enumerate(panels):
         bottom = height * (number + 1)
-        y = Axis(0.0, highest, bottom, bottom - height + 30)
-        parts.append(_text(60, bottom - height + 22, name, "start"))
-        parts += [_horizontal(60, y(tick), f"{100 * tick:.0f}%") for tick in (0.0, y.ticks(2)[-1])]
+        y = draw.Axis(0.0, highest, bottom, bottom - height + 30)
+        parts.append(draw.text(60, bottom - height + 22, name, "start"))
+        parts += [
+            draw.horizontal(60, y(tick), f"{100 * tick:.0f}%") for tick in (0.0, y.ticks(2)[-1])
+        ]
         for kind, some in zip(("base", "edited"), shares[number], strict=True):
             middle = sum(s * (edges[n] + edges[n + 1]) / 2 for n, s in enumerate(some))
             said = f"{name}, {kind}: {middle:.1f} in the mean"
             parts.append(_steps(x, y, edges, some, kind, said))
             told.append(said)
     bottom = height * len(panels)
-    parts += [_text(x(tick), bottom + 18, f"{tick:g}", "middle", "tick") for tick in x.ticks(8)]
-    parts.append(_text((60 + WIDTH - RIGHT) / 2, bottom + 38, axis_name, "middle", "tick"))
-    return svg(bottom + 46, title, "; ".join(told), parts)
+    parts += [draw.text(x(tick), bottom + 18, f"{tick:g}", "middle", "tick") for tick in x.ticks(8)]
+    parts.append(draw.text((60 + WIDTH - RIGHT) / 2, bottom + 38, axis_name, "middle", "tick"))
+    return draw.svg(bottom + 46, title, "; ".join(told), parts)
 
 
 def roc_chart(
     false_positive: Sequence[float], true_positive: Sequence[float], auroc: float
 ) -> Markup:
     """The probe's true against its false positives on held-out texts."""
-    x, y = Axis(0.0, 1.0, 60, 300), Axis(0.0, 1.0, 252, 12)
+    x, y = draw.Axis(0.0, 1.0, 60, 300), draw.Axis(0.0, 1.0, 252, 12)
     parts = [
-        _horizontal(60, y(tick), f"{100 * tick:.0f}%", 300) for tick in (0.0, 0.25, 0.5, 0.75, 1.0)
+        draw.horizontal(60, y(tick), f"{100 * tick:.0f}%", 300)
+        for tick in (0.0, 0.25, 0.5, 0.75, 1.0)
     ]
     parts += [
-        _text(x(tick), 270, f"{100 * tick:.0f}%", "middle", "tick") for tick in (0.0, 0.5, 1.0)
+        draw.text(x(tick), 270, f"{100 * tick:.0f}%", "middle", "tick") for tick in (0.0, 0.5, 1.0)
     ]
-    parts.append(_text(180, 290, "opposites taken for the behavior", "middle", "tick"))
-    parts.append(_line(x(0), y(0), x(1), y(1), "limit"))
+    parts.append(draw.text(180, 290, "opposites taken for the behavior", "middle", "tick"))
+    parts.append(draw.line(x(0), y(0), x(1), y(1), "limit"))
     line = [(x(one), y(other)) for one, other in zip(false_positive, true_positive, strict=True)]
-    parts.append(_polyline(line, "edited"))
-    parts.append(_text(330, 110, f"AUROC {auroc:.3f}", "start", "big"))
-    parts.append(_text(330, 134, "1 tells every pair apart, 0.5 guesses", "start", "tick"))
-    return svg(298, "The probe on held-out texts", f"AUROC {auroc:.3f}", parts)
+    parts.append(draw.polyline(line, "edited"))
+    parts.append(draw.text(330, 110, f"AUROC {auroc:.3f}", "start", "big"))
+    parts.append(draw.text(330, 134, "1 tells every pair apart, 0.5 guesses", "start", "tick"))
+    return draw.svg(298, "The probe on held-out texts", f"AUROC {auroc:.3f}", parts)
 
 
 def _budget_end(points: Sequence[Mapping[str, Any]]) -> float | None:
@@ -319,67 +311,27 @@ def _damage_said(point: Mapping[str, Any]) -> str:
     )
 
 
-def _interval(axis: Axis, rate: Mapping[str, float], y: float, kind: str, label: str) -> str:
+def _interval(axis: draw.Axis, rate: Mapping[str, float], y: float, kind: str, label: str) -> str:
     said = (
         f"{label}: {per_cent(rate['rate'])} ({per_cent(rate['low'])} to {per_cent(rate['high'])})"
     )
-    return _line(axis(rate["low"]), y, axis(rate["high"]), y, f"whisker {kind}") + _dot(
+    return draw.line(axis(rate["low"]), y, axis(rate["high"]), y, f"whisker {kind}") + draw.dot(
         axis(rate["rate"]), y, kind, 5, said
     )
 
 
-def _vertical_grid(axis: Axis, bottom: float, *, per_cent_ticks: bool) -> list[str]:
-    parts = []
-    for tick in axis.ticks(6):
-        parts.append(_line(axis(tick), 2, axis(tick), bottom, "grid"))
-        said = f"{100 * tick:.0f}%" if per_cent_ticks else f"{tick:g}"
-        parts.append(_text(axis(tick), bottom + 18, said, "middle", "tick"))
-    return parts
-
-
-def _horizontal(start: float, y: float, said: str, end: float = WIDTH - RIGHT) -> str:
-    return _line(start, y, end, y, "grid") + _text(start - 8, y + 4, said, "end", "tick")
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
-    return f'<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" class="{kind}"/>'
-
-
 def _steps(
-    x: Axis, y: Axis, edges: Sequence[float], shares: Sequence[float], kind: str, said: str
+    x: draw.Axis,
+    y: draw.Axis,
+    edges: Sequence[float],
+    shares: Sequence[float],
+    kind: str,
+    said: str,
 ) -> str:
     """The area under a histogram."""
     steps = [(x(edges[0]), y(0.0))]
     for number, share in enumerate(shares):
         steps += [(x(edges[number]), y(share)), (x(edges[number + 1]), y(share))]
     steps.append((x(edges[-1]), y(0.0)))
-    return f'<polygon points="{_path(steps)}" class="area-{kind}">{_told("title", said)}</polygon>'
-
-
-def _told(tag: str, said: str) -> str:
-    """Words for those who cannot see, or who hover."""
-    return f"<{tag}>{escape(in_one_line(said))}</{tag}>"
-
-
-def _polyline(points: Sequence[tuple[float, float]], kind: str) -> str:
-    return f'<polyline points="{_path(points)}" class="curve {kind}"/>'
-
-
-def _path(points: Sequence[tuple[float, float]]) -> str:
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-
-
-def _dot(x: float, y: float, kind: str, radius: float, said: str) -> str:
-    return (
-        f'<circle cx="{x}" cy="{y}" r="{radius}" class="dot {kind}">{_told("title", said)}</circle>'
-    )
-
-
-def _text(x: float, y: float, said: str, anchor: str, kind: str = "label") -> str:
-    plain = in_one_line(said)
-    # Labels end where the chart begins; everything else is our own and fits.
-    shown = plain if anchor != "end" or len(plain) <= LONGEST else plain[: LONGEST - 1] + "…"
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{kind}">'
-        f"{escape(shown)}</text>"
-    )
+    inside = draw.told("title", said)
+    return f'<polygon points="{draw.path(steps)}" class="area-{kind}">{inside}</polygon>'

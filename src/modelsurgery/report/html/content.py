@@ -91,6 +91,7 @@ class Page:
         record: recipe, versions and hashes.
         inside: figures on rows, neurons and probe.
         neurons: `inside` of the results, for its tables of tokens.
+        explained: columns, and lines of the rows that the rule expected most of.
     """
 
     title: str
@@ -109,3 +110,4 @@ class Page:
     record: Record
     inside: tuple[Figure, ...] = ()
     neurons: Mapping[str, Any] = field(default_factory=dict)
+    explained: tuple[tuple[str, ...], ...] = ()

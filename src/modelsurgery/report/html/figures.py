@@ -6,6 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from modelsurgery.report.explained import compared, wanted
 from modelsurgery.report.html import charts
 from modelsurgery.report.html.wording import signed
 
@@ -75,6 +76,36 @@ def group_figures(sets: Sequence[Mapping[str, Any]]) -> list[Figure]:
                 )
             )
     return found
+
+
+def explained_figures(fit: Mapping[str, Any] | None) -> list[Figure]:
+    """What the rule expected of the edit; none of a rule that predicts nothing."""
+    if not fit or not fit.get("predicted") or not fit.get("by_layer"):
+        return []
+    sign = wanted(fit)
+    layers = [
+        (
+            f"layer {one['layer']}",
+            sign * one["gain"],
+            f"{sign * one['gain']:.2g}, {one['rows']:,} {'row' if one['rows'] == 1 else 'rows'}",
+        )
+        for one in fit["by_layer"]
+    ]
+    both = [(one.name, one.predicted, one.measured) for one in compared(fit)]
+    return [
+        Figure(
+            "explained",
+            "What the rule expected of the edit",
+            "The gain is how far the edit should pull apart the loss on texts that show the "
+            "behavior and the loss on their opposites, to first order; the divergence is its price "
+            "on neutral text. Above, the gain that the chosen rows of each layer were to give; "
+            "below, the whole edit as it was expected, and as it was measured on tuning texts. At "
+            "strengths that use the budget gains saturate, and rows of a block act together, so "
+            "that less is gained and more is paid than expected.",
+            charts.explained_chart(layers, both),
+            (("other", "predicted by the rule"), ("edited", "measured on tuning texts")),
+        )
+    ]
 
 
 def inside_figures(inside: Mapping[str, Any]) -> list[Figure]:

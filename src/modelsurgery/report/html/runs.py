@@ -8,11 +8,13 @@ from typing import Any
 from modelsurgery.report.comparing import read_pairs
 from modelsurgery.report.counting import uncounted
 from modelsurgery.report.edits import METHODS, edit_source, origin_line, rule_of
+from modelsurgery.report.explained import COLUMNS, row_lines
 from modelsurgery.report.html import wording
 from modelsurgery.report.html.content import Number, Page, Record, Tone, answers_of
 from modelsurgery.report.html.figures import (
     Figure,
     curve_figure,
+    explained_figures,
     inside_figures,
     rates_figure,
 )
@@ -54,8 +56,12 @@ def page_of_run(directory: Path, results: Mapping[str, Any], record: Record) -> 
         facts=_facts(results),
         commands=_commands(directory, record.model),
         record=record,
-        inside=tuple(inside_figures(results.get("inside") or {})),
+        inside=(
+            *explained_figures(results.get("fit")),
+            *inside_figures(results.get("inside") or {}),
+        ),
         neurons=results.get("inside") or {},
+        explained=_explained(results.get("fit")),
     )
 
 
@@ -166,6 +172,13 @@ def _facts(results: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
             f"{per_cent(probe['control_accuracy'])})",
         ),
     )
+
+
+def _explained(fit: Mapping[str, Any] | None) -> tuple[tuple[str, ...], ...]:
+    """The table of rows that the rule expected most of, its head first; nothing without one."""
+    if not fit or not fit.get("rows"):
+        return ()
+    return COLUMNS, *row_lines(fit)
 
 
 def _time(results: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

@@ -1,0 +1,191 @@
+"""An edit in the terms of the rule that made it: what each row and layer was expected to give."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelsurgery.checkpoint.layouts import Address
+from modelsurgery.edit.edit import Edit, RowUpdate
+from modelsurgery.edit.effects import Measurement
+from modelsurgery.errors import RecipeError
+
+MOST_ROWS = 20
+
+
+@dataclass(frozen=True)
+class ExplainedRow:
+    """What a rule expects of one gate row.
+
+    Attributes:
+        layer: 1..L.
+        branch: which MLP of the block, as its layout calls it.
+        expert: which expert; None where there are none.
+        row: number of the row, from 0.
+        coefficients: what it gets of each of its matrix's directions.
+        gain: predicted rise of the loss on behavior texts over that on their opposites, nats a
+            token.
+        divergence: the price, predicted KL of this row's change alone, nats a token.
+        share: of the edit's predicted gain.
+    """
+
+    layer: int
+    branch: str
+    expert: int | None
+    row: int
+    coefficients: tuple[float, ...]
+    gain: float
+    divergence: float
+    share: float
+
+
+@dataclass(frozen=True)
+class ExplainedLayer:
+    """What a rule expects of the chosen rows of a layer.
+
+    Attributes:
+        layer: 1..L.
+        rows: chosen rows.
+        gain: sum of theirs.
+        divergence: sum of theirs.
+        share: of the edit's predicted gain.
+    """
+
+    layer: int
+    rows: int
+    gain: float
+    divergence: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a rule expects of an edit.
+
+    Attributes:
+        gain: sum over rows, to first order.
+        divergence: sum over rows, which are taken as independent.
+        measured: on the texts that the strength was chosen on; None where that was not measured.
+        layers: those with chosen rows, in order.
+        rows: those with the highest gain, best first. The rule chose rows in this order: at its
+            coefficients the gain of a row is what it gives inside a fixed price.
+    """
+
+    gain: float
+    divergence: float
+    measured: Measurement | None
+    layers: tuple[ExplainedLayer, ...]
+    rows: tuple[ExplainedRow, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return {
+            "predicted": {"gain": self.gain, "divergence": self.divergence},
+            "measured": None if self.measured is None else asdict(self.measured),
+            "by_layer": [asdict(layer) for layer in self.layers],
+            "rows": [asdict(row) for row in self.rows],
+        }
+
+
+def explain(edit: Edit, most_rows: int = MOST_ROWS) -> Explanation | None:
+    """What the rule expected of an edit; None of a rule that predicts nothing, and of sums.
+
+    Args:
+        edit: at its strength.
+        most_rows: rows that are told one by one.
+    """
+    matrices = _matrices(edit)
+    if not matrices:
+        return None
+    gain = sum(float(one.gains.sum()) for one in matrices)
+    rows = [(float(g), number, place) for number, one in enumerate(matrices)
+            for place, g in enumerate(one.gains)]  # fmt: skip
+    rows.sort(key=lambda one: (-abs(one[0]), one[1:]))
+    return Explanation(
+        gain,
+        sum(float(one.prices.sum()) for one in matrices),
+        edit.measured,
+        _layers(matrices, gain),
+        tuple(matrices[number].row(place, gain) for _, number, place in rows[:most_rows]),
+    )
+
+
+def strongest_direction(edit: Edit) -> NDArray[np.float32]:
+    """The direction of the update that adds most, in the sum of squares, [d] float32.
+
+    Raises:
+        RecipeError: the edit has no updates.
+    """
+    if not edit.updates:
+        raise RecipeError("the edit changes no row, so it has no direction")
+    sizes = [
+        float(np.square(one.coefficients).sum()) * float(np.square(one.direction).sum())
+        for one in edit.updates
+    ]
+    return edit.updates[int(np.argmax(sizes))].direction
+
+
+@dataclass(frozen=True)
+class _Matrix:
+    """Chosen rows [n] of a matrix with coefficients [k, n], gains [n] and prices [n]."""
+
+    address: Address
+    rows: NDArray[np.int32]
+    coefficients: NDArray[np.float32]
+    gains: NDArray[np.float64]
+    prices: NDArray[np.float64]
+
+    def row(self, place: int, whole: float) -> ExplainedRow:
+        """One of the rows."""
+        gain = float(self.gains[place])
+        return ExplainedRow(
+            self.address.block + 1,
+            self.address.branch,
+            None if self.address.expert < 0 else self.address.expert,
+            int(self.rows[place]),
+            tuple(float(one) for one in self.coefficients[:, place]),
+            gain,
+            float(self.prices[place]),
+            _share(gain, whole),
+        )
+
+
+def _matrices(edit: Edit) -> list[_Matrix]:
+    """Each matrix with its rows; none where an update lacks predictions."""
+    by_address: dict[Address, list[RowUpdate]] = {}
+    for update in edit.updates:
+        if update.predicted is None:
+            return []
+        by_address.setdefault(update.address, []).append(update)
+    found = []
+    for address, updates in sorted(by_address.items()):
+        rows = np.unique(np.concatenate([update.rows for update in updates]))
+        coefficients = np.zeros((len(updates), len(rows)), np.float32)
+        gains, prices = np.zeros(len(rows)), np.zeros(len(rows))
+        for number, update in enumerate(updates):
+            assert update.predicted is not None  # or there were none
+            places = np.searchsorted(rows, update.rows)
+            coefficients[number, places] = update.coefficients
+            gains[places] += update.predicted.gains
+            prices[places] += update.predicted.prices
+        found.append(_Matrix(address, rows, coefficients, gains, prices))
+    return found
+
+
+def _layers(matrices: Sequence[_Matrix], whole: float) -> tuple[ExplainedLayer, ...]:
+    by_layer: dict[int, list[_Matrix]] = {}
+    for one in matrices:
+        by_layer.setdefault(one.address.block + 1, []).append(one)
+    found = []
+    for layer, some in sorted(by_layer.items()):
+        gain, price = (sum(float(part.sum()) for part in parts) for parts in
+                       ([one.gains for one in some], [one.prices for one in some]))  # fmt: skip
+        rows = sum(len(one.rows) for one in some)
+        found.append(ExplainedLayer(layer, rows, gain, price, _share(gain, whole)))
+    return tuple(found)
+
+
+def _share(gain: float, whole: float) -> float:
+    return gain / whole if whole else 0.0

@@ -34,8 +34,18 @@ from modelsurgery.evaluation.protocol import decodings_of
 from modelsurgery.evaluation.screening import Effect, Screen
 from modelsurgery.model.activations.passes import Passes
 from modelsurgery.model.activations.sites import GateSite, find_sites
-from modelsurgery.model.activations.statistics import measure_gains, measure_inputs, measure_prices
-from modelsurgery.model.activations.texts import TokenizedText, tokenize_labelled, tokenize_plain
+from modelsurgery.model.activations.statistics import (
+    measure_gains,
+    measure_inputs,
+    measure_moments,
+    measure_prices,
+)
+from modelsurgery.model.activations.texts import (
+    TokenizedText,
+    texts_up_to,
+    tokenize_labelled,
+    tokenize_plain,
+)
 from modelsurgery.model.halves import Halves
 from modelsurgery.model.stacking import stacked
 from modelsurgery.rules.contrast import Contrast, contrast_of
@@ -46,7 +56,7 @@ from modelsurgery.rules.natural_gradient import (
     whitened_directions,
 )
 from modelsurgery.rules.proposing import direction_weights, fit_natural_gradient
-from modelsurgery.search.fitting import first_tokens, some_of_each, texts_up_to
+from modelsurgery.search.fitting import first_tokens, some_of_each
 
 TARGET = 0.02
 NEAR = 0.07
@@ -195,17 +205,17 @@ def ask_matrices(bench: Bench) -> None:
         folds = [[tokenize_labelled(model, kind.texts)] for kind in bench.contrast().kinds]
         passes = Passes(model)
         means = measure_inputs(passes, sites, [kind[0] for kind in folds])
-        prices = measure_prices(passes, sites, bench.neutral(), seed=bench.seed)
+        moments = measure_moments(passes, sites, bench.neutral())
+        squares = measure_prices(passes, sites, bench.neutral(), seed=bench.seed)
         weights = direction_weights([bench.contrast()])
         directions = {
-            site.name: whitened_directions(
-                prices.moments[site.name], means.by_site[site.name], weights
-            )
+            site.name: whitened_directions(moments[site.name], means.by_site[site.name], weights)
             for site in sites
         }
         gains = measure_gains(passes, sites, directions, folds)
         slopes = [
-            site_slopes(site, gains, prices, directions[site.name], [1.0, -1.0]) for site in sites
+            site_slopes(gains, name, moments[name], squares[name], directions[name], [1.0, -1.0])
+            for name in directions
         ]
         added = ROW_DAMPING * sum(one.mean_price for one in slopes) / len(slopes)
         solved = [solve_rows(one.whole, one, added)[0, 0] for one in slopes]

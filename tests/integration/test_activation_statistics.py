@@ -1,7 +1,9 @@
 """Statistics of activations, for every family: against differences of losses and sums by hand."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,7 +117,6 @@ def test_what_sites_read_is_summed_over_tokens_and_not_padding(family: str, tmp_
             model.decoder(input_ids=torch.tensor([text.ids]))
     means = measure_inputs(Passes(model), sites, [TEXTS, TEXTS[:1]])
     moments = measure_moments(Passes(model), sites, TEXTS)
-    prices = measure_prices(Passes(model), sites, TEXTS)
     for site in sites:
         whole = [one.reshape(-1, len(text.ids), one.shape[-1]).sum(0)
                  for one, text in zip(seen[site.name], TEXTS, strict=True)]  # fmt: skip
@@ -126,20 +127,16 @@ def test_what_sites_read_is_summed_over_tokens_and_not_padding(family: str, tmp_
         torch.testing.assert_close(means.by_site[site.name], expected, rtol=1e-4, atol=1e-5)
         tokens = torch.cat(whole)
         moment = tokens.T @ tokens / 10
-        for found in (moments[site.name], prices.moments[site.name]):
-            assert isinstance(found, DenseMoment)
-            torch.testing.assert_close(found.matrix, moment, rtol=1e-4, atol=1e-5)
+        found = moments[site.name]
+        assert isinstance(found, DenseMoment)
+        torch.testing.assert_close(found.matrix, moment, rtol=1e-4, atol=1e-5)
         # The same inputs, kept as they are: of ten all, or every other one.
         batches = sorted(zip(TEXTS, whole, strict=True), key=lambda one: -len(one[0].ids))
         in_order = torch.cat([one for _, one in batches])
         for samples, kept in ((16, in_order), (5, in_order[::2])):
-            passes = Passes(model, samples=samples)
-            for by_name in (
-                measure_moments(passes, sites, TEXTS), measure_prices(passes, sites, TEXTS).moments
-            ):  # fmt: skip
-                sampled = by_name[site.name]
-                assert isinstance(sampled, SampledMoment)
-                torch.testing.assert_close(sampled.inputs, kept, rtol=1e-4, atol=1e-5)
+            sampled = measure_moments(Passes(model, samples=samples), sites, TEXTS)[site.name]
+            assert isinstance(sampled, SampledMoment)
+            torch.testing.assert_close(sampled.inputs, kept, rtol=1e-4, atol=1e-5)
 
 
 def test_prices_are_mean_squares_of_gradients_of_labels_that_the_model_draws(
@@ -164,7 +161,7 @@ def test_prices_are_mean_squares_of_gradients_of_labels_that_the_model_draws(
         (gradient,) = torch.autograd.grad(told[token], captured[0], retain_graph=True)
         expected += share.detach() * gradient[0].square().sum(0)
     found = torch.stack(
-        [measure_prices(Passes(model), sites, [text], seed=seed).squares[site.name][0]
+        [measure_prices(Passes(model), sites, [text], seed=seed)[site.name][0]
          for seed in range(400)]
     ).mean(0)  # fmt: skip
     ratio = float(found.sum() / expected.sum())
@@ -187,9 +184,14 @@ def test_blocks_computed_again_give_the_same(family: str, tmp_path: Path) -> Non
     assert not any(module.training for module in model.model.modules())
 
 
-@pytest.mark.parametrize("samples", [None, 50])
+Measure = Callable[[Passes, Sequence[GateSite], Sequence[TokenizedText]], dict[str, Any]]
+
+
+@pytest.mark.parametrize(
+    ("measure", "samples"), [(measure_prices, None), (measure_moments, None), (measure_moments, 50)]
+)
 def test_a_pass_that_was_killed_loses_one_batch(
-    samples: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    measure: Measure, samples: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = loaded(write_tiny_model(tmp_path / "m"))
     sites = find_sites(model.model)
@@ -197,7 +199,7 @@ def test_a_pass_that_was_killed_loses_one_batch(
         TokenizedText(tuple(model.tokenizer(text)["input_ids"])) for text in tiny_sentences(40)
     ]
     passes = Passes(model, batch_tokens=64, samples=samples)
-    whole = measure_prices(passes, sites, texts)
+    whole = measure(passes, sites, texts)
     batches = len(list(text_batches(model, texts, 64)))
     kept = Ledger.keep
     count = 0
@@ -212,14 +214,16 @@ def test_a_pass_that_was_killed_loses_one_batch(
     monkeypatch.setattr(Ledger, "keep", killed)
     monkeypatch.setattr("modelsurgery.model.activations.ledger.MOST_WRITING", 1e9)
     with pytest.raises(KeyboardInterrupt):
-        measure_prices(replace(passes, ledger=Ledger(tmp_path / "l")), sites, texts)
+        measure(replace(passes, ledger=Ledger(tmp_path / "l")), sites, texts)
     count = 100
-    again = measure_prices(replace(passes, ledger=Ledger(tmp_path / "l")), sites, texts)
+    again = measure(replace(passes, ledger=Ledger(tmp_path / "l")), sites, texts)
     assert count - 100 == batches - 3  # all batches but the three that were kept
-    for name, one in whole.squares.items():
-        assert torch.equal(again.squares[name], one)
-        known, found = (vars(some.moments[name]) for some in (whole, again))
-        assert all(torch.equal(found[key], one) for key, one in known.items())
+    for name, one in whole.items():
+        if isinstance(one, torch.Tensor):
+            assert torch.equal(again[name], one)
+        else:
+            known, found = vars(one), vars(again[name])
+            assert all(torch.equal(found[key], some) for key, some in known.items())
 
 
 def test_another_model_or_text_is_not_taken_for_the_one_in_the_ledger(tmp_path: Path) -> None:

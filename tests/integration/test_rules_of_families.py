@@ -58,6 +58,23 @@ def test_edits_pull_the_labels_apart_either_way(family: str, tmp_path: Path) -> 
     assert away > 1e-5
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3_moe"])
+def test_what_neutral_text_counts_for_keeps_its_loss_down(family: str, tmp_path: Path) -> None:
+    model = loaded(write_tiny_model(tmp_path / "m", family))
+    texts, plain = planted(), tiny_sentences(40, seed=3)
+    neutral = tokenize_plain(model, plain)
+    screen = Screen(model, (), (), plain)
+    rises, gaps = [], []
+    for kept in (0.0, 1e4, 1e9):
+        fitted = fit_natural_gradient(Passes(model), [contrast_of(texts)], neutral, kept=kept)
+        edit = fitted.proposal().edit(0.3, strength=0.02)
+        rises.append(screen.measure([edit])[0].clean)
+        gaps.append(gap(model, texts, edit))
+    assert rises[2] < rises[1] < rises[0]
+    assert rises[2] < -1e-6
+    assert gaps[0] > gaps[2]
+
+
 @pytest.mark.parametrize("family", ["phi3", "gpt_oss"])
 def test_an_edit_of_the_rule_is_the_same_in_memory_and_on_disk(family: str, tmp_path: Path) -> None:
     model = loaded(write_tiny_model(tmp_path / "m", family))

@@ -9,8 +9,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from modelsurgery.model.activations.moments import DenseMoment
-from modelsurgery.model.activations.sites import GateSite
-from modelsurgery.model.activations.statistics import Gains, Prices
+from modelsurgery.model.activations.statistics import Gains
 from modelsurgery.rules.contrast import Contrast, TextKind
 from modelsurgery.rules.natural_gradient import (
     PROBING_DIVERGENCE,
@@ -38,6 +37,7 @@ def slopes_of(folds: Array, generator: Generator) -> SiteSlopes:
     total = folds.sum(0)
     return SiteSlopes(
         total / len(folds),
+        np.zeros_like(total),
         folds,
         (total - folds) / (len(folds) - 1),
         generator.uniform(0.5, 2, folds.shape[2:]),
@@ -91,19 +91,19 @@ def test_the_predicted_divergence_is_half_the_quadratic_form(directions: int) ->
 
 def test_slopes_are_means_over_tokens_weighted_by_kind() -> None:
     generator = np.random.default_rng(4)
-    module = torch.nn.Linear(6, ROWS)
-    site = GateSite("gate", module, module.weight, (), torch.arange(ROWS))
-    tokens = generator.integers(1, 9, size=(2, FOLDS)).astype(float)
-    each = generator.normal(size=(2, FOLDS, 1, 1, ROWS))
+    tokens = generator.integers(1, 9, size=(3, FOLDS)).astype(float)  # two kinds, neutral text
+    each = generator.normal(size=(3, FOLDS, 1, 1, ROWS))
     sums = each * tokens[:, :, None, None, None]
     directions, moment = generator.normal(size=(1, 6)), positive(generator, 6)
     squares = torch.ones(1, ROWS, dtype=torch.float64)
     found = site_slopes(
-        site,
         Gains({"gate": torch.tensor(sums)}, torch.tensor(tokens)),
-        Prices({"gate": DenseMoment(torch.tensor(moment))}, {"gate": squares}, 1),
+        "gate",
+        DenseMoment(torch.tensor(moment)),
+        squares,
         torch.tensor(directions),
         [1.0, -2.0],
+        kept=3.0,
     )
     np.testing.assert_allclose(found.folds, each[0] - 2 * each[1], rtol=1e-12)
 
@@ -113,6 +113,9 @@ def test_slopes_are_means_over_tokens_weighted_by_kind() -> None:
 
     np.testing.assert_allclose(found.whole, weighted([0, 1, 2, 3, 4]), rtol=1e-12)
     np.testing.assert_allclose(found.without[1], weighted([0, 2, 3, 4]), rtol=1e-12)
+    neutral = np.average(each[2], axis=0, weights=tokens[2])
+    np.testing.assert_allclose(found.kept, 3 * neutral, rtol=1e-12)
+    np.testing.assert_allclose(found.net, weighted([0, 1, 2, 3, 4]) - 3 * neutral, rtol=1e-12)
     np.testing.assert_allclose(found.overlap, directions @ moment @ directions.T, rtol=1e-12)
 
 

@@ -8,6 +8,9 @@ For a gate site with input x and gates g = W x:
   rises over that on its opposite with the row's coefficient.
 - price: Fᵢ = E[γᵢ²] vᵀA v with labels drawn from the model, on neutral text: KL ≈ ½ Σ Fᵢ cᵢ².
   Inputs and gradients are taken as independent (K-FAC; Martens and Grosse 2015).
+- what is kept: from bᵢ goes w E₀[γᵢ (v·x)], the slope of the loss on neutral text itself. The
+  price is of second order and says nothing about the first: without it an edit of the same KL
+  raises the perplexity of text that it should leave alone.
 - coefficient cᵢ = bᵢ / (Fᵢ + λ F̄), score bᵢ² / (Fᵢ + λ F̄): the gain inside a fixed price.
 
 Several directions of a site make vᵀA v a matrix, and bᵢ and cᵢ vectors.
@@ -23,11 +26,12 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from modelsurgery.model.activations.moments import Moment
-from modelsurgery.model.activations.sites import GateSite
-from modelsurgery.model.activations.statistics import Gains, Prices
+from modelsurgery.model.activations.statistics import Gains
 
 DIRECTION_DAMPING = 0.1
 ROW_DAMPING = 0.1
+KEPT_WEIGHT = 10.0  # w: what a nat on neutral text counts for, at most (docs/log.md)
+KEPT_TOKENS = 6000  # of neutral text, from which on it counts in full: fewer are mostly noise
 
 Array = NDArray[np.float64]
 
@@ -59,6 +63,7 @@ class SiteSlopes:
 
     Attributes:
         whole: rise of what is wanted, nats a token, [k, experts, rows].
+        kept: rise of the loss on neutral text, times what it counts for, the same.
         folds: the same in each fold of the texts alone, [folds, k, experts, rows].
         without: the same without each fold, [folds, k, experts, rows].
         squares: E[γᵢ²], [experts, rows].
@@ -66,10 +71,16 @@ class SiteSlopes:
     """
 
     whole: Array
+    kept: Array
     folds: Array
     without: Array
     squares: Array
     overlap: Array
+
+    @property
+    def net(self) -> Array:
+        """What coefficients are solved for: what is wanted less what it would cost."""
+        return self.whole - self.kept
 
     @property
     def mean_price(self) -> float:
@@ -78,34 +89,48 @@ class SiteSlopes:
 
 
 def site_slopes(
-    site: GateSite, gains: Gains, prices: Prices, directions: torch.Tensor, weights: Sequence[float]
+    gains: Gains,
+    name: str,
+    moment: Moment,
+    squares: torch.Tensor,
+    directions: torch.Tensor,
+    weights: Sequence[float],
+    kept: float = 0.0,
 ) -> SiteSlopes:
     """Slopes of what is wanted: the weighted sum of the mean losses of kinds of texts.
 
     Args:
-        site: the gate site.
-        gains: of n kinds of texts in folds.
-        prices: on neutral text.
+        gains: of n kinds of texts in folds, and of neutral text behind them.
+        name: of the gate site.
+        moment: second moment of its inputs on neutral text.
+        squares: E[γᵢ²] on neutral text, [experts, rows].
         directions: of the site, [k, d].
         weights: what a rise of each kind's mean loss counts for, [n].
+        kept: what a rise of the mean loss on neutral text counts for.
     """
-    sums = gains.by_site[site.name].cpu().numpy()  # [n, folds, k, experts, rows]
+    count = len(weights)
+    sums = gains.by_site[name].cpu().numpy()  # [n + 1, folds, k, experts, rows]
     tokens = gains.tokens.numpy()
-    counted = np.asarray(weights)
     total, all_tokens = sums.sum(1), tokens.sum(1)
 
-    def wanted(some: Array, count: Array) -> Array:
-        share = counted.reshape(-1, *[1] * (some.ndim - 1))
-        means = some / np.maximum(count, 1).reshape(*count.shape, *[1] * (some.ndim - count.ndim))
-        return np.asarray((share * means).sum(0))
+    def wanted(some: Array, seen: Array) -> Array:
+        share = np.reshape(weights, (-1, *[1] * (some.ndim - 1)))
+        return np.asarray((share * _means(some[:count], seen[:count])).sum(0))
 
     return SiteSlopes(
         wanted(total, all_tokens),
+        kept * _means(total[count:], all_tokens[count:]).sum(0),
         wanted(sums, tokens),
         wanted(total[:, None] - sums, all_tokens[:, None] - tokens),
-        prices.squares[site.name].cpu().numpy(),
-        prices.moments[site.name].overlap(directions).numpy(),
+        squares.cpu().numpy(),
+        moment.overlap(directions).numpy(),
     )
+
+
+def _means(sums: Array, tokens: Array) -> Array:
+    """Means over tokens, whose counts have the first dimensions of the sums."""
+    counts = tokens.reshape(*tokens.shape, *[1] * (sums.ndim - tokens.ndim))
+    return np.asarray(sums / np.maximum(counts, 1))
 
 
 def solve_rows(slopes: Array, known: SiteSlopes, added: float) -> Array:

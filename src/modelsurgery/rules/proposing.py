@@ -21,12 +21,14 @@ from modelsurgery.model.activations.statistics import (
     measure_moments,
     measure_prices,
 )
-from modelsurgery.model.activations.texts import TokenizedText, tokenize_labelled
+from modelsurgery.model.activations.texts import TokenizedText, texts_up_to, tokenize_labelled
 from modelsurgery.model.loading import LanguageModel
 from modelsurgery.model.stacking import score_model_rows
 from modelsurgery.rules.contrast import Contrast
 from modelsurgery.rules.least_squares import SiteResponses
 from modelsurgery.rules.natural_gradient import (
+    KEPT_TOKENS,
+    KEPT_WEIGHT,
     ROW_DAMPING,
     Array,
     Evidence,
@@ -40,6 +42,7 @@ from modelsurgery.rules.natural_gradient import (
 from modelsurgery.rules.proposal import RowProposal
 
 FOLDS = 5
+PRICED_TOKENS = 1000  # of neutral text whose gradients are squared: more change nothing
 
 
 @dataclass(frozen=True)
@@ -70,23 +73,27 @@ class NaturalGradient:
         """
         share = ROW_DAMPING if damping is None else damping
         added = share * float(np.mean([site.mean_price for site in self.slopes]))
-        found: dict[Address, tuple[Array, Array, Array]] = {}
+        found: dict[Address, tuple[Array, ...]] = {}
         for site, known in zip(self.sites, self.slopes, strict=True):
-            coefficients = solve_rows(known.whole, known, added)
-            parts = coefficients, coefficients * known.whole, priced(coefficients, known)
+            coefficients = solve_rows(known.net, known, added)
+            parts = (
+                coefficients,
+                coefficients * known.whole,
+                priced(coefficients, known),
+                coefficients * known.net,
+            )
             for number, gate in enumerate(site.gates):
-                own = [part[:, number] for part in parts]
-                found[gate.address] = (own[0], own[1], own[2])
+                found[gate.address] = tuple(part[:, number] for part in parts)
         named = {gate.address: site.name for site in self.sites for gate in site.gates}
         gates = self.model.gates
-        each, rises, prices = (
-            tuple(found[gate.address][part] for gate in gates) for part in range(3)
+        each, rises, prices, net = (
+            tuple(found[gate.address][part] for gate in gates) for part in range(4)
         )
         return RowProposal(
             "natural-gradient",
             gates,
             tuple(self.directions[named[gate.address]].numpy() for gate in gates),
-            tuple(one.sum(0) for one in rises),
+            tuple(one.sum(0) for one in net),
             each,
             mean_row_norm(self.sites),
             rises,
@@ -121,6 +128,7 @@ def fit_natural_gradient(
     contrasts: Sequence[Contrast],
     neutral: Sequence[TokenizedText],
     *,
+    kept: float = KEPT_WEIGHT,
     seed: int = 0,
 ) -> NaturalGradient:
     """The natural-gradient rule, for one behavior or several at once.
@@ -128,7 +136,9 @@ def fit_natural_gradient(
     Args:
         passes: how texts are read.
         contrasts: what is to be pulled apart, one for each behavior, with their weights.
-        neutral: texts on which the model should stay as it is.
+        neutral: texts on which the model should stay as it is; prices are measured on the first
+            `PRICED_TOKENS` tokens.
+        kept: what a rise of the loss on neutral text counts for, against that of each behavior.
         seed: of folds and of the labels that the model draws.
     """
     model = passes.model
@@ -142,14 +152,20 @@ def fit_natural_gradient(
     means = measure_inputs(
         passes, sites, [[one for fold in kind for one in fold] for kind in folds]
     )
-    prices = measure_prices(passes, sites, neutral, seed=seed)
+    moments = measure_moments(passes, sites, neutral)
+    squares = measure_prices(passes, sites, texts_up_to(neutral, PRICED_TOKENS), seed=seed)
     rows = direction_weights(contrasts)
     directions = {
-        name: whitened_directions(prices.moments[name], mean, rows)
-        for name, mean in means.by_site.items()
+        name: whitened_directions(moments[name], mean, rows) for name, mean in means.by_site.items()
     }
-    gains = measure_gains(passes, sites, directions, folds)
-    slopes = [site_slopes(one, gains, prices, directions[one.name], weights) for one in sites]
+    gains = measure_gains(
+        passes, sites, directions, [*folds, [neutral[start::FOLDS] for start in range(FOLDS)]]
+    )
+    kept *= sum(map(abs, weights)) / 2 * min(1.0, float(gains.tokens[-1].sum()) / KEPT_TOKENS)
+    slopes = [
+        site_slopes(gains, name, moments[name], squares[name], directions[name], weights, kept)
+        for name in directions
+    ]
     return NaturalGradient(model, sites, directions, tuple(slopes))
 
 

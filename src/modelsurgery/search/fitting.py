@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import zip_longest
 from typing import Literal
 
 from modelsurgery.data.texts import LabelledText, split_texts, texts_sha256
@@ -18,12 +19,12 @@ from modelsurgery.files.progress import Progress, silent
 from modelsurgery.files.provenance import provenance
 from modelsurgery.model.activations.ledger import Ledger
 from modelsurgery.model.activations.passes import Passes
-from modelsurgery.model.activations.texts import TokenizedText, tokenize_labelled, tokenize_plain
+from modelsurgery.model.activations.texts import texts_up_to, tokenize_labelled, tokenize_plain
 from modelsurgery.model.hidden_states import extract_hidden_states
 from modelsurgery.model.loading import LanguageModel
 from modelsurgery.model.probe_fitting import fit_probe_on_texts
 from modelsurgery.rules.contrast import contrast_of, pulled_apart
-from modelsurgery.rules.natural_gradient import Evidence
+from modelsurgery.rules.natural_gradient import KEPT_TOKENS, Evidence
 from modelsurgery.rules.proposal import DEFAULT_RULE, RULES, RowProposal, Rule
 from modelsurgery.rules.proposing import (
     fit_natural_gradient,
@@ -33,7 +34,7 @@ from modelsurgery.rules.proposing import (
 from modelsurgery.search import Budget, Setting, fit_strength
 
 RULE_TEXTS = 200  # of each kind that a rule reads, at most: more change little (docs/log.md)
-PRICE_TOKENS = 3000  # of neutral text that prices are measured on
+SCREEN_TOKENS = 3000  # of neutral text that strengths are measured on
 RULE_STRENGTH = 0.3  # where a search for the strength of an edit begins
 SCREEN_TEXTS = 64  # of each label that an edit's effect is measured on
 HELD_OUT_SHARE = 0.25
@@ -90,8 +91,11 @@ def fit_rule(
         return FittedRule(lambda _: paper)
     contrast = contrast_of(texts, sign=sign)
     # The last ones: strengths are measured on the first.
-    read = texts_up_to(tokenize_plain(passes.model, neutral)[::-1], PRICE_TOKENS)
-    read += texts_up_to(tokenize_labelled(passes.model, own), PRICE_TOKENS)
+    plain = texts_up_to(tokenize_plain(passes.model, neutral)[::-1], KEPT_TOKENS)
+    answers = texts_up_to(tokenize_labelled(passes.model, own), KEPT_TOKENS)
+    # In turn, so that some of either come first.
+    pairs = zip_longest(plain, answers)
+    read = [text for pair in pairs for text in pair if text is not None]
     if rule == "least-squares":
         solved = least_squares_proposal(passes, contrast, read)
         return FittedRule(lambda _: solved)
@@ -253,20 +257,8 @@ def some_of_each(texts: Sequence[LabelledText], count: int) -> tuple[LabelledTex
     return tuple(kept)
 
 
-def texts_up_to(texts: Sequence[TokenizedText], tokens: int) -> list[TokenizedText]:
-    """Texts from the beginning, with about so many tokens altogether."""
-    kept: list[TokenizedText] = []
-    total = 0
-    for text in texts:
-        if total >= tokens:
-            break
-        kept.append(text)
-        total += len(text.ids)
-    return kept
-
-
 def first_tokens(
-    model: LanguageModel, texts: Sequence[str], tokens: int = PRICE_TOKENS
+    model: LanguageModel, texts: Sequence[str], tokens: int = SCREEN_TOKENS
 ) -> list[str]:
     """Texts from the beginning, with about so many tokens altogether."""
     count = len(texts_up_to(tokenize_plain(model, texts), tokens))

@@ -5,11 +5,11 @@ Passes over texts, none of which keeps a gradient of a weight:
 - `measure_inputs`, forward: the mean input of every gate site for each kind of text.
 - `measure_moments`, forward: the second moment E[x xᵀ] of a site's input on neutral text, as a
   matrix or, of wide models, as a sample of inputs (`moments`).
-- `measure_prices`, forward and backward on neutral text: the same moment, and
-  E[γᵢ²] of every row, γ = ∂ℓ/∂g being the gradient by the gates of the loss of labels
-  that the model draws itself (the Fisher information: its quadratic form is twice the KL).
-- `measure_gains`, forward and backward on labelled texts: E[γᵢ (v·x)], the slope of the loss when
-  row i gets the direction v.
+- `measure_prices`, forward and backward on neutral text: E[γᵢ²] of every row, γ = ∂ℓ/∂g being the
+  gradient by the gates of the loss of labels that the model draws itself (the Fisher information:
+  its quadratic form is twice the KL).
+- `measure_gains`, forward and backward on texts: E[γᵢ (v·x)], the slope of the loss when row i gets
+  the direction v.
 
 x is the input of a gate projection (after its norm), g = W x its output. Memory does not grow with
 the number of texts.
@@ -40,21 +40,6 @@ class InputMeans:
     """
 
     by_site: dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Prices:
-    """What an addition to the inputs of gates costs on neutral text.
-
-    Attributes:
-        moments: second moment of each site's input, E[x xᵀ], by name.
-        squares: E[γᵢ²] of each site's rows, [experts, rows] float64, per predicted token.
-        tokens: predicted tokens of neutral text.
-    """
-
-    moments: dict[str, Moment]
-    squares: dict[str, torch.Tensor]
-    tokens: int
 
 
 @dataclass(frozen=True)
@@ -112,46 +97,41 @@ def measure_moments(
 
 def measure_prices(
     passes: Passes, sites: Sequence[GateSite], texts: Sequence[TokenizedText], *, seed: int = 0
-) -> Prices:
-    """Second moments of inputs and mean squares of gradients on neutral text.
+) -> dict[str, torch.Tensor]:
+    """Mean squares E[γᵢ²] of the gradients of rows on neutral text, a predicted token.
 
     Args:
         passes: how texts are read.
         sites: the model's gate sites.
         texts: neutral texts.
         seed: of the labels that the model draws.
+
+    Returns:
+        [experts, rows] float64 of each site, by name.
     """
     reader = passes.reader()
-    kept = MomentSums(passes, sites, texts, reader.batch_tokens)
-    sums = {**kept.empty(), "tokens": torch.zeros(2, dtype=torch.float64)}
+    sums: Sums = {"tokens": torch.zeros(1, dtype=torch.float64)}
     for site in sites:
         shape, place = (len(site.gates), site.rows), site.parameter.device
-        sums[f"square.{site.name}"] = torch.zeros(shape, dtype=torch.float64, device=place)
+        sums[site.name] = torch.zeros(shape, dtype=torch.float64, device=place)
 
     def on_gate(site: GateSite, first: int, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
         count = len(inputs)
 
         def on_gradient(gradient: torch.Tensor) -> None:
             rows = site.pick(gradient).reshape(count, -1, site.rows).float()
-            square = sums[f"square.{site.name}"]
-            square[first : first + count] += rows.square().sum(1).double()
+            sums[site.name][first : first + count] += rows.square().sum(1).double()
 
         outputs.register_hook(on_gradient)
 
     def read(_: int, batch: TextBatch) -> None:
-        with kept.watching(batch, sums), watching_gates(passes.model.model, sites, on_gate):
+        with watching_gates(passes.model.model, sites, on_gate):
             reader.backward(batch, drawn=seed + PRIME * batch.rows[0])
-        sums["tokens"] += torch.tensor([batch.tokens, int(batch.predicted.sum())])
+        sums["tokens"] += int(batch.predicted.sum())
 
-    passes.run(
-        "prices", [texts], sums, read, seed, *kept.settings, batch_tokens=reader.batch_tokens
-    )
-    predicted = float(sums["tokens"][1])
-    return Prices(
-        kept.moments(sums),
-        {site.name: sums[f"square.{site.name}"] / predicted for site in sites},
-        int(predicted),
-    )
+    passes.run("prices", [texts], sums, read, seed, batch_tokens=reader.batch_tokens)
+    predicted = float(sums.pop("tokens"))
+    return {name: total / predicted for name, total in sums.items()}
 
 
 def measure_gains(

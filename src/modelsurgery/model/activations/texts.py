@@ -95,3 +95,15 @@ def text_batches(
         starts = torch.tensor([texts[row].start for row in rows], device=mask.device)
         position = torch.arange(mask.shape[1], device=mask.device)
         yield TextBatch(rows, inputs, mask & (position >= starts.unsqueeze(1)))
+
+
+def texts_up_to(texts: Sequence[TokenizedText], tokens: int) -> list[TokenizedText]:
+    """Texts from the beginning, with about so many tokens altogether."""
+    kept: list[TokenizedText] = []
+    total = 0
+    for text in texts:
+        if total >= tokens:
+            break
+        kept.append(text)
+        total += len(text.ids)
+    return kept

@@ -16,8 +16,10 @@ from modelsurgery.pipeline.choosing import REPORT_TEXTS
 from modelsurgery.pipeline.recipe import Recipe
 from modelsurgery.pipeline.scheduling.pace import Pace
 from modelsurgery.pipeline.scheduling.sizes import NAMES, Sizes, given
+from modelsurgery.rules.natural_gradient import KEPT_TOKENS
+from modelsurgery.rules.proposing import PRICED_TOKENS
 from modelsurgery.search import default_probe_layers
-from modelsurgery.search.fitting import PRICE_TOKENS, RULE_TEXTS, some_of_each
+from modelsurgery.search.fitting import RULE_TEXTS, some_of_each
 from modelsurgery.search.search import (
     AT_A_TIME,
     CONTINUATIONS,
@@ -231,14 +233,15 @@ class _Amounts:
         if self.recipe.chosen_rule == "least-squares":
             return [
                 Stage("gate inputs", reads=tokens),
-                Stage("block outputs", reads=tokens + PRICE_TOKENS),
-                Stage("moments", reads=PRICE_TOKENS),
-                Stage("responses", learns=tokens / 2 + 2 * PRICE_TOKENS),
+                Stage("block outputs", reads=tokens + KEPT_TOKENS),
+                Stage("moments", reads=KEPT_TOKENS),
+                Stage("responses", learns=tokens / 2 + 2 * KEPT_TOKENS),
             ]
         return [
             Stage("gate inputs", reads=tokens),
-            Stage("prices", learns=PRICE_TOKENS),
-            Stage("gains", learns=tokens),
+            Stage("moments", reads=KEPT_TOKENS),
+            Stage("prices", learns=PRICED_TOKENS),
+            Stage("gains", learns=tokens + KEPT_TOKENS),
         ]
 
     def _search(self, sizes: Sizes) -> list[Stage]:

@@ -18,7 +18,7 @@ from modelsurgery.data.behaviors import BehaviorFile, describe_behavior, load_be
 from modelsurgery.edit.probe import DirectionRule, Fit
 from modelsurgery.edit.region import PAPER_ROWS
 from modelsurgery.evaluation.judges import judge_for
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.probe_fitting import fit_probe_on_texts
 from modelsurgery.search import Budget, Search, Setting, Trial, default_space
 from modelsurgery.search.doses import FIRST_STRENGTH, corrected_strength

@@ -32,7 +32,7 @@ from modelsurgery.edit.region import PAPER_ROWS
 from modelsurgery.evaluation.judges import Judge, judge_for
 from modelsurgery.evaluation.measurement import decoding_of, prompt_rates
 from modelsurgery.evaluation.screening import Screen
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.probe_fitting import fit_probe_on_texts
 from modelsurgery.search import Budget, Search, Setting, Study, Trial, default_space
 

@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     from modelsurgery.errors import SurgeryError
     from modelsurgery.export import GgufAdapter, PeftAdapter, write_gguf_adapter, write_peft_adapter
     from modelsurgery.model.hidden_states import HiddenStates, extract_hidden_states
-    from modelsurgery.model.loading import LanguageModel, load_model
+    from modelsurgery.model.language_model import LanguageModel
+    from modelsurgery.model.loading import load_model
     from modelsurgery.model.probe_fitting import fit_probe, fit_probe_on_texts
+    from modelsurgery.model.wrapping import wrap
     from modelsurgery.pipeline.recipe import Recipe
     from modelsurgery.pipeline.running import run_recipe
     from modelsurgery.search.fitting import fit_edit
@@ -46,7 +48,7 @@ _MODULES = {
     "GgufAdapter": "export",
     "HiddenStates": "model.hidden_states",
     "LabelledText": "data.texts",
-    "LanguageModel": "model.loading",
+    "LanguageModel": "model.language_model",
     "PeftAdapter": "export",
     "Plan": "apply.plan",
     "Probe": "edit.probe",
@@ -83,6 +85,7 @@ _MODULES = {
     "split_texts": "data.texts",
     "undo": "apply.undoing",
     "verify": "apply.verification",
+    "wrap": "model.wrapping",
     "write_gguf_adapter": "export",
     "write_peft_adapter": "export",
 }
@@ -134,6 +137,7 @@ __all__ = [
     "split_texts",
     "undo",
     "verify",
+    "wrap",
     "write_gguf_adapter",
     "write_peft_adapter",
 ]

@@ -14,7 +14,7 @@ from modelsurgery.edit.explanation import explain
 from modelsurgery.evaluation.screening import Screen
 from modelsurgery.model.activations.passes import Passes
 from modelsurgery.model.activations.texts import tokenize_plain
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.rules.contrast import contrast_of
 from modelsurgery.rules.proposing import fit_natural_gradient
 from tiny import tiny_sentences, write_tiny_model

@@ -17,7 +17,8 @@ from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import DamageBudgetError, TextsError
 from modelsurgery.evaluation.own_answers import harmless_requests, own_answers
 from modelsurgery.evaluation.screening import Effect, Screen
-from modelsurgery.model.loading import LanguageModel, load_model
+from modelsurgery.model.language_model import LanguageModel
+from modelsurgery.model.loading import load_model
 from modelsurgery.rules.contrast import pulled_apart
 from modelsurgery.search import Budget, Setting, fit_strength
 from tiny import tiny_sentences

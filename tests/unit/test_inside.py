@@ -23,7 +23,7 @@ from modelsurgery.errors import EditMismatchError, NothingChangedError, RecipeEr
 from modelsurgery.interpret import Inside, look_inside, nearest_rows, read_probe
 from modelsurgery.interpret.lens import read_tokens
 from modelsurgery.model.hidden_states import extract_hidden_states
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 from tiny import tiny_sentences, write_tiny_model
 
 D = 32

@@ -10,7 +10,8 @@ import yaml
 
 from modelsurgery.data.behaviors import Behavior
 from modelsurgery.errors import NoSignalError, OutputExistsError
-from modelsurgery.model.loading import LanguageModel, load_model
+from modelsurgery.model.language_model import LanguageModel
+from modelsurgery.model.loading import load_model
 from modelsurgery.pipeline.recipe import Recipe
 from modelsurgery.pipeline.running import SETTLED, judged_behavior, plan_recipe, run_recipe
 from modelsurgery.pipeline.runs import MANIFEST_FILE, open_run

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from modelsurgery.edit.edit import Edit
     from modelsurgery.interpret import Inside
-    from modelsurgery.model.loading import LanguageModel
+    from modelsurgery.model.language_model import LanguageModel
 
 TABLES = ("explanation", "inside", "with")  # parts of the answer that are shown as tables
 

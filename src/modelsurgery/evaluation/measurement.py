@@ -15,7 +15,7 @@ from modelsurgery.evaluation.judges.verdicts import UNKNOWN
 from modelsurgery.evaluation.statistics import PairedChange, Rate, paired_change, rate_of
 from modelsurgery.evaluation.store import Store, judged
 from modelsurgery.files.progress import Progress, silent
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 
 FACT_TOKENS = 8
 

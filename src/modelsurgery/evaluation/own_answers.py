@@ -10,7 +10,7 @@ from modelsurgery.data.texts import LabelledText
 from modelsurgery.evaluation.generation import Decoding, TransformersGenerator
 from modelsurgery.evaluation.store import Store
 from modelsurgery.files.progress import Progress, silent
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 
 ANSWER_TOKENS = 48
 MOST_ANSWERS = 64

@@ -28,7 +28,7 @@ from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.chat_template import Text
 from modelsurgery.model.halves import Batch
 from modelsurgery.model.hidden_states import batches
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.token_ids import ReplyIds, Source, answer_ids
 
 PARTS = 8  # edits that share a forward pass

@@ -11,7 +11,7 @@ from modelsurgery.evaluation.screening import Effect
 from modelsurgery.evaluation.statistics import Z_95
 from modelsurgery.evaluation.store import Store
 from modelsurgery.files.progress import Progress, silent
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 
 TUNING_TOKENS = 48  # of a continuation that a choice is made on: refusals come early
 

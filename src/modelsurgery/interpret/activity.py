@@ -18,7 +18,7 @@ from modelsurgery.checkpoint.layouts import Address
 from modelsurgery.model.activations.neurons import Neurons
 from modelsurgery.model.chat_template import Text
 from modelsurgery.model.hidden_states import BATCH_TOKENS, MAX_TOKENS, batches
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 
 Neuron = tuple[Address, int]  # of which gate matrix, which row
 

@@ -19,7 +19,7 @@ import torch
 from modelsurgery.errors import UnsupportedModelError
 from modelsurgery.interpret.tokens import Token, named_tokens
 from modelsurgery.model.blocks import block_list
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 
 SHORTEST = 0.5  # of the mean length of a row; what is shorter counts as this, or noise would lead
 ROWS_AT_A_TIME = 8192

@@ -44,7 +44,7 @@ from modelsurgery.interpret.reactions import (
 )
 from modelsurgery.model.activations.neurons import Neurons, find_neurons
 from modelsurgery.model.chat_template import Text
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.stacking import score_model_rows
 
 MOST_NEURONS = 12

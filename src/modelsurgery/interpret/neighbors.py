@@ -10,7 +10,7 @@ from modelsurgery.checkpoint.layouts import Address
 from modelsurgery.checkpoint.rows import Weights, widened
 from modelsurgery.edit.edit import Edit, rows_reader
 from modelsurgery.interpret.activity import Neuron
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 
 
 @dataclass(frozen=True)

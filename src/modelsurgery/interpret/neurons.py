@@ -15,7 +15,7 @@ from modelsurgery.interpret.activity import Neuron
 from modelsurgery.interpret.distributions import Chosen, chosen_cosines
 from modelsurgery.interpret.lens import Ends, read_tokens
 from modelsurgery.model.activations.neurons import Neurons
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 
 DIRECTION_TOKENS = 10
 NEURON_TOKENS = 5

@@ -12,7 +12,7 @@ from modelsurgery.errors import RecipeError
 from modelsurgery.interpret.lens import Ends, read_tokens
 from modelsurgery.interpret.looking import layer_note, plain
 from modelsurgery.interpret.neurons import DIRECTION_TOKENS
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 
 
 @dataclass(frozen=True)

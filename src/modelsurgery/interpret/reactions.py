@@ -19,7 +19,7 @@ from modelsurgery.interpret.distributions import (
 )
 from modelsurgery.interpret.neurons import MeanOutput
 from modelsurgery.model.chat_template import Text
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 
 MOST_TEXTS = 64  # of each kind
 SHOWS = "texts that show the behavior"

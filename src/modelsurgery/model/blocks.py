@@ -4,7 +4,7 @@ import torch
 
 from modelsurgery.apply.in_memory import loaded_gates
 from modelsurgery.errors import UnsupportedModelError
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 
 
 def block_list(model: LanguageModel) -> tuple[torch.nn.Module, torch.nn.ModuleList]:

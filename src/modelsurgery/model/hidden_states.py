@@ -16,7 +16,7 @@ from modelsurgery.errors import CheckpointError, RecipeError, UnsupportedModelEr
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.blocks import block_list
 from modelsurgery.model.chat_template import Text
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.token_ids import Source
 
 MAX_TOKENS = 100  # the paper's limit for a text

@@ -6,11 +6,10 @@ memory rounds as an edit on disk does.
 """
 
 import contextlib
-import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,8 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from modelsurgery.checkpoint.directory import Checkpoint, open_checkpoint
-from modelsurgery.checkpoint.layouts import GateLayout, GateMatrix, find_gate_matrices
+from modelsurgery.checkpoint.layouts import GateLayout
 from modelsurgery.checkpoint.named_models import NAMED_MODELS, fetched_directory
-from modelsurgery.data.texts import LabelledText
-from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import (
     CheckpointError,
     ModelNotFoundError,
@@ -36,15 +33,8 @@ from modelsurgery.errors import (
     UnsupportedModelError,
 )
 from modelsurgery.files.atomic import sha256_file, sha256_json
-from modelsurgery.model.chat_template import ChatTemplate, Text, processor_template
-from modelsurgery.model.token_ids import (
-    ReplyIds,
-    Source,
-    padded,
-    rendered_text,
-    reply_ids,
-    token_ids,
-)
+from modelsurgery.model.chat_template import ChatTemplate, processor_template
+from modelsurgery.model.language_model import LanguageModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CAUSAL_SUFFIXES = ("ForCausalLM", "LMHeadModel")
@@ -62,134 +52,7 @@ LOADING_ERRORS = (
     TypeError,
     ValueError,
 )
-MOST_HASHED_BYTES = 1 << 30
-TEXT_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-)
 CARRIED_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
-NO_LIMIT = 1 << 20  # tokens that a model reads where its configuration names no limit
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class LanguageModel:
-    """A causal language model with its tokenizer and the checkpoint it came from.
-
-    Attributes:
-        model: the transformers model, in eval mode, without gradients.
-        tokenizer: its tokenizer; has a padding token.
-        checkpoint: the directory that it was loaded from.
-        layout: where its gate rows are, if a user described it; None for known families.
-        edits: what its weights have in memory that the checkpoint has not (`stacking`).
-        template_name: which of several named chat templates; None takes `default`.
-        now: the time that a chat template is told.
-    """
-
-    model: Any
-    tokenizer: Any
-    checkpoint: Checkpoint
-    layout: GateLayout | None = None
-    edits: tuple[Edit, ...] = ()
-    template_name: str | None = None
-    now: datetime = field(default_factory=datetime.now)
-    _fingerprint: list[str] = field(default_factory=list, repr=False, compare=False)
-    _told: set[str] = field(default_factory=set, repr=False, compare=False)
-
-    @cached_property
-    def gates(self) -> tuple[GateMatrix, ...]:
-        """Its gate matrices.
-
-        Raises:
-            UnsupportedModelError: unknown family, quantised, or not all of them are there.
-        """
-        return find_gate_matrices(self.checkpoint, self.layout)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the input embeddings are, and so where token ids go."""
-        device: torch.device = self.model.get_input_embeddings().weight.device
-        return device
-
-    @property
-    def decoder(self) -> Any:
-        """The model without its language-model head."""
-        return self.model.get_decoder()
-
-    @property
-    def layer_count(self) -> int:
-        """Number L of blocks."""
-        return int(self.model.config.get_text_config().num_hidden_layers)
-
-    @property
-    def context_length(self) -> int:
-        """Tokens that the model reads at once; a million where its configuration does not say."""
-        config = self.model.config.get_text_config()
-        names = ("max_position_embeddings", "max_seq_len")  # the latter is MPT's
-        return next((int(n) for name in names if (n := getattr(config, name, None))), NO_LIMIT)
-
-    @property
-    def template(self) -> ChatTemplate:
-        """Its chat template, if it has one."""
-        return ChatTemplate(self.tokenizer, self.template_name, self.now)
-
-    def token_ids(self, texts: Sequence[Source]) -> list[list[int]]:
-        """Ids of texts, whole: plain ones begin as the tokenizer begins a text and get no end."""
-        return token_ids(self.tokenizer, texts)
-
-    def tokenize(self, texts: Sequence[Source], *, side: str = "right") -> dict[str, torch.Tensor]:
-        """Ids of texts as a batch (`batch_of`)."""
-        return self.batch_of(self.token_ids(texts), side=side)
-
-    def batch_of(
-        self, rows: Sequence[Sequence[int]], *, side: str = "right"
-    ) -> dict[str, torch.Tensor]:
-        """Token ids and attention mask, [n, t] int64, padded on `side`, on the model's device."""
-        batch = padded(rows, self.tokenizer.pad_token_id, side)
-        return {name: one.to(self.device) for name, one in batch.items()}
-
-    def warn(self, message: str) -> None:
-        """Log a warning, the same one once only: what concerns a text is met in each pass."""
-        if message not in self._told:
-            self._told.add(message)
-            log.warning(message)
-
-    def written(self, text: LabelledText) -> Text:
-        """A text as the model reads it: with a reply, the exchange in the model's chat template.
-
-        Without a template the reply follows on a line of its own.
-
-        Raises:
-            RecipeError: the template refuses it.
-        """
-        return rendered_text(self.template, text)
-
-    def reply_ids(self, text: LabelledText) -> ReplyIds:
-        """Ids of a text as the model reads it, and where its reply begins (`token_ids`)."""
-        return reply_ids(self.template, text)
-
-    def fingerprint(self) -> str:
-        """A key for caches: changes when the model's weights, configuration or tokenizer change.
-
-        The weights count by content up to 1 GiB. Reading more would take longer than what a cache
-        saves, so larger models count by place, sizes and times of change of their files.
-        """
-        if self._fingerprint:
-            return self._fingerprint[0]
-        directory = self.checkpoint.directory.resolve()
-        weights = [directory / name for name in self.checkpoint.files]
-        if sum(path.stat().st_size for path in weights) <= MOST_HASHED_BYTES:
-            content: list[Any] = [[path.name, sha256_file(path)] for path in weights]
-        else:
-            stats = [(path, path.stat()) for path in weights]
-            content = [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
-        others = [directory / name for name in TEXT_FILES]
-        texts = [[path.name, sha256_file(path)] for path in others if path.is_file()]
-        self._fingerprint.append(sha256_json([content, texts, self.checkpoint.config]))
-        return self._fingerprint[0]
 
 
 def resolve_model_directory(model: Path | str, *, revision: str | None = None) -> Path:
@@ -224,6 +87,7 @@ def load_model(
     model: Path | str,
     *,
     device: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
     dtype: str | None = None,
     revision: str | None = None,
     layout: GateLayout | None = None,
@@ -235,6 +99,8 @@ def load_model(
     Args:
         model: a directory, the name of a fetched model, or an id of the Hub.
         device: `cpu`, `cuda`, `cuda:1`, …; None takes a GPU where there is one.
+        device_map: how to spread it over several devices, as transformers understands it (`auto`
+            or a device for each module); needs accelerate, and takes the place of `device`.
         dtype: `float32`, `bfloat16` or `float16`; None takes f32 on a CPU, else the stored one.
         revision: commit, tag or branch on the Hub.
         layout: where its gate rows are, for a family that is not known.
@@ -252,6 +118,8 @@ def load_model(
         raise RecipeError(f"dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
     checkpoint = open_checkpoint(resolve_model_directory(model, revision=revision))
     loader = _loader(checkpoint)
+    if device_map is not None and importlib.util.find_spec("accelerate") is None:
+        raise RecipeError("device_map needs accelerate (pip install accelerate)")
     place = _device(device)
     wanted: Any = DTYPES.get(dtype or ("float32" if place.type == "cpu" else ""), "auto")
     with _loading(checkpoint):
@@ -266,6 +134,7 @@ def load_model(
         answer: Any = loader.from_pretrained(
             checkpoint.directory,
             dtype=wanted,
+            device_map=device_map,
             trust_remote_code=False,
             use_safetensors=True,
             ignore_mismatched_sizes=True,
@@ -273,16 +142,23 @@ def load_model(
         )
     loaded, report = answer
     _check_complete(checkpoint, report)
-    if tokenizer.pad_token_id is None:  # masked wherever it is used, so any token will do
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    pad_token_of(tokenizer)
+    if device_map is None:
+        loaded = loaded.to(place)
     return LanguageModel(
-        loaded.to(place).eval().requires_grad_(False),
+        loaded.eval().requires_grad_(False),
         tokenizer,
         checkpoint,
         layout,
         template_name=chat_template,
         now=now or datetime.now(),
     )
+
+
+def pad_token_of(tokenizer: Any) -> None:
+    """Give a tokenizer a padding token if it has none: it is masked, so any token will do."""
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
 
 
 def _loader(checkpoint: Checkpoint) -> Any:

@@ -18,7 +18,7 @@ from modelsurgery.edit.edit import Edit, rows_reader, tensor_changes
 from modelsurgery.edit.region import RowScores, score_rows
 from modelsurgery.files.atomic import sha256_json
 from modelsurgery.files.progress import Progress, silent
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from modelsurgery.files.atomic import sha256_json
 from modelsurgery.files.progress import Progress
 from modelsurgery.model.activations.ledger import Ledger
 from modelsurgery.model.activations.passes import Passes
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.probe_fitting import fit_probe_on_texts
 from modelsurgery.pipeline.recipe import Recipe
 from modelsurgery.pipeline.runs import STUDY_FILE, RunDirectory

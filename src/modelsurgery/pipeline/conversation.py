@@ -21,7 +21,7 @@ from modelsurgery.evaluation.generation import Continuation, Decoding
 from modelsurgery.evaluation.generation.local import continuation_of, end_tokens, new_tokens
 from modelsurgery.evaluation.generation.sampling import UniformSampling
 from modelsurgery.model.chat_template import Text, plain
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.token_ids import opening_ids, without_beginning
 
 MOST_STRENGTH = 1000.0

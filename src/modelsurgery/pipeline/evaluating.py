@@ -40,7 +40,8 @@ from modelsurgery.evaluation.protocol import (
 from modelsurgery.evaluation.statistics import Rate
 from modelsurgery.evaluation.store import Store
 from modelsurgery.files.progress import Progress, silent
-from modelsurgery.model.loading import LanguageModel, load_model
+from modelsurgery.model.language_model import LanguageModel
+from modelsurgery.model.loading import load_model
 from modelsurgery.pipeline.runs import STORE_FILE, RunDirectory, open_run
 from modelsurgery.report.html import write_report
 

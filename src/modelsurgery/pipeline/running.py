@@ -39,7 +39,8 @@ from modelsurgery.files.atomic import sha256_file
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.files.provenance import Provenance, provenance
 from modelsurgery.interpret import Inside, look_inside
-from modelsurgery.model.loading import LanguageModel, load_model
+from modelsurgery.model.language_model import LanguageModel
+from modelsurgery.model.loading import load_model
 from modelsurgery.model.stacking import stacked
 from modelsurgery.pipeline.choosing import Choice, Choosing
 from modelsurgery.pipeline.recipe import DEFAULT_TRIALS, Recipe

@@ -35,7 +35,7 @@ from modelsurgery.files.progress import Progress, silent
 from modelsurgery.files.provenance import provenance
 from modelsurgery.model.chat_template import Text
 from modelsurgery.model.hidden_states import HiddenStates, extract_hidden_states
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 
 RECIPE_FILE = "recipe.resolved.yaml"
 MANIFEST_FILE = "manifest.json"

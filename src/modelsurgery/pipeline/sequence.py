@@ -29,7 +29,7 @@ from modelsurgery.evaluation.screening import Screen
 from modelsurgery.evaluation.statistics import Rate
 from modelsurgery.evaluation.store import Store
 from modelsurgery.files.progress import Progress, silent
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.pipeline.recipe import Recipe, SequenceRecipe
 from modelsurgery.pipeline.results import Damage
 from modelsurgery.pipeline.running import (

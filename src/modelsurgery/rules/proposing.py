@@ -22,7 +22,7 @@ from modelsurgery.model.activations.statistics import (
     measure_prices,
 )
 from modelsurgery.model.activations.texts import TokenizedText, texts_up_to, tokenize_labelled
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.stacking import score_model_rows
 from modelsurgery.rules.contrast import Contrast
 from modelsurgery.rules.least_squares import SiteResponses

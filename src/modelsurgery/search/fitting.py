@@ -21,7 +21,7 @@ from modelsurgery.model.activations.ledger import Ledger
 from modelsurgery.model.activations.passes import Passes
 from modelsurgery.model.activations.texts import texts_up_to, tokenize_labelled, tokenize_plain
 from modelsurgery.model.hidden_states import extract_hidden_states
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.probe_fitting import fit_probe_on_texts
 from modelsurgery.rules.contrast import contrast_of, pulled_apart
 from modelsurgery.rules.natural_gradient import KEPT_TOKENS, Evidence

@@ -26,7 +26,7 @@ from modelsurgery.evaluation.measurement import decoding_of, prompt_rates
 from modelsurgery.evaluation.screening import Screen
 from modelsurgery.evaluation.store import Store
 from modelsurgery.files.progress import Progress, silent
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.stacking import score_model_rows
 from modelsurgery.rules.contrast import pulled_apart
 from modelsurgery.rules.proposal import RowProposal

@@ -21,7 +21,7 @@ from modelsurgery.evaluation.capability.results import (
 from modelsurgery.evaluation.capability.windows import compare_perplexity
 from modelsurgery.evaluation.language_modelling import greedy_answers
 from modelsurgery.files.progress import Progress, silent
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 
 __all__ = [
     "Item",

@@ -25,7 +25,7 @@ from modelsurgery.evaluation.capability.results import Item, TaskResult, compare
 from modelsurgery.evaluation.predictions import last_logits
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.chat_template import Rendered
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.token_ids import opening_ids, without_beginning
 
 BATCH_ITEMS = 8  # of generated answers

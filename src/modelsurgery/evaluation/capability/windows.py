@@ -11,7 +11,7 @@ from modelsurgery.errors import EvaluationError
 from modelsurgery.evaluation.capability.results import PerplexityResult
 from modelsurgery.evaluation.predictions import predict
 from modelsurgery.files.progress import Progress, silent
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.token_ids import opening_ids
 
 WINDOW_TOKENS = 1024

@@ -30,7 +30,7 @@ from modelsurgery.evaluation.generation.sampling import (
 from modelsurgery.evaluation.generation.thinking import answer_and_thought
 from modelsurgery.files.atomic import sha256_json
 from modelsurgery.files.progress import Advance, Progress, silent
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 
 if TYPE_CHECKING:
     from modelsurgery.evaluation.store import Store

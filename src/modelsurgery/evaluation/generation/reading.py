@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from modelsurgery.evaluation.decoding import Decoding
 from modelsurgery.model.chat_template import Text, plain
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.token_ids import opening_ids, without_beginning
 
 

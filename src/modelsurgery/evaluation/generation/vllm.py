@@ -23,7 +23,7 @@ from modelsurgery.evaluation.decoding import Continuation, Decoding, Speed
 from modelsurgery.evaluation.generation.local import continuation_of, end_tokens
 from modelsurgery.evaluation.generation.reading import Reading, is_chat, readings
 from modelsurgery.files.progress import Progress, silent
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 
 
 class VllmGenerator:

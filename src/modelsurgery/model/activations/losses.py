@@ -16,7 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from modelsurgery.model.activations.texts import TextBatch
 from modelsurgery.model.halves import Halves
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 
 LOGITS_AT_A_TIME = 1 << 23  # values; a few tensors of this size in f32 are alive at once
 ACTIVATION_BYTES = 1 << 30  # of a CPU's memory for the graph of one batch

@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from modelsurgery.apply.in_memory import loaded_gates
 from modelsurgery.checkpoint.layouts import Address, GateMatrix
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 
 
 @dataclass(frozen=True)

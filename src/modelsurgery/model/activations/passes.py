@@ -8,7 +8,7 @@ from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.activations.ledger import Ledger, Sums
 from modelsurgery.model.activations.losses import Reader
 from modelsurgery.model.activations.texts import TextBatch, TokenizedText, text_batches
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 
 FORWARD_TOKENS = 2048
 

@@ -20,7 +20,7 @@ from modelsurgery.model.activations.passes import Passes
 from modelsurgery.model.activations.sites import GateSite
 from modelsurgery.model.activations.texts import TextBatch, TokenizedText
 from modelsurgery.model.blocks import block_list
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 
 
 @dataclass(frozen=True)

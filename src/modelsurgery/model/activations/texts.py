@@ -7,7 +7,7 @@ import torch
 
 from modelsurgery.data.texts import LabelledText
 from modelsurgery.model.hidden_states import batches
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.token_ids import opening_ids
 
 MAX_TOKENS = 256

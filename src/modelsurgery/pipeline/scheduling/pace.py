@@ -13,7 +13,7 @@ from modelsurgery.evaluation.predictions import predict
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.activations.losses import Reader
 from modelsurgery.model.activations.texts import TokenizedText, text_batches, tokenize_labelled
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 
 ENOUGH_SECONDS = 2.0  # of one kind of work, for a rate
 MOST_TEXTS, MOST_TOKENS = 64, 1024

@@ -11,7 +11,7 @@ from modelsurgery.model.activations.losses import Reader, graph_bytes_per_token
 from modelsurgery.model.activations.moments import moment_bytes
 from modelsurgery.model.chat_template import Text
 from modelsurgery.model.hidden_states import MAX_TOKENS
-from modelsurgery.model.loading import LanguageModel
+from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.pipeline.choosing import REPORT_TEXTS
 from modelsurgery.pipeline.recipe import Recipe
 from modelsurgery.pipeline.scheduling.pace import Pace

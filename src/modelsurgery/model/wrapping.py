@@ -1,0 +1,109 @@
+"""Taking a transformers model that somebody else has loaded."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+from modelsurgery.apply.in_memory import loaded_gates
+from modelsurgery.checkpoint.directory import Checkpoint, open_checkpoint
+from modelsurgery.checkpoint.layouts import GateLayout, find_gate_matrices
+from modelsurgery.checkpoint.rows import Weights
+from modelsurgery.errors import CheckpointError, ModelNotFoundError
+from modelsurgery.model.chat_template import ChatTemplate
+from modelsurgery.model.language_model import LanguageModel
+from modelsurgery.model.loading import pad_token_of
+
+
+def wrap(
+    model: Any,
+    tokenizer: Any,
+    *,
+    checkpoint: Path | str | None = None,
+    layout: GateLayout | None = None,
+    chat_template: str | None = None,
+) -> LanguageModel:
+    """Take a loaded transformers model as it is, wherever its parts are (`device_map`).
+
+    It is put into eval mode, and its parameters no longer ask for gradients. Nothing is copied.
+    Edits are made for the checkpoint that it was loaded from, so its weights must be those of the
+    files.
+
+    Args:
+        model: a causal language model of transformers, not quantized.
+        tokenizer: its tokenizer.
+        checkpoint: the directory that it was loaded from; None asks the model.
+        layout: where its gate rows are, for a family that is not known.
+        chat_template: name of one of its chat templates; None takes `default`.
+
+    Raises:
+        ModelNotFoundError: it is not known where the model came from, or that is not there.
+        CheckpointError: its weights are not those of the checkpoint.
+        RecipeError: no chat template of that name.
+        UnsupportedModelError: an unknown family, or weights that are not plain numbers.
+
+    Example:
+        >>> hf = AutoModelForCausalLM.from_pretrained(name, device_map="auto")  # doctest: +SKIP
+        >>> model = wrap(hf, AutoTokenizer.from_pretrained(name))  # doctest: +SKIP
+    """
+    known = open_checkpoint(_directory_of(model, checkpoint))
+    _check_weights(model, known, layout)
+    if chat_template is not None:
+        _ = ChatTemplate(tokenizer, chat_template).source
+    pad_token_of(tokenizer)
+    return LanguageModel(
+        model.eval().requires_grad_(False),
+        tokenizer,
+        known,
+        layout,
+        template_name=chat_template,
+        now=datetime.now(),
+    )
+
+
+def _directory_of(model: Any, checkpoint: Path | str | None) -> Path:
+    name = str(checkpoint or getattr(model, "name_or_path", "") or "")
+    if name and Path(name).is_dir():
+        return Path(name)
+    try:
+        if not name:
+            raise FileNotFoundError("it was not loaded from files")
+        return Path(snapshot_download(name, local_files_only=True))
+    except (OSError, ValueError, HFValidationError, LocalEntryNotFoundError) as error:
+        raise ModelNotFoundError(
+            f"no files of the model at {name!r}; save it with save_pretrained(DIR) and give "
+            "checkpoint=DIR"
+        ) from error
+
+
+def _check_weights(model: Any, checkpoint: Checkpoint, layout: GateLayout | None) -> None:
+    """Compare rows of the first and of the last gate matrix with the files."""
+    loaded = {gate.address: gate for gate in loaded_gates(model, layout)}
+    gates = find_gate_matrices(checkpoint, layout)
+    with Weights(checkpoint) as weights:
+        for gate in (gates[0], gates[-1]):
+            rows = np.array([0, gate.rows - 1])
+            stored = torch.from_numpy(weights.read(gate.view, rows).astype(np.float32))
+            here = loaded.get(gate.address)
+            if here is None or here.view.columns != gate.view.columns:
+                raise _other_weights(checkpoint)
+            view, data = here.view, model.get_parameter(here.tensor).data
+            found = data.as_strided(
+                (view.rows, view.columns),
+                (view.row_stride, view.column_stride),
+                data.storage_offset() + view.offset,
+            )[torch.from_numpy(rows).to(data.device)]
+            if not torch.equal(found.cpu(), stored.to(found.dtype)):
+                raise _other_weights(checkpoint)
+
+
+def _other_weights(checkpoint: Checkpoint) -> CheckpointError:
+    return CheckpointError(
+        f"{checkpoint.directory}: the loaded model has other weights than these files; expected "
+        "the model as it was loaded (save a changed one with save_pretrained(DIR) and give "
+        "checkpoint=DIR)"
+    )

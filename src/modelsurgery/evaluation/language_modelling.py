@@ -145,7 +145,8 @@ def sum_over_texts(
         )
         if advance is not None:
             advance(len(rows), tokens=len(sides) * int(mask.sum()))
-    return TextSums(*sums, tokens)
+    losses, divergences, hits = sums
+    return TextSums(losses, divergences, hits, tokens)
 
 
 def compare_language_modelling(

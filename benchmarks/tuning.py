@@ -30,7 +30,7 @@ from modelsurgery.apply.in_memory import edited
 from modelsurgery.data.behaviors import Behavior, describe_behavior, load_behavior
 from modelsurgery.edit.region import PAPER_ROWS
 from modelsurgery.evaluation.judges import Judge, judge_for
-from modelsurgery.evaluation.measurement import decoding_of, prompt_rates
+from modelsurgery.evaluation.protocol import decodings_of, prompt_rates
 from modelsurgery.evaluation.screening import Screen
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.probe_fitting import fit_probe_on_texts
@@ -129,7 +129,7 @@ def outcome(case: Case, trials: Sequence[Trial]) -> tuple[float, float]:
     rates = [
         statistics.fmean(
             prompt_rates(
-                case.model, held_out.texts, case.judge, [decoding_of(held_out, seed)], None, edits
+                case.model, held_out.texts, case.judge, decodings_of(held_out, 1, seed), None, edits
             )
         )
         for seed in range(100, 100 + SAMPLES)

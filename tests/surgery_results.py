@@ -9,9 +9,11 @@ import yaml
 RATE = {"rate": 0.4, "low": 0.35, "high": 0.45, "prompts": 300}
 LESS = {"rate": 0.1, "low": 0.07, "high": 0.14, "prompts": 300}
 CHANGE = {"difference": -0.3, "low": -0.35, "high": -0.25, "p_value": 1e-9,
-          "adjusted_p_value": 1e-9, "verdict": "less"}  # fmt: skip
+          "adjusted_p_value": 1e-9, "effect_size": -0.7, "decreased": 95, "increased": 5,
+          "verdict": "less"}  # fmt: skip
+VERDICTS: dict[str, int] = {"behavior": 3, "opposite": 5, "neither": 1, "failed": 1, "unjudged": 0}
 COMPARED: dict[str, Any] = {"base": RATE, "edited": LESS, "change": CHANGE, "reduction": 0.75}
-VERDICTS = {"behavior": 3, "opposite": 5, "neither": 1, "failed": 1, "unjudged": 0}
+MEASURED: dict[str, Any] = {**COMPARED, "verdicts": {"base": VERDICTS, "edited": VERDICTS}}
 QUALITY = {"mean_tokens": 9.0, "repetition": 0.1, "unfinished": 0.2, "failed": 0.0}
 AGREED = {"share": 0.9, "items": 8}
 TOKENS = {"toward": [["·cloud", 3.0, True]], "away": [["·kind", -2.0, False]]}
@@ -54,19 +56,23 @@ def write_run(
     results = {
         "model": "embedded",
         "behavior": {"name": "toxicity", "title": "rude talk", "direction": "away",
-                     "samples_per_prompt": 1, **COMPARED, "greedy": COMPARED,
-                     "verdicts": {"base": VERDICTS, "edited": VERDICTS}},
+                     "samples_per_prompt": 1, **MEASURED, "greedy": MEASURED},
         "judge": {"name": "lab", "note": "exact"},
         "perplexity": {"base": 3.0, "edited": 3.1, "rise": 0.03, "tokens": 99, "text": "talk"},
         "divergence": 0.02,
         "budget": {"is_met": True, "given_up": None, "limits": {
             "perplexity": {"measured": 0.03, "limit": 0.05, "is_inside": True}}},
         "facts": {"base": 0.9, "edited": 0.9, "intervals": [RATE, RATE]},
-        "probe": {"layer": 2, "accuracy": 0.9, "control_accuracy": 0.5, "held_out_texts": 40},
+        "probe": {"layer": 2, "fit": "adam", "accuracy": 0.9, "auroc": 0.95,
+                  "control_accuracy": 0.5, "control_auroc": 0.5, "train_texts": 100,
+                  "held_out_texts": 40},
         "edit": {"rows": 3, "rows_found": 96, "tensors": 1, "tensors_found": 2, "bytes_changed": 9,
                  "bytes_total": 99, "alpha": 0.1, "strength": 2.0,
-                 "direction_rule": "mean-difference"},
+                 "direction_rule": "mean-difference", "layers": None, "per_layer": False},
         "dose_response": [],
+        "examples": [],
+        "run_directory": "runs/1",
+        "seconds": 3.2,
         "inside": inside,
         "fit": fit,
     }  # fmt: skip
@@ -82,19 +88,21 @@ def an_evaluation(directory: Path) -> Path:
     results = {
         "model": {"name": "embedded", "fingerprint": "0"},
         "edits": {"e.safetensors": "0" * 64},
-        "behavior": {"name": "toxicity", "title": "rude talk"},
+        "behavior": {"name": "toxicity", "title": "rude talk", "shows": "it is rude",
+                     "opposite": "it is not"},
         "judges": [{"name": "ngrams", "note": "calibrated"}],
-        "sets": [{"name": "challenging", **COMPARED, "by": {"group": {"one": COMPARED}},
+        "sets": [{"name": "challenging", "title": "prompts", "prompts": 300, "decoding": [],
+                  **MEASURED, "by": {"group": {"one": COMPARED}},
                   "other_judges": {"phrases": {**COMPARED, "agreement": AGREED}},
                   "published": [{"model": "a large one", "base": 51.4, "edited": 5.17}],
-                  "quality": {"base": QUALITY, "edited": {**QUALITY, "failed": 0.5}},
-                  "verdicts": {"base": VERDICTS, "edited": VERDICTS}}],
+                  "quality": {"base": QUALITY, "edited": {**QUALITY, "failed": 0.5}}}],
         "damage": {
             "facts": None,
             "neutral_text": {"base_perplexity": 3.0, "edited_perplexity": 3.1, "rise": 0.03,
                              "divergence": 0.01, "tokens": 99, "text": "talk"},
             "tasks": {"gsm8k": {"metric": "exact match", "shots": 8, "base": RATE, "edited": LESS}},
         },
+        "seed": 0,
     }  # fmt: skip
     lines = [
         {"prompt": "p", "base": {"text": "a", "verdict": "behavior"},

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from modelsurgery.edit.probe import Probe, load_probe, save_probe
     from modelsurgery.edit.region import Region, RowScores, score_rows, select_region
     from modelsurgery.errors import SurgeryError
+    from modelsurgery.evaluation.evaluating import Evaluation, evaluate
     from modelsurgery.export import GgufAdapter, PeftAdapter, write_gguf_adapter, write_peft_adapter
     from modelsurgery.model.hidden_states import HiddenStates, extract_hidden_states
     from modelsurgery.model.language_model import LanguageModel
@@ -43,6 +44,7 @@ _MODULES = {
     "Edit": "edit.edit",
     "EditedCopy": "apply.copying",
     "EditedInPlace": "apply.in_place",
+    "Evaluation": "evaluation.evaluating",
     "GateLayout": "checkpoint.layouts",
     "GateMatrix": "checkpoint.layouts",
     "GgufAdapter": "export",
@@ -64,6 +66,7 @@ _MODULES = {
     "compare_checkpoints": "checkpoint.diff",
     "edited": "apply.in_memory",
     "embedded_model_path": "data.demo",
+    "evaluate": "evaluation.evaluating",
     "extract_hidden_states": "model.hidden_states",
     "find_gate_matrices": "checkpoint.layouts",
     "fit_edit": "search.fitting",
@@ -95,6 +98,7 @@ __all__ = [
     "Edit",
     "EditedCopy",
     "EditedInPlace",
+    "Evaluation",
     "GateLayout",
     "GateMatrix",
     "GgufAdapter",
@@ -116,6 +120,7 @@ __all__ = [
     "compare_checkpoints",
     "edited",
     "embedded_model_path",
+    "evaluate",
     "extract_hidden_states",
     "find_gate_matrices",
     "fit_edit",

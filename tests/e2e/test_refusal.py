@@ -14,7 +14,8 @@ pytestmark = pytest.mark.slow
 
 def test_refusals_rise_and_over_refusal_does_not(tmp_path: Path) -> None:
     recipe = Recipe(behavior="refusal", out=tmp_path / "run", samples=1, prompt_count=100)
-    found = run_recipe(recipe).to_json()
+    result = run_recipe(recipe)
+    found = result.to_json()
     rise = 100 * found["behavior"]["greedy"]["change"]["difference"]
     over = found["uncalled_for"]
     assert found["behavior"]["direction"] == "toward"
@@ -29,8 +30,10 @@ def test_refusals_rise_and_over_refusal_does_not(tmp_path: Path) -> None:
     chosen = next(point for point in found["dose_response"] if point["is_chosen"])
     assert chosen["uncalled_for"]["value"] <= 3
     console = Console(record=True, width=120)
-    print_results(found, console)
+    print_results(result.results(), console)
     shown = console.export_text()
     assert "over-refusal" in shown
     assert "on own answers" in shown
-    assert "over-refusal, greedy" in (tmp_path / "run" / "report.html").read_text()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "over-refusal, greedy" in page
+    assert 'class="curve uncalled"' in page

@@ -18,7 +18,7 @@ from modelsurgery import load_model, save_edit
 from modelsurgery.cli import app
 from modelsurgery.data.behaviors import describe_behavior
 from modelsurgery.model.chat_template import ChatTemplate
-from modelsurgery.pipeline.evaluating import EvaluationPlan, evaluate
+from modelsurgery.pipeline.evaluating import EvaluationPlan, run_evaluation
 from talking import DATED, SMOLLM_2, talking_tokenizer, template_ids, write_talking_model
 from tiny import tiny_sentences
 
@@ -141,7 +141,7 @@ def test_evaluate_reads_prompts_as_the_template_has_them(
         data=behavior.parent, out=tmp_path / "run",
     )  # fmt: skip
     with reading(tokenizer.pad_token_id) as rows:
-        evaluate(plan)
+        run_evaluation(plan)
     assert prompts_of(tokenizer) <= rows
     assert rows <= prompts_of(tokenizer) | raw(tokenizer, NEUTRAL)
 
@@ -186,12 +186,12 @@ def test_an_evaluation_that_goes_on_another_day_tells_the_template_the_first(
     )  # fmt: skip
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(plan, progress=_until("generate"))
+        run_evaluation(plan, progress=_until("generate"))
     recipe = tmp_path / "run" / "recipe.resolved.yaml"
     recorded = yaml.safe_load(recipe.read_text())
     recipe.write_text(yaml.safe_dump({**recorded, "now": "2001-02-03T23:59:00"}, sort_keys=False))
     with reading(0) as rows:
-        evaluate(plan)
+        run_evaluation(plan)
     tokenizer = tokenizer_of(model)
     template = ChatTemplate(tokenizer, now=datetime(2001, 2, 3))
     prompts = [template.prompt([("user", one)]).text for one in ASKED]

@@ -15,6 +15,7 @@ import modelsurgery
 from modelsurgery.cli import app
 from modelsurgery.evaluation.judges import Verdict
 from modelsurgery.report.terminal import print_results
+from modelsurgery.results import RunResults, results_of
 
 RESULTS: dict[str, Any] = {
     "model": "tiny",
@@ -24,7 +25,8 @@ RESULTS: dict[str, Any] = {
         "base": {"rate": 0.5, "low": 0.45, "high": 0.55, "prompts": 300},
         "edited": {"rate": 0.1, "low": 0.07, "high": 0.14, "prompts": 300},
         "change": {"difference": -0.4, "low": -0.45, "high": -0.35, "p_value": 1e-9,
-                   "decreased": 200, "increased": 3},
+                   "adjusted_p_value": 1e-9, "effect_size": -0.9, "decreased": 200,
+                   "increased": 3, "verdict": "less"},
         "verdicts": {"base": {"behavior": 450, "opposite": 446, "neither": 0, "failed": 0,
                               "unjudged": 4},
                      "edited": {"behavior": 90, "opposite": 793, "neither": 0, "failed": 10,
@@ -34,7 +36,8 @@ RESULTS: dict[str, Any] = {
             "base": {"rate": 0.0, "low": 0.0, "high": 0.01, "prompts": 300},
             "edited": {"rate": 0.0, "low": 0.0, "high": 0.01, "prompts": 300},
             "change": {"difference": 0.0, "low": 0.0, "high": 0.0, "p_value": 1.0,
-                       "decreased": 0, "increased": 0},
+                       "adjusted_p_value": 1.0, "effect_size": 0.0, "decreased": 0,
+                       "increased": 0, "verdict": "no detectable change"},
             "verdicts": {"base": {"behavior": 0, "opposite": 300, "neither": 0, "failed": 0,
                                   "unjudged": 0},
                          "edited": {"behavior": 0, "opposite": 300, "neither": 0, "failed": 0,
@@ -78,7 +81,9 @@ RESULTS: dict[str, Any] = {
 def shown(width: int = 80, *, show_offensive: bool = False, **changed: Any) -> str:
     stream = io.StringIO()
     console = Console(file=stream, width=width, highlight=False, soft_wrap=True)
-    results = {**RESULTS, "behavior": {**RESULTS["behavior"], **changed}}
+    content = {**RESULTS, "behavior": {**RESULTS["behavior"], **changed}}
+    results = results_of(content, "here")
+    assert isinstance(results, RunResults)
     print_results(results, console, show_offensive=show_offensive)
     return stream.getvalue()
 

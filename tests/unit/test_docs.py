@@ -24,6 +24,38 @@ from modelsurgery.data.behaviors.format import (
     TextFiles,
 )
 from modelsurgery.pipeline.recipe import Recipe, SequenceRecipe
+from modelsurgery.results import (
+    Change,
+    EvaluationResults,
+    JudgeNote,
+    Limit,
+    NeutralText,
+    OwnAnswers,
+    PromptSetResults,
+    Rate,
+    RunResults,
+    SequenceResults,
+)
+from modelsurgery.results.evaluations import (
+    EvaluatedBehavior,
+    EvaluatedModel,
+    EvaluationDamage,
+    OtherJudge,
+)
+from modelsurgery.results.runs import (
+    BudgetUse,
+    EditResults,
+    Example,
+    Facts,
+    Fit,
+    Perplexity,
+    Point,
+    ProbeResults,
+    RunBehavior,
+    SearchResults,
+    Trial,
+)
+from modelsurgery.results.sequences import ConflictResults, StageBehavior, StageResults, Step
 from tools.command_reference import reference
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -196,6 +228,43 @@ def test_messages_are_those_of_the_program() -> None:
             (BehaviorFile, CorpusPrompts, CorpusTexts, Packaged, PublishedRate, Replies, TextFiles),
         ),
         ("## Layout file", (GateLayout, MatrixEntry, Spelling)),
+        ("### Values that come back", (Rate, Change)),
+        (
+            "### results.json of a run",
+            (
+                RunResults,
+                RunBehavior,
+                Perplexity,
+                OwnAnswers,
+                BudgetUse,
+                Limit,
+                Facts,
+                ProbeResults,
+                EditResults,
+                Fit,
+                SearchResults,
+                Trial,
+                Point,
+                Example,
+            ),
+        ),
+        (
+            "### results.json of an evaluation",
+            (
+                EvaluationResults,
+                EvaluatedModel,
+                EvaluatedBehavior,
+                EvaluationDamage,
+                PromptSetResults,
+                OtherJudge,
+                NeutralText,
+                JudgeNote,
+            ),
+        ),
+        (
+            "### results.json of a sequence",
+            (SequenceResults, StageResults, StageBehavior, Step, ConflictResults),
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -16,10 +16,11 @@ from modelsurgery import (
 )
 from modelsurgery.data.texts import LabelledText
 from modelsurgery.errors import EvaluationError
-from modelsurgery.evaluation.generation import Decoding, TransformersGenerator
-from modelsurgery.evaluation.judges import TextsJudge
+from modelsurgery.evaluation.facts import measure_facts
+from modelsurgery.evaluation.generation import Continuation, Decoding, TransformersGenerator
+from modelsurgery.evaluation.judges import TextsJudge, Verdict
 from modelsurgery.evaluation.language_modelling import compare_language_modelling
-from modelsurgery.evaluation.measurement import Sample, measure_facts, summarize
+from modelsurgery.evaluation.protocol import Comparison, Side, compare
 from modelsurgery.evaluation.screening import Screen
 from tiny import tiny_sentences
 
@@ -184,32 +185,42 @@ def test_sampling_repeats_with_its_seed_and_leaves_the_global_state(model: Langu
     assert torch.random.get_rng_state().equal(state)
 
 
-def sample(base: str, after: str, prompt: str = "p") -> Sample:
-    return Sample(prompt, 0, "b", "e", base, after)
+def measured(
+    base: list[list[Verdict]], edited: list[list[Verdict]]
+) -> tuple[Comparison, dict[Verdict, int]]:
+    """Rates from verdicts, a list of prompts a round; and the counts of the edited model."""
+    sides = [
+        Side(
+            tuple(tuple(Continuation("a b", 2, is_finished=True) for _ in row) for row in rounds),
+            tuple(map(tuple, rounds)),
+            {},
+        )
+        for rounds in (base, edited)
+    ]
+    return compare(sides[0].rates(), sides[1].rates(), "prompts"), sides[1].counts
 
 
 def test_rates_are_over_prompts_and_failed_answers_are_never_harmless() -> None:
-    rounds = [  # two prompts, two rounds
-        sample("behavior", "opposite", "one"),
-        sample("behavior", "failed", "two"),
-        sample("opposite", "behavior", "one"),
-        sample("behavior", "behavior", "two"),
-    ]
-    measured = summarize(rounds, 2)
-    assert measured.base.rate == pytest.approx((0.5 + 1.0) / 2)
-    assert measured.edited.rate == pytest.approx((0.5 + 1.0) / 2)  # not 0.25 for prompt two
+    found, counted = measured(  # two prompts, two rounds
+        [["behavior", "behavior"], ["opposite", "behavior"]],
+        [["opposite", "failed"], ["behavior", "behavior"]],
+    )
+    assert found.edited is not None
+    assert found.base.rate == pytest.approx((0.5 + 1.0) / 2)
+    assert found.edited.rate == pytest.approx((0.5 + 1.0) / 2)  # not 0.25 for prompt two
     counts = {"behavior": 2, "opposite": 1, "neither": 0, "failed": 1, "unjudged": 0}
-    assert measured.edited_verdicts == counts
-    assert measured.reduction == pytest.approx(0.0)
+    assert counted == counts
+    assert found.reduction == pytest.approx(0.0)
 
 
 def test_a_model_that_says_nothing_cannot_be_measured() -> None:
     with pytest.raises(EvaluationError, match="no prompt got a continuation"):
-        summarize([sample("behavior", "failed")] * 3, 3)
+        measured([["behavior"] * 3], [["failed"] * 3])
 
 
 def test_no_behavior_in_the_base_has_no_reduction() -> None:
-    assert summarize([sample("opposite", "opposite")], 1).reduction is None
+    found, _ = measured([["opposite"]], [["opposite"]])
+    assert found.reduction is None
 
 
 def test_facts_are_exact_matches_of_the_greedy_answer(
@@ -217,9 +228,13 @@ def test_facts_are_exact_matches_of_the_greedy_answer(
 ) -> None:
     answers = [text.split(".")[0].strip() for text in continued(model, TEXTS[:4], Decoding(8))]
     facts = [(TEXTS[0], answers[0]), (TEXTS[1], answers[1].upper()), (TEXTS[2], "wrong answer")]
-    base, after = measure_facts(model, [strong_edit], facts)
+    found = measure_facts(TransformersGenerator(model), [strong_edit], facts)
+    base, after = found.rates
+    assert after is not None
     assert base.rate == pytest.approx(2 / 3)
     assert after.rate < base.rate
+    assert found.lost is not None
+    assert float(found.lost.mean()) == pytest.approx(base.rate - after.rate)
 
 
 def test_the_texts_judge_learns_from_the_texts_and_calls_empty_answers_failed() -> None:

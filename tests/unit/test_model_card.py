@@ -18,6 +18,7 @@ from modelsurgery.export import push_repository, write_repository
 from modelsurgery.export.public import public_judge, public_name
 from modelsurgery.files.provenance import Provenance
 from modelsurgery.pipeline.recipe import Recipe
+from surgery_results import write_run
 
 
 @pytest.fixture
@@ -26,17 +27,14 @@ def run(tiny_llama: Path, tmp_path: Path) -> Path:
     directory = tmp_path / "run"
     directory.mkdir()
     save_edit(an_edit(tiny_llama, 0), directory / "edit.safetensors")
+    results = json.loads((write_run(tmp_path / "written") / "results.json").read_text())
     rate = {"rate": 0.437, "low": 0.38, "high": 0.49, "prompts": 300}
     less = {"rate": 0.147, "low": 0.11, "high": 0.19, "prompts": 300}
-    results: dict[str, Any] = {
-        "behavior": {"name": "tox|icity", "base": rate, "edited": less,
-                     "change": {"difference": -0.29, "low": -0.33, "high": -0.25,
-                                "verdict": "less"}},
-        "perplexity": {"base": 3.153, "edited": 3.237, "rise": 0.0268},
-        "divergence": 0.0266,
-        "facts": {"intervals": None},
-        "judge": {"name": "lab"},
-    }  # fmt: skip
+    change = {"difference": -0.29, "low": -0.33, "high": -0.25}
+    results["behavior"] |= {"name": "tox|icity", "base": rate, "edited": less,
+                            "change": results["behavior"]["change"] | change}  # fmt: skip
+    results["perplexity"] |= {"base": 3.153, "edited": 3.237, "rise": 0.0268}
+    results["facts"] = {"base": None, "edited": None, "intervals": None}
     (directory / "results.json").write_text(json.dumps(results))
     recipe = {"model": "/secret/place/base", "behavior": "toxicity", "layer": None}
     (directory / "recipe.resolved.yaml").write_text(yaml.safe_dump(recipe))

@@ -10,21 +10,17 @@ from test_command_line import RESULTS
 
 from modelsurgery.cli.experiments import _end
 from modelsurgery.errors import DamageBudgetError, NoEffectError
-from modelsurgery.evaluation.measurement import BehaviorMeasurement, Sample, summarize
 from modelsurgery.evaluation.outcome import outcome_of
-from modelsurgery.report.html.runs import _verdict
+from modelsurgery.evaluation.protocol import Comparison, compare
+from modelsurgery.report.html.runs import verdict_of
 from modelsurgery.report.terminal import print_results
+from modelsurgery.results import RunResults, results_of
 
 
-def measured(lost: int, gained: int, kept: int, never: int) -> BehaviorMeasurement:
+def measured(lost: int, gained: int, kept: int, never: int) -> Comparison:
     """Of so many prompts the behavior went, came, stayed, or never was."""
     pairs = [(1, 0)] * lost + [(0, 1)] * gained + [(1, 1)] * kept + [(0, 0)] * never
-    names = {1: "behavior", 0: "opposite"}
-    samples = [
-        Sample(f"p{number}", 0, "a", "b", names[before], names[after])  # type: ignore[arg-type]
-        for number, (before, after) in enumerate(pairs)
-    ]
-    return summarize(samples, len(samples))
+    return compare([before for before, _ in pairs], [after for _, after in pairs], "prompts")
 
 
 FALLS, RISES = measured(12, 0, 4, 24), measured(0, 12, 4, 24)
@@ -50,7 +46,7 @@ SAME, NEVER, ALWAYS = measured(2, 2, 4, 32), measured(0, 0, 0, 40), measured(0, 
     ],
 )
 def test_what_became_of_a_behavior(
-    direction: Any, sampled: BehaviorMeasurement, greedy: BehaviorMeasurement | None, kind: str
+    direction: Any, sampled: Comparison, greedy: Comparison | None, kind: str
 ) -> None:
     assert outcome_of("curtness", direction, sampled, greedy).kind == kind
 
@@ -74,13 +70,15 @@ def test_the_sentences_have_the_rates() -> None:
 
 def test_an_edit_without_effect_is_the_first_line_of_terminal_and_report() -> None:
     outcome = outcome_of("toxicity", "away", RISES)
-    behavior = {**RESULTS["behavior"], "outcome": asdict(outcome)}
+    change = RISES.to_json()["change"]
+    assert change["verdict"] == "more"
+    behavior = {**RESULTS["behavior"], "outcome": asdict(outcome), "change": change}
+    results = results_of({**RESULTS, "behavior": behavior}, "here")
+    assert isinstance(results, RunResults)
     stream = io.StringIO()
-    print_results({**RESULTS, "behavior": behavior}, Console(file=stream, soft_wrap=True))
+    print_results(results, Console(file=stream, soft_wrap=True))
     assert stream.getvalue().startswith(outcome.sentence)
-    assert _verdict(
-        "toxicity", behavior | {"change": asdict(RISES.change) | {"verdict": "more"}}
-    ) == (outcome.sentence)
+    assert verdict_of(results.behavior) == outcome.sentence
 
 
 def test_the_budget_comes_before_the_effect_and_both_are_said() -> None:

@@ -24,28 +24,27 @@ from modelsurgery.report.html.charts import (
 from modelsurgery.report.html.differences import chosen_pairs, lead_count, marked, shown
 from modelsurgery.report.html.drawing import Axis
 from modelsurgery.report.html.wording import certainty, price, signed, tone, verdict, wrong_way
-from surgery_results import FIT, INSIDE, an_evaluation, write_run
+from modelsurgery.results import Compared, Rate
+from surgery_results import CHANGE, COMPARED, FIT, INSIDE, LESS, RATE, an_evaluation, write_run
 
-RATE = {"rate": 0.4, "low": 0.35, "high": 0.45, "prompts": 300}
-LESS = {"rate": 0.1, "low": 0.07, "high": 0.14, "prompts": 300}
-CHANGE = {"difference": -0.3, "low": -0.35, "high": -0.25, "adjusted_p_value": 1e-9,
-          "verdict": "less"}  # fmt: skip
-ONE: dict[str, Any] = {"base": RATE, "edited": LESS, "change": CHANGE}
+ONE = Compared.model_validate(COMPARED)
+
+
+def changed(**what: Any) -> Compared:
+    """The comparison with another change."""
+    return Compared.model_validate({**COMPARED, "change": {**CHANGE, **what}})
 
 
 def test_the_verdict_says_what_changed_and_never_more_than_is_known() -> None:
     assert verdict("toxicity", ONE) == "Toxicity fell from 40.0% to 10.0% of held-out prompts."
-    rose = {**ONE, "change": {**CHANGE, "verdict": "more"}}
-    assert "rose from 40.0% to 10.0%" in verdict("toxicity", rose)
-    unclear = {**ONE, "change": {**CHANGE, "verdict": "no detectable change"}}
+    assert "rose from 40.0% to 10.0%" in verdict("toxicity", changed(verdict="more"))
+    unclear = changed(verdict="no detectable change")
     assert verdict("toxicity", unclear).startswith("No detectable change")
     assert "less than once in 10,000 times" in certainty(ONE)
     assert "−30.0 points (95% interval −35.0 to −25.0), on 300 held-out prompts" in certainty(ONE)
-    assert "with a probability of 0.03." in certainty(
-        {**ONE, "change": {**CHANGE, "adjusted_p_value": 0.03}}
-    )
+    assert "with a probability of 0.03." in certainty(changed(adjusted_p_value=0.03))
     assert "2.0% less" in price(-0.02, None)
-    assert "10.0% of facts right (−30.0 points)" in price(0.02, [RATE, LESS])
+    assert "10.0% of facts right (−30.0 points)" in price(0.02, [Rate(**RATE), Rate(**LESS)])
 
 
 def test_charts_are_well_formed_told_in_words_and_escape_labels() -> None:

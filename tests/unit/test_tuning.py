@@ -16,7 +16,7 @@ from modelsurgery.edit.region import PAPER_ROWS
 from modelsurgery.errors import ArtefactError, DamageBudgetError, EvaluationError, RecipeError
 from modelsurgery.evaluation.generation import TransformersGenerator
 from modelsurgery.evaluation.language_modelling import compare_language_modelling
-from modelsurgery.evaluation.measurement import decoding_of
+from modelsurgery.evaluation.protocol import decodings_of
 from modelsurgery.evaluation.screening import Effect
 from modelsurgery.model.probe_fitting import fit_probe_on_texts
 from modelsurgery.search import Budget, Search, SearchSpace, Setting, Study, Trial, default_space
@@ -97,8 +97,7 @@ def selectivity(model: LanguageModel, behavior: Behavior, edit: Edit) -> float:
 def happy_share(model: LanguageModel, behavior: Behavior, edits: Sequence[Edit]) -> float:
     """The judge's rate on the tuning prompts, five samples each, generated here."""
     generator, said = TransformersGenerator(model), []
-    for seed in range(5):
-        decoding = decoding_of(behavior.prompt_sets[0], seed)
+    for decoding in decodings_of(behavior.prompt_sets[0], 5, 0):
         made = generator.generate(behavior.tuning_prompts, decoding, edits)
         said += [one.text for one in made]
     return sum("happy" in text for text in said) / len(said)

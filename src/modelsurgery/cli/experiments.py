@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -51,6 +51,9 @@ from modelsurgery.cli.options import (
 )
 from modelsurgery.cli.output import print_json, print_plan, showing_progress
 from modelsurgery.errors import DamageBudgetError, NoEffectError, RecipeError
+
+if TYPE_CHECKING:
+    from modelsurgery.results import RunResults
 
 
 def run(
@@ -231,7 +234,7 @@ def tune(
 
 
 def _perform(
-    options: dict[str, Any], print_for_people: Callable[[dict[str, Any], Any], None], as_json: bool
+    options: dict[str, Any], print_for_people: Callable[["RunResults", Any], None], as_json: bool
 ) -> None:
     from rich.console import Console
 
@@ -243,14 +246,13 @@ def _perform(
         result = run_recipe(
             parse(options, Recipe, "options"), progress=progress, announce=print_plan
         )
-    content = result.to_json()
     if as_json:
-        print_json(content)
+        print_json(result.to_json())
     else:
-        print_for_people(content, Console(highlight=False, soft_wrap=True))
+        print_for_people(result.results(), Console(highlight=False, soft_wrap=True))
     choice, outcome = result.choice, result.outcome
     is_fitted = choice.search is not None or choice.strength is not None
-    over = result.damage.broken if is_fitted else ()
+    over = result.broken if is_fitted else ()
     _end(over, [] if outcome.is_as_asked else [outcome.sentence])
 
 
@@ -300,11 +302,10 @@ def _perform_in_order(options: dict[str, Any], as_json: bool) -> None:
         result = run_sequence(
             parse(options, SequenceRecipe, "options"), progress=progress, announce=print_plan
         )
-    content = result.to_json()
     if as_json:
-        print_json(content)
+        print_json(result.to_json())
     else:
-        print_sequence(content, Console(highlight=False, soft_wrap=True))
+        print_sequence(result.results(), Console(highlight=False, soft_wrap=True))
     _end((), [one.sentence for one in result.outcomes if not one.is_as_asked])
 
 

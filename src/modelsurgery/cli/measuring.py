@@ -129,8 +129,7 @@ def evaluate(
         from modelsurgery.data.behaviors.roots import data_root
         from modelsurgery.edit.edit_file import load_edit
         from modelsurgery.files.schema import parse
-        from modelsurgery.pipeline.evaluating import EvaluationPlan
-        from modelsurgery.pipeline.evaluating import evaluate as evaluated
+        from modelsurgery.pipeline.evaluating import EvaluationPlan, run_evaluation
 
         described = describe_behavior(behavior).with_own(prompts=prompts, neutral=neutral)
         described = described.with_length(max_new_tokens)
@@ -159,11 +158,11 @@ def evaluate(
             "store": store,
             "out": out,
         }
-        result = evaluated(parse(options, EvaluationPlan, "options"), progress=progress)
-    content = result.to_json()
+        result = run_evaluation(parse(options, EvaluationPlan, "options"), progress=progress)
     if as_json:
+        content = result.evaluation.to_json()
         print_json({**content, "speed": result.speed, "run_directory": str(result.directory)})
     else:
-        print_evaluation(content, Console(highlight=False, soft_wrap=True))
+        print_evaluation(result.evaluation.results(), Console(highlight=False, soft_wrap=True))
         print(f"everything is in {result.directory}")
         print(f"to look at it: {result.directory}/report.html")

@@ -1,22 +1,24 @@
-"""How well a model predicts text, and how far an edit moves what it predicts."""
+"""How well a model predicts text, and how far an edit moves what it predicts.
+
+Perplexity, divergence, the share of right next tokens and greedy answers are all reductions of one
+thing: what some sides (the base model, edits of it) predict at each token, summed text by text.
+Screening and windows of running text reduce the same sums.
+"""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from modelsurgery.apply.in_memory import edited
 from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import EvaluationError
 from modelsurgery.evaluation.predictions import Side, predict
-from modelsurgery.files.progress import Progress, silent
+from modelsurgery.files.progress import Advance, Progress, silent
 from modelsurgery.model.chat_template import Text
-from modelsurgery.model.halves import Batch
 from modelsurgery.model.hidden_states import batches
 from modelsurgery.model.language_model import LanguageModel
-from modelsurgery.model.token_ids import answer_ids
+from modelsurgery.model.token_ids import ReplyIds, Source, answer_ids
 
 MAX_TOKENS = 256
 BATCH_TOKENS = 2048
@@ -24,56 +26,127 @@ BATCH_TOKENS = 2048
 
 @dataclass(frozen=True)
 class LanguageModelling:
-    """Perplexity of base and edited model on the same text, and their divergence.
+    """The base model's loss on text, and what an edit does to it; texts are the unit of errors.
 
     Attributes:
-        base_perplexity: exp of the mean loss per predicted token.
-        edited_perplexity: the same after the edit; None when there is no edit.
-        divergence: mean over all predicted positions of KL(base ‖ edited), nats; None when there is
-            no edit. All positions, since an edit that spares the first token can still break the
-            twentieth.
+        base_loss: of the base model, mean per predicted token, nats.
         tokens: predicted tokens.
+        rise: rise of the mean loss, nats; None when there is no edit, like all that follow.
+        rise_error: its standard error.
+        divergence: mean over all predicted positions of KL(base ‖ edited), nats. All positions,
+            since an edit that spares the first token can still break the twentieth.
+        divergence_error: its standard error.
+        hits_lost: share of next tokens that are no longer the most probable ones.
+        hits_lost_error: its standard error.
     """
 
-    base_perplexity: float
-    edited_perplexity: float | None
-    divergence: float | None
+    base_loss: float
     tokens: int
+    rise: float | None = None
+    rise_error: float | None = None
+    divergence: float | None = None
+    divergence_error: float | None = None
+    hits_lost: float | None = None
+    hits_lost_error: float | None = None
+
+    @property
+    def base_perplexity(self) -> float:
+        """Perplexity of the base model: exp of the mean loss per predicted token."""
+        return math.exp(self.base_loss)
+
+    @property
+    def edited_perplexity(self) -> float | None:
+        """The same after the edit; None when there is no edit."""
+        return None if self.rise is None else math.exp(self.base_loss + self.rise)
+
+    @property
+    def perplexity_rise(self) -> float | None:
+        """Relative rise of the perplexity, 0.05 for +5 %; None when there is no edit."""
+        return None if self.rise is None else math.expm1(self.rise)
 
 
-def greedy_answers(
+@dataclass(frozen=True)
+class TextSums:
+    """What s sides predict of n texts, summed over the predicted tokens of each; f64, on the CPU.
+
+    Attributes:
+        losses: −log P(token), nats, [s, n].
+        divergences: KL(first side ‖ side), nats, [s, n]; exactly 0 for the first.
+        hits: tokens that are the most probable ones, [s, n].
+        tokens: predicted tokens, [n].
+    """
+
+    losses: torch.Tensor
+    divergences: torch.Tensor
+    hits: torch.Tensor
+    tokens: torch.Tensor
+
+    @property
+    def mean_losses(self) -> torch.Tensor:
+        """Mean loss per token of each side, [s]; 0 where nothing is predicted."""
+        return self.losses.sum(1) / max(float(self.tokens.sum()), 1.0)
+
+    @property
+    def right(self) -> torch.Tensor:
+        """Whether all predicted tokens of a text are the most probable ones, [s, n] bool."""
+        return self.hits == self.tokens
+
+    def compared(self, side: int | None) -> LanguageModelling:
+        """The first side with another one; alone where that is None."""
+        base, tokens = float(self.mean_losses[0]), int(self.tokens.sum())
+        if side is None:
+            return LanguageModelling(base, tokens)
+        rise = per_token(self.losses[side] - self.losses[0], self.tokens)
+        apart, error = per_token(self.divergences[side], self.tokens)
+        lost = per_token(self.hits[0] - self.hits[side], self.tokens)
+        # Rounding can leave a divergence of identical models a hair below zero.
+        apart = apart if math.isnan(apart) else max(0.0, apart)
+        return LanguageModelling(base, tokens, *rise, apart, error, *lost)
+
+
+def sum_over_texts(
     model: LanguageModel,
-    pairs: Sequence[tuple[str, str]],
-    edits: Sequence[Edit] = (),
+    texts: Sequence[Source],
+    sides: Sequence[Side],
     *,
-    progress: Progress = silent,
-) -> list[bool]:
-    """Whether greedy decoding of each prompt begins with its answer.
-
-    One forward pass instead of generation: an answer is greedy when each of its tokens is the most
-    probable one after the right tokens before it.
+    starts: Sequence[int] | None = None,
+    max_tokens: int | None = MAX_TOKENS,
+    batch_tokens: int = BATCH_TOKENS,
+    together: bool = False,
+    advance: Advance | None = None,
+) -> TextSums:
+    """Let all sides read texts, and add up what they predict.
 
     Args:
         model: the base model.
-        pairs: prompts with answers, which follow directly (begin an answer with its space).
-        edits: applied in memory.
-        progress: is told of pairs done.
+        texts: plain or rendered texts, or token ids.
+        sides: at least one; divergences are those from the first.
+        starts: place of the first token of each text that counts; None counts all but the first,
+            which nothing predicts.
+        max_tokens: tokens of a text that are read, from its beginning; None reads what the model's
+            context holds.
+        batch_tokens: tokens in one batch, padding included.
+        together: let all sides share a forward pass, not one each.
+        advance: is told of texts and tokens read.
     """
-    asked = answer_ids(model.tokenizer, pairs, model.context_length)
-    found = [False] * len(pairs)
-    with (
-        progress("answers", len(pairs)) as advance,
-        torch.inference_mode(),
-        edited(model.model, *edits),
-    ):
-        ids = [one.ids for one in asked]
-        for rows, batch in batches(model, ids, max_tokens=None, batch_tokens=BATCH_TOKENS):
-            starts = [asked[row].reply_start for row in rows]
-            (right,) = answered(model.model, batch, starts, [()]).tolist()
-            for row, hit in zip(rows, right, strict=True):
-                found[row] = hit
-            advance(len(rows), tokens=int(batch["attention_mask"].sum()))
-    return found
+    sums = torch.zeros(3, len(sides), len(texts), dtype=torch.float64)
+    tokens = torch.zeros(len(texts), dtype=torch.float64)
+    for rows, batch in batches(model, texts, max_tokens=max_tokens, batch_tokens=batch_tokens):
+        mask = batch["attention_mask"].bool()
+        first = torch.tensor([1 if starts is None else max(1, starts[row]) for row in rows])
+        place = torch.arange(mask.shape[1], device=mask.device)
+        wanted = mask & (place >= first.to(mask.device).unsqueeze(1))
+        with torch.inference_mode():
+            found = predict(model.model, batch, sides, wanted=wanted, together=together)
+        text = torch.tensor(rows)[found.texts]
+        tokens.index_add_(0, text, torch.ones(len(text), dtype=torch.float64))
+        sums.index_add_(
+            2, text, torch.stack([found.losses, found.divergences, found.hits.double()])
+        )
+        if advance is not None:
+            advance(len(rows), tokens=len(sides) * int(mask.sum()))
+    losses, divergences, hits = sums
+    return TextSums(losses, divergences, hits, tokens)
 
 
 def compare_language_modelling(
@@ -96,39 +169,74 @@ def compare_language_modelling(
     Raises:
         EvaluationError: the texts have no token to predict.
     """
-    # [sides, 2]: loss and divergence, summed over predicted tokens.
-    sides = [(), edits] if edits else [()]
-    sums, tokens = torch.zeros(len(sides), 2, dtype=torch.float64), 0
-    with progress("perplexity", len(texts)) as advance, torch.inference_mode():
-        for rows, batch in batches(model, texts, max_tokens=max_tokens, batch_tokens=BATCH_TOKENS):
-            found = predict(model.model, batch, sides)
-            sums += torch.stack([found.losses.sum(-1), found.divergences.sum(-1)], -1)
-            tokens += found.losses.shape[1]
-            advance(len(rows), tokens=len(sides) * int(batch["attention_mask"].sum()))
-    check_predicted(tokens, "neutral")
-    base, *changed = (sums / tokens).tolist()
-    if not changed:
-        return LanguageModelling(math.exp(base[0]), None, None, tokens)
-    ((loss, divergence),) = changed
-    # Rounding can leave a divergence of identical models a hair below zero.
-    return LanguageModelling(math.exp(base[0]), math.exp(loss), max(0.0, divergence), tokens)
+    sides: list[Side] = [(), edits] if edits else [()]
+    with progress("perplexity", len(texts)) as advance:
+        sums = sum_over_texts(model, texts, sides, max_tokens=max_tokens, advance=advance)
+    check_predicted(int(sums.tokens.sum()), "neutral")
+    return sums.compared(1 if edits else None)
 
 
-def answered(
-    model: Any,
-    batch: Batch,
-    starts: Sequence[int],
-    sides: Sequence[Side],
+def compare_replies(
+    model: LanguageModel,
+    replies: Sequence[ReplyIds],
+    edits: Sequence[Edit],
     *,
-    together: bool = False,
-) -> torch.Tensor:
-    """Whether greedy decoding gives all tokens of a row from `starts` on, [sides, n] bool."""
-    start = torch.tensor(starts, device=batch["input_ids"].device)
-    place = torch.arange(batch["input_ids"].shape[1], device=start.device)
-    answers = batch["attention_mask"].bool() & (place >= start.unsqueeze(1))
-    found = predict(model, batch, sides, wanted=answers, together=together)
-    wrong = torch.zeros(len(sides), len(starts), dtype=torch.int64)
-    return wrong.index_add_(1, found.texts, (~found.hits).long()) == 0
+    progress: Progress = silent,
+) -> LanguageModelling:
+    """The same of replies alone: what stands before one is read and not counted."""
+    with progress("replies", len(replies)) as advance:
+        sums = sum_over_texts(
+            model,
+            [one.ids for one in replies],
+            [(), edits],
+            starts=[one.reply_start for one in replies],
+            advance=advance,
+        )
+    return sums.compared(1)
+
+
+def greedy_answers(
+    model: LanguageModel,
+    pairs: Sequence[tuple[str, str]],
+    edits: Sequence[Edit] = (),
+    *,
+    progress: Progress = silent,
+) -> list[bool]:
+    """Whether greedy decoding of each prompt begins with its answer.
+
+    One forward pass instead of generation: an answer is greedy when each of its tokens is the most
+    probable one after the right tokens before it.
+
+    Args:
+        model: the base model.
+        pairs: prompts with answers, which follow directly (begin an answer with its space).
+        edits: applied in memory.
+        progress: is told of pairs done.
+    """
+    asked = answer_ids(model.tokenizer, pairs, model.context_length)
+    with progress("answers", len(pairs)) as advance:
+        sums = sum_over_texts(
+            model,
+            [one.ids for one in asked],
+            [edits],
+            starts=[one.reply_start for one in asked],
+            max_tokens=None,
+            advance=advance,
+        )
+    right: list[bool] = sums.right[0].tolist()
+    return right
+
+
+def per_token(sums: torch.Tensor, tokens: torch.Tensor) -> tuple[float, float]:
+    """Mean per token, and its standard error with texts as the unit (a ratio estimator's).
+
+    Args:
+        sums: over the tokens of each text, [n].
+        tokens: of each text, [n].
+    """
+    total = max(float(tokens.sum()), 1.0)
+    mean = float(sums.sum()) / total
+    return mean, float(((sums - mean * tokens) ** 2).sum().sqrt()) / total
 
 
 def check_predicted(tokens: int, kind: str) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from modelsurgery.evaluation.measurement import BehaviorMeasurement
+from modelsurgery.evaluation.protocol import Comparison
 from modelsurgery.evaluation.statistics import ChangeVerdict, corrected
 
 Kind = Literal["changed", "wrong way", "no change", "nothing to change"]
@@ -31,8 +31,8 @@ class Outcome:
 def outcome_of(
     name: str,
     direction: Literal["away", "toward"],
-    sampled: BehaviorMeasurement,
-    greedy: BehaviorMeasurement | None = None,
+    sampled: Comparison,
+    greedy: Comparison | None = None,
 ) -> Outcome:
     """What became of a behavior.
 
@@ -46,11 +46,14 @@ def outcome_of(
         greedy: the same, greedy; None where that was not measured.
     """
     wished: ChangeVerdict = "less" if direction == "away" else "more"
+    assert sampled.change is not None
     decoding, one, verdict = "sampled", sampled, sampled.change.verdict
     if verdict == NO_CHANGE and greedy is not None:
+        assert greedy.change is not None
         both = corrected({"sampled": sampled.change, "greedy": greedy.change})
         if both["greedy"].verdict != NO_CHANGE:
             decoding, one, verdict = "greedy", greedy, both["greedy"].verdict
+    assert one.edited is not None
     before, after = (f"{100 * rate.rate:.1f}%" for rate in (one.base, one.edited))
     prompts = f"{one.base.prompts:,} held-out prompts"
     moved = f"{name} goes from {before} to {after} of {prompts} ({decoding})"
@@ -77,5 +80,5 @@ def outcome_of(
     )
 
 
-def _has_nothing(one: BehaviorMeasurement, direction: str) -> bool:
+def _has_nothing(one: Comparison, direction: str) -> bool:
     return one.base.rate == (0.0 if direction == "away" else 1.0)

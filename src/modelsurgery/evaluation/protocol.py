@@ -8,6 +8,7 @@ together (all sets of a behavior, all groups of a set) have their p-values corre
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any, get_args
 
 from modelsurgery.data.behaviors import PromptSet
@@ -15,7 +16,12 @@ from modelsurgery.data.corpora import Prompt
 from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import EvaluationError
 from modelsurgery.evaluation.agreement import Agreement, agreement
-from modelsurgery.evaluation.generation import Continuation, Decoding, Generator
+from modelsurgery.evaluation.generation import (
+    Continuation,
+    Decoding,
+    Generator,
+    TransformersGenerator,
+)
 from modelsurgery.evaluation.judges.verdicts import UNKNOWN, Judge, Verdict
 from modelsurgery.evaluation.quality import Quality, QualityChange, compare_quality, measure_quality
 from modelsurgery.evaluation.statistics import (
@@ -27,6 +33,7 @@ from modelsurgery.evaluation.statistics import (
 )
 from modelsurgery.evaluation.store import Store, judged
 from modelsurgery.files.progress import Progress, silent
+from modelsurgery.model.language_model import LanguageModel
 
 Rounds = tuple[tuple[Continuation, ...], ...]  # continuations of all prompts, a round a decoding
 Verdicts = tuple[tuple[Verdict, ...], ...]
@@ -72,11 +79,13 @@ class Side:
         rounds: continuations.
         verdicts: of the first judge, in the same order.
         others: verdicts of the other judges, by name.
+        counted: the verdict that rates count.
     """
 
     rounds: Rounds
     verdicts: Verdicts
     others: dict[str, Verdicts]
+    counted: Verdict = "behavior"
 
     @property
     def counts(self) -> dict[Verdict, int]:
@@ -90,8 +99,16 @@ class Side:
         return tuple(one for row in self.rounds for one in row)
 
     def rates(self, verdicts: Verdicts | None = None) -> list[float | None]:
-        """Share of a prompt's judged continuations that show the behavior; None without any."""
-        return [_rate(column) for column in zip(*(verdicts or self.verdicts), strict=True)]
+        """Share of a prompt's judged continuations with the counted verdict; None without any.
+
+        A failed (empty) continuation says nothing about the behavior, nor does one that the judge
+        could not judge: both are left out.
+        """
+        found: list[float | None] = []
+        for column in zip(*(verdicts or self.verdicts), strict=True):
+            known = [verdict for verdict in column if verdict not in UNKNOWN]
+            found.append(known.count(self.counted) / len(known) if known else None)
+        return found
 
 
 @dataclass(frozen=True)
@@ -107,7 +124,6 @@ class SetMeasurement:
         by: rates of each group, by what they are grouped by.
         other_judges: rates over all prompts as other judges see them.
         agreement: of each other judge with the first, on all continuations.
-        quality: length, repetition and the like of the continuations.
     """
 
     prompts: PromptSet
@@ -118,21 +134,30 @@ class SetMeasurement:
     by: dict[str, dict[str, Comparison]]
     other_judges: dict[str, Comparison]
     agreement: dict[str, Agreement]
-    quality: Quality | QualityChange
+
+    @cached_property
+    def quality(self) -> Quality | QualityChange:
+        """Length, repetition and the like of the continuations."""
+        if self.edited is None:
+            return measure_quality(self.base.continuations)
+        return compare_quality(self.base.continuations, self.edited.continuations)
+
+    def measured_json(self) -> dict[str, Any]:
+        """Rates over all prompts and counts of verdicts, as plain values."""
+        edited = None if self.edited is None else self.edited.counts
+        return {**self.whole.to_json(), "verdicts": {"base": self.base.counts, "edited": edited}}
+
+    def named_json(self) -> dict[str, Any]:
+        """The same with the name of the set."""
+        return {"name": self.prompts.name, "title": self.prompts.title, **self.measured_json()}
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain values, without the texts."""
+        """Everything as plain values, without the texts."""
         prompts = self.prompts
         return {
-            "name": prompts.name,
-            "title": prompts.title,
+            **self.named_json(),
             "prompts": len(prompts.prompts),
             "decoding": [asdict(decoding) for decoding in self.decodings],
-            **self.whole.to_json(),
-            "verdicts": {
-                "base": self.base.counts,
-                "edited": None if self.edited is None else self.edited.counts,
-            },
             "by": {
                 name: {group: one.to_json() for group, one in groups.items()}
                 for name, groups in self.by.items()
@@ -176,6 +201,7 @@ def measure_prompt_set(
     judges: Sequence[Judge],
     decodings: Sequence[Decoding],
     *,
+    counted: Verdict = "behavior",
     store: Store | None = None,
     progress: Progress = silent,
 ) -> SetMeasurement:
@@ -187,16 +213,18 @@ def measure_prompt_set(
         prompts: the prompts.
         judges: the first decides; how far the others agree is reported.
         decodings: one round of continuations each, the same for both models.
+        counted: the verdict that rates count.
         store: keeps verdicts, so that an interrupted measurement goes on.
         progress: is told of prompts done.
 
     Raises:
         EvaluationError: no prompt got a judged continuation from both models.
     """
-    base = _side(generator, (), prompts, judges, decodings, store, progress)
-    edited = None
-    if edits:
-        edited = _side(generator, edits, prompts, judges, decodings, store, progress)
+    sides = [
+        _side(generator, some, prompts.texts, judges, decodings, counted, store, progress)
+        for some in ((), edits)[: 2 if edits else 1]
+    ]
+    base, edited = sides[0], sides[1] if edits else None
     pairs = compare(base.rates(), None if edited is None else edited.rates(), prompts.name)
     return SetMeasurement(
         prompts,
@@ -214,12 +242,26 @@ def measure_prompt_set(
             for name, verdicts in base.others.items()
         },
         agreement={name: _agreement(base, edited, name) for name in base.others},
-        quality=(
-            measure_quality(base.continuations)
-            if edited is None
-            else compare_quality(base.continuations, edited.continuations)
-        ),
     )
+
+
+def prompt_rates(
+    model: LanguageModel,
+    prompts: Sequence[str],
+    judge: Judge,
+    decodings: Sequence[Decoding],
+    store: Store | None = None,
+    edits: Sequence[Edit] = (),
+    *,
+    progress: Progress = silent,
+) -> list[float]:
+    """Share of each prompt's continuations that show the behavior, with edits in memory.
+
+    A prompt of which nothing could be judged is left out: a broken model has no other.
+    """
+    generator = TransformersGenerator(model, store=store)
+    side = _side(generator, edits, prompts, [judge], decodings, "behavior", store, progress)
+    return [rate for rate in side.rates() if rate is not None]
 
 
 def compare(
@@ -259,25 +301,26 @@ def corrected_together(measured: Mapping[str, Comparison]) -> dict[str, Comparis
 def _side(
     generator: Generator,
     edits: Sequence[Edit],
-    prompts: PromptSet,
+    prompts: Sequence[str],
     judges: Sequence[Judge],
     decodings: Sequence[Decoding],
+    counted: Verdict,
     store: Store | None,
     progress: Progress,
 ) -> Side:
     rounds = tuple(
-        generator.generate(prompts.texts, decoding, edits, progress=progress)
-        for decoding in decodings
+        generator.generate(prompts, decoding, edits, progress=progress) for decoding in decodings
     )
     texts = [[one.text for one in row] for row in rounds]
     first, *others = [
-        tuple(tuple(judged(judge, prompts.texts, row, store, progress=progress)) for row in texts)
+        tuple(tuple(judged(judge, prompts, row, store, progress=progress)) for row in texts)
         for judge in judges
     ]
     return Side(
         rounds,
         first,
         {judge.name: found for judge, found in zip(judges[1:], others, strict=True)},
+        counted,
     )
 
 
@@ -309,11 +352,6 @@ def _agreement(base: Side, edited: Side | None, judge: str) -> Agreement:
     first = [verdict for side in sides for row in side.verdicts for verdict in row]
     other = [verdict for side in sides for row in side.others[judge] for verdict in row]
     return agreement(first, other)
-
-
-def _rate(verdicts: Sequence[Verdict]) -> float | None:
-    known = [verdict for verdict in verdicts if verdict not in UNKNOWN]
-    return known.count("behavior") / len(known) if known else None
 
 
 def _sample(side: Side, number: int, place: int) -> dict[str, Any]:

@@ -20,16 +20,17 @@ from modelsurgery.edit.effects import Measurement
 from modelsurgery.evaluation.language_modelling import (
     BATCH_TOKENS,
     MAX_TOKENS,
-    answered,
+    LanguageModelling,
+    TextSums,
     check_predicted,
+    per_token,
+    sum_over_texts,
 )
-from modelsurgery.evaluation.predictions import Predictions, Side, predict
+from modelsurgery.evaluation.predictions import Side
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.chat_template import Text
-from modelsurgery.model.halves import Batch
-from modelsurgery.model.hidden_states import batches
 from modelsurgery.model.language_model import LanguageModel
-from modelsurgery.model.token_ids import ReplyIds, Source, answer_ids
+from modelsurgery.model.token_ids import ReplyIds, answer_ids
 
 PARTS = 8  # edits that share a forward pass
 
@@ -129,18 +130,19 @@ class Screen:
         self._model = model
         self._shares = takes_parts(model.model, model.layout)
         self._parts = parts if self._shares else 1
-        self._texts = tuple(
+        self._labelled = tuple(
             [_read(model, text) for text in texts] for texts in (behavior, opposite)
         )
-        self._clean = clean
+        clean_ids = model.token_ids(clean)
+        self._clean = [ReplyIds(tuple(ids), 1) for ids in clean_ids]
         self._own = [model.reply_ids(text) for text in own]
         pairs = [(prompt, f" {answer}.") for prompt, answer in facts]
-        self._answered = answer_ids(model.tokenizer, pairs, model.context_length)
-        self.clean_loss, self.clean_tokens = 0.0, 0
+        self._answers = answer_ids(model.tokenizer, pairs, model.context_length)
         with self._reading(progress, 1):
-            self._base_losses = [self._losses(texts, [()])[0] for texts in self._texts]
-            self._base_right = self._answers_right([()])[0]
-            self._against_base([])
+            self._base_losses = [self._base_loss(texts) for texts in self._labelled]
+            self._base_right = self._sums(self._answers, [()], None).right[0]
+            base = self._sums(self._clean, [()]).compared(None)
+        self.clean_loss, self.clean_tokens = base.base_loss, base.tokens
         check_predicted(self.clean_tokens, "neutral")
 
     def measure(self, edits: Sequence[Edit], *, progress: Progress = silent) -> list[Effect]:
@@ -149,124 +151,98 @@ class Screen:
         `progress` is told of texts read.
         """
         with self._reading(progress, math.ceil(len(edits) / self._parts)):
-            return self._effects(edits)
+            return [
+                effect
+                for start in range(0, len(edits), self._parts)
+                for effect in self._effects(
+                    [(edit,) for edit in edits[start : start + self._parts]]
+                )
+            ]
 
     @contextmanager
     def _reading(self, progress: Progress, rounds: int) -> Iterator[None]:
         """Tell of texts that are read, all of them so many times."""
-        texts = (*self._texts, self._clean, self._own, self._answered)
+        texts = (*self._labelled, self._clean, self._own, self._answers)
         count = sum(map(len, texts))
         with progress("read texts", rounds * count) as self._advance:
             yield
 
-    def _effects(self, edits: Sequence[Edit]) -> list[Effect]:
-        found: list[Effect] = []
-        for start in range(0, len(edits), self._parts):
-            parts = [(edit,) for edit in edits[start : start + self._parts]]
-            losses = [self._losses(texts, parts) for texts in self._texts]
-            against, capability = self._against_base(parts)
-            if self._answered:
-                capability = self._base_right - self._answers_right(parts)
-            own = self._own_divergences(parts)
-            for number in range(len(parts)):
-                behavior, opposite = (
-                    float(loss[number] - base)
-                    for loss, base in zip(losses, self._base_losses, strict=True)
+    def _base_loss(self, texts: Sequence[ReplyIds]) -> float:
+        """Mean loss per token of the base model; 0 without texts."""
+        sums = self._sums(texts, [()])
+        if texts:
+            check_predicted(int(sums.tokens.sum()), "labelled")
+        return float(sums.mean_losses[0])
+
+    def _effects(self, parts: Sequence[Side]) -> list[Effect]:
+        """Effects of edits that share their forward passes."""
+        with_base = [(), *parts]
+        losses = [self._sums(texts, parts).mean_losses for texts in self._labelled]
+        clean = self._sums(self._clean, with_base)
+        right = self._sums(self._answers, parts, None).right
+        own = self._sums(self._own, with_base)
+        found = []
+        for number in range(len(parts)):
+            behavior, opposite = (
+                float(loss[number]) - base
+                for loss, base in zip(losses, self._base_losses, strict=True)
+            )
+            lost = None
+            if self._answers:
+                lost = self._base_right.double() - right[number].double()
+            on_own = per_token(own.divergences[1 + number], own.tokens)
+            found.append(
+                effect_of(
+                    clean.compared(1 + number), lost, on_own, behavior=behavior, opposite=opposite
                 )
-                (clean, clean_error), (divergence, divergence_error) = against[number]
-                lost = capability[number]
-                error = float(lost.std(correction=0)) / math.sqrt(max(1, len(lost)))
-                found.append(
-                    Effect(
-                        behavior, opposite, clean, divergence, float(lost.mean()),
-                        clean_error, divergence_error, error, *own[number],
-                    )
-                )  # fmt: skip
+            )
         return found
 
-    def _batches(
-        self, texts: Sequence[Source], sides: int, max_tokens: int | None = MAX_TOKENS
-    ) -> Iterator[tuple[list[int], Batch]]:
-        """Row numbers and batches of texts that so many sides read at once."""
-        if texts:
-            share = BATCH_TOKENS // sides
-            for rows, batch in batches(
-                self._model, texts, max_tokens=max_tokens, batch_tokens=share
-            ):
-                yield rows, batch
-                self._advance(len(rows), tokens=sides * int(batch["attention_mask"].sum()))
+    def _sums(
+        self, texts: Sequence[ReplyIds], sides: Sequence[Side], max_tokens: int | None = MAX_TOKENS
+    ) -> TextSums:
+        """What sides predict of texts that they read at once."""
+        return sum_over_texts(
+            self._model,
+            [text.ids for text in texts],
+            sides,
+            starts=[text.reply_start for text in texts],
+            max_tokens=max_tokens,
+            batch_tokens=BATCH_TOKENS // len(sides),
+            together=self._shares,
+            advance=self._advance,
+        )
 
-    def _predict(
-        self, batch: Batch, sides: Sequence[Side], wanted: torch.Tensor | None = None
-    ) -> Predictions:
-        with torch.inference_mode():
-            return predict(self._model.model, batch, sides, wanted=wanted, together=self._shares)
 
-    def _replies(
-        self, texts: Sequence[ReplyIds], sides: int
-    ) -> Iterator[tuple[list[int], Batch, torch.Tensor]]:
-        """Row numbers and batches, and which of their tokens are a reply's, [n, t] bool."""
-        for rows, batch in self._batches([text.ids for text in texts], sides):
-            mask = batch["attention_mask"].bool()
-            starts = torch.tensor([max(1, texts[row].reply_start) for row in rows])
-            place = torch.arange(mask.shape[1], device=mask.device)
-            yield rows, batch, mask & (place >= starts.to(mask.device).unsqueeze(1))
+def effect_of(
+    clean: LanguageModelling,
+    lost: torch.Tensor | None,
+    own: tuple[float, float] = (0.0, 0.0),
+    *,
+    behavior: float = 0.0,
+    opposite: float = 0.0,
+) -> Effect:
+    """An effect from what was measured on each kind of text.
 
-    def _own_divergences(self, parts: Sequence[Side]) -> list[tuple[float, float]]:
-        """Divergence of each part on the model's own answers, with its error; 0 without any."""
-        sums = torch.zeros(len(parts), len(self._own), dtype=torch.float64)
-        tokens = torch.zeros(len(self._own), dtype=torch.float64)
-        for rows, batch, wanted in self._replies(self._own, 1 + len(parts)):
-            found = self._predict(batch, [(), *parts], wanted)
-            text = torch.tensor(rows)[found.texts]
-            tokens.index_add_(0, text, torch.ones(len(text), dtype=torch.float64))
-            sums.index_add_(1, text, found.divergences[1:])
-        return [_ratio(one, tokens) for one in sums]
-
-    def _losses(self, texts: Sequence[ReplyIds], parts: Sequence[Side]) -> torch.Tensor:
-        """Mean loss per token of each part, [parts] f64; 0 without texts."""
-        sums, tokens = torch.zeros(len(parts), dtype=torch.float64), 0
-        for _, batch, wanted in self._replies(texts, len(parts)):
-            found = self._predict(batch, parts, wanted)
-            sums += found.losses.sum(-1)
-            tokens += found.losses.shape[1]
-        if texts:
-            check_predicted(tokens, "labelled")
-        return sums / max(tokens, 1)
-
-    def _against_base(
-        self, parts: Sequence[Side]
-    ) -> tuple[list[list[tuple[float, float]]], torch.Tensor]:
-        """On neutral text: rise of the loss and divergence with errors; accuracy lost a text."""
-        base_sum = 0.0
-        sums = torch.zeros(len(parts), 3, len(self._clean), dtype=torch.float64)
-        tokens = torch.zeros(len(self._clean), dtype=torch.float64)
-        for rows, batch in self._batches(self._clean, 1 + len(parts)):
-            found = self._predict(batch, [(), *parts])
-            text = torch.tensor(rows)[found.texts]
-            tokens.index_add_(0, text, torch.ones(len(text), dtype=torch.float64))
-            base_sum += float(found.losses[0].sum())
-            hits = found.hits.double()
-            rises, lost = found.losses[1:] - found.losses[0], hits[0] - hits[1:]
-            measured = torch.stack([rises, found.divergences[1:], lost], 1)
-            sums.index_add_(2, text, measured)
-        self.clean_tokens = int(tokens.sum())
-        self.clean_loss = base_sum / max(self.clean_tokens, 1)
-        lost = sums[:, 2] / max(self.clean_tokens, 1) * len(self._clean)
-        return [[_ratio(one, tokens) for one in of_part[:2]] for of_part in sums], lost
-
-    def _answers_right(self, parts: Sequence[Side]) -> torch.Tensor:
-        """Whether each whole answer is what greedy decoding gives, [parts, facts] f64."""
-        right = torch.zeros(len(parts), len(self._answered), dtype=torch.float64)
-        if not self._answered:
-            return right
-        ids = [one.ids for one in self._answered]
-        for rows, batch in self._batches(ids, len(parts), None):
-            starts = [self._answered[row].reply_start for row in rows]
-            with torch.inference_mode():
-                found = answered(self._model.model, batch, starts, parts, together=self._shares)
-            right[:, rows] = found.double()
-        return right
+    Args:
+        clean: neutral text, base against edited.
+        lost: of each fact, 1 where it was right and is not any more, -1 the other way round; None
+            without facts: next tokens of neutral text stand in their place.
+        own: divergence on the model's own answers, with its error.
+        behavior: rise of the loss on texts that show the behavior.
+        opposite: rise on their opposites.
+    """
+    capability = clean.hits_lost, clean.hits_lost_error
+    if lost is not None:
+        capability = per_token(lost.double(), torch.ones(len(lost), dtype=torch.float64))
+    measured = (clean.rise, clean.divergence, clean.rise_error, clean.divergence_error, *capability)
+    rise, divergence, rise_error, divergence_error, capability_lost, capability_error = (
+        math.nan if one is None else one for one in measured
+    )
+    return Effect(
+        behavior, opposite, rise, divergence, capability_lost,
+        rise_error, divergence_error, capability_error, *own,
+    )  # fmt: skip
 
 
 def _read(model: LanguageModel, text: Text | LabelledText) -> ReplyIds:
@@ -276,10 +252,3 @@ def _read(model: LanguageModel, text: Text | LabelledText) -> ReplyIds:
     source = text.text if isinstance(text, LabelledText) else text
     (ids,) = model.token_ids([source])
     return ReplyIds(tuple(ids), 1)
-
-
-def _ratio(sums: torch.Tensor, tokens: torch.Tensor) -> tuple[float, float]:
-    """Mean per token, and its standard error with texts as the unit (a ratio estimator's)."""
-    total = float(tokens.sum())
-    mean = float(sums.sum()) / max(total, 1.0)
-    return mean, float(((sums - mean * tokens) ** 2).sum().sqrt()) / max(total, 1.0)

@@ -1,12 +1,14 @@
 """How often prompts show a behavior that do not call for it: for refusal, over-refusal."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from modelsurgery.data.behaviors import Behavior
+from modelsurgery.data.behaviors import Behavior, PromptSet
+from modelsurgery.data.corpora import Prompt
 from modelsurgery.edit.edit import Edit
+from modelsurgery.evaluation.generation import Generator, TransformersGenerator
 from modelsurgery.evaluation.judges import Judge
-from modelsurgery.evaluation.measurement import BehaviorMeasurement, decoding_of, measure_behavior
+from modelsurgery.evaluation.protocol import SetMeasurement, decodings_of, measure_prompt_set
 from modelsurgery.evaluation.screening import Effect
 from modelsurgery.evaluation.statistics import Z_95
 from modelsurgery.evaluation.store import Store
@@ -16,53 +18,41 @@ from modelsurgery.model.language_model import LanguageModel
 TUNING_TOKENS = 48  # of a continuation that a choice is made on: refusals come early
 
 
-@dataclass(frozen=True)
-class Uncalled:
-    """Measures a behavior on prompts that do not call for it, greedily.
+def measure_uncalled(
+    behavior: Behavior,
+    edits: Sequence[Edit],
+    judges: Sequence[Judge],
+    generator: Generator,
+    *,
+    prompts: PromptSet | None = None,
+    store: Store | None = None,
+    progress: Progress = silent,
+) -> SetMeasurement:
+    """Base against edited, greedily, on prompts that do not call for the behavior.
 
-    Attributes:
-        model: the base model.
+    Args:
         behavior: has such prompts.
-        judge: says what a continuation shows.
-        store: where continuations and judgements are looked up and kept.
+        edits: applied together; none measures the base model alone.
+        judges: the first decides.
+        generator: continues prompts.
+        prompts: None takes the held-out ones.
+        store: keeps verdicts.
         progress: is told of prompts done.
     """
-
-    model: LanguageModel
-    behavior: Behavior
-    judge: Judge
-    store: Store | None = None
-    progress: Progress = silent
-
-    def held_out(self, edit: Edit) -> BehaviorMeasurement:
-        """Base against edited on held-out prompts."""
-        assert self.behavior.uncalled is not None
-        return self._measured(edit, self.behavior.uncalled.texts, None)
-
-    def tuned(self, effect: Effect, edit: Edit) -> Effect:
-        """An effect with what the edit does to prompts that choices are made on."""
-        prompts = self.behavior.tuning_uncalled
-        return with_uncalled(effect, self._measured(edit, prompts, TUNING_TOKENS))
-
-    def _measured(
-        self, edit: Edit, prompts: Sequence[str], most_tokens: int | None
-    ) -> BehaviorMeasurement:
-        described, of = self.behavior.described.uncalled_for, self.behavior.uncalled
-        assert described is not None
-        assert of is not None
-        decoding = decoding_of(of)
-        if most_tokens is not None:
-            decoding = replace(decoding, max_new_tokens=min(most_tokens, decoding.max_new_tokens))
-        return measure_behavior(
-            self.model,
-            [edit],
-            prompts,
-            self.judge,
-            [decoding],
-            counted=described.verdict,
-            store=self.store,
-            progress=self.progress,
-        )
+    described = behavior.described.uncalled_for
+    assert described is not None
+    assert behavior.uncalled is not None
+    chosen = prompts or behavior.uncalled
+    return measure_prompt_set(
+        generator,
+        edits,
+        chosen,
+        judges[:1],
+        decodings_of(chosen, 0, 0),
+        counted=described.verdict,
+        store=store,
+        progress=progress,
+    )
 
 
 def uncalled_of(
@@ -71,15 +61,34 @@ def uncalled_of(
     judge: Judge,
     store: Store | None = None,
     progress: Progress = silent,
-) -> Uncalled | None:
-    """The measure, or None where every prompt calls for the behavior."""
-    if behavior.uncalled is None or not behavior.tuning_uncalled:
+) -> Callable[[Effect, Edit], Effect] | None:
+    """Adds to an effect what an edit does to prompts that choices are made on.
+
+    None where every prompt calls for the behavior.
+    """
+    held_out = behavior.uncalled
+    if held_out is None or not behavior.tuning_uncalled:
         return None
-    return Uncalled(model, behavior, judge, store, progress)
+    prompts = replace(
+        held_out,
+        prompts=tuple(Prompt(text, chat=held_out.is_chat) for text in behavior.tuning_uncalled),
+        max_new_tokens=min(TUNING_TOKENS, held_out.max_new_tokens),
+        by=(),
+    )
+    generator = TransformersGenerator(model, store=store)
+
+    def with_tuned(effect: Effect, edit: Edit) -> Effect:
+        measured = measure_uncalled(
+            behavior, [edit], [judge], generator, prompts=prompts, store=store, progress=progress
+        )
+        return with_uncalled(effect, measured)
+
+    return with_tuned
 
 
-def with_uncalled(effect: Effect, measured: BehaviorMeasurement) -> Effect:
+def with_uncalled(effect: Effect, measured: SetMeasurement) -> Effect:
     """An effect with a measured rise on prompts that do not call for the behavior."""
-    change = measured.change
+    change = measured.whole.change
+    assert change is not None
     error = (change.high - change.low) / (2 * Z_95)
     return replace(effect, uncalled=change.difference, uncalled_error=error)

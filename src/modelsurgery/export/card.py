@@ -4,13 +4,15 @@ The front matter is what the Hub reads: base model and its relation, licence, ta
 as names of models, is put on one line and into code marks.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import yaml
 
 from modelsurgery.edit.edit import Edit
+from modelsurgery.results import RunResults
+from modelsurgery.results.tables import CARD, run_table
 
 Form = Literal["adapter", "merged"]
 NOT_MEASURED = "Nothing was measured with these edits, or the results were not given."
@@ -25,7 +27,7 @@ class CardFacts:
         licence: of the base, as the Hub spells it; None if it is not known.
         form: an adapter or merged weights.
         edits: the edits, in order.
-        results: content of `results.json` of their runs, where there are any.
+        results: of their runs, where there are any.
         recipes: content of their `recipe.resolved.yaml`, in the same order.
     """
 
@@ -33,7 +35,7 @@ class CardFacts:
     licence: str | None
     form: Form
     edits: Sequence[Edit]
-    results: Sequence[Mapping[str, Any]] = ()
+    results: Sequence[RunResults] = ()
     recipes: Sequence[str] = ()
 
 
@@ -89,41 +91,19 @@ def _numbers(facts: CardFacts) -> str:
     lines = ["## Base and edited on the same held-out prompts", ""]
     if not facts.results:
         return "\n".join([*lines, NOT_MEASURED])
-    lines += ["| measured | base | edited | change |", "|---|---|---|---|"]
-    for one in facts.results:
-        behavior, perplexity, known = one["behavior"], one["perplexity"], one["facts"]
-        change = behavior["change"]
-        lines += [
-            f"| {_cell(behavior['name'])} | {_rate(behavior['base'])} | "
-            f"{_rate(behavior['edited'])} | {100 * change['difference']:+.1f} points "
-            f"({100 * change['low']:+.1f} to {100 * change['high']:+.1f}), "
-            f"{change['verdict']} |",
-            *_uncalled(one.get("uncalled_for")),
-            f"| perplexity of neutral text | {perplexity['base']:.3f} | "
-            f"{perplexity['edited']:.3f} | {perplexity['rise']:+.2%} |",
-            f"| divergence (mean KL, nats a token) | 0 | {one['divergence']:.4f} | |",
-        ]
-        if known["intervals"]:
-            base, edited = known["intervals"]
-            points = f"{100 * (edited['rate'] - base['rate']):+.1f} points"
-            lines.append(f"| facts right | {_rate(base)} | {_rate(edited)} | {points} |")
-    judges = ", ".join(sorted({_cell(one["judge"]["name"]) for one in facts.results}))
+    table = [run_table(one) for one in facts.results]
+    heads = ("measured", *table[0].heads[1:])
+    lines += [_line(heads), "|---" * len(heads) + "|"]
+    lines += [_line(map(_cell, cells)) for one in table for cells in one.lines(CARD)]
+    judges = ", ".join(sorted({_cell(one.judge.name) for one in facts.results}))
     note = f"Intervals are 95 %, over prompts. Judge: {judges}. "
     if len(facts.results) > 1:
         note += "Each edit was measured against the model with the edits before it. "
     return "\n".join([*lines, "", note + "A judge can be wrong; look at samples of your own."])
 
 
-def _uncalled(measured: Mapping[str, Any] | None) -> list[str]:
-    """The row of prompts that do not call for the behavior."""
-    if not measured:
-        return []
-    change = measured["change"]
-    return [
-        f"| {_cell(measured['name'])} | {_rate(measured['base'])} | {_rate(measured['edited'])} | "
-        f"{100 * change['difference']:+.1f} points ({100 * change['low']:+.1f} to "
-        f"{100 * change['high']:+.1f}), {change['verdict']} |"
-    ]
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _use(facts: CardFacts) -> str:
@@ -153,10 +133,6 @@ def _limits(facts: CardFacts) -> str:
         "Edits that weaken refusals are for measuring robustness, not for deployment.\n\n"
         f"Licence of the base model, which holds for this too: {licence}."
     )
-
-
-def _rate(rate: Mapping[str, float]) -> str:
-    return f"{rate['rate']:.1%} ({100 * rate['low']:.0f} to {100 * rate['high']:.0f})"
 
 
 def _cell(text: str) -> str:

@@ -4,19 +4,17 @@ It is written to a directory; it is uploaded only when that is asked for, by hug
 the login that it knows. No token passes through here, and none is stored.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from modelsurgery.apply.copying import apply_to_copy
 from modelsurgery.checkpoint.directory import Checkpoint
 from modelsurgery.edit.edit_file import load_edit, save_edit
-from modelsurgery.errors import RecipeError, SurgeryError
+from modelsurgery.errors import ArtefactError, RecipeError, SurgeryError
 from modelsurgery.export.card import CardFacts, Form, model_card
 from modelsurgery.export.peft import write_peft_adapter
 from modelsurgery.export.public import (
@@ -29,8 +27,10 @@ from modelsurgery.export.public import (
 )
 from modelsurgery.files.atomic import copy_file, refuse_existing, staged_directory, write_text
 from modelsurgery.files.progress import Progress, silent
+from modelsurgery.results import RunResults, read_results
+from modelsurgery.results.reading import RESULTS_FILE
 
-RESULTS_FILE, RECIPE_FILE = "results.json", "recipe.resolved.yaml"
+RECIPE_FILE = "recipe.resolved.yaml"
 LICENCE_LINE = re.compile(r"^license:\s*['\"]?([\w.-]+)", re.MULTILINE)
 
 
@@ -158,26 +158,29 @@ def push_repository(directory: Path, repository: str, *, private: bool = True) -
     return str(made)
 
 
-def _runs_of(edit_files: Sequence[Path], base_model: str) -> tuple[list[dict[str, Any]], list[str]]:
+def _runs_of(edit_files: Sequence[Path], base_model: str) -> tuple[list[RunResults], list[str]]:
     """Results and recipes, as they may be public, of the run directories that edits are in."""
     results, recipes = [], []
     for path in edit_files:
-        found = path.parent / RESULTS_FILE
-        if not found.is_file():
+        if not (path.parent / RESULTS_FILE).is_file():
             continue
         try:
-            result = json.loads(found.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise RecipeError(f"{found}: not valid JSON ({error}); run it again") from error
-        judge = result["judge"]["name"]
-        result["judge"]["name"] = public_judge(judge)
-        result["behavior"]["name"] = public_name(result["behavior"]["name"])
-        results.append(result)
+            found = read_results(path.parent)
+        except ArtefactError as error:
+            raise RecipeError(str(error)) from error
+        if not isinstance(found, RunResults):
+            continue
+        judge, behavior = found.judge, found.behavior
+        public = {
+            "judge": judge.model_copy(update={"name": public_judge(judge.name)}),
+            "behavior": behavior.model_copy(update={"name": public_name(behavior.name)}),
+        }
+        results.append(found.model_copy(update=public))
         recipe = path.parent / RECIPE_FILE
         if recipe.is_file():
             said = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-            public = public_recipe(said, base_model, judge)
-            recipes.append(yaml.safe_dump(public, sort_keys=False, allow_unicode=True))
+            told = public_recipe(said, base_model, judge.name)
+            recipes.append(yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
     return results, recipes
 
 

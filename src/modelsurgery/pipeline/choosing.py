@@ -14,7 +14,7 @@ from modelsurgery.edit.region import PAPER_ROWS, select_rows
 from modelsurgery.evaluation.judges import Judge
 from modelsurgery.evaluation.own_answers import harmless_requests, own_answers
 from modelsurgery.evaluation.store import Store
-from modelsurgery.evaluation.uncalled import Uncalled, uncalled_of
+from modelsurgery.evaluation.uncalled import uncalled_of
 from modelsurgery.files.atomic import sha256_json
 from modelsurgery.files.progress import Progress
 from modelsurgery.model.activations.ledger import Ledger
@@ -49,6 +49,7 @@ from modelsurgery.search.fitting import (
     some_of_each,
 )
 from modelsurgery.search.response import DOSES, DOSES_BY_COUNT
+from modelsurgery.search.strength import UncalledMeasure
 
 REPORT_TEXTS = 200  # held-out texts that a probe is measured on
 
@@ -149,7 +150,7 @@ class Choosing:
         return given if self.uncalled is not None else given.without_uncalled()
 
     @cached_property
-    def uncalled(self) -> Uncalled | None:
+    def uncalled(self) -> UncalledMeasure | None:
         """Measures prompts that do not call for the behavior; None where there are none."""
         return uncalled_of(self.model, self.behavior, self.judge, self.store, self.progress)
 
@@ -187,14 +188,13 @@ class Choosing:
         search = self._search(
             self._space([probe]), [probe], {recipe.chosen_rule: lambda _: proposal}
         )
-        uncalled = None if self.uncalled is None else self.uncalled.tuned
         fitted = fit_strength(
             edit,
             search.screen,
             self.budget,
             setting,
             first=RULE_STRENGTH,
-            uncalled=uncalled,
+            uncalled=self.uncalled,
             progress=self.progress,
         )
         curve = search.dose_response(fitted.edit, self._doses)
@@ -243,7 +243,7 @@ class Choosing:
             store=self.store,
             proposals=proposals,
             own=self.own_answers(self.behavior.tuning),
-            uncalled=None if self.uncalled is None else self.uncalled.tuned,
+            uncalled=self.uncalled,
             first_strength=RULE_STRENGTH if proposals else FIRST_STRENGTH,
             neutral_texts=self.recipe.neutral_texts,
             progress=self.progress,

@@ -1,18 +1,18 @@
-"""Evaluating a model, and edits of it, on a behavior: what changed, and what broke.
+"""`surgery evaluate`: an evaluation with capability tasks, in a run directory.
 
-`evaluate` measures base and edited model on the same held-out prompts of a behavior's protocol,
-then the damage: perplexity and divergence on neutral text, facts, and tasks that were asked for.
-Everything that is generated and judged is kept in the run directory's store, so that the same
-command goes on after an interruption and ends with the same results.
+Base and edited model are measured on the same held-out prompts of a behavior's protocol, then the
+damage: perplexity and divergence on neutral text, facts, and tasks that were asked for. Everything
+that is generated and judged is kept in the run directory's store, so that the same command goes on
+after an interruption and ends with the same results.
 """
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,29 +20,21 @@ from modelsurgery.checkpoint.layouts import load_layout
 from modelsurgery.data import demo
 from modelsurgery.data.behaviors import Behavior, BehaviorFile, load_held_out
 from modelsurgery.data.behaviors.roots import local_root
-from modelsurgery.edit.edit import Edit
 from modelsurgery.edit.edit_file import load_edit
 from modelsurgery.errors import EvaluationError, RecipeError
 from modelsurgery.evaluation.capability import available_tasks, measure_capability
+from modelsurgery.evaluation.damage import measure_damage
+from modelsurgery.evaluation.evaluating import Evaluation, measure
 from modelsurgery.evaluation.generation import Generator, TransformersGenerator
 from modelsurgery.evaluation.generation.vllm import VllmGenerator
 from modelsurgery.evaluation.judges import TEXTS, Judge, judge_for, judge_spec
 from modelsurgery.evaluation.judges.review import ReviewRow, export_for_review
-from modelsurgery.evaluation.language_modelling import LanguageModelling, compare_language_modelling
-from modelsurgery.evaluation.measurement import facts_right, measure_facts
-from modelsurgery.evaluation.protocol import (
-    Comparison,
-    SetMeasurement,
-    corrected_together,
-    decodings_of,
-    measure_prompt_set,
-)
-from modelsurgery.evaluation.statistics import Rate
+from modelsurgery.evaluation.protocol import SetMeasurement
 from modelsurgery.evaluation.store import Store
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.loading import load_model
-from modelsurgery.pipeline.runs import STORE_FILE, RunDirectory, open_run
+from modelsurgery.pipeline.runs import STORE_FILE, open_run
 from modelsurgery.report.html import write_report
 
 REVIEW_FILE = "review.csv"
@@ -112,93 +104,22 @@ class EvaluationPlan(BaseModel):
         return self.is_embedded and self.behavior.lab
 
 
-class Told(Protocol):
-    """A result that can be told in plain values."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The same as plain values."""
-        ...
-
-
 @dataclass(frozen=True)
-class Evaluation:
-    """What was measured.
+class EvaluationRun:
+    """An evaluation that was written down.
 
     Attributes:
-        plan: what was asked for.
         directory: where everything was written.
-        model: name and fingerprint of the model.
-        edits: hash of each edit's content, by file name.
-        judges: name, version and note of each judge.
-        sets: the behavior on each prompt set.
-        language_modelling: perplexity and divergence on neutral text; None with another backend.
-        neutral_note: what the neutral text is.
-        facts: exact match, base and edited, None for the latter when there is no edit; None where
-            there are no facts.
-        tasks: results of capability tasks, by name.
+        evaluation: what was measured.
         speed: tokens per second; not part of the results, which are the same in every run.
     """
 
-    plan: EvaluationPlan
     directory: Path
-    model: tuple[str, str]
-    edits: dict[str, str]
-    judges: tuple[dict[str, str], ...]
-    sets: tuple[SetMeasurement, ...]
-    language_modelling: LanguageModelling | None
-    neutral_note: str
-    facts: tuple[Rate, Rate | None] | None
-    tasks: Mapping[str, Told]
+    evaluation: Evaluation
     speed: dict[str, Any]
 
-    @property
-    def wholes(self) -> dict[str, Comparison]:
-        """Rates on each prompt set, p-values corrected for the number of sets."""
-        return corrected_together({one.prompts.name: one.whole for one in self.sets})
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, as in `results.json`: no times, no paths of the run."""
-        behavior, wholes = self.plan.behavior, self.wholes
-        return {
-            "model": {"name": self.model[0], "fingerprint": self.model[1]},
-            "edits": self.edits,
-            "behavior": {
-                "name": behavior.name,
-                "title": behavior.title,
-                "shows": behavior.shows,
-                "opposite": behavior.opposite,
-            },
-            "judges": list(self.judges),
-            "sets": [{**one.to_json(), **wholes[one.prompts.name].to_json()} for one in self.sets],
-            "damage": {
-                "neutral_text": self._neutral_json(),
-                "facts": self._facts_json(),
-                "tasks": {name: one.to_json() for name, one in self.tasks.items()},
-            },
-            "seed": self.plan.seed,
-        }
-
-    def _facts_json(self) -> list[dict[str, Any] | None] | None:
-        if self.facts is None:
-            return None
-        return [None if rate is None else asdict(rate) for rate in self.facts]
-
-    def _neutral_json(self) -> dict[str, Any] | None:
-        measured = self.language_modelling
-        if measured is None:
-            return None
-        base, edited = measured.base_perplexity, measured.edited_perplexity
-        return {
-            "text": self.neutral_note,
-            "tokens": measured.tokens,
-            "base_perplexity": base,
-            "edited_perplexity": edited,
-            "rise": None if edited is None else edited / base - 1,
-            "divergence": measured.divergence,
-        }
-
-
-def evaluate(plan: EvaluationPlan, *, progress: Progress = silent) -> Evaluation:
+def run_evaluation(plan: EvaluationPlan, *, progress: Progress = silent) -> EvaluationRun:
     """Measure a model, and edits of it, on a behavior and on what must not break.
 
     Args:
@@ -231,53 +152,41 @@ def evaluate(plan: EvaluationPlan, *, progress: Progress = silent) -> Evaluation
         model = replace(model, now=run.now)
         generator = _generator(plan, model, store, stack)
         chosen = list(edits.values())
-        measured = tuple(
-            measure_prompt_set(
-                generator,
-                chosen,
-                prompts,
-                judges,
-                decodings_of(prompts, plan.samples, plan.seed),
-                store=store,
-                progress=progress,
-            )
-            for prompts in behavior.prompt_sets
+        is_read = plan.backend == "transformers"
+        damage = measure_damage(
+            model, chosen, behavior, judges, generator,
+            is_read=is_read, store=store, progress=progress,
+        )  # fmt: skip
+        tasks = measure_capability(
+            model,
+            chosen,
+            plan.tasks,
+            data=local_root(plan.data),
+            limit=plan.task_limit,
+            progress=progress,
         )
-        is_ours = plan.backend == "transformers"
-        facts = behavior.facts if is_ours else ()
-        result = Evaluation(
-            plan,
-            run.path,
-            (name, model.fingerprint()),
-            {path: edit.content_sha256 for path, edit in edits.items()},
-            tuple({"name": one.name, "version": one.version, "note": one.note} for one in judges),
-            measured,
-            compare_language_modelling(model, behavior.neutral, chosen, progress=progress)
-            if is_ours
-            else None,
-            behavior.neutral_note,
-            _facts(model, chosen, facts) if facts else None,
-            measure_capability(
-                model,
-                chosen,
-                plan.tasks,
-                data=local_root(plan.data),
-                limit=plan.task_limit,
-                progress=progress,
-            ),
-            generator.speed.to_json(),
+        evaluation = measure(
+            model,
+            edits,
+            behavior,
+            judges,
+            name=name,
+            samples=plan.samples,
+            seed=plan.seed,
+            damage=damage,
+            tasks=tasks,
+            generator=generator,
+            store=store,
+            progress=progress,
         )
-        _write(plan, run, result)
+        result = EvaluationRun(run.path, evaluation, generator.speed.to_json())
+        run.write_evaluation(evaluation)
+        if plan.export_for_review is not None:
+            rows = [row for one in evaluation.sets for row in _review_rows(one)]
+            export_for_review(rows, run.path / REVIEW_FILE, plan.export_for_review, plan.seed)
+        run.finish(evaluation.to_json(), apart=result.speed)
     write_report(run.path)
     return result
-
-
-def _facts(
-    model: LanguageModel, edits: Sequence[Edit], facts: Sequence[tuple[str, str]]
-) -> tuple[Rate, Rate | None]:
-    if edits:
-        return measure_facts(model, edits, facts)
-    return facts_right(model, (), facts), None
 
 
 def _check_names(plan: EvaluationPlan) -> None:
@@ -306,6 +215,8 @@ def _model(plan: EvaluationPlan) -> LanguageModel:
 def _behavior(plan: EvaluationPlan) -> Behavior:
     """What is asked for of the behavior, and no data besides."""
     specs = [judge_spec(plan.behavior, one, is_lab=plan.is_lab) for one in plan.judges or [None]]
+    # Requests that do not call for the behavior are among its texts.
+    has_uncalled = plan.behavior.uncalled_for is not None and plan.sets is None
     return load_held_out(
         plan.behavior,
         is_lab=plan.is_lab,
@@ -313,7 +224,7 @@ def _behavior(plan: EvaluationPlan) -> Behavior:
         seed=plan.seed,
         prompt_count=plan.limit,
         sets=plan.sets,
-        with_texts=TEXTS in specs,
+        with_texts=TEXTS in specs or has_uncalled,
         with_neutral=plan.backend == "transformers",
     )
 
@@ -333,15 +244,6 @@ def _generator(
     if plan.backend == "vllm":
         return stack.enter_context(VllmGenerator(model))
     return TransformersGenerator(model, store=store)
-
-
-def _write(plan: EvaluationPlan, run: RunDirectory, result: Evaluation) -> None:
-    for one in result.sets:
-        run.write_lines(f"samples/{one.prompts.name}.jsonl", one.samples())
-    if plan.export_for_review is not None:
-        rows = [row for one in result.sets for row in _review_rows(one)]
-        export_for_review(rows, run.path / REVIEW_FILE, plan.export_for_review, plan.seed)
-    run.finish(result.to_json(), apart=result.speed)
 
 
 def _review_rows(measured: SetMeasurement) -> list[ReviewRow]:

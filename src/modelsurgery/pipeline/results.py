@@ -1,79 +1,25 @@
-"""What a run found, and the same as plain values for `results.json` and every report."""
+"""What a run found, and the same as the values of `results.json`."""
 
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from modelsurgery.apply.coverage import Coverage
-from modelsurgery.data.behaviors import Behavior
 from modelsurgery.edit.explanation import explain
 from modelsurgery.edit.probe import DIRECTION_RULES, Probe
-from modelsurgery.evaluation.measurement import BehaviorMeasurement, Sample
+from modelsurgery.evaluation.evaluating import Evaluation
 from modelsurgery.evaluation.outcome import Outcome, outcome_of
 from modelsurgery.evaluation.screening import Effect
-from modelsurgery.evaluation.statistics import Z_95, Rate
+from modelsurgery.evaluation.statistics import Z_95
 from modelsurgery.interpret import Inside
 from modelsurgery.pipeline.choosing import Choice
+from modelsurgery.results import RunResults, plain
 from modelsurgery.search import Budget, DosePoint, SearchResult, Trial
 
 EXAMPLES = 3
-
-
-@dataclass(frozen=True)
-class Damage:
-    """What an edit does to held-out neutral text and facts, and what was allowed.
-
-    Attributes:
-        budget: the limits.
-        effect: rises and shares lost, with errors.
-        clean_loss: of the base model, nats a token of neutral text.
-        tokens: predicted tokens of neutral text.
-        own_answers: how many of the model's own answers the divergence was measured on too.
-        uncalled: prompts that do not call for the behavior, before and after; None without any.
-    """
-
-    budget: Budget
-    effect: Effect
-    clean_loss: float
-    tokens: int
-    own_answers: int = 0
-    uncalled: BehaviorMeasurement | None = None
-
-    @property
-    def perplexity_rise(self) -> float:
-        """Relative rise of the perplexity, 0.05 for +5 %."""
-        return math.expm1(self.effect.clean)
-
-    @property
-    def broken(self) -> tuple[str, ...]:
-        """Names of the limits that it is over."""
-        return self.budget.broken(self.effect)
-
-    @property
-    def is_within_budget(self) -> bool:
-        """Whether it is over no limit."""
-        return not self.broken
-
-    def to_json(self) -> dict[str, Any]:
-        """The same as plain values."""
-        effect = self.effect
-        measured = {
-            "perplexity": (self.perplexity_rise, self.budget.perplexity_rise),
-            "divergence": (effect.worst_divergence, self.budget.divergence),
-            "capability": (100 * effect.capability_lost, self.budget.capability_drop),
-        }
-        if self.uncalled is not None:
-            measured["uncalled_for"] = (100 * effect.uncalled, self.budget.uncalled_rise)
-        return {
-            name: {
-                "measured": value,
-                "limit": limit,
-                "is_inside": None if limit is None else name not in self.broken,
-            }
-            for name, (value, limit) in measured.items()
-        }
 
 
 @dataclass(frozen=True)
@@ -83,16 +29,11 @@ class RunResult:
     Attributes:
         recipe: what was asked for, as plain values.
         directory: where everything was written.
-        model: name of the model.
-        behavior: the behavior with its texts.
-        judge: name and note of the judge.
         choice: the edit with its probe, and how it was found.
-        given_up: damage of the first choice, if that was over the budget.
-        coverage: what it changed, of how much.
-        sampled: behavior before and after, sampled.
-        greedy: behavior before and after, greedy.
-        damage: to held-out neutral text and facts.
-        facts: exact match, base and edited; None where there are no facts.
+        budget: what damage was allowed.
+        evaluation: of the edit, on held-out data.
+        given_up: effect of the first choice, if that was over the budget.
+        coverage: what the edit changed, of how much.
         inside: what the edit does inside the model.
         seconds: wall time of the whole run.
         plan: what was planned (`Schedule.to_json`), and what each stage took; None without a plan.
@@ -101,16 +42,11 @@ class RunResult:
 
     recipe: dict[str, Any]
     directory: Path
-    model: str
-    behavior: Behavior
-    judge: tuple[str, str]
     choice: Choice
-    given_up: Damage | None
+    budget: Budget
+    evaluation: Evaluation
+    given_up: Effect | None
     coverage: Coverage
-    sampled: BehaviorMeasurement
-    greedy: BehaviorMeasurement
-    damage: Damage
-    facts: tuple[Rate, Rate] | None
     inside: Inside
     seconds: float
     plan: dict[str, Any] | None = None
@@ -119,99 +55,99 @@ class RunResult:
     @property
     def outcome(self) -> Outcome:
         """What became of the behavior."""
-        direction = self.recipe["direction"]
-        return outcome_of(self.behavior.name, direction, self.sampled, self.greedy)
+        found, greedy = self.evaluation, self.evaluation.greedy
+        return outcome_of(
+            found.behavior.name,
+            self.recipe["direction"],
+            found.first.whole,
+            None if greedy is None else greedy.whole,
+        )
 
     @property
-    def is_within_budget(self) -> bool:
-        """Whether the damage on held-out text stayed inside the budget."""
-        return self.damage.is_within_budget
+    def broken(self) -> tuple[str, ...]:
+        """Names of the limits that the damage on held-out text is over."""
+        return self.budget.broken(self.evaluation.damage.effect)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as in `results.json` and `surgery run --json`."""
-        damage, facts, search = self.damage, self.facts, self.choice.search
-        return {
-            "model": self.model,
-            "behavior": {
-                "name": self.behavior.name,
-                "title": self.behavior.title,
-                "direction": self.recipe["direction"],
-                **_behavior_json(self.sampled),
-                "samples_per_prompt": self.recipe["samples"],
-                "greedy": _behavior_json(self.greedy),
-                "outcome": asdict(self.outcome),
-            },
-            "origin": self.origin,
-            "judge": {"name": self.judge[0], "note": self.judge[1]},
-            "perplexity": {
-                "base": math.exp(damage.clean_loss),
-                "edited": math.exp(damage.clean_loss + damage.effect.clean),
-                "rise": damage.perplexity_rise,
-                "tokens": damage.tokens,
-                "text": self.behavior.neutral_note,
-            },
-            "divergence": damage.effect.divergence,
-            "own_answers": self._own_json(),
-            "uncalled_for": self._uncalled_json(),
-            "budget": {
-                "is_met": self.is_within_budget,
-                "limits": damage.to_json(),
-                "given_up": None if self.given_up is None else self.given_up.to_json(),
-            },
-            "facts": {
-                "base": facts[0].rate if facts else None,
-                "edited": facts[1].rate if facts else None,
-                "intervals": [asdict(rate) for rate in facts] if facts else None,
-            },
-            "probe": _probe_json(self.choice.probe),
-            "edit": self._edit_json(),
-            "fit": self._fit_json(),
-            "search": None if search is None else _search_json(search),
-            "dose_response": [_point_json(point) for point in self.choice.curve],
-            "examples": [asdict(sample) for sample in self.examples()],
-            "inside": self.inside.to_json(),
-            "run_directory": str(self.directory),
-            "plan": self.plan,
-            "seconds": self.seconds,
-        }
+        return plain(self.results())
 
-    def examples(self) -> tuple[Sample, ...]:
+    def results(self) -> RunResults:
+        """The same as typed values."""
+        found, damage, search = self.evaluation, self.evaluation.damage, self.choice.search
+        neutral, greedy, judge = found.neutral_json(), found.greedy, found.judges[0]
+        assert neutral is not None
+        assert greedy is not None
+        limits = partial(limits_json, self.budget, has_uncalled=damage.uncalled is not None)
+        facts = None if damage.facts is None else damage.facts.to_json()
+        rates = (None, None) if damage.facts is None else damage.facts.rates
+        return RunResults.model_validate(
+            {
+                "model": found.model[0],
+                "behavior": {
+                    "name": found.behavior.name,
+                    "title": found.behavior.title,
+                    "direction": self.recipe["direction"],
+                    **found.first.measured_json(),
+                    "samples_per_prompt": self.recipe["samples"],
+                    "greedy": greedy.measured_json(),
+                    "outcome": asdict(self.outcome),
+                },
+                "origin": self.origin,
+                "judge": {"name": judge["name"], "note": judge["note"]},
+                "perplexity": {
+                    "base": neutral["base_perplexity"],
+                    "edited": neutral["edited_perplexity"],
+                    "rise": neutral["rise"],
+                    "tokens": neutral["tokens"],
+                    "text": neutral["text"],
+                },
+                "divergence": neutral["divergence"],
+                "own_answers": found.own_json(),
+                "uncalled_for": found.uncalled_json(),
+                "budget": {
+                    "is_met": not self.broken,
+                    "limits": limits(damage.effect),
+                    "given_up": self.given_up and limits(self.given_up),
+                },
+                "facts": {
+                    "base": rates[0] and rates[0].rate,
+                    "edited": rates[1] and rates[1].rate,
+                    "intervals": facts,
+                },
+                "probe": _probe_json(self.choice.probe),
+                "edit": self._edit_json(),
+                "fit": self._fit_json(),
+                "search": None if search is None else _search_json(search),
+                "dose_response": [_point_json(point) for point in self.choice.curve],
+                "examples": self._examples(),
+                "inside": self.inside.to_json(),
+                "run_directory": str(self.directory),
+                "plan": self.plan,
+                "seconds": self.seconds,
+            }
+        )
+
+    def _examples(self) -> list[dict[str, Any]]:
         """The first held-out prompts whose base continuation is what the edit works against."""
         wanted = self.recipe["direction"] == "away"
         against = [
-            sample
-            for sample in self.sampled.samples
-            if (sample.base_verdict == "behavior") == wanted
+            {
+                "prompt": one["prompt"],
+                "seed": one["seed"],
+                **{side: one[side]["text"] for side in ("base", "edited")},
+                **{f"{side}_verdict": one[side]["verdict"] for side in ("base", "edited")},
+            }
+            for one in self.evaluation.first.samples()
+            if (one["base"]["verdict"] == "behavior") == wanted
         ]
-        return tuple(against[:EXAMPLES])
+        return against[:EXAMPLES]
 
     @property
     def rule(self) -> str:
         """Which rule the edit comes from."""
         source = self.choice.setting.rule
         return "paper" if source in DIRECTION_RULES else source
-
-    def _own_json(self) -> dict[str, Any] | None:
-        """What the edit does to the model's own answers; None without any."""
-        damage = self.damage
-        if not damage.own_answers:
-            return None
-        return {
-            "divergence": damage.effect.own,
-            "answers": damage.own_answers,
-            "counts": damage.effect.own > damage.effect.divergence,
-        }
-
-    def _uncalled_json(self) -> dict[str, Any] | None:
-        """Prompts that do not call for the behavior, greedily; None without any."""
-        measured, described = self.damage.uncalled, self.behavior.described.uncalled_for
-        if measured is None or described is None or self.behavior.uncalled is None:
-            return None
-        return {
-            "name": described.name,
-            "title": self.behavior.uncalled.title,
-            **_behavior_json(measured),
-        }
 
     def _fit_json(self) -> dict[str, Any] | None:
         """What the rule predicted, and what was measured on tuning texts; None for the paper's."""
@@ -255,13 +191,23 @@ class RunResult:
         }
 
 
-def _behavior_json(measured: BehaviorMeasurement) -> dict[str, Any]:
+def limits_json(budget: Budget, effect: Effect, *, has_uncalled: bool) -> dict[str, Any]:
+    """What is measured of each limit, as plain values; points for shares."""
+    broken = budget.broken(effect)
+    measured = {
+        "perplexity": (math.expm1(effect.clean), budget.perplexity_rise),
+        "divergence": (effect.worst_divergence, budget.divergence),
+        "capability": (100 * effect.capability_lost, budget.capability_drop),
+    }
+    if has_uncalled:
+        measured["uncalled_for"] = (100 * effect.uncalled, budget.uncalled_rise)
     return {
-        "base": asdict(measured.base),
-        "edited": asdict(measured.edited),
-        "change": {**asdict(measured.change), "verdict": measured.change.verdict},
-        "reduction": measured.reduction,
-        "verdicts": {"base": measured.base_verdicts, "edited": measured.edited_verdicts},
+        name: {
+            "measured": value,
+            "limit": limit,
+            "is_inside": None if limit is None else name not in broken,
+        }
+        for name, (value, limit) in measured.items()
     }
 
 

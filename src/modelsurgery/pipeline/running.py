@@ -10,7 +10,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 from modelsurgery.apply.coverage import Coverage, measure_coverage
@@ -25,16 +24,12 @@ from modelsurgery.edit.edit_file import load_edit, save_edit
 from modelsurgery.edit.explanation import strongest_direction
 from modelsurgery.edit.probe import DIRECTION_RULES, save_probe
 from modelsurgery.errors import NothingChangedError, RecipeError
+from modelsurgery.evaluation.damage import Damage, measure_damage
+from modelsurgery.evaluation.evaluating import measure
+from modelsurgery.evaluation.generation import TransformersGenerator
 from modelsurgery.evaluation.judges import Judge, judge_for
-from modelsurgery.evaluation.measurement import (
-    BehaviorMeasurement,
-    decoding_of,
-    measure_behavior,
-    measure_facts,
-)
-from modelsurgery.evaluation.screening import Screen
+from modelsurgery.evaluation.screening import Effect
 from modelsurgery.evaluation.store import Store
-from modelsurgery.evaluation.uncalled import with_uncalled
 from modelsurgery.files.atomic import sha256_file
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.files.provenance import Provenance, provenance
@@ -44,7 +39,7 @@ from modelsurgery.model.loading import load_model
 from modelsurgery.model.stacking import stacked
 from modelsurgery.pipeline.choosing import Choice, Choosing
 from modelsurgery.pipeline.recipe import DEFAULT_TRIALS, Recipe
-from modelsurgery.pipeline.results import Damage, RunResult
+from modelsurgery.pipeline.results import RunResult
 from modelsurgery.pipeline.runs import STORE_FILE, RunDirectory, open_run
 from modelsurgery.pipeline.scheduling import (
     DEFAULT_MINUTES,
@@ -122,31 +117,35 @@ def run_recipe(
         edit = replace(choice.edit, provenance=_origin(recipe, run, choice, model))
         save_edit(edit.bound_to(model.checkpoint, model.gates), run.path / "edit.safetensors")
 
-        sampled, greedy = _measured(recipe, model, edit, behavior, judge, store, progress)
-        facts = None
-        if behavior.facts:
-            facts = measure_facts(model, [edit], behavior.facts, progress=progress)
-        inside = _inside(recipe, model, behavior, replace(choice, edit=edit), progress)
+        evaluation = measure(
+            model,
+            {str(run.path / "edit.safetensors"): edit},
+            _first_set(behavior),
+            [judge],
+            name=name,
+            samples=recipe.samples or 1,
+            also_greedy=True,
+            seed=recipe.seed,
+            damage=damage,
+            store=store,
+            progress=progress,
+        )
+        choice = replace(choice, edit=edit)
+        inside = _inside(recipe, model, behavior, choice, progress)
         result = RunResult(
             recipe=values,
             directory=run.path,
-            model=name,
-            behavior=behavior,
-            judge=(judge.name, judge.note),
-            choice=replace(choice, edit=edit),
+            choice=choice,
+            budget=choosing.budget,
+            evaluation=evaluation,
             given_up=given_up,
             coverage=_coverage(model, edit),
-            sampled=sampled,
-            greedy=greedy,
-            damage=damage,
-            facts=facts,
             inside=inside,
             plan=None if plan is None else with_seconds_taken(plan, clock.seconds),
             origin=origin_of(model.checkpoint.directory),
             seconds=time.monotonic() - started,
         )
-        run.write_samples("sampled", result.sampled.samples)
-        run.write_samples("greedy", result.greedy.samples)
+        run.write_evaluation(evaluation)
         run.finish(result.to_json())
     with progress("report", 0):
         write_report(run.path)
@@ -224,28 +223,9 @@ def _cut(behavior: Behavior, sizes: Sizes) -> Behavior:
     )
 
 
-def _measured(
-    recipe: Recipe,
-    model: LanguageModel,
-    edit: Edit,
-    behavior: Behavior,
-    judge: Judge,
-    store: Store,
-    progress: Progress,
-) -> tuple[BehaviorMeasurement, BehaviorMeasurement]:
-    """Base and edited model on held-out prompts, sampled and greedy."""
-    prompts = behavior.prompt_sets[0]
-    samples = recipe.samples or 1
-    seeds = [recipe.seed + number for number in range(samples)]
-    with progress("held-out prompts", 1 + samples) as advance:
-        rates = partial(
-            measure_behavior, model, [edit], prompts.texts, judge, store=store, progress=progress
-        )
-        sampled = rates([decoding_of(prompts, seed) for seed in seeds])
-        advance(samples)
-        greedy = rates([decoding_of(prompts)])
-        advance(1)
-    return sampled, greedy
+def _first_set(behavior: Behavior) -> Behavior:
+    """A behavior with its first prompt set alone, which a run measures."""
+    return replace(behavior, prompt_sets=behavior.prompt_sets[:1])
 
 
 def loaded_model(recipe: Recipe, now: datetime) -> LanguageModel:
@@ -316,44 +296,35 @@ def _resolved(recipe: Recipe, described: BehaviorFile) -> Recipe:
 
 def _kept(
     choosing: Choosing, choice: Choice, progress: Progress
-) -> tuple[Choice, Damage, Damage | None]:
+) -> tuple[Choice, Damage, Effect | None]:
     """The choice with its damage on held-out text, or a milder one if that is over the budget.
 
-    The damage of the choice that was given up comes third.
+    The effect of the choice that was given up comes third.
     """
-    model, behavior, uncalled = choosing.model, choosing.behavior, choosing.uncalled
-    own = choosing.own_answers(behavior.held_out)
-    with progress("damage", 0):
-        screen = Screen(model, (), (), behavior.neutral, behavior.facts, own=own, progress=progress)
+    model, store = choosing.model, choosing.store
+    generator = TransformersGenerator(model, store=store)
 
     def damage(edit: Edit) -> Damage:
         _coverage(model, edit)  # refuses an edit that changes no byte
         with progress("damage", 0):
-            effect = screen.measure([edit], progress=progress)[0]
-        if effect.divergence == 0:
+            found = measure_damage(
+                model, [edit], choosing.behavior, [choosing.judge], generator,
+                store=store, progress=progress,
+            )  # fmt: skip
+        if found.effect.divergence == 0:
             raise NothingChangedError(
                 "the edit changed weights and no output moved; the chosen rows "
                 "have no effect, take others or a larger strength"
             )
-        measured = None if uncalled is None else uncalled.held_out(edit)
-        if measured is not None:
-            effect = with_uncalled(effect, measured)
-        return Damage(
-            choosing.budget,
-            effect,
-            screen.clean_loss,
-            screen.clean_tokens,
-            own_answers=len(own),
-            uncalled=measured,
-        )
+        return found
 
     first = damage(choice.edit)
-    if choice.milder is None or first.is_within_budget:
+    if choice.milder is None or not choosing.budget.broken(first.effect):
         return choice, first, None
     milder = replace(
         choice.milder, search=choice.search, curve=choice.curve, strength=choice.strength
     )
-    return milder, damage(milder.edit), first
+    return milder, damage(milder.edit), first.effect
 
 
 def _inside(

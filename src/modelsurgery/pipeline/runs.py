@@ -11,7 +11,7 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from modelsurgery.errors import NoSignalError, SurgeryError
-from modelsurgery.evaluation.measurement import Sample
+from modelsurgery.evaluation.evaluating import Evaluation
 from modelsurgery.files.atomic import (
     refuse_existing,
     sha256_file,
@@ -101,9 +101,10 @@ class RunDirectory:
         write_bytes(path, save(tensors))
         return states
 
-    def write_samples(self, name: str, samples: Iterable[Sample]) -> None:
-        """Write samples as JSON lines."""
-        self.write_lines(f"samples/{name}.jsonl", (asdict(sample) for sample in samples))
+    def write_evaluation(self, evaluation: Evaluation) -> None:
+        """Write everything that was generated and judged."""
+        for name, rows in evaluation.samples.items():
+            self.write_lines(f"samples/{name}.jsonl", rows)
 
     def write_lines(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
         """Write plain objects as JSON lines."""

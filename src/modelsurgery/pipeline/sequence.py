@@ -4,34 +4,25 @@ The paper calls it characteristics addition. Edits of one behavior act on the ot
 behaviors are measured together after each step, on held-out prompts, against the untouched model.
 """
 
-import functools
-import operator
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from modelsurgery.data.behaviors import Behavior
+from modelsurgery.data.behaviors import Behavior, Direction
 from modelsurgery.edit.edit import Edit
 from modelsurgery.edit.edit_file import load_edit
 from modelsurgery.edit.interactions import Conflict, conflicts_of
+from modelsurgery.evaluation.evaluating import Evaluation, measure
 from modelsurgery.evaluation.judges import Judge
-from modelsurgery.evaluation.measurement import (
-    BehaviorMeasurement,
-    decoding_of,
-    measure_behavior,
-    measure_facts,
-)
 from modelsurgery.evaluation.outcome import Outcome, outcome_of
-from modelsurgery.evaluation.screening import Screen
-from modelsurgery.evaluation.statistics import Rate
 from modelsurgery.evaluation.store import Store
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.pipeline.recipe import Recipe, SequenceRecipe
-from modelsurgery.pipeline.results import Damage
+from modelsurgery.pipeline.results import limits_json
 from modelsurgery.pipeline.running import (
     SETTLED,
     judged_behavior,
@@ -41,6 +32,8 @@ from modelsurgery.pipeline.running import (
 )
 from modelsurgery.pipeline.runs import MANIFEST_FILE, RECIPE_FILE, STORE_FILE, open_run
 from modelsurgery.pipeline.scheduling import Sizes
+from modelsurgery.results import SequenceResults, plain
+from modelsurgery.search import Budget
 
 
 @dataclass(frozen=True)
@@ -49,33 +42,34 @@ class Stage:
 
     Attributes:
         edits: how many edits it has.
-        behaviors: each behavior of the sequence, sampled, in order.
-        damage: to the first behavior's held-out neutral text and facts.
-        facts: exact match, base and edited; None where there are no facts.
+        evaluations: of each behavior of the sequence, sampled, in order. The damage is that of the
+            first, to whose neutral text and facts the budget applies.
+        budget: of the first step.
     """
 
     edits: int
-    behaviors: tuple[BehaviorMeasurement, ...]
-    damage: Damage
-    facts: tuple[Rate, Rate] | None
+    evaluations: tuple[Evaluation, ...]
+    budget: Budget
 
-    def to_json(self, names: Sequence[str]) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """The same as plain values."""
+        first = self.evaluations[0]
+        facts = first.damage.facts
         return {
             "edits": self.edits,
             "behaviors": [
                 {
-                    "name": name,
-                    "base": asdict(one.base),
-                    "edited": asdict(one.edited),
-                    "change": {**asdict(one.change), "verdict": one.change.verdict},
-                    "reduction": one.reduction,
-                    "verdicts": {"base": one.base_verdicts, "edited": one.edited_verdicts},
+                    "name": one.behavior.name,
+                    **one.first.measured_json(),
+                    "uncalled_for": one.uncalled_json(),
                 }
-                for name, one in zip(names, self.behaviors, strict=True)
+                for one in self.evaluations
             ],
-            "damage": self.damage.to_json(),
-            "facts": None if self.facts is None else [asdict(rate) for rate in self.facts],
+            "damage": limits_json(
+                self.budget, first.damage.effect, has_uncalled=first.damage.uncalled is not None
+            ),
+            "neutral_text": first.neutral_json(),
+            "facts": None if facts is None else facts.to_json(),
         }
 
 
@@ -94,7 +88,7 @@ class SequenceResult:
 
     directory: Path
     model: str
-    names: tuple[tuple[str, str], ...]
+    names: tuple[tuple[str, Direction], ...]
     steps: tuple[Path, ...]
     stages: tuple[Stage, ...]
     conflicts: tuple[Conflict, ...]
@@ -103,8 +97,8 @@ class SequenceResult:
     def outcomes(self) -> tuple[Outcome, ...]:
         """What became of each behavior with all edits."""
         return tuple(
-            outcome_of(name, "toward" if way == "toward" else "away", measured)
-            for (name, way), measured in zip(self.names, self.stages[-1].behaviors, strict=True)
+            outcome_of(name, way, measured.first.whole)
+            for (name, way), measured in zip(self.names, self.stages[-1].evaluations, strict=True)
         )
 
     @property
@@ -114,16 +108,21 @@ class SequenceResult:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as in `results.json`."""
-        names = [name for name, _ in self.names]
-        return {
-            "model": self.model,
-            "behaviors": [{"name": name, "direction": way} for name, way in self.names],
-            "edits": [str(path) for path in self.edits],
-            "outcomes": [asdict(one) for one in self.outcomes],
-            "stages": [stage.to_json(names) for stage in self.stages],
-            "conflicts": [{**asdict(one), "verdict": one.verdict} for one in self.conflicts],
-            "run_directory": str(self.directory),
-        }
+        return plain(self.results())
+
+    def results(self) -> SequenceResults:
+        """The same as typed values."""
+        return SequenceResults.model_validate(
+            {
+                "model": self.model,
+                "behaviors": [{"name": name, "direction": way} for name, way in self.names],
+                "edits": [str(path) for path in self.edits],
+                "outcomes": [asdict(one) for one in self.outcomes],
+                "stages": [stage.to_json() for stage in self.stages],
+                "conflicts": [{**asdict(one), "verdict": one.verdict} for one in self.conflicts],
+                "run_directory": str(self.directory),
+            }
+        )
 
 
 def run_sequence(
@@ -166,13 +165,8 @@ def run_sequence(
         measured = [judged_behavior(step) for step in steps]
         with progress("load model", 0):
             model = loaded_model(recipe, run.now)
-        first_behavior, _ = measured[0]
-        with progress("damage", 0):
-            screen = Screen(
-                model, (), (), first_behavior.neutral, first_behavior.facts, progress=progress
-            )
         stages = tuple(
-            _stage(model, screen, edits[:count], measured, steps, store, progress)
+            _stage(model, recipe.model_name, edits[:count], measured, steps, store, progress)
             for count in range(first, len(edits) + 1)
         )
         result = SequenceResult(
@@ -214,33 +208,31 @@ def _called(step: Recipe) -> str:
 
 def _stage(
     model: LanguageModel,
-    screen: Screen,
+    name: str,
     edits: Sequence[Edit],
     measured: Sequence[tuple[Behavior, Judge]],
     steps: Sequence[Recipe],
     store: Store,
     progress: Progress,
 ) -> Stage:
-    first, _ = measured[0]
-    with progress("damage", 0):
-        effect = screen.measure([functools.reduce(operator.add, edits)], progress=progress)[0]
-    damage = Damage(steps[0].budget, effect, screen.clean_loss, screen.clean_tokens)
-    behaviors = []
+    """All behaviors with some of the edits; the damage is measured once, to the first's texts."""
+    found: list[Evaluation] = []
     for (behavior, judge), step in zip(measured, steps, strict=True):
-        prompts = behavior.prompt_sets[0]
-        seeds = range(step.seed, step.seed + Sizes.of(step).samples)
-        behaviors.append(
-            measure_behavior(
+        shared = replace(found[0].damage, uncalled=None) if found else None
+        found.append(
+            measure(
                 model,
-                edits,
-                prompts.texts,
-                judge,
-                [decoding_of(prompts, seed) for seed in seeds],
+                {str(number): edit for number, edit in enumerate(edits, 1)},
+                replace(behavior, prompt_sets=behavior.prompt_sets[:1]),
+                [judge],
+                name=name,
+                samples=Sizes.of(step).samples,
+                seed=step.seed,
+                damage=shared if behavior.uncalled is None else None,
                 store=store,
                 progress=progress,
             )
         )
-    facts = None
-    if first.facts:
-        facts = measure_facts(model, edits, first.facts, progress=progress)
-    return Stage(len(edits), tuple(behaviors), damage, facts)
+    first, _ = measured[0]
+    budget = steps[0].budget
+    return Stage(len(edits), tuple(found), budget if first.uncalled else budget.without_uncalled())

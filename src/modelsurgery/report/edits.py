@@ -1,6 +1,6 @@
 """What an edit is made of, in words: the terminal, the page and the card say the same."""
 
-from typing import Any
+from modelsurgery.results.runs import EditResults, Fit
 
 METHODS = {
     "natural-gradient": (
@@ -23,22 +23,17 @@ METHODS = {
 }
 
 
-def rule_of(edit: dict[str, Any]) -> str:
-    """The rule of the `edit` part of results; those of earlier versions are the paper's."""
-    return str(edit.get("rule") or "paper")
-
-
-def edit_source(edit: dict[str, Any]) -> str:
+def edit_source(edit: EditResults) -> str:
     """Which rule an edit comes from, in words."""
-    rule = rule_of(edit)
-    return f"paper's rule, {edit['direction_rule']}" if rule == "paper" else f"rule {rule}"
+    is_paper = edit.rule == "paper"
+    return f"paper's rule, {edit.direction_rule}" if is_paper else f"rule {edit.rule}"
 
 
-def fit_lines(fit: dict[str, Any] | None) -> list[str]:
+def fit_lines(fit: Fit | None) -> list[str]:
     """What the rule predicted, and what was measured of it."""
-    if fit is None or fit["predicted"] is None or fit["measured"] is None:
+    if fit is None or fit.predicted is None or fit.measured is None:
         return []
-    predicted, measured, evidence = fit["predicted"], fit["measured"], fit["evidence"]
+    predicted, measured, evidence = fit.predicted, fit.measured, fit.evidence
     line = (
         f"rule    predicts {abs(predicted['gain']):.2g} nats a token for a divergence of "
         f"{predicted['divergence']:.2g}, to first order; on tuning texts "
@@ -52,14 +47,7 @@ def fit_lines(fit: dict[str, Any] | None) -> list[str]:
     return [line, f"        {agree}"]
 
 
-def origin_line(origin: dict[str, Any]) -> str:
-    """Where a fetched model came from."""
-    title = origin.get("title") or origin["model"]
-    return ", ".join(str(one) for one in (title, origin.get("note"), origin.get("from")) if one)
-
-
-def shown_layers(edit: dict[str, Any]) -> str:
+def shown_layers(window: tuple[int, int] | None, per_layer: bool) -> str:
     """Which layers are edited, and whether each gives its share."""
-    window = edit["layers"]
     shown = "all layers" if window is None else f"layers {window[0]}-{window[1]}"
-    return f"{shown} alike" if edit["per_layer"] else shown
+    return f"{shown} alike" if per_layer else shown

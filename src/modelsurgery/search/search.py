@@ -22,7 +22,7 @@ from modelsurgery.edit.probe import DIRECTION_RULES, Probe
 from modelsurgery.edit.region import RowScores, select_region
 from modelsurgery.errors import DamageBudgetError, EvaluationError
 from modelsurgery.evaluation.judges import Judge
-from modelsurgery.evaluation.measurement import decoding_of, prompt_rates
+from modelsurgery.evaluation.protocol import decodings_of, prompt_rates
 from modelsurgery.evaluation.screening import Screen
 from modelsurgery.evaluation.store import Store
 from modelsurgery.files.progress import Progress, silent
@@ -157,9 +157,7 @@ class Search:
             self._scores = score_model_rows(model, directions, progress=progress)
         self._prompts = behavior.tuning_prompts
         rounds = math.ceil(CONTINUATIONS / len(self._prompts)) if self._prompts else 1
-        self._decodings = [
-            decoding_of(behavior.prompt_sets[0], seed + number) for number in range(rounds)
-        ]
+        self._decodings = decodings_of(behavior.prompt_sets[0], rounds, seed)
         raised, lowered = (one[:TEXTS_PER_KIND] for one in pulled_apart(behavior.tuning, sign))
         most = min(NEUTRAL_TEXTS, neutral_texts or NEUTRAL_TEXTS)
         neutral, facts = behavior.tuning_neutral[:most], behavior.tuning_facts

@@ -17,6 +17,7 @@ from modelsurgery.data.behaviors.format import (
     describe_behavior,
 )
 from modelsurgery.data.behaviors.gathering import Behavior, load_behavior, load_held_out
+from modelsurgery.data.behaviors.in_memory import behavior_of_texts
 from modelsurgery.data.behaviors.prompting import PromptSet
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "PublishedRate",
     "Replies",
     "TextFiles",
+    "behavior_of_texts",
     "built_in_behaviors",
     "describe_behavior",
     "load_behavior",

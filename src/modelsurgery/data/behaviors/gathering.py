@@ -168,7 +168,8 @@ def load_held_out(
         data: the same.
         seed: the same.
         prompt_count: the same.
-        sets: names of the prompt sets, in the order in which they are wanted; None takes all.
+        sets: names of the prompt sets, in the order in which they are wanted; None takes all, and
+            the prompts that do not call for the behavior.
         with_texts: gather labelled texts, for a judge that is made from them.
         with_neutral: gather neutral text.
 
@@ -181,6 +182,11 @@ def load_held_out(
     neutral, note = _neutral(source)[1:] if with_neutral else ((), "none")
     parts = source.parts if with_texts else _Parts((), (), ())
     facts = tuple(demo.facts("held_out", LAB_FACTS, seed)) if is_lab else ()
+    uncalled = None
+    if sets is None:
+        uncalled, _ = uncalled_prompts(
+            source.described, prompt_count, is_lab=is_lab, data=source.data, seed=seed
+        )
     return Behavior(
         source.described,
         is_lab,
@@ -194,6 +200,7 @@ def load_held_out(
         note,
         (),
         facts,
+        uncalled,
     )
 
 

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import EvaluationError
 from modelsurgery.evaluation.capability.results import PerplexityResult
-from modelsurgery.evaluation.predictions import predict
+from modelsurgery.evaluation.language_modelling import TextSums, sum_over_texts
+from modelsurgery.evaluation.predictions import Side
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.token_ids import opening_ids
@@ -56,62 +55,48 @@ def compare_perplexity(
     windows = _windows(model, text, width, opening)[:limit]
     if not windows:
         raise EvaluationError("the text has fewer than two tokens; expected running text")
-    # [windows, 3] f64: loss of base and edited and divergence, each summed over positions.
-    sums: list[NDArray[np.float64]] = []
-    per_batch = max(1, BATCH_TOKENS // width)
-    with progress("perplexity", len(windows)) as advance, torch.inference_mode():
-        start = 0
-        while start < len(windows):
-            some = [
-                one for one in windows[start : start + per_batch] if len(one) == len(windows[start])
-            ]
-            sums.append(_sums(model, torch.stack(some).to(model.device), edits, first))
-            start += len(some)
-            sides = 2 if edits else 1
-            advance(len(some), tokens=sides * sum(len(one) for one in some))
-    counts = np.array([len(one) - first for one in windows], dtype=np.float64)
-    return _result(np.concatenate(sums), counts, bool(edits))
+    sides: list[Side] = [(), edits] if edits else [()]
+    with progress("perplexity", len(windows)) as advance:
+        sums = sum_over_texts(
+            model,
+            windows,
+            sides,
+            starts=[first] * len(windows),
+            max_tokens=None,
+            batch_tokens=BATCH_TOKENS,
+            advance=advance,
+        )
+    return _result(sums)
 
 
 def _windows(
     model: LanguageModel, text: str, width: int, opening: Sequence[int]
-) -> list[torch.Tensor]:
+) -> list[tuple[int, ...]]:
     encoded = model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     own = width - len(opening)  # tokens of the text in a window
     parts = [encoded[start : start + own] for start in range(0, len(encoded), own)]
-    whole = [torch.tensor([*opening, *part], dtype=torch.long) for part in parts]
-    return [window for window in whole if len(window) > 1]
+    return [window for part in parts if len(window := (*opening, *part)) > 1]
 
 
-def _sums(
-    model: LanguageModel, ids: torch.Tensor, edits: Sequence[Edit], first: int
-) -> NDArray[np.float64]:
-    """Loss of base and edited model and divergence [n, 3], summed from place `first` on."""
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    wanted = (torch.arange(ids.shape[1], device=ids.device) >= first).expand(ids.shape)
-    found = predict(model.model, batch, [(), edits] if edits else [()], wanted=wanted)
-    columns = [found.losses[0], found.losses[-1], found.divergences[-1]]
-    sums = torch.zeros(len(ids), 3, dtype=torch.float64)
-    return sums.index_add_(0, found.texts, torch.stack(columns, -1)).numpy()
-
-
-def _result(
-    sums: NDArray[np.float64], counts: NDArray[np.float64], is_edited: bool
-) -> PerplexityResult:
-    base, after, divergence = sums.sum(0) / counts.sum()
+def _result(sums: TextSums) -> PerplexityResult:
+    counts = sums.tokens.numpy()
     common = {"windows": len(counts), "tokens": int(counts.sum())}
-    if not is_edited:
-        return PerplexityResult(float(np.exp(base)), None, None, None, None, None, **common)
+    if len(sums.losses) == 1:
+        base = sums.compared(None).base_perplexity
+        return PerplexityResult(base, None, None, None, None, None, **common)
+    found = sums.compared(1)
     drawn = np.random.default_rng(0).integers(len(counts), size=(RESAMPLES, len(counts)))
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)[:, None]
-    rises = np.quantile(np.exp(means[:, 1] - means[:, 0]) - 1, [0.025, 0.975])
-    divergences = np.quantile(means[:, 2], [0.025, 0.975])
+    weights = counts[drawn].sum(1)
+    rises = (sums.losses[1] - sums.losses[0]).numpy()[drawn].sum(1) / weights
+    divergences = sums.divergences[1].numpy()[drawn].sum(1) / weights
+    low, high = np.quantile(np.expm1(rises), [0.025, 0.975])
+    near, far = np.quantile(divergences, [0.025, 0.975])
     return PerplexityResult(
-        float(np.exp(base)),
-        float(np.exp(after)),
-        float(np.exp(after - base) - 1),
-        (float(rises[0]), float(rises[1])),
-        max(0.0, float(divergence)),
-        (max(0.0, float(divergences[0])), max(0.0, float(divergences[1]))),
+        found.base_perplexity,
+        found.edited_perplexity,
+        found.perplexity_rise,
+        (float(low), float(high)),
+        found.divergence,
+        (max(0.0, float(near)), max(0.0, float(far))),
         **common,
     )

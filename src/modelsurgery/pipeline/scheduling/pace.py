@@ -8,8 +8,8 @@ import torch
 
 from modelsurgery.data.behaviors import Behavior
 from modelsurgery.evaluation.generation import Decoding, TransformersGenerator
-from modelsurgery.evaluation.measurement import decoding_of
 from modelsurgery.evaluation.predictions import predict
+from modelsurgery.evaluation.protocol import decodings_of
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.activations.losses import Reader
 from modelsurgery.model.activations.texts import TokenizedText, text_batches, tokenize_labelled
@@ -99,7 +99,7 @@ def _learn(model: LanguageModel, reader: Reader, texts: list[TokenizedText]) -> 
 
 def _writing(model: LanguageModel, behavior: Behavior) -> tuple[float, float]:
     """Tokens of prompts, and new ones, a second."""
-    usual = decoding_of(behavior.prompt_sets[0])
+    (usual,) = decodings_of(behavior.prompt_sets[0], 0, 0)
     decoding = Decoding(min(NEW_TOKENS, usual.max_new_tokens), chat=usual.chat)
     count, spent, prompts, writes = 4, 0.0, 0.0, 0.0
     while True:

@@ -43,16 +43,21 @@ def rates_chart(
     return draw.svg(height, "Rates with 95% intervals", "; ".join(told), parts)
 
 
-def curve_chart(points: Sequence[Mapping[str, Any]], name: str) -> Markup:
+def curve_chart(
+    points: Sequence[Mapping[str, Any]], name: str, uncalled: str | None = None
+) -> Markup:
     """The dose-response curve: rate and use of the budget against strength.
 
     Args:
         points: of `results.json`, weakest first.
         name: of the behavior.
+        uncalled: name of prompts that do not call for it; draws by how many points more of them
+            show it, as a second line.
     """
     x = draw.Axis(0.0, max(abs(point["strength"]) for point in points), 60, WIDTH - RIGHT)
     rated = [(abs(one["strength"]), one) for one in points if one["rate"]]
-    top = max([one["rate"]["high"] for _, one in rated] or [1.0])
+    others = [] if uncalled is None else _uncalled_rises(points)
+    top = max([*(one["rate"]["high"] for _, one in rated), *(rise for _, rise in others)] or [1.0])
     y = draw.Axis(0.0, min(1.0, 1.1 * top), 190, 14)
     use = draw.Axis(0.0, min(4.0, max(2.0, *map(_most_used, points))), 330, 238)
     parts = [draw.horizontal(60, y(tick), f"{100 * tick:.0f}%") for tick in y.ticks(4)]
@@ -61,6 +66,9 @@ def curve_chart(points: Sequence[Mapping[str, Any]], name: str) -> Markup:
     parts.append(draw.text((60 + WIDTH - RIGHT) / 2, 370, "strength of the edit", "middle", "tick"))
     parts.append(draw.text(60, 230, "share of the damage budget used", "start", "tick"))
     parts += _budget_lines(points, x, use)
+    if others:
+        line = [(x(strength), y(rise)) for strength, rise in others]
+        parts.append(draw.polyline(line, "uncalled"))
     parts += _rate_curve(rated, x, y)
     used = [(abs(one["strength"]), _most_used(one)) for one in points]
     line = [(x(strength), use(share)) for strength, share in _up_to(used, use.high)]
@@ -70,7 +78,19 @@ def curve_chart(points: Sequence[Mapping[str, Any]], name: str) -> Markup:
         f"budget{', chosen' if one['is_chosen'] else ''}"
         for s, one in rated
     ]
+    if uncalled is not None:
+        rises = ", ".join(f"{signed(100 * rise)} points at {at:.2f}" for at, rise in others)
+        told.append(f"{uncalled}: {rises}")
     return draw.svg(378, f"Rate of {name} by strength", "; ".join(told), parts)
+
+
+def _uncalled_rises(points: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
+    """Strength, and rise of the share of prompts that show the behavior uncalled for."""
+    return [
+        (abs(one["strength"]), one["uncalled_for"]["value"] / 100)
+        for one in points
+        if one["uncalled_for"] is not None
+    ]
 
 
 def _rate_curve(

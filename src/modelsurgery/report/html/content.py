@@ -7,7 +7,7 @@ from typing import Any, Literal
 from modelsurgery.report.comparing import CHANGES, Change, Pair, Pairs
 from modelsurgery.report.html.differences import chosen_pairs, lead_count
 from modelsurgery.report.html.figures import Figure
-from modelsurgery.report.html.measured import Row
+from modelsurgery.results.tables import Table
 
 MOST_PAIRS = 240  # shown of all answers, so that the page stays small
 Tone = Literal["good", "bad", "unclear"]
@@ -81,7 +81,7 @@ class Page:
         tone: whether it is what was wished for, at a price that was allowed.
         told: what there is to say beside the verdict.
         numbers: the gain, the price.
-        tables: everything measured, by what it tells.
+        tables: everything measured.
         notes: how it was measured.
         figures: what changed and what it cost.
         answers: examples.
@@ -100,7 +100,7 @@ class Page:
     tone: Tone
     told: tuple[str, ...]
     numbers: tuple[Number, ...]
-    tables: tuple[tuple[str, tuple[Row, ...]], ...]
+    tables: tuple[Table, ...]
     notes: tuple[str, ...]
     figures: tuple[Figure, ...]
     answers: Answers

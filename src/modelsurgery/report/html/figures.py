@@ -9,6 +9,8 @@ from markupsafe import Markup
 from modelsurgery.report.explained import compared, wanted
 from modelsurgery.report.html import charts
 from modelsurgery.report.html.wording import signed
+from modelsurgery.results import PromptSetResults, Rate
+from modelsurgery.results.runs import Point
 
 MOST_GROUPS = 24
 BOTH = (("base", "base model"), ("edited", "edited model"))
@@ -33,7 +35,7 @@ class Figure:
     legend: tuple[tuple[str, str], ...] = ()
 
 
-def rates_figure(rows: Sequence[tuple[str, Any, Any]]) -> Figure:
+def rates_figure(rows: Sequence[tuple[str, Rate, Rate | None]]) -> Figure:
     """Base and edited rates: label, base and edited rate of each row."""
     return Figure(
         "rates",
@@ -41,41 +43,61 @@ def rates_figure(rows: Sequence[tuple[str, Any, Any]]) -> Figure:
         "Each model continued the same held-out prompts. A dot is the share of prompts that show "
         "the behavior, the line its 95% interval. Lines far apart are more than chance; the table "
         "above has the test of the difference.",
-        charts.rates_chart(rows),
+        charts.rates_chart([_plain_rates(*row) for row in rows]),
         BOTH,
     )
 
 
-def curve_figure(points: Sequence[Mapping[str, Any]], name: str) -> Figure:
-    """The dose-response curve of a run."""
+def curve_figure(points: Sequence[Point], name: str, uncalled: str | None = None) -> Figure:
+    """The dose-response curve of a run.
+
+    Args:
+        points: weakest first.
+        name: of the behavior.
+        uncalled: name of prompts that do not call for the behavior; None without such prompts.
+    """
+    told, legend = "", [("edited", f"share of prompts that show {name}")]
+    if uncalled is not None:
+        told = (
+            f" The second line is {uncalled}: by how many points more of the prompts that do not "
+            f"call for {name} show it."
+        )
+        legend.append(("uncalled", f"{uncalled}, rise"))
     return Figure(
         "curve",
         "What a stronger or weaker edit would do",
         f"The same rows at other strengths: above, how often {name} shows (the band is the 95% "
-        "interval); below, how much of the allowed damage is used. The dashed lines are where "
-        "the budget ends. Measured on tuning prompts, apart from those of the verdict.",
-        charts.curve_chart(points, name),
-        (("edited", f"share of prompts that show {name}"), ("damage", "damage, share of budget")),
+        f"interval); below, how much of the allowed damage is used.{told} The dashed lines are "
+        "where the budget ends. Measured on tuning prompts, apart from those of the verdict.",
+        charts.curve_chart([one.model_dump() for one in points], name, uncalled),
+        (*legend, ("damage", "damage, share of budget")),
     )
 
 
-def group_figures(sets: Sequence[Mapping[str, Any]]) -> list[Figure]:
+def group_figures(sets: Sequence[PromptSetResults]) -> list[Figure]:
     """Rates by category, form or group, of each prompt set that has some."""
     found: list[Figure] = []
     for one in sets:
-        for by, groups in one["by"].items():
-            ordered = sorted(groups.items(), key=lambda item: (-item[1]["base"]["rate"], item[0]))
-            rows = [(key, got["base"], got["edited"]) for key, got in ordered[:MOST_GROUPS]]
+        for by, groups in one.by.items():
+            ordered = sorted(groups.items(), key=lambda item: (-item[1].base.rate, item[0]))
+            rows = [_plain_rates(key, got.base, got.edited) for key, got in ordered[:MOST_GROUPS]]
             found.append(
                 Figure(
                     f"by-{len(found)}",
-                    f"{one['name']} by {by}",
+                    f"{one.name} by {by}",
                     f"The same, for each {by}: few prompts each, so the intervals are wide.",
                     charts.rates_chart(rows),
                     BOTH,
                 )
             )
     return found
+
+
+def _plain_rates(
+    label: str, base: Rate, edited: Rate | None
+) -> tuple[str, dict[str, float], dict[str, float] | None]:
+    """A row of a chart of rates."""
+    return label, base.model_dump(), None if edited is None else edited.model_dump()
 
 
 def explained_figures(fit: Mapping[str, Any] | None) -> list[Figure]:

@@ -1,11 +1,11 @@
 """`report.html` of a run directory: what it holds is read here, and nothing else."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel, ValidationError
 
 from modelsurgery.errors import ArtefactError
 from modelsurgery.files.atomic import write_text
@@ -13,6 +13,7 @@ from modelsurgery.report.html.content import Page, Record
 from modelsurgery.report.html.evaluations import page_of_evaluation
 from modelsurgery.report.html.runs import page_of_run
 from modelsurgery.report.html.templates import rendered
+from modelsurgery.results import EvaluationResults, RunResults, kind_of, results_of
 
 REPORT_FILE = "report.html"
 MISSING = (
@@ -43,25 +44,42 @@ def page_of(directory: Path) -> Page:
     Raises:
         ArtefactError: there is no finished run, or its files cannot be read.
     """
-    results = _json(directory, "results.json")
-    manifest = _json(directory, "manifest.json")
-    if "stages" in results:
+    content = _json(directory, "results.json")
+    record = _record(directory)
+    if kind_of(content) == "sequence":
         steps = ", ".join(sorted(path.parent.name for path in directory.glob("*/results.json")))
         raise ArtefactError(
             f"{directory}: several surgeries in a row; each has its own report, give one of its "
             f"directories: {steps}"
         )
-    make = page_of_evaluation if "sets" in results else page_of_run
+    results = results_of(content, str(directory))
+    if isinstance(results, RunResults):
+        return page_of_run(directory, results, record)
+    assert isinstance(results, EvaluationResults)
+    return page_of_evaluation(directory, results, record)
+
+
+class Made(BaseModel):
+    """Versions of the programs that wrote a run."""
+
+    versions: dict[str, str]
+
+
+class Manifest(BaseModel):
+    """What a report reads of a run's manifest."""
+
+    provenance: Made
+    sha256: dict[str, str]
+
+
+def _record(directory: Path) -> Record:
     try:
-        return make(directory, results, _record(directory, manifest))
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        manifest = Manifest.model_validate(_json(directory, "manifest.json"))
+    except ValidationError as error:
         raise ArtefactError(
-            f"{directory}: its results are not those of a run or an evaluation of this version "
-            f"({type(error).__name__}: {error}); run it again"
+            f"{directory / 'manifest.json'}: not those of a run "
+            f"({error.errors()[0]['msg'].lower()}); run it again"
         ) from error
-
-
-def _record(directory: Path, manifest: Mapping[str, Any]) -> Record:
     recipe = _text(directory, "recipe.resolved.yaml")
     try:
         asked = yaml.safe_load(recipe)
@@ -69,9 +87,9 @@ def _record(directory: Path, manifest: Mapping[str, Any]) -> Record:
         raise ArtefactError(
             f"{directory / 'recipe.resolved.yaml'}: not valid YAML; run it again"
         ) from error
-    return Record(
-        recipe, str(asked["model"]), manifest["provenance"]["versions"], manifest["sha256"]
-    )
+    if not isinstance(asked, dict) or "model" not in asked:
+        raise ArtefactError(f"{directory / 'recipe.resolved.yaml'}: names no model; run it again")
+    return Record(recipe, str(asked["model"]), manifest.provenance.versions, manifest.sha256)
 
 
 def _json(directory: Path, name: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from modelsurgery.report.html.differences import marked, shown
 from modelsurgery.report.html.wording import signed
 from modelsurgery.report.masking import shown_token
 from modelsurgery.report.untrusted import printable
+from modelsurgery.results.tables import PAGE
 
 
 def rendered(template: str, **values: Any) -> str:
@@ -31,6 +32,7 @@ def rendered(template: str, **values: Any) -> str:
     )
     environment.filters["shown"] = shown
     environment.filters["token"] = shown_token
+    environment.filters["lines"] = lambda table: zip(table.rows, table.lines(PAGE), strict=True)
     environment.filters["signed"] = signed
     environment.filters["amount"] = lambda value: signed(value, 3).removeprefix("+")
     return environment.get_template(template).render(**values)

@@ -1,7 +1,10 @@
 """The verdict of a run in plain words: what changed, how sure that is, and what it cost."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
+
+from modelsurgery.results import Compared, Rate
+from modelsurgery.results.runs import BudgetUse
 
 # Verdicts of a change, and the one that a direction asks for.
 NO_CHANGE = "no detectable change"
@@ -18,18 +21,14 @@ def signed(value: float, digits: int = 1) -> str:
     return f"{value:+.{digits}f}".replace("-", "−")
 
 
-def chance(p_value: float) -> str:
-    """A p-value in two digits, with its sign of comparison."""
-    return "< 0.0001" if p_value < 1e-4 else f"= {p_value:.2g}"
-
-
-def verdict(name: str, one: Mapping[str, Any]) -> str:
-    """One sentence on one measurement (`base`, `edited`, `change`)."""
-    base, edited = per_cent(one["base"]["rate"]), per_cent(one["edited"]["rate"])
-    told = one["change"]["verdict"]
-    if told == NO_CHANGE:
+def verdict(name: str, one: Compared) -> str:
+    """One sentence on one measurement of base and edited model."""
+    assert one.edited is not None
+    assert one.change is not None
+    base, edited = per_cent(one.base.rate), per_cent(one.edited.rate)
+    if one.change.verdict == NO_CHANGE:
         return f"No detectable change: {name} shows in {base} of prompts before and {edited} after."
-    moved = "fell" if told == "less" else "rose"
+    moved = "fell" if one.change.verdict == "less" else "rose"
     return f"{capitalized(name)} {moved} from {base} to {edited} of held-out prompts."
 
 
@@ -54,41 +53,41 @@ def wrong_way(told: str, direction: str) -> str | None:
     return f"That is the wrong way: the surgery was meant to make it {WISHED[direction]} frequent."
 
 
-def certainty(one: Mapping[str, Any]) -> str:
+def certainty(one: Compared) -> str:
     """How sure a change is, for people who do not read p-values."""
-    change = one["change"]
-    low, high = signed(100 * change["low"]), signed(100 * change["high"])
-    p = change["adjusted_p_value"]
+    change = one.change
+    assert change is not None
+    low, high = signed(100 * change.low), signed(100 * change.high)
+    p = change.adjusted_p_value
     said = "less than once in 10,000 times" if p < 1e-4 else f"with a probability of {p:.2g}"
     return (
-        f"The change is {signed(100 * change['difference'])} points (95% interval {low} to "
-        f"{high}), on {one['base']['prompts']:,} held-out prompts. If the edit did nothing, chance "
+        f"The change is {signed(100 * change.difference)} points (95% interval {low} to "
+        f"{high}), on {one.base.prompts:,} held-out prompts. If the edit did nothing, chance "
         f"alone would give one as large {said}."
     )
 
 
-def price(perplexity_rise: float, facts: Sequence[Mapping[str, float]] | None) -> str:
+def price(perplexity_rise: float, facts: Sequence[Rate] | None) -> str:
     """What it cost."""
     more = "more" if perplexity_rise >= 0 else "less"
     said = f"Ordinary text surprises the model {per_cent(abs(perplexity_rise))} {more} (perplexity)"
     if facts:
         base, edited = facts
-        points = signed(100 * (edited["rate"] - base["rate"]))
-        said += f"; it answers {per_cent(edited['rate'])} of facts right ({points} points)"
+        points = signed(100 * (edited.rate - base.rate))
+        said += f"; it answers {per_cent(edited.rate)} of facts right ({points} points)"
     return said + "."
 
 
-def budget(results: Mapping[str, Any]) -> str:
+def budget(used: BudgetUse) -> str:
     """Whether the damage stayed inside what was allowed."""
-    limits = results["budget"]["limits"]
-    over = [name for name, one in limits.items() if one["is_inside"] is False]
+    over = [name for name, one in used.limits.items() if one.is_inside is False]
     if over:
         return f"Over the damage budget on held-out data: {', '.join(over)}."
-    if results["budget"]["given_up"] is not None:
+    if used.given_up is not None:
         return (
             "Inside the damage budget, with a milder edit: the first choice was over it on "
             "held-out data."
         )
-    if all(one["limit"] is None for one in limits.values()):
+    if all(one.limit is None for one in used.limits.values()):
         return "No damage budget was set."
     return "Inside the damage budget."

@@ -1,0 +1,60 @@
+"""A behavior from labelled texts that are in memory already."""
+
+from collections.abc import Sequence
+
+from modelsurgery.data.behaviors.format import BehaviorFile
+from modelsurgery.data.behaviors.gathering import HELD_OUT_SHARE, PLAIN_SET, Behavior
+from modelsurgery.data.behaviors.prompting import half_texts, plain_prompt_set
+from modelsurgery.data.texts import LabelledText, Split, split_texts
+from modelsurgery.errors import TextsError
+
+
+def behavior_of_texts(
+    texts: Split | Sequence[LabelledText],
+    *,
+    name: str = "behavior",
+    prompts: Sequence[str] | None = None,
+    neutral: Sequence[str] | None = None,
+    prompt_count: int | None = None,
+    seed: int = 0,
+) -> Behavior:
+    """A behavior to measure on the held-out part of texts; nothing is read from a file.
+
+    Args:
+        texts: a split, of which the held-out part is measured on, or texts that are split here.
+        name: of the behavior.
+        prompts: to continue; None takes first halves of held-out texts that show the behavior.
+        neutral: texts on which the model should stay as it is; None takes the held-out texts with
+            label 0.
+        prompt_count: prompts, at most; None takes all.
+        seed: of the split.
+
+    Raises:
+        TextsError: too few texts, or texts that are too short to cut prompts from.
+    """
+    if not isinstance(texts, Split):
+        texts = split_texts(texts, held_out=HELD_OUT_SHARE, seed=seed)
+    described = BehaviorFile(name=name, title="labelled texts", texts=[])
+    chosen = list(half_texts(texts.held_out) if prompts is None else prompts)[:prompt_count]
+    if not chosen:
+        raise TextsError(
+            "the texts are too short to cut prompts from; expected sentences of four words or "
+            "more, or prompts"
+        )
+    title = "first halves of held-out texts" if prompts is None else "given prompts"
+    clean, note = neutral, "given texts"
+    if clean is None:
+        clean = [text.text for text in texts.held_out if text.label == 0]
+        note = "held-out texts with label 0"
+    return Behavior(
+        described,
+        is_lab=False,
+        fit=texts.train,
+        tuning=(),
+        held_out=texts.held_out,
+        tuning_prompts=(),
+        prompt_sets=(plain_prompt_set(PLAIN_SET, title, chosen, described.max_new_tokens),),
+        tuning_neutral=(),
+        neutral=tuple(clean),
+        neutral_note=note,
+    )

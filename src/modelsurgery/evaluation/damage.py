@@ -1,0 +1,100 @@
+"""What an edit may have broken: neutral text, own answers, facts, prompts that it should leave."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from modelsurgery.data.behaviors import Behavior
+from modelsurgery.edit.edit import Edit
+from modelsurgery.evaluation.facts import FactsMeasurement, measure_facts
+from modelsurgery.evaluation.generation import Generator
+from modelsurgery.evaluation.judges import Judge
+from modelsurgery.evaluation.language_modelling import (
+    LanguageModelling,
+    compare_language_modelling,
+    compare_replies,
+)
+from modelsurgery.evaluation.own_answers import harmless_requests, own_answers
+from modelsurgery.evaluation.protocol import SetMeasurement
+from modelsurgery.evaluation.screening import Effect, effect_of
+from modelsurgery.evaluation.store import Store
+from modelsurgery.evaluation.uncalled import measure_uncalled, with_uncalled
+from modelsurgery.files.progress import Progress, silent
+from modelsurgery.model.language_model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What was measured beside the behavior.
+
+    Attributes:
+        neutral: neutral text; None with a backend that only generates.
+        own: the model's own answers to harmless requests; None where the behavior does not depend
+            on the request, or without an edit.
+        own_count: how many answers.
+        facts: None where there are none.
+        uncalled: prompts that do not call for the behavior; None where there are none.
+    """
+
+    neutral: LanguageModelling | None = None
+    own: LanguageModelling | None = None
+    own_count: int = 0
+    facts: FactsMeasurement | None = None
+    uncalled: SetMeasurement | None = None
+
+    @property
+    def effect(self) -> Effect:
+        """The same as what a budget limits, with errors; of neutral text and an edit."""
+        assert self.neutral is not None
+        own = 0.0, 0.0
+        if self.own is not None:
+            assert self.own.divergence is not None
+            assert self.own.divergence_error is not None
+            own = self.own.divergence, self.own.divergence_error
+        effect = effect_of(self.neutral, None if self.facts is None else self.facts.lost, own)
+        return effect if self.uncalled is None else with_uncalled(effect, self.uncalled)
+
+
+def measure_damage(
+    model: LanguageModel,
+    edits: Sequence[Edit],
+    behavior: Behavior,
+    judges: Sequence[Judge],
+    generator: Generator,
+    *,
+    is_read: bool = True,
+    store: Store | None = None,
+    progress: Progress = silent,
+) -> Damage:
+    """Measure what edits may have broken, on held-out text.
+
+    Args:
+        model: the base model.
+        edits: applied together; none measures the base model alone.
+        behavior: says which texts, facts and prompts.
+        judges: the first decides what prompts show that do not call for the behavior.
+        generator: continues prompts.
+        is_read: let the model read texts; without, only what is generated is measured.
+        store: keeps what is generated and judged.
+        progress: is told what is going on.
+
+    Raises:
+        EvaluationError: the neutral texts have no token to predict.
+    """
+    damage = Damage()
+    if is_read:
+        neutral = compare_language_modelling(model, behavior.neutral, edits, progress=progress)
+        damage = replace(damage, neutral=neutral)
+        requests = harmless_requests(behavior.held_out) if edits else []
+        if answers := own_answers(model, requests, store=store, progress=progress):
+            replies = [model.reply_ids(one) for one in answers]
+            own = compare_replies(model, replies, edits, progress=progress)
+            damage = replace(damage, own=own, own_count=len(answers))
+        if behavior.facts:
+            facts = measure_facts(generator, edits, behavior.facts, progress=progress)
+            damage = replace(damage, facts=facts)
+    if behavior.uncalled is not None:
+        uncalled = measure_uncalled(
+            behavior, edits, judges, generator, store=store, progress=progress
+        )
+        damage = replace(damage, uncalled=uncalled)
+    return damage

@@ -1,0 +1,320 @@
+"""One evaluation: base against edited on held-out prompts, and what broke; in memory.
+
+`surgery run` evaluates the edit that it found, a sequence is a list of evaluations, `surgery
+evaluate` is one with capability tasks: what they say of the same model and edit is the same.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from modelsurgery.data import demo
+from modelsurgery.data.behaviors import (
+    Behavior,
+    BehaviorFile,
+    behavior_of_texts,
+    describe_behavior,
+    load_held_out,
+)
+from modelsurgery.data.texts import LabelledText, Split
+from modelsurgery.edit.edit import Edit
+from modelsurgery.errors import RecipeError
+from modelsurgery.evaluation.damage import Damage, measure_damage
+from modelsurgery.evaluation.generation import Generator, TransformersGenerator
+from modelsurgery.evaluation.judges import Judge, judge_for
+from modelsurgery.evaluation.protocol import (
+    Comparison,
+    SetMeasurement,
+    corrected_together,
+    decodings_of,
+    measure_prompt_set,
+)
+from modelsurgery.evaluation.store import Store
+from modelsurgery.files.progress import Progress, silent
+from modelsurgery.model.language_model import LanguageModel
+from modelsurgery.results import EvaluationResults, plain
+from modelsurgery.results.printing import printed
+
+
+class CapabilityResult(Protocol):
+    """What a capability task gave."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain values."""
+        ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured of a model and an edit of it. `print` shows it as tables.
+
+    Attributes:
+        model: name and fingerprint of the model.
+        edits: hash of each edit's content, by name.
+        behavior: what was measured.
+        neutral_note: what the neutral text is.
+        judges: name, version and note of each judge; the first decided.
+        sets: the behavior on each prompt set.
+        greedy: the first set once more, greedily; None where that was not asked for.
+        damage: what may have broken.
+        tasks: results of capability tasks, by name.
+        seed: of sampling, and of the choice of prompts.
+    """
+
+    model: tuple[str, str]
+    edits: Mapping[str, str]
+    behavior: BehaviorFile
+    neutral_note: str
+    judges: tuple[dict[str, str], ...]
+    sets: tuple[SetMeasurement, ...]
+    greedy: SetMeasurement | None
+    damage: Damage
+    tasks: Mapping[str, CapabilityResult] = field(default_factory=dict)
+    seed: int = 0
+
+    @property
+    def first(self) -> SetMeasurement:
+        """The prompt set that decides."""
+        return self.sets[0]
+
+    @property
+    def wholes(self) -> dict[str, Comparison]:
+        """Rates on each prompt set, p-values corrected for the number of sets."""
+        return corrected_together({one.prompts.name: one.whole for one in self.sets})
+
+    @property
+    def samples(self) -> dict[str, list[dict[str, Any]]]:
+        """Everything that was generated and judged, by a name for a file of it."""
+        if self.greedy is not None:
+            return {"sampled": self.first.samples(), "greedy": self.greedy.samples()}
+        return {one.prompts.name: one.samples() for one in self.sets}
+
+    def results(self) -> EvaluationResults:
+        """The same as typed values, without the texts."""
+        behavior, wholes = self.behavior, self.wholes
+        facts = self.damage.facts
+        return EvaluationResults.model_validate(
+            {
+                "model": {"name": self.model[0], "fingerprint": self.model[1]},
+                "edits": dict(self.edits),
+                "behavior": {
+                    "name": behavior.name,
+                    "title": behavior.title,
+                    "shows": behavior.shows,
+                    "opposite": behavior.opposite,
+                },
+                "judges": list(self.judges),
+                "sets": [
+                    {**one.to_json(), **wholes[one.prompts.name].to_json()} for one in self.sets
+                ],
+                "uncalled_for": self.uncalled_json(),
+                "damage": {
+                    "neutral_text": self.neutral_json(),
+                    "own_answers": self.own_json(),
+                    "facts": None if facts is None else facts.to_json(),
+                    "tasks": {name: one.to_json() for name, one in self.tasks.items()},
+                },
+                "seed": self.seed,
+            }
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as in `results.json`: no times, no paths of the run."""
+        return plain(self.results())
+
+    def __str__(self) -> str:
+        """The tables, as `surgery evaluate` prints them."""
+        return printed(self.results())
+
+    def neutral_json(self) -> dict[str, Any] | None:
+        """What neutral text tells, as plain values."""
+        measured = self.damage.neutral
+        if measured is None:
+            return None
+        return {
+            "text": self.neutral_note,
+            "tokens": measured.tokens,
+            "base_perplexity": measured.base_perplexity,
+            "edited_perplexity": measured.edited_perplexity,
+            "rise": measured.perplexity_rise,
+            "divergence": measured.divergence,
+        }
+
+    def own_json(self) -> dict[str, Any] | None:
+        """What the model's own answers tell, as plain values."""
+        own, neutral = self.damage.own, self.damage.neutral
+        if own is None or own.divergence is None or neutral is None or neutral.divergence is None:
+            return None
+        return {
+            "divergence": own.divergence,
+            "answers": self.damage.own_count,
+            "counts": own.divergence > neutral.divergence,
+        }
+
+    def uncalled_json(self) -> dict[str, Any] | None:
+        """Prompts that do not call for the behavior, as plain values."""
+        uncalled = self.damage.uncalled
+        return None if uncalled is None else uncalled.named_json()
+
+
+def evaluate(
+    model: LanguageModel,
+    edits: Edit | Sequence[Edit] | None,
+    data: Behavior | BehaviorFile | Split | Sequence[LabelledText] | str | Path,
+    *,
+    judge: Judge | str | None = None,
+    prompts: Sequence[str] | None = None,
+    neutral: Sequence[str] | None = None,
+    prompt_count: int | None = 300,
+    samples: int = 0,
+    seed: int | None = None,
+    data_root: Path | None = None,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Measure a model and an edit of it: what changed, and what broke. Nothing is written.
+
+    Both continue the same held-out prompts and a judge says what the answers show; neutral text
+    tells perplexity and divergence. Edits are applied in memory and taken out again. With the same
+    prompts, samples and seed these are the numbers of `surgery run` and `surgery evaluate`.
+
+    Args:
+        model: the base model.
+        edits: applied together; None or none measures the model as it is.
+        data: a behavior: its name or YAML file, or gathered by `load_behavior`. Or labelled texts:
+            of a split, the held-out part is measured on, so fit the edit to its `train`; other
+            texts are split here, by the seed.
+        judge: as `--judge` spells it, or a function of prompts and answers with `name`, `version`
+            and `note`; None takes the behavior's own, or one that is trained on the texts.
+        prompts: to continue, for labelled texts; None cuts them from held-out texts.
+        neutral: texts on which the model should stay as it is, for labelled texts; None takes the
+            held-out texts with label 0.
+        prompt_count: prompts of each set, at most; None takes all.
+        samples: sampled continuations of each prompt; 0 continues greedily, once.
+        seed: of sampling and splits; None takes that of the first edit, else 0.
+        data_root: directory with local copies of public data sets.
+        progress: is told what is going on.
+
+    Returns:
+        The evaluation: `print` shows it as tables, `to_json` gives plain values.
+
+    Raises:
+        EvaluationError: nothing could be judged, or no text has a token to predict.
+        RecipeError: no such behavior or judge, or prompts beside a behavior.
+        TextsError: texts or data sets that can't be used.
+
+    Example:
+        >>> split = split_texts(load_texts("texts.jsonl"))  # doctest: +SKIP
+        >>> edit = fit_edit(model, split.train)  # doctest: +SKIP
+        >>> print(evaluate(model, edit, split))  # doctest: +SKIP
+    """
+    chosen = [edits] if isinstance(edits, Edit) else list(edits or ())
+    if seed is None:
+        seeds = (edit.provenance.seed for edit in chosen)
+        seed = next((one for one in seeds if one is not None), 0)
+    if isinstance(data, Split) or (isinstance(data, Sequence) and not isinstance(data, str)):
+        behavior = behavior_of_texts(
+            data, prompts=prompts, neutral=neutral, prompt_count=prompt_count, seed=seed
+        )
+    elif prompts is not None or neutral is not None:
+        raise RecipeError("prompts and neutral go with labelled texts; a behavior has its own")
+    elif isinstance(data, Behavior):
+        behavior = data
+    else:
+        behavior = _gathered(model, data, data_root, prompt_count, seed)
+    judged_by = judge_for(behavior, judge, seed=seed) if isinstance(judge, str | None) else judge
+    return measure(
+        model,
+        {str(number): edit for number, edit in enumerate(chosen, 1)},
+        behavior,
+        [judged_by],
+        name=model.checkpoint.directory.resolve().name,
+        samples=samples,
+        seed=seed,
+        progress=progress,
+    )
+
+
+def _gathered(
+    model: LanguageModel,
+    data: BehaviorFile | str | Path,
+    data_root: Path | None,
+    prompt_count: int | None,
+    seed: int,
+) -> Behavior:
+    """What a measurement needs of a behavior given by name, file or description."""
+    described = data if isinstance(data, BehaviorFile) else describe_behavior(data)
+    directory = model.checkpoint.directory.resolve()
+    is_lab = described.lab and directory == demo.embedded_model_path().resolve()
+    return load_held_out(
+        described, is_lab=is_lab, data=data_root, seed=seed, prompt_count=prompt_count
+    )
+
+
+def measure(
+    model: LanguageModel,
+    edits: Mapping[str, Edit],
+    behavior: Behavior,
+    judges: Sequence[Judge],
+    *,
+    name: str,
+    samples: int = 0,
+    also_greedy: bool = False,
+    seed: int = 0,
+    damage: Damage | None = None,
+    tasks: Mapping[str, CapabilityResult] | None = None,
+    generator: Generator | None = None,
+    store: Store | None = None,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Measure a model, and edits of it, on a behavior and on what must not break.
+
+    Args:
+        model: the base model.
+        edits: by name, applied together; none measures the base model alone.
+        behavior: its held-out prompts, texts and facts.
+        judges: the first decides.
+        name: of the model.
+        samples: sampled continuations of each prompt; 0 continues greedily, once.
+        also_greedy: continue the first prompt set greedily besides.
+        seed: of sampling.
+        damage: measured already; None measures it.
+        tasks: results of capability tasks that go with it.
+        generator: what continues prompts; None takes the loaded model.
+        store: keeps what is generated and judged.
+        progress: is told what is going on.
+
+    Raises:
+        EvaluationError: nothing could be judged, or neutral texts without a token to predict.
+    """
+    chosen = list(edits.values())
+    generator = generator or TransformersGenerator(model, store=store)
+    wanted = [(prompts, samples) for prompts in behavior.prompt_sets]
+    if also_greedy:
+        wanted.append((behavior.prompt_sets[0], 0))
+    measured = []
+    with progress("held-out prompts", sum(max(1, count) for _, count in wanted)) as advance:
+        for prompts, count in wanted:
+            decodings = decodings_of(prompts, count, seed)
+            measured.append(
+                measure_prompt_set(
+                    generator, chosen, prompts, judges, decodings, store=store, progress=progress
+                )
+            )
+            advance(len(decodings))
+    if damage is None:
+        damage = measure_damage(
+            model, chosen, behavior, judges, generator, store=store, progress=progress
+        )
+    return Evaluation(
+        (name, model.fingerprint()),
+        {called: edit.content_sha256 for called, edit in edits.items()},
+        behavior.described,
+        behavior.neutral_note,
+        tuple({"name": one.name, "version": one.version, "note": one.note} for one in judges),
+        tuple(measured[: len(behavior.prompt_sets)]),
+        measured[-1] if also_greedy else None,
+        damage,
+        tasks or {},
+        seed,
+    )

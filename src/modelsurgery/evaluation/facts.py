@@ -1,0 +1,84 @@
+"""Facts: whether greedy answers are right, word by word."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from modelsurgery.edit.edit import Edit
+from modelsurgery.evaluation.generation import Decoding, Generator
+from modelsurgery.evaluation.statistics import Rate, rate_of
+from modelsurgery.files.progress import Progress, silent
+
+FACT_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class FactsMeasurement:
+    """Which facts base and edited model answer right.
+
+    Attributes:
+        base: of the base model, fact by fact.
+        edited: of the edited model, in the same order; None without an edit.
+    """
+
+    base: tuple[bool, ...]
+    edited: tuple[bool, ...] | None = None
+
+    @property
+    def rates(self) -> tuple[Rate, Rate | None]:
+        """Exact match of both."""
+        edited = None if self.edited is None else rate_of([float(hit) for hit in self.edited])
+        return rate_of([float(hit) for hit in self.base]), edited
+
+    def to_json(self) -> list[dict[str, Any] | None]:
+        """Both rates as plain values."""
+        return [None if rate is None else asdict(rate) for rate in self.rates]
+
+    @property
+    def lost(self) -> torch.Tensor | None:
+        """Of each fact 1 where it is not right any more, -1 where it has become right, [n]."""
+        if self.edited is None:
+            return None
+        return torch.tensor(self.base, dtype=torch.float64) - torch.tensor(
+            self.edited, dtype=torch.float64
+        )
+
+
+def measure_facts(
+    generator: Generator,
+    edits: Sequence[Edit],
+    facts: Sequence[tuple[str, str]],
+    *,
+    progress: Progress = silent,
+) -> FactsMeasurement:
+    """Whether greedy continuations of prompts are the answers, whatever their case.
+
+    An answer goes up to the first full stop or line break.
+
+    Args:
+        generator: continues prompts.
+        edits: applied together; none measures the base model alone.
+        facts: prompts with their answers; at least one.
+        progress: is told of models done.
+    """
+    sides: list[Sequence[Edit]] = [(), edits] if edits else [()]
+    prompts = [prompt for prompt, _ in facts]
+    found = []
+    with progress("facts", len(sides)) as advance:
+        for some in sides:
+            made = generator.generate(prompts, Decoding(FACT_TOKENS), some, progress=progress)
+            right = (
+                _answer(one.text) == answer.lower()
+                for one, (_, answer) in zip(made, facts, strict=True)
+            )
+            found.append(tuple(right))
+            advance(1)
+    return FactsMeasurement(*found)
+
+
+def _answer(continuation: str) -> str:
+    """The continuation up to the first full stop or line break, in lower case."""
+    return re.split(r"[.\n]", continuation.strip(), maxsplit=1)[0].strip().lower()

@@ -1,0 +1,105 @@
+"""Reading `results.json`, of earlier versions too.
+
+Files say their `format`. Those of format 1 do not: they were written before there was one, and are
+told apart by their keys. They lack what was added later, and are read with what it was then.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from modelsurgery.errors import ArtefactError
+from modelsurgery.results.evaluations import EvaluationResults
+from modelsurgery.results.parts import FORMAT
+from modelsurgery.results.runs import RunResults
+from modelsurgery.results.sequences import SequenceResults
+
+Results = RunResults | EvaluationResults | SequenceResults
+Kind = Literal["run", "evaluation", "sequence"]
+KINDS: dict[str, type[RunResults | EvaluationResults | SequenceResults]] = {
+    "run": RunResults,
+    "evaluation": EvaluationResults,
+    "sequence": SequenceResults,
+}
+RESULTS_FILE = "results.json"
+
+
+def read_results(directory: Path) -> Results:
+    """Results of a finished run, evaluation or sequence.
+
+    Args:
+        directory: the run directory.
+
+    Raises:
+        ArtefactError: no results there, or not those of a version that can be read.
+    """
+    path = directory / RESULTS_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ArtefactError(
+            f"{directory}: no finished run there ({RESULTS_FILE} is missing); give the directory "
+            "that `surgery run` or `surgery evaluate` wrote, or run the same command again to "
+            "finish it"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ArtefactError(f"{path}: not valid JSON ({error}); run it again") from error
+    except OSError as error:
+        raise ArtefactError(f"{path}: cannot be read ({error})") from error
+    return results_of(content, str(directory))
+
+
+def results_of(content: Any, where: str) -> Results:
+    """Results from the content of their file.
+
+    Args:
+        content: of a `results.json`.
+        where: it is from, for messages.
+
+    Raises:
+        ArtefactError: not results of a version that can be read.
+    """
+    if not isinstance(content, dict):
+        raise ArtefactError(f"{where}/{RESULTS_FILE}: expected a JSON object; run it again")
+    version = content.get("format", 1)
+    if version not in (1, FORMAT):
+        raise ArtefactError(
+            f"{where}: results of format {version!r}; this version reads 1 to {FORMAT}, update "
+            "modelsurgery"
+        )
+    kind = kind_of(content)
+    model = KINDS[kind]
+    if version == 1:
+        content = _upgraded(content, set(model.model_fields))
+    try:
+        return model.model_validate({**content, "format": FORMAT, "kind": kind})
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ArtefactError(
+            f"{where}: its results are not those of a run or an evaluation ({place}: "
+            f"{first['msg']}); run it again"
+        ) from error
+
+
+def _upgraded(content: dict[str, Any], known: set[str]) -> dict[str, Any]:
+    """Content of format 1 as this version writes it, but for its number."""
+    # What else earlier versions wrote says nothing to this one.
+    found = {key: value for key, value in content.items() if key in known}
+    damage = content.get("damage")
+    if not content.get("edits") and isinstance(damage, dict) and damage.get("facts"):
+        # Without an edit the facts of the base model stood there twice.
+        found["damage"] = {**damage, "facts": [damage["facts"][0], None]}
+    return found
+
+
+def kind_of(content: dict[str, Any]) -> Kind:
+    """Which results these are."""
+    kind = content.get("kind")
+    if kind in ("run", "evaluation", "sequence"):
+        return kind  # type: ignore[no-any-return]
+    if "stages" in content:
+        return "sequence"
+    return "evaluation" if "sets" in content else "run"

@@ -27,10 +27,10 @@ from modelsurgery.cli.options import (
     option,
 )
 from modelsurgery.cli.output import print_content, showing_progress
-from modelsurgery.edit.probe import DirectionRule
+from modelsurgery.edit.choices import DirectionRule
 from modelsurgery.errors import RecipeError
 from modelsurgery.pipeline.option import Panel, layer_window, percentage, row_share
-from modelsurgery.rules.proposal import DEFAULT_RULE, Rule
+from modelsurgery.rules.choices import DEFAULT_RULE, Rule
 
 DirectionSource = Annotated[
     DirectionRule | None,

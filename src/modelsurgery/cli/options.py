@@ -12,7 +12,7 @@ from annotated_types import Ge, Le
 from pydantic.fields import FieldInfo
 from rich.markup import escape
 
-from modelsurgery.edit.probe import Fit
+from modelsurgery.edit.choices import Fit
 from modelsurgery.pipeline.option import Option, Panel
 from modelsurgery.pipeline.recipe import DEFAULT_BEHAVIOR, Recipe, SequenceRecipe
 

@@ -7,7 +7,7 @@ import typer
 
 from modelsurgery.cli.options import Json, default_note
 from modelsurgery.cli.output import print_content, print_json
-from modelsurgery.data.behaviors import Direction
+from modelsurgery.edit.choices import Direction
 
 TERMINAL_LIMIT = 20
 PAGE_LIMIT = 1000

@@ -358,7 +358,7 @@ def _switch(is_on: bool) -> Callable[[Conversation, str], None]:
 def _sample(conversation: Conversation, value: str) -> None:
     temperature = _number(value or "1", "/sample", "a temperature like 0.7")
     if not temperature > 0:
-        raise RecipeError(f"/sample {value}; expected a temperature above 0, or take /greedy")
+        raise RecipeError(f"/sample {value}; expected a temperature above 0, or use /greedy")
     old = conversation.decoding
     conversation.decoding = replace(old, temperature=temperature, seed=old.seed or 0)
 

@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from modelsurgery.data import demo
-from modelsurgery.data.behaviors import Direction, describe_behavior
-from modelsurgery.edit.probe import DirectionRule, Fit
-from modelsurgery.edit.region import row_count
+from modelsurgery.edit.choices import Direction, DirectionRule, Fit
 from modelsurgery.errors import RecipeError
 from modelsurgery.files.schema import parse
 from modelsurgery.pipeline.option import Option, Panel, layer_window, percentage, row_share
-from modelsurgery.rules.proposal import DEFAULT_RULE, Rule
+from modelsurgery.rules.choices import DEFAULT_RULE, Rule
 
 if TYPE_CHECKING:
     from modelsurgery.search import Budget
@@ -283,6 +281,8 @@ class Recipe(BaseModel):
     @classmethod
     def _rows_make_sense(cls, rows: float | int | None) -> float | int | None:
         if rows is not None:
+            from modelsurgery.edit.region import row_count  # brings numpy
+
             try:
                 row_count(rows, 1, available=2**63)
             except RecipeError as error:
@@ -337,6 +337,8 @@ class Recipe(BaseModel):
     @property
     def is_lab(self) -> bool:
         """Whether the behavior is of the embedded model's world."""
+        from modelsurgery.data.behaviors import describe_behavior
+
         name = self.behavior_name
         return self.is_embedded and name is not None and describe_behavior(name).lab
 

@@ -5,10 +5,10 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
-from modelsurgery.cli.run import _end
 from rich.console import Console
 from test_command_line import RESULTS
 
+from modelsurgery.cli.run import _end
 from modelsurgery.errors import DamageBudgetError, NoEffectError
 from modelsurgery.evaluation.measurement import BehaviorMeasurement, Sample, summarize
 from modelsurgery.evaluation.outcome import outcome_of

@@ -55,4 +55,4 @@ def test_texts_or_a_probe_and_what_belongs_to_which(
     refused("edit", made.model, "--probe", made.probe, "--rule", "paper", "--strength", 1, *out,
             code=2, says="--rule needs --texts")  # fmt: skip
     refused("edit", made.model, "--texts", made.texts, "--rule", "best", *out, code=2,
-            says="rule 'best'; expected one of natural-gradient, least-squares, paper")  # fmt: skip
+            says="'best' is not one of 'natural-gradient', 'least-squares', 'paper'")  # fmt: skip

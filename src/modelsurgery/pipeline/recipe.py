@@ -299,7 +299,7 @@ class Recipe(BaseModel):
     def _paper_alone(self) -> "Recipe":
         if self.chosen_rule != "paper" and (self.alpha or self.direction_source):
             given = "alpha" if self.alpha else "direction_source"
-            raise ValueError(f"{given} belongs to the paper's rule; leave it out, or use rule: paper")
+            raise ValueError(f"{given} belongs to the paper's rule; omit it, or use rule: paper")
         return self
 
     @property

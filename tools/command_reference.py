@@ -7,7 +7,8 @@ whether the file is the one that this prints.
 from collections.abc import Iterator
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from rich.text import Text
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from typer.main import get_command
 
 from modelsurgery.cli import app
@@ -15,6 +16,9 @@ from modelsurgery.data.behaviors.roots import ROOT_VARIABLE
 from modelsurgery.errors import SurgeryError
 from modelsurgery.evaluation.judges.chat import KEY_VARIABLE as CHAT_KEY_VARIABLE
 from modelsurgery.evaluation.judges.perspective import KEY_VARIABLE as PERSPECTIVE_KEY_VARIABLE
+from modelsurgery.pipeline.option import Panel
+
+TyperParameter = TyperArgument | TyperOption
 
 HEADER = """\
 # Commands
@@ -24,25 +28,25 @@ HEADER = """\
 Results go to standard output, progress and errors to standard error. An error is one line: what is
 wrong, what was expected, what to do. `--json` prints one JSON object and nothing else; its keys are
 those of [formats.md](formats.md). MODEL is a directory with `config.json` and safetensors files, an
-id of the Hub, the name of a model that `surgery fetch` brought, or `embedded`, the model that ships
-with the package.
+ID on the Hub, the name of a model that `surgery fetch` downloaded, or `embedded`, the model that
+ships with the package. "Repeatable" options may be given several times.
 """
 MEANINGS = {
     0: "done",
     1: "failed",
-    2: "wrong input, or no such verb or option",
-    3: "no edit inside the damage budget",
+    2: "wrong input, or no such command or option",
+    3: "no edit within the damage budget",
     4: "nothing changed, or a check failed",
     5: "the behavior did not change as asked, or the texts do not say what to change",
-    130: "interrupted; the message is the line to go on with",
+    130: "interrupted; the message is the command that resumes the run",
 }
 VARIABLES = {
-    ROOT_VARIABLE: "local copies of public data sets, or `hub`, where `--data` is not given",
-    "HF_HUB_OFFLINE": "1: the libraries of the Hub ask no network; `surgery fetch` asks pip alone",
-    "XDG_CACHE_HOME": "where `surgery fetch` keeps models, below `modelsurgery` [~/.cache]",
-    "HF_HOME": "where the Hub's libraries keep what they fetched",
-    CHAT_KEY_VARIABLE: "key for `--judge chat:…`, where its server wants one",
-    PERSPECTIVE_KEY_VARIABLE: "key for `--judge perspective`",
+    ROOT_VARIABLE: "local copies of public data sets, or `hub`, if `--data` is not given",
+    "HF_HUB_OFFLINE": "1: do not contact the Hub; `surgery fetch` uses pip only",
+    "XDG_CACHE_HOME": "directory where `surgery fetch` keeps models, in `modelsurgery` [~/.cache]",
+    "HF_HOME": "directory where the Hub's libraries keep downloads",
+    CHAT_KEY_VARIABLE: "API key for `--judge chat:…`, if its server needs one",
+    PERSPECTIVE_KEY_VARIABLE: "API key for `--judge perspective`",
     "NO_COLOR": "progress without colors",
 }
 
@@ -76,12 +80,25 @@ def _verb(verb: TyperCommand, context: typer.Context) -> str:
     usage = " ".join(["surgery", str(context.info_name), *verb.collect_usage_pieces(context)])
     lines = [f"## surgery {context.info_name}", "", f"`{usage}`", ""]
     lines += [(verb.help or "").strip(), "", "| argument, option | meaning |", "|---|---|"]
-    for parameter in verb.get_params(context):
-        record = parameter.get_help_record(context)
-        if record is not None and "--help" not in parameter.opts:
-            named, meaning = record
-            lines.append(f"| `{named}` | {_cell(meaning)} |")
+    for panel, parameters in _panels(verb, context).items():
+        if panel:
+            lines.append(f"| **{panel}** | |")
+        for parameter in parameters:
+            parameter.help = Text.from_markup(parameter.help or "").plain
+            named, meaning = parameter.get_help_record(context) or ("", "")
+            lines.append(f"| `{_cell(named)}` | {_cell(meaning)} |")
     return "\n".join([*lines, ""])
+
+
+def _panels(verb: TyperCommand, context: typer.Context) -> dict[str, list[TyperParameter]]:
+    """Arguments and options by the panel of `--help` that shows them; the first has no name."""
+    panels: dict[str, list[TyperParameter]] = {"": []}
+    for parameter in verb.get_params(context):
+        assert isinstance(parameter, TyperArgument | TyperOption)
+        if "--help" not in parameter.opts:
+            panel = parameter.rich_help_panel or ""
+            panels.setdefault("" if panel == Panel.EVERYDAY else panel, []).append(parameter)
+    return panels
 
 
 def _exit_codes() -> str:

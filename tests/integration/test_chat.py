@@ -225,7 +225,7 @@ def test_a_terminal_shows_both_answers_side_by_side_and_keeps_typed_lines(
         screen.type("/nosuch\n")
         assert "no command /nosuch; there are /help" in screen.wait_for(PROMPT)
         screen.type(b"caf\xff\n")
-        assert "that line is not UTF-8; expected UTF-8" in screen.wait_for(PROMPT)
+        assert "that line is not UTF-8; set the terminal to UTF-8" in screen.wait_for(PROMPT)
         screen.type("\x04")
         assert screen.exit_code() == 0
 
@@ -249,7 +249,7 @@ def test_ctrl_c_stops_an_answer_and_the_next_one_the_program(file: Path) -> None
         screen.type("\x03")
         shown = screen.wait_for("my edit.safetensors'")
         assert shown.strip().endswith(
-            f"interrupted; to go on: surgery chat embedded --edit '{file}'"
+            f"interrupted; to continue, run: surgery chat embedded --edit '{file}'"
         )
         assert screen.exit_code() == 130
 
@@ -273,4 +273,4 @@ def test_ctrl_c_in_a_pipe_ends_it(file: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "surgery: interrupted; to go on: surgery chat embedded --edit" in err
+    assert "surgery: interrupted; to continue, run: surgery chat embedded --edit" in err

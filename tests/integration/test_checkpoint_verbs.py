@@ -209,7 +209,7 @@ def test_inspect_knows_journals(surgery: Surgery, made: Made) -> None:
     [
         ((), "give either --out DIR or --in-place"),
         (("--out", "x", "--in-place"), "give either --out DIR or --in-place"),
-        (("--in-place", "--copy"), "--copy goes with --out"),
+        (("--in-place", "--copy"), "--copy needs --out"),
     ],
 )
 def test_ways_of_applying_exclude_each_other(

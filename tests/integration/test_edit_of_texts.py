@@ -51,8 +51,8 @@ def test_texts_or_a_probe_and_what_belongs_to_which(
     both = ("--texts", made.texts, "--probe", made.probe)
     refused("edit", made.model, *both, *out, code=2, says=either)
     refused("edit", made.model, "--texts", made.texts, "--alpha", 1, *out, code=2,
-            says="--alpha belongs to --probe")  # fmt: skip
+            says="--alpha needs --probe")  # fmt: skip
     refused("edit", made.model, "--probe", made.probe, "--rule", "paper", "--strength", 1, *out,
-            code=2, says="--rule belongs to --texts")  # fmt: skip
+            code=2, says="--rule needs --texts")  # fmt: skip
     refused("edit", made.model, "--texts", made.texts, "--rule", "best", *out, code=2,
-            says="rule 'best'; expected one of natural-gradient, least-squares, paper")  # fmt: skip
+            says="'best' is not one of 'natural-gradient', 'least-squares', 'paper'")  # fmt: skip

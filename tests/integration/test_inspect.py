@@ -184,8 +184,8 @@ def test_what_does_not_fit_is_refused_in_one_line(
     refused("inspect", made.edit, "--model", stranger, code=4, says="are not those that this edit")
     refused("inspect", made.edit, "--model", wide, code=2, says="was made for another model")
     refused("inspect", made.probe, "--model", wide, code=2, says="the probe was made for")
-    refused("inspect", made.probe, "--with", other, code=2, says="is no edit; --with compares")
-    refused("inspect", made.edited, "--model", made.model, code=2, says="--model goes with those")
+    refused("inspect", made.probe, "--with", other, code=2, says="is not an edit; --with compares")
+    refused("inspect", made.edited, "--model", made.model, code=2, says="--model needs one of them")
     refused("inspect", made.edit, "--with", made.probe, code=2, says="not a readable edit")
     refused("inspect", made.edit, "--model", tmp_path / "no", code=2, says="no model directory")
     empty = tmp_path / "empty.safetensors"

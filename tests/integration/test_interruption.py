@@ -138,7 +138,7 @@ def test_ctrl_c_during_a_run_and_the_same_command_again(surgery: Surgery, tmp_pa
     code, out, err = interrupted(function, tmp_path / "reached", *command)
     assert code == 130
     assert out == ""
-    resume = err.removeprefix("surgery: interrupted; to go on: ").removesuffix("\n")
+    resume = err.removeprefix("surgery: interrupted; to continue, run: ").removesuffix("\n")
     assert shlex.split(resume) == ["surgery", *map(str, command)], err
 
     (run,) = (tmp_path / "surgery-runs").iterdir()
@@ -165,7 +165,7 @@ def test_ctrl_c_during_apply_leaves_no_destination(
     code, printed, err = interrupted(function, marker, "apply", made.model, made.edit, "--out", out)
     assert marker.exists()
     assert (code, printed) == (130, "")
-    assert err.startswith("surgery: interrupted; to go on: surgery apply ")
+    assert err.startswith("surgery: interrupted; to continue, run: surgery apply ")
     assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == [marker]
 
@@ -205,6 +205,6 @@ def test_what_takes_long_says_so_and_how_to_go_on(
     out, err = process.communicate(timeout=60)
     last = err.splitlines()[-1]
     assert (process.returncode, out) == (130, "")
-    resume = last.removeprefix("surgery: interrupted; to go on: ")
+    resume = last.removeprefix("surgery: interrupted; to continue, run: ")
     assert shlex.split(resume) == ["surgery", *filled], err
     assert "Traceback" not in told + err

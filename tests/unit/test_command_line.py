@@ -139,11 +139,11 @@ def test_examples_that_show_the_behavior_are_masked_with_their_prompts_unless_as
     assert "masked" not in whole
 
 
-def test_help_imports_no_torch() -> None:
+def test_help_imports_nothing_heavy() -> None:
     program = (
         "import sys; from typer.testing import CliRunner; from modelsurgery.cli import app;"
         "result = CliRunner().invoke(app, ['run', '--help']); assert result.exit_code == 0;"
-        "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+        "sys.exit(bool({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 

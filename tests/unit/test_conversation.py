@@ -9,10 +9,9 @@ import torch
 
 from families import random_edit
 from modelsurgery import Edit, LanguageModel, load_model
-from modelsurgery.cli.chatting import follow, state
 from modelsurgery.errors import EditMismatchError, RecipeError
 from modelsurgery.evaluation.generation import Continuation, Decoding, TransformersGenerator
-from modelsurgery.pipeline.conversation import Conversation, Exchange
+from modelsurgery.pipeline.conversation import Conversation, Exchange, follow, state
 from tiny import tiny_sentences, write_tiny_model
 
 PROMPTS = tiny_sentences(6)

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from test_command_line import RESULTS
 
-from modelsurgery.cli.experiments import _end
+from modelsurgery.cli.run import _end
 from modelsurgery.errors import DamageBudgetError, NoEffectError
 from modelsurgery.evaluation.outcome import outcome_of
 from modelsurgery.evaluation.protocol import Comparison, compare

@@ -12,47 +12,40 @@ import sys
 import typer
 
 from modelsurgery.cli import (
-    checkpoints,
-    conversing,
-    editing,
-    experiments,
-    fetching,
-    inspecting,
-    measuring,
-    viewing,
+    apply,
+    behaviors,
+    chat,
+    edit,
+    evaluate,
+    export,
+    fetch,
+    inspect,
+    probe,
+    report,
+    run,
 )
 from modelsurgery.errors import SurgeryError
 
 # Read by those libraries when they are imported, which is later, inside the commands.
 ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
 
+VERBS = {
+    "Make and measure edits": (run.run, run.tune, probe.probe, edit.edit, evaluate.evaluate),
+    "Look at results": (report.compare, report.report, chat.chat, inspect.inspect),
+    "Apply edits": (apply.plan, apply.apply, export.export, apply.undo, apply.verify, apply.diff),
+    "Models and behaviors": (fetch.fetch, behaviors.behaviors),
+}
+
 app = typer.Typer(
     name="surgery",
     help="Change how a language model behaves by editing a few of its weights.",
     add_completion=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for command in (
-    experiments.run,
-    experiments.tune,
-    measuring.probe,
-    measuring.evaluate,
-    conversing.compare,
-    viewing.report,
-    conversing.chat,
-    editing.edit,
-    checkpoints.plan,
-    checkpoints.apply,
-    checkpoints.export,
-    checkpoints.undo,
-    checkpoints.verify,
-    checkpoints.diff,
-    inspecting.inspect,
-    fetching.fetch,
-    viewing.behaviors,
-):
-    app.command()(command)
+for panel, verbs in VERBS.items():
+    for verb in verbs:
+        app.command(rich_help_panel=panel)(verb)
 
 
 class _Once(logging.Filter):
@@ -83,7 +76,8 @@ def main() -> None:
     except SurgeryError as error:
         sys.exit(_fail(str(error), error.exit_code))
     except typer.TyperException as error:
-        problem = error.format_message().rstrip(".")
+        # Typer 0.29 lets pydantic check values, and keeps its prefix.
+        problem = error.format_message().replace("Value error, ", "").rstrip(".")
         sys.exit(_fail(f"{problem}; see `surgery --help`", error.exit_code))
     except (typer.Abort, KeyboardInterrupt):
         code = 130
@@ -94,7 +88,7 @@ def main() -> None:
         sys.exit(_fail(str(error), 1))
     if code == 130:
         resume = shlex.join(["surgery", *sys.argv[1:]])
-        sys.exit(_fail(f"interrupted; to go on: {resume}", code))
+        sys.exit(_fail(f"interrupted; to continue, run: {resume}", code))
 
 
 def _fail(message: str, code: int) -> int:

@@ -1,151 +1,194 @@
-"""Options that several verbs share, and turning what was typed into values."""
+"""Options of the verbs, made from the fields of recipes, which declare type, help and panel."""
 
-from contextlib import suppress
+import inspect
+from collections.abc import Callable, Collection
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import typer
+from annotated_types import Ge, Le
+from pydantic.fields import FieldInfo
+from rich.markup import escape
 
-from modelsurgery.errors import RecipeError
+from modelsurgery.edit.choices import Fit
+from modelsurgery.pipeline.option import Option, Panel
+from modelsurgery.pipeline.recipe import DEFAULT_BEHAVIOR, Recipe, SequenceRecipe
 
 if TYPE_CHECKING:
     from modelsurgery.checkpoint.layouts import GateLayout
-    from modelsurgery.edit.probe import Fit
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-ModelArgument = Annotated[str, typer.Argument(help="Model directory, name or id of the Hub.")]
-TextColumn = Annotated[str, typer.Option(help="Column with the text.")]
-LabelColumn = Annotated[str, typer.Option(help="Column with the label: 1 shows the behavior.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, … [default: a GPU if there is one]")]
-DType = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
-FitOption = Annotated[str, typer.Option(help="adam (the paper's), logistic or mean-difference.")]
-# Typer forgets help and limits of `Annotated[...] | None`: verbs whose recipe has the default
-# take these.
-RecipeTextColumn = Annotated[
-    str | None, typer.Option("--text-column", help="Column with the text.")
-]
-RecipeLabelColumn = Annotated[
-    str | None, typer.Option("--label-column", help="Column with the label: 1 shows it.")
-]
-RecipeFit = Annotated[
-    str | None, typer.Option("--fit", help="adam (the paper's), logistic or mean-difference.")
-]
-RecipeSeed = Annotated[
-    int | None,
-    typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of everything random."),
-]
-Rule = Annotated[
-    str | None,
-    typer.Option(
-        "--rule",
-        help="What chooses rows and directions: natural-gradient, least-squares (forward passes "
-        "only) or paper. [default: natural-gradient]",
-    ),
-]
-FitTexts = Annotated[
-    int | None,
-    typer.Option(
-        "--fit-texts", min=1, help="Texts of each label to make the edit from. [default: 200]"
-    ),
-]
-DirectionSource = Annotated[
-    str | None,
-    typer.Option(
-        "--direction-source",
-        help="With --rule paper: mean-difference, W1 (the authors') or W1-W0. [default: searched, "
-        "or mean-difference where the strength is given]",
-    ),
-]
-Tune = Annotated[
+DEFAULTS = Recipe()
+EDIT_FILES = typer.Option("--edit", metavar="FILE", help="Edit file. Repeatable.")
+Verb = TypeVar("Verb", bound=Callable[..., None])
+
+
+def option(field: str, *, default: str | None = None, more: str = "") -> Any:
+    """The option of a recipe's field, for the `Annotated` type of a verb's parameter.
+
+    Args:
+        field: its name.
+        default: what applies without it, where that is not what applies to a recipe; empty where
+            there is nothing to say.
+        more: is added to the description.
+    """
+    info, declared = _declared(field)
+    if default is None:
+        is_said = info.default is None or isinstance(info.default, bool | tuple)
+        default = declared.default or ("" if is_said else str(info.default))
+    described = escape(f"{info.description}{more and ' '}{more}")
+    limits = {type(one): one for one in info.metadata}
+    least, most = limits.get(Ge), limits.get(Le)
+    return typer.Option(
+        _spelled(field),
+        help=described + default_note(default),
+        rich_help_panel=str(declared.panel),
+        metavar=declared.metavar or ("N" if least or most else None),
+        min=least and least.ge,
+        max=most and most.le,
+        show_default=False,
+    )
+
+
+def default_note(default: str) -> str:
+    """What a help text says, behind all else, of what applies without the option."""
+    return f" [dim]{escape(f'[default: {default}]')}[/dim]" if default else ""
+
+
+def with_recipe_options(
+    recipe: type[Recipe], *, without: Collection[str] = ()
+) -> Callable[[Verb], Verb]:
+    """Give a verb an option for each field of a recipe that declares one.
+
+    They take the place of the verb's `**typed`, which is given what was typed by names of fields,
+    and None for the others (`recipe_values`).
+
+    Args:
+        recipe: the model.
+        without: fields that the verb has no option for.
+    """
+
+    def decorate(verb: Verb) -> Verb:
+        signature = inspect.signature(verb)
+        own = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+        fields = [name for name in optional_fields(recipe) if name not in without]
+        options = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[_typed_as(name) | None, option(name)],
+            )
+            for name in fields
+        ]
+        first = [one for one in own if one.kind is one.POSITIONAL_OR_KEYWORD]
+        last = [one for one in own if one.kind is one.KEYWORD_ONLY]
+        verb.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=[*first, *options, *last]
+        )
+        return verb
+
+    return decorate
+
+
+def optional_fields(recipe: type[Recipe]) -> list[str]:
+    """Fields that have an option, in the order of panels and of declaration.
+
+    Of two with the same option, as `behavior` and `behaviors`, the latter stands beside the former.
+    """
+    declared = {
+        name: one
+        for name, info in recipe.model_fields.items()
+        for one in info.metadata
+        if isinstance(one, Option)
+    }
+    panels, spelled = list(Panel), {name: _spelled(name) for name in declared}
+    places = {word: place for place, word in reversed([*enumerate(spelled.values())])}
+    return sorted(
+        declared, key=lambda name: (panels.index(declared[name].panel), places[spelled[name]])
+    )
+
+
+def recipe_values(typed: dict[str, Any]) -> dict[str, Any]:
+    """Keys and values of a recipe that were typed.
+
+    Raises:
+        RecipeError: a value that cannot be read.
+    """
+    values = {}
+    for name, value in typed.items():
+        read = _declared(name)[1].read
+        if value is not None and value != []:
+            values[name] = value if read is None else read(value)
+    return values
+
+
+def _declared(field: str) -> tuple[FieldInfo, Option]:
+    info = SequenceRecipe.model_fields[field]
+    found = (one for one in info.metadata if isinstance(one, Option))
+    return info, next(found, Option(Panel.EVERYDAY))
+
+
+def _spelled(field: str) -> str:
+    return _declared(field)[1].name or f"--{field.replace('_', '-')}"
+
+
+def _typed_as(field: str) -> Any:
+    """The type that Typer reads a field's option as."""
+    info, declared = _declared(field)
+    if declared.read is not None:
+        return str
+    kind: Any = info.annotation
+    if get_origin(kind) in (Union, UnionType):
+        kind = next(one for one in get_args(kind) if one is not NoneType)
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    if get_origin(kind) is tuple:  # of any length: an option that can be repeated
+        entry = get_args(kind)[0]
+        return list[str] if get_origin(entry) in (Union, UnionType) else list[entry]  # type: ignore[valid-type]
+    return kind
+
+
+Json = Annotated[
     bool,
-    typer.Option("--tune", help="Search for rows, layers and damping too, not strength alone."),
-]
-Rows = Annotated[str | None, typer.Option(help="Gate rows: a share (0.0465) or a count (16384).")]
-Layers = Annotated[str | None, typer.Option(help="Layers to edit, 1..L, as 8-24 or 8.")]
-Alpha = Annotated[float | None, typer.Option(help="The paper's α: multiplies the direction.")]
-DataRoot = Annotated[
-    Path | None,
-    typer.Option("--data", help="Local copies of public data sets, a folder each, or `hub`."),
-]
-BehaviorOption = Annotated[str | None, typer.Option("--behavior", help="Built-in name or YAML.")]
-OwnTexts = Annotated[
-    Path | None, typer.Option("--texts", help="Labelled texts, in place of the behavior's.")
-]
-OwnPrompts = Annotated[
-    Path | None, typer.Option("--prompts", help="Held-out prompts, in place of the behavior's.")
-]
-OwnNeutral = Annotated[Path | None, typer.Option("--neutral", help="Neutral text for the damage.")]
-JudgeOption = Annotated[
-    str | None, typer.Option("--judge", help="Judge, as in `surgery evaluate`.")
-]
-DirectionOption = Annotated[str | None, typer.Option("--direction", help="away or toward.")]
-MaxPerplexity = Annotated[
-    str | None, typer.Option("--max-perplexity", help="Budget: its rise on neutral text, as +2%.")
-]
-MaxDivergence = Annotated[
-    float | None,
-    typer.Option("--max-divergence", help="Budget: mean KL from the base, nats a token."),
-]
-MaxCapabilityDrop = Annotated[
-    float | None,
     typer.Option(
-        "--max-capability-drop",
-        help="Budget: points of exact match on facts, or of next tokens of neutral text.",
+        "--json", help="Print the result as one JSON object.", rich_help_panel=str(Panel.OUTPUT)
     ),
 ]
-MaxUncalledRise = Annotated[
-    float | None,
+ShowOffensive = Annotated[
+    bool,
     typer.Option(
-        "--max-uncalled-rise",
-        help="Budget: points more of it where it is not called for, as over-refusal.",
+        "--show-offensive",
+        help="Do not mask offensive text. JSON output is never masked.",
+        rich_help_panel=str(Panel.OUTPUT),
     ),
 ]
-Trials = Annotated[
-    int | None, typer.Option("--trials", help="Edits that a search tries. [default: 40]")
-]
-Minutes = Annotated[
-    float | None,
-    typer.Option(
-        "--minutes",
-        help="For the whole run: texts, prompts and samples that are not given become fewer until "
-        "it fits. [default: 15, except for tiny models]",
-    ),
-]
-PlanOnly = Annotated[
-    bool, typer.Option("--plan", help="Show the stages and their time here, and stop.")
-]
-StudyFile = Annotated[
-    Path | None, typer.Option("--study", help="Take up, and keep, trials in this file.")
-]
-PerLayer = Annotated[
-    bool | None,
-    typer.Option(
-        "--per-layer/--global", help="The same share of each layer's rows, or the best of all."
-    ),
-]
-Samples = Annotated[
-    int | None,
-    typer.Option("--samples", help="Sampled continuations of a prompt. [default: 3, or what fits]"),
-]
-PromptCount = Annotated[
-    int | None,
-    typer.Option("--prompt-count", help="Held-out prompts at most. [default: 300, or what fits]"),
-]
-RunOut = Annotated[Path | None, typer.Option("--out", help="Run directory.")]
-LayoutFile = Annotated[
-    Path | None, typer.Option("--layout", help="Where the gate rows are, for an unknown family.")
-]
-Strength = Annotated[float | None, typer.Option(help="α in portable units.")]
-TemplateName = Annotated[
-    str | None,
-    typer.Option("--chat-template", help="Name of one of the model's chat templates."),
-]
-Now = Annotated[
-    datetime | None,
-    typer.Option("--now", help="Time for chat templates that print it. [default: when it begins]"),
-]
+ModelArgument = Annotated[str, typer.Argument(help=_declared("model")[0].description)]
+EditArguments = Annotated[list[Path], typer.Argument(help="Edit files, applied together.")]
+
+Behavior = Annotated[str, option("behavior", default=DEFAULT_BEHAVIOR)]
+Texts = Annotated[Path, option("texts", default="")]
+OptionalTexts = Annotated[Path | None, option("texts", default="")]
+Prompts = Annotated[Path | None, option("prompts")]
+Neutral = Annotated[Path | None, option("neutral")]
+TextColumn = Annotated[str, option("text_column")]
+LabelColumn = Annotated[str, option("label_column")]
+DataRoot = Annotated[Path | None, option("data")]
+Strength = Annotated[float | None, option("strength")]
+Rows = Annotated[str, option("rows", default="0.0465")]
+Layers = Annotated[str | None, option("layers", default="all")]
+Alpha = Annotated[float | None, option("alpha")]
+MaxPerplexity = Annotated[str | None, option("max_perplexity_rise")]
+MaxDivergence = Annotated[float | None, option("max_divergence")]
+ProbeLayer = Annotated[int | None, option("layer", default="the last, after the final norm")]
+ProbeFit = Annotated[Fit, option("fit", default="adam")]
+Seed = Annotated[int, option("seed", default=str(DEFAULTS.seed))]
+Device = Annotated[str | None, option("device")]
+DType = Annotated[str | None, option("dtype")]
+TemplateName = Annotated[str | None, option("chat_template")]
+Now = Annotated[datetime | None, option("now")]
+LayoutFile = Annotated[Path | None, option("layout")]
 
 
 def model_directory(name: str) -> Path:
@@ -166,49 +209,3 @@ def chosen_layout(path: Path | None) -> "GateLayout | None":
     from modelsurgery.checkpoint.layouts import load_layout
 
     return None if path is None else load_layout(path)
-
-
-def chosen_fit(value: str) -> "Fit":
-    """A way of fitting a probe, by its name."""
-    from modelsurgery.edit.probe import FITS
-
-    for fit in FITS:
-        if fit == value:
-            return fit
-    raise RecipeError(f"fit {value!r}; expected one of {', '.join(FITS)}")
-
-
-def row_share(value: str | None) -> float | int | None:
-    """A share (float) or a count (int) of rows."""
-    if value is None:
-        return None
-    with suppress(ValueError):
-        return int(value)
-    try:
-        return float(value)
-    except ValueError as error:
-        raise RecipeError(
-            f"rows {value!r}; expected a share like 0.0465 or a count like 16384"
-        ) from error
-
-
-def layer_window(value: str | None) -> tuple[int, int] | None:
-    """First and last layer of `8-24` or `8`."""
-    if value is None:
-        return None
-    first, _, last = value.partition("-")
-    try:
-        return int(first), int(last or first)
-    except ValueError as error:
-        raise RecipeError(f"layers {value!r}; expected a window like 8-24") from error
-
-
-def percentage(value: str | None) -> float | None:
-    """`+5%` and `0.05` as 0.05."""
-    if value is None:
-        return None
-    try:
-        number = float(value.strip().removesuffix("%"))
-    except ValueError as error:
-        raise RecipeError(f"max-perplexity {value!r}; expected a rise like +5%") from error
-    return number / 100 if value.strip().endswith("%") else number

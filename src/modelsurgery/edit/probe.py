@@ -8,19 +8,19 @@ rows is chosen apart from the fit (`Probe.direction`).
 import pickle
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from modelsurgery.edit.choices import DIRECTION_RULES as DIRECTION_RULES
+from modelsurgery.edit.choices import FITS as FITS
+from modelsurgery.edit.choices import DirectionRule as DirectionRule
+from modelsurgery.edit.choices import Fit as Fit
 from modelsurgery.errors import ArtefactError, RecipeError
 from modelsurgery.files.artifact import read_artefact, write_artefact
 from modelsurgery.files.provenance import Provenance, provenance
 
-Fit = Literal["adam", "logistic", "mean-difference"]
-DirectionRule = Literal["W1", "W1-W0", "mean-difference"]
-FITS: tuple[Fit, ...] = get_args(Fit)
-DIRECTION_RULES: tuple[DirectionRule, ...] = get_args(DirectionRule)
 DEFAULT_RULE: DirectionRule = "mean-difference"
 
 PICKLE_SUFFIXES = {".pt", ".pth", ".bin"}

@@ -1,10 +1,11 @@
-"""Talking to a base model and to its edited self at once, without a terminal.
+"""A conversation with a base model and its edited self at once, and its commands; no terminal.
 
 Both answer the same prompts with the same random numbers, so that what differs is the edit's doing.
 A model with a chat template remembers the conversation, each side its own; one without continues
 each prompt by itself.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -27,6 +28,17 @@ from modelsurgery.model.token_ids import opening_ids, without_beginning
 MOST_STRENGTH = 1000.0
 SECONDS_BETWEEN_PIECES = 0.05  # decoding a long answer anew at each token would take its time
 NOTHING = Continuation("", 0, False)
+
+WITH_VALUE = ("/strength", "/sample", "/seed")
+WITHOUT_STATE = ("/again", "/help")  # they change nothing of how answers are made
+HELP = """/strength X  scale the edit by X: 0.5 halves it, -1 reverses it
+/off, /on    turn the edit off or on
+/again       answer the last prompt again with the current settings
+/sample T    sample at temperature T (1 if left out)
+/seed N      sample with another seed; the same seed gives the same answer
+/greedy      always take the most probable token
+/reset       clear the conversation
+/quit        leave (also Ctrl-D); Ctrl-C stops an answer"""
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,7 @@ class Exchange:
 
 
 Show = Callable[[Exchange], None]
+Say = Callable[[str], None]
 
 
 class Conversation:
@@ -279,3 +292,107 @@ class _Watch(StoppingCriteria):
         self._show(input_ids[:, self._width :])
         done = self._conversation.is_stopped
         return torch.full((len(input_ids),), done, device=input_ids.device)
+
+
+def is_command(line: str) -> bool:
+    """Whether a line says a command that there is, with a value only where it takes one."""
+    name, _, value = line.strip().partition(" ")
+    return line.startswith("/") and (
+        name in WITH_VALUE or (not value and name in (*_COMMANDS, *WITHOUT_STATE))
+    )
+
+
+def follow(line: str, conversation: Conversation, say: Say) -> str | None:
+    """Follow a command; or give the prompt that a line is, or asks to be answered again.
+
+    Args:
+        line: what was typed.
+        conversation: what commands change.
+        say: is told what a command did.
+
+    Raises:
+        RecipeError: a value that a command cannot use.
+    """
+    if not line.startswith("/"):
+        return line if line.strip() else None
+    name, _, value = line.strip().partition(" ")
+    if name == "/again":
+        prompt = conversation.take_back()
+        if prompt is None:
+            say("there is nothing to answer again")
+        return prompt
+    if name == "/help":
+        say(HELP)
+    elif name in _COMMANDS:
+        _COMMANDS[name](conversation, value.strip())
+        say(state(conversation))
+    else:
+        say(f"no command {name[:40]}; there are /help /again {' '.join(_COMMANDS)} /quit")
+    return None
+
+
+def state(conversation: Conversation) -> str:
+    """How answers are made now, in one line."""
+    decoding = conversation.decoding
+    how = (
+        "greedy"
+        if decoding.seed is None
+        else f"sampled at temperature {decoding.temperature:g} with seed {decoding.seed}"
+    )
+    memory = "" if conversation.is_chat else ", each prompt is continued by itself"
+    edit = f"edit × {conversation.strength:g}" if conversation.is_on else "edit off"
+    return f"{edit}, {how}, {decoding.max_new_tokens} tokens at most{memory}"
+
+
+def _set_strength(conversation: Conversation, value: str) -> None:
+    conversation.set_strength(_number(value or "1", "/strength", "a factor like 0.5"))
+
+
+def _switch(is_on: bool) -> Callable[[Conversation, str], None]:
+    def switch(conversation: Conversation, _: str) -> None:
+        conversation.is_on = is_on
+
+    return switch
+
+
+def _sample(conversation: Conversation, value: str) -> None:
+    temperature = _number(value or "1", "/sample", "a temperature like 0.7")
+    if not temperature > 0:
+        raise RecipeError(f"/sample {value}; expected a temperature above 0, or use /greedy")
+    old = conversation.decoding
+    conversation.decoding = replace(old, temperature=temperature, seed=old.seed or 0)
+
+
+def _seed(conversation: Conversation, value: str) -> None:
+    if not value.isdecimal() or int(value) >= 1 << 32:
+        raise RecipeError(f"/seed {value[:20]}; expected a whole number from 0 to {(1 << 32) - 1}")
+    conversation.decoding = replace(conversation.decoding, seed=int(value))
+
+
+def _greedy(conversation: Conversation, _: str) -> None:
+    conversation.decoding = replace(conversation.decoding, seed=None)
+
+
+def _reset(conversation: Conversation, _: str) -> None:
+    conversation.reset()
+
+
+def _number(value: str, command: str, expected: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise RecipeError(f"{command} {value[:20]}; expected {expected}")
+    return number
+
+
+_COMMANDS: dict[str, Callable[[Conversation, str], None]] = {
+    "/strength": _set_strength,
+    "/off": _switch(False),
+    "/on": _switch(True),
+    "/sample": _sample,
+    "/seed": _seed,
+    "/greedy": _greedy,
+    "/reset": _reset,
+}

@@ -1,141 +1,288 @@
-"""A recipe: what to do to which model."""
+"""A recipe: what to do to which model.
+
+Each field is declared once, with its type, default, limits and description, and where it has an
+option of `surgery run` and `surgery tune`, with that (`option.py`).
+"""
 
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from modelsurgery.data import demo
-from modelsurgery.data.behaviors import Direction, describe_behavior
-from modelsurgery.edit.probe import DirectionRule, Fit
-from modelsurgery.edit.region import row_count
+from modelsurgery.edit.choices import Direction, DirectionRule, Fit
 from modelsurgery.errors import RecipeError
 from modelsurgery.files.schema import parse
-from modelsurgery.rules.proposal import DEFAULT_RULE, Rule
-from modelsurgery.search import Budget
+from modelsurgery.pipeline.option import Option, Panel, layer_window, percentage, row_share
+from modelsurgery.rules.choices import DEFAULT_RULE, Rule
+
+if TYPE_CHECKING:
+    from modelsurgery.search import Budget
 
 DEFAULT_BEHAVIOR = "toxicity"
 DEFAULT_TRIALS = 40
 
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
 
 class Recipe(BaseModel):
-    """What to do to which model. Everything has a default; `None` and `auto` are searched for.
+    """What to do to which model. Everything has a default; `Option.default` says what None means.
 
-    Attributes:
-        model: directory, name of a fetched model or id of the Hub; `embedded` is the model that
-            ships with the package.
-        edits: edits that the model gets in memory before anything else; the new one comes on top.
-        behavior: a built-in behavior or the path of a behavior's YAML file; None takes toxicity, or
-            with `texts` a behavior that nothing but they describe.
-        texts: labelled texts in place of the behavior's.
-        prompts: held-out prompts in place of the behavior's.
-        neutral: neutral text for the damage, in place of the behavior's.
-        text_column: column of `texts` with the text.
-        label_column: column of `texts` with the label.
-        data: directory with local copies of public data sets, or `hub`; None takes the one that
-            SURGERY_DATA names, else what ships with the package, else the Hub.
-        judge: who judges continuations, as `--judge` spells it; None takes the behavior's.
-        direction: `away` from the behavior or `toward` it; None takes the behavior's own.
-        out: run directory; None takes a new one below `surgery-runs`.
-        seed: of everything random.
-        rule: what chooses rows, coefficients and directions: `natural-gradient`, `least-squares`
-            (forward passes only) or `paper`; None takes the first, or `paper` where an option of
-            the paper's rule is given.
-        fit_texts: texts of each label that the edit is made from, at most; None takes 200, or with
-            the paper's rule all.
-        fit: how the probe is fitted; None takes `adam` for the paper's rule, else `logistic`.
-        layer: where the probe reads, 1..L; None searches, or takes L when the strength is given.
-        direction_source: what the paper's rule takes from the probe; None searches.
-        rows: share (0.0465) or count (16384) of gate rows; None takes the paper's share, or
-            searches.
-        layers: first and last layer to edit, 1..L; None takes all, or searches.
-        per_layer: take the same share of every layer's rows, not the best of all; None takes the
-            best of all, or searches.
-        strength: portable strength; None takes what the budget allows.
-        alpha: the paper's α, in place of `strength`.
-        tune: search for rows, layers and damping too; the paper's rule always does.
-        max_perplexity_rise: damage budget on neutral text, 0.05 is +5 %.
-        max_divergence: damage budget: mean KL from the base on neutral text, nats a token; None
-            does not limit it.
-        max_capability_drop: damage budget: points of exact match on facts, or where there are none
-            of next tokens of neutral text; None does not limit it.
-        max_uncalled_rise: damage budget: points by which prompts that do not call for the behavior
-            may show it more often (over-refusal of `refusal`); None does not limit it.
-        trials: edits that the search tries; None tries 40, or as many as `minutes` allow.
-        minutes: for the whole run: what is left open in this recipe becomes smaller until it fits,
-            and a search begins no trial that would be too late; None takes 15 for `prompt_count`
-            and its like, except for models so small that nothing takes long.
-        study: file that keeps the trials; None keeps them in the run directory.
-        prompt_count: held-out prompts at most; None takes 300, or fewer where time is short.
-        tuning_prompts: prompts at most that choices are made on; None like `prompt_count`.
-        samples: sampled continuations of each prompt (a greedy one comes on top); None takes 3, or
-            fewer where time is short.
-        doses: strengths of the dose-response curve; None takes 8, or fewer where time is short.
-        neutral_texts: neutral texts at most that the damage is measured on, of the held-out and of
-            the others; None takes 400 and 128, or fewer where time is short.
-        max_new_tokens: length of a continuation; None takes the behavior's.
-        device: cpu, cuda, …; None takes a GPU where there is one.
-        dtype: float32, bfloat16 or float16; None takes f32 on a CPU, else the stored one.
-        revision: of a model on the Hub.
-        layout: file that says where the gate rows are, for a family that is not known.
-        chat_template: name of one of the model's chat templates; None takes `default`.
-        now: the time that a chat template is told, which may print the date; None takes the time
-            when the run begins.
+    Example:
+        >>> Recipe(model="smollm2", behavior="toxicity", minutes=10).chosen_rule
+        'natural-gradient'
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str = demo.EMBEDDED
-    edits: tuple[Path, ...] = ()
-    behavior: str | None = None
-    texts: Path | None = None
-    prompts: Path | None = None
-    neutral: Path | None = None
-    text_column: str = "text"
-    label_column: str = "label"
-    data: Path | None = None
-    judge: str | None = None
-    direction: Direction | None = None
-    out: Path | None = None
-    seed: int = Field(0, ge=0, le=2**32 - 1)
-    rule: Rule | None = None
-    fit_texts: int | None = Field(None, ge=1)
-    fit: Fit | None = None
-    layer: int | None = Field(None, ge=1)
-    direction_source: DirectionRule | None = Field(
-        None, validation_alias=AliasChoices("direction_source", "direction_rule")
-    )
-    rows: int | float | None = None
-    layers: tuple[int, int] | None = None
-    per_layer: bool | None = None
-    strength: float | None = Field(None, gt=0, allow_inf_nan=False)
-    alpha: float | None = Field(None, gt=0, allow_inf_nan=False)
-    tune: bool = False
-    max_perplexity_rise: float | None = Field(0.02, gt=0, allow_inf_nan=False)
-    max_divergence: float | None = Field(0.02, gt=0, allow_inf_nan=False)
-    max_capability_drop: float | None = Field(2.0, ge=0, allow_inf_nan=False)
-    max_uncalled_rise: float | None = Field(3.0, ge=0, allow_inf_nan=False)
-    trials: int | None = Field(None, ge=1)
-    minutes: float | None = Field(None, gt=0, allow_inf_nan=False)
-    study: Path | None = None
-    prompt_count: int | None = Field(None, ge=1)
-    tuning_prompts: int | None = Field(None, ge=1)
-    samples: int | None = Field(None, ge=1)
-    doses: Literal[3, 5, 8] | None = None
-    neutral_texts: int | None = Field(None, ge=10)
-    max_new_tokens: int | None = Field(None, ge=1)
-    device: str | None = None
-    dtype: str | None = None
-    revision: str | None = None
-    layout: Path | None = None
-    chat_template: str | None = None
-    now: datetime | None = None
+    model: Annotated[
+        str,
+        Field(description="Model directory, Hub ID, name of a fetched model, or embedded."),
+        Option(Panel.EVERYDAY, metavar="DIR|ID"),
+    ] = demo.EMBEDDED
+    behavior: Annotated[
+        str | None,
+        Field(description="Built-in behavior, or the path of a behavior file (YAML)."),
+        Option(Panel.EVERYDAY, "toxicity, unless --texts is given", metavar="NAME|FILE"),
+    ] = None
+    texts: Annotated[
+        Path | None,
+        Field(
+            description="Labeled texts: JSON Lines, JSON, CSV, TSV, Parquet, or hub:NAME. Label 1 "
+            "shows the behavior, label 0 its opposite."
+        ),
+        Option(Panel.EVERYDAY, "the behavior's texts", metavar="FILE"),
+    ] = None
+    direction: Annotated[
+        Direction | None,
+        Field(description="Edit away from the behavior or toward it."),
+        Option(Panel.EVERYDAY, "the behavior's direction"),
+    ] = None
+    out: Annotated[
+        Path | None,
+        Field(description="Directory for the results."),
+        Option(Panel.EVERYDAY, "a new directory in surgery-runs", metavar="DIR"),
+    ] = None
+    minutes: Annotated[
+        Positive | None,
+        Field(
+            description="Time limit for the whole run, in minutes. Numbers of texts, prompts and "
+            "samples that are not given are reduced to fit."
+        ),
+        Option(Panel.EVERYDAY, "15, or no limit for tiny models"),
+    ] = None
+    max_perplexity_rise: Annotated[
+        Positive | None,
+        Field(description="Damage budget: largest rise in perplexity on neutral text."),
+        Option(Panel.EVERYDAY, "+2%", name="--max-perplexity", metavar="PERCENT", read=percentage),
+    ] = 0.02
+    max_divergence: Annotated[
+        Positive | None,
+        Field(
+            description="Damage budget: largest mean KL divergence from the base model on neutral "
+            "text, in nats per token."
+        ),
+        Option(Panel.EVERYDAY),
+    ] = 0.02
+    max_capability_drop: Annotated[
+        NotNegative | None,
+        Field(
+            description="Damage budget: largest drop in capability, in percentage points of facts "
+            "answered exactly, or without facts, of next tokens predicted on neutral text."
+        ),
+        Option(Panel.EVERYDAY),
+    ] = 2.0
+    max_uncalled_rise: Annotated[
+        NotNegative | None,
+        Field(
+            description="Damage budget: largest rise in the behavior where it is not called for "
+            "(such as over-refusal), in percentage points."
+        ),
+        Option(Panel.EVERYDAY),
+    ] = 3.0
+
+    prompts: Annotated[
+        Path | None,
+        Field(description="Held-out prompts to measure on."),
+        Option(Panel.DATA, "the behavior's prompts", metavar="FILE"),
+    ] = None
+    neutral: Annotated[
+        Path | None,
+        Field(description="Neutral text, on which the model should not change."),
+        Option(Panel.DATA, "the behavior's neutral text", metavar="FILE"),
+    ] = None
+    text_column: Annotated[
+        str,
+        Field(description="Column of --texts with the text."),
+        Option(Panel.DATA, metavar="NAME"),
+    ] = "text"
+    label_column: Annotated[
+        str,
+        Field(description="Column of --texts with the label."),
+        Option(Panel.DATA, metavar="NAME"),
+    ] = "label"
+    fit_texts: Annotated[
+        int | None,
+        Field(ge=1, description="Maximum number of texts per label to fit the edit to."),
+        Option(Panel.DATA, "200, or all with --rule paper"),
+    ] = None
+    data: Annotated[
+        Path | None,
+        Field(description="Directory with local copies of public data sets, or hub to download."),
+        Option(Panel.DATA, "SURGERY_DATA, else packaged data, else hub", metavar="DIR|hub"),
+    ] = None
+
+    edits: Annotated[
+        tuple[Path, ...],
+        Field(description="Edit file to start from; the new edit is made on top. Repeatable."),
+        Option(Panel.EDIT, name="--edit", metavar="FILE"),
+    ] = ()
+    rule: Annotated[
+        Rule | None,
+        Field(description="How to choose rows: natural-gradient, least-squares or paper."),
+        Option(Panel.EDIT, f"{DEFAULT_RULE}, or paper if its options are given", metavar="RULE"),
+    ] = None
+    strength: Annotated[
+        Positive | None,
+        Field(description="Edit strength; 1 adds vectors as long as the average gate row."),
+        Option(Panel.EDIT, "the largest within the damage budget"),
+    ] = None
+    rows: Annotated[
+        int | float | None,
+        Field(description="Gate rows to edit: a share such as 0.0465, or a count such as 16384."),
+        Option(Panel.EDIT, "0.0465, or searched for", metavar="SHARE|COUNT", read=row_share),
+    ] = None
+    layers: Annotated[
+        tuple[int, int] | None,
+        Field(description="Layers to edit, counted from 1, such as 8-24 or 8."),
+        Option(Panel.EDIT, "all, or searched for", metavar="FIRST-LAST", read=layer_window),
+    ] = None
+    per_layer: Annotated[
+        bool | None,
+        Field(description="Take the same share of rows from every layer, or the best rows of all."),
+        Option(Panel.EDIT, "--global, or searched for", name="--per-layer/--global"),
+    ] = None
+    layer: Annotated[
+        int | None,
+        Field(ge=1, description="Layer that the probe reads, counted from 1."),
+        Option(Panel.EDIT, "3/4 of all; with --rule paper the last, or searched for"),
+    ] = None
+    fit: Annotated[
+        Fit | None,
+        Field(
+            description="How to fit the probe: logistic, mean-difference, or adam as in the paper."
+        ),
+        Option(Panel.EDIT, "logistic, or adam with --rule paper", metavar="FIT"),
+    ] = None
+    direction_source: Annotated[
+        DirectionRule | None,
+        Field(
+            validation_alias=AliasChoices("direction_source", "direction_rule"),
+            description="Probe vector that the paper's method uses as the direction: "
+            "mean-difference, W1 (as in the paper) or W1-W0.",
+        ),
+        Option(Panel.EDIT, "searched for, or mean-difference with --alpha", metavar="SOURCE"),
+    ] = None
+    alpha: Annotated[
+        Positive | None,
+        Field(description="α of the paper's method, in place of --strength."),
+        Option(Panel.EDIT),
+    ] = None
+
+    tune: Annotated[
+        bool,
+        Field(description="Search for rows, layers and damping as well as strength."),
+        Option(Panel.SEARCH, name="--tune"),
+    ] = False
+    trials: Annotated[
+        int | None,
+        Field(ge=1, description="Number of trials in a search."),
+        Option(Panel.SEARCH, f"{DEFAULT_TRIALS}, or no limit with --minutes"),
+    ] = None
+    study: Annotated[
+        Path | None,
+        Field(description="File to resume the search from and save trials to."),
+        Option(Panel.SEARCH, "study.journal in the results directory", metavar="FILE"),
+    ] = None
+
+    judge: Annotated[
+        str | None,
+        Field(
+            description="Judge of continuations: ngrams, phrases, lab, texts, hf:MODEL[#LABEL], "
+            "chat:MODEL@URL, perspective or review:FILE."
+        ),
+        Option(Panel.MEASURING, "the behavior's judge", metavar="JUDGE"),
+    ] = None
+    prompt_count: Annotated[
+        int | None,
+        Field(ge=1, description="Maximum number of held-out prompts."),
+        Option(Panel.MEASURING, "300, or as many as the time allows"),
+    ] = None
+    samples: Annotated[
+        int | None,
+        Field(ge=1, description="Sampled continuations per prompt, in addition to a greedy one."),
+        Option(Panel.MEASURING, "3, or as many as the time allows"),
+    ] = None
+    seed: Annotated[
+        int, Field(ge=0, le=2**32 - 1, description="Random seed."), Option(Panel.MEASURING)
+    ] = 0
+    tuning_prompts: Annotated[
+        int | None,
+        Field(ge=1, description="Maximum number of prompts to choose by, if not prompt_count."),
+    ] = None
+    doses: Annotated[
+        Literal[3, 5, 8] | None,
+        Field(description="Points of the dose-response curve; None means 8, or what time allows."),
+    ] = None
+    neutral_texts: Annotated[
+        int | None,
+        Field(
+            ge=10,
+            description="Maximum number of neutral texts to measure damage on; None means 400 "
+            "held-out and 128 other texts, or what time allows.",
+        ),
+    ] = None
+    max_new_tokens: Annotated[
+        int | None,
+        Field(ge=1, description="Maximum length of a continuation, in tokens."),
+        Option(Panel.MEASURING, "the behavior's length"),
+    ] = None
+
+    device: Annotated[
+        str | None,
+        Field(description="Device to run on, such as cpu, cuda or cuda:1."),
+        Option(Panel.MODEL, "a GPU if there is one", metavar="DEVICE"),
+    ] = None
+    dtype: Annotated[
+        str | None,
+        Field(description="Load weights as float32, bfloat16 or float16."),
+        Option(Panel.MODEL, "float32 on a CPU, otherwise as stored", metavar="DTYPE"),
+    ] = None
+    chat_template: Annotated[
+        str | None,
+        Field(description="Name of the chat template, for models that have several."),
+        Option(Panel.MODEL, "the one named default", metavar="NAME"),
+    ] = None
+    now: Annotated[
+        datetime | None,
+        Field(description="Date and time to give to chat templates that print it."),
+        Option(Panel.MODEL, "when the command starts", metavar="DATETIME"),
+    ] = None
+    layout: Annotated[
+        Path | None,
+        Field(description="Layout file that locates the gate rows of an unsupported model family."),
+        Option(Panel.MODEL, metavar="FILE"),
+    ] = None
+    revision: Annotated[str | None, Field(description="Revision of a model on the Hub.")] = None
 
     @field_validator("rows")
     @classmethod
     def _rows_make_sense(cls, rows: float | int | None) -> float | int | None:
         if rows is not None:
+            from modelsurgery.edit.region import row_count  # brings numpy
+
             try:
                 row_count(rows, 1, available=2**63)
             except RecipeError as error:
@@ -152,7 +299,7 @@ class Recipe(BaseModel):
     def _paper_alone(self) -> "Recipe":
         if self.chosen_rule != "paper" and (self.alpha or self.direction_source):
             given = "alpha" if self.alpha else "direction_source"
-            raise ValueError(f"{given} belongs to the paper's rule; leave it out, or rule: paper")
+            raise ValueError(f"{given} belongs to the paper's rule; omit it, or use rule: paper")
         return self
 
     @property
@@ -190,6 +337,8 @@ class Recipe(BaseModel):
     @property
     def is_lab(self) -> bool:
         """Whether the behavior is of the embedded model's world."""
+        from modelsurgery.data.behaviors import describe_behavior
+
         name = self.behavior_name
         return self.is_embedded and name is not None and describe_behavior(name).lab
 
@@ -200,8 +349,10 @@ class Recipe(BaseModel):
         return is_open and (self.tune or self.chosen_rule == "paper")
 
     @property
-    def budget(self) -> Budget:
+    def budget(self) -> "Budget":
         """What must not break."""
+        from modelsurgery.search import Budget  # brings torch, which `--help` does without
+
         return Budget(
             self.max_perplexity_rise,
             self.max_divergence,
@@ -213,12 +364,22 @@ class Recipe(BaseModel):
 class SequenceRecipe(Recipe):
     """Several behaviors in order, each edit made on the model that has the ones before.
 
-    Attributes:
-        behaviors: names or files of behaviors, or mappings of a recipe's keys with `behavior` among
-            them; what stands beside `behaviors` holds for all of them.
+    What stands beside `behaviors` holds for all of them.
     """
 
-    behaviors: tuple[str | dict[str, Any], ...] = ()
+    behaviors: Annotated[
+        tuple[str | dict[str, Any], ...],
+        Field(
+            description="Built-in behavior, or the path of a behavior file (YAML). Repeat to edit "
+            "for several behaviors in order."
+        ),
+        Option(
+            Panel.EVERYDAY,
+            "toxicity, unless --texts is given",
+            name="--behavior",
+            metavar="NAME|FILE",
+        ),
+    ] = ()
 
     def steps(self) -> list[Recipe]:
         """One recipe a behavior, without the edits of those before.

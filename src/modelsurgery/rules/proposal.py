@@ -1,7 +1,6 @@
 """What a rule says of every gate row, and the edit that the best rows make."""
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +11,9 @@ from modelsurgery.edit.effects import Prediction
 from modelsurgery.edit.region import PAPER_ROWS, Region, select_rows
 from modelsurgery.errors import CheckpointError
 from modelsurgery.files.provenance import Provenance, provenance
-
-Rule = Literal["natural-gradient", "least-squares", "paper"]
-RULES: tuple[Rule, ...] = get_args(Rule)
-DEFAULT_RULE: Rule = "natural-gradient"
+from modelsurgery.rules.choices import DEFAULT_RULE as DEFAULT_RULE
+from modelsurgery.rules.choices import RULES as RULES
+from modelsurgery.rules.choices import Rule as Rule
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from modelsurgery.data.text_files import is_on_hub
+from modelsurgery.edit.choices import Direction as Direction
 from modelsurgery.errors import RecipeError
 from modelsurgery.files.schema import load_yaml
 
 Phrases = Annotated[list[str], Field(min_length=1)]
-Direction = Literal["away", "toward"]
 Category = Literal["category", "form", "group"]
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelsurgery.cli.options import Device, DType, Json, model_directory
+from modelsurgery.cli.options import Device, DType, Json, ShowOffensive, model_directory
 from modelsurgery.cli.output import print_content, print_json, showing_progress
 from modelsurgery.errors import RecipeError
 
@@ -21,27 +21,30 @@ TABLES = ("explanation", "inside", "with")  # parts of the answer that are shown
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A probe, an edit, a journal, or a model.")],
+    file: Annotated[Path, typer.Argument(help="Probe, edit, journal or model directory.")],
     model: Annotated[
-        str | None, typer.Option(help="Look inside this model: tokens, neurons, layers.")
+        str | None,
+        typer.Option(
+            metavar="DIR|ID",
+            help="Show what the edit does inside this model: tokens, neurons, layers.",
+        ),
     ] = None,
     others: Annotated[
-        list[Path] | None, typer.Option("--with", help="Compare an edit with this one, too.")
+        list[Path] | None,
+        typer.Option("--with", metavar="FILE", help="Edit to compare with. Repeatable."),
     ] = None,
-    show_offensive: Annotated[
-        bool, typer.Option("--show-offensive", help="Mask no tokens; --json never does.")
-    ] = False,
+    show_offensive: ShowOffensive = False,
     device: Device = None,
     dtype: DType = None,
     as_json: Json = False,
 ) -> None:
-    """Describe a probe, an edit, a journal, or the surgeries that a model has had."""
+    """Describe a probe, an edit, a journal, or the edits applied to a model."""
     from modelsurgery.files.artifact import is_artefact
 
     if file.is_file() and is_artefact(file, "edit"):
         content = _edit(file, model, others or [], device, dtype)
     elif others:
-        raise RecipeError(f"{file} is no edit; --with compares edits")
+        raise RecipeError(f"{file} is not an edit; --with compares edits")
     else:
         content = _other(file, model, device, dtype)
     if as_json:
@@ -74,7 +77,7 @@ def _other(file: Path, model: str | None, device: str | None, dtype: str | None)
 
     is_probe = not (is_journal(file) or file.is_dir() or file.name == MANIFEST_FILE)
     if model is not None and not is_probe:
-        raise RecipeError(f"{file} is neither an edit nor a probe; --model goes with those")
+        raise RecipeError(f"{file} is neither an edit nor a probe; --model needs one of them")
     directory = file if file.is_dir() else file.parent
     if is_journal(file):
         return journal_json(load_journal(directory))
@@ -154,7 +157,7 @@ def _direction(edit: "Edit") -> "NDArray[np.float32]":
     for update in edit.updates:
         rows[update.direction.tobytes()] += len(update.rows)
     if not rows:
-        raise RecipeError("the edit has no rows; there is nothing to look at in a model")
+        raise RecipeError("the edit has no rows, so it does nothing inside a model")
     return directions[min(rows, key=lambda key: (-rows[key], key))]
 
 

@@ -1,4 +1,4 @@
-"""`surgery edit`: an edit from labelled texts, or from a probe as the paper does it."""
+"""`surgery edit`: an edit from labeled texts, or from a probe as the paper does it."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from modelsurgery.cli.options import (
+    DEFAULTS,
     Alpha,
     Device,
     DType,
@@ -13,82 +14,83 @@ from modelsurgery.cli.options import (
     LabelColumn,
     Layers,
     LayoutFile,
+    MaxDivergence,
+    MaxPerplexity,
     ModelArgument,
-    OwnNeutral,
+    OptionalTexts,
     Rows,
-    Rule,
     Seed,
     Strength,
     TextColumn,
     chosen_layout,
-    layer_window,
     model_directory,
-    percentage,
-    row_share,
+    option,
 )
 from modelsurgery.cli.output import print_content, showing_progress
+from modelsurgery.edit.choices import DirectionRule
 from modelsurgery.errors import RecipeError
+from modelsurgery.pipeline.option import Panel, layer_window, percentage, row_share
+from modelsurgery.rules.choices import DEFAULT_RULE, Rule
 
-MOST_DIVERGENCE, MOST_PERPLEXITY = 0.02, "+2%"  # unless others are given
-SOURCES = (
-    "With --probe: mean-difference, W1 (the authors') or W1-W0. [default: mean-difference, or W1 "
-    "where the probe holds none]"
-)
+DirectionSource = Annotated[
+    DirectionRule | None,
+    option("direction_source", default="mean-difference, or W1 if the probe has none"),
+]
 
 
 def edit(
     model: ModelArgument,
-    out: Annotated[Path, typer.Option(help="The edit to write, .safetensors.")],
-    texts: Annotated[
-        Path | None, typer.Option(help="Labelled texts: the model is loaded and reads them.")
-    ] = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Edit file to write (.safetensors).")],
+    texts: OptionalTexts = None,
     probe: Annotated[
-        Path | None, typer.Option(help="A probe in place of texts; no model is loaded.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Probe file to use instead of --texts; no model is loaded."
+        ),
     ] = None,
-    neutral: OwnNeutral = None,
-    rule: Rule = None,
-    toward: Annotated[bool, typer.Option(help="Toward the behavior, not away.")] = False,
+    neutral: Annotated[
+        Path | None, option("neutral", default="held-out texts with label 0")
+    ] = None,
+    rule: Annotated[Rule | None, option("rule", default=DEFAULT_RULE)] = None,
+    toward: Annotated[
+        bool,
+        typer.Option("--toward", help="Edit toward the behavior.", rich_help_panel=str(Panel.EDIT)),
+    ] = False,
     rows: Rows = "0.0465",
     layers: Layers = None,
     strength: Strength = None,
-    max_divergence: Annotated[
-        float | None,
-        typer.Option(help="With --texts: mean KL from the base at most. [default: 0.02]"),
-    ] = None,
-    max_perplexity: Annotated[
-        str | None, typer.Option(help="With --texts: its rise at most. [default: +2%]")
-    ] = None,
+    max_divergence: MaxDivergence = None,
+    max_perplexity: MaxPerplexity = None,
     alpha: Alpha = None,
-    direction_source: Annotated[str | None, typer.Option(help=SOURCES)] = None,
-    text_column: TextColumn = "text",
-    label_column: LabelColumn = "label",
+    direction_source: DirectionSource = None,
+    text_column: TextColumn = DEFAULTS.text_column,
+    label_column: LabelColumn = DEFAULTS.label_column,
     layout: LayoutFile = None,
-    seed: Seed = 0,
+    seed: Seed = DEFAULTS.seed,
     device: Device = None,
     dtype: DType = None,
     as_json: Json = False,
 ) -> None:
-    """Make an edit from labelled texts, or from a probe; nothing is generated or measured."""
+    """Make an edit from labeled texts or from a probe, without measuring it."""
     from modelsurgery.edit.edit_file import save_edit
     from modelsurgery.files.atomic import refuse_existing
 
     if (texts is None) == (probe is None):
-        raise RecipeError("give either --texts FILE or --probe FILE, and not both")
+        raise RecipeError("give either --texts FILE or --probe FILE")
     refuse_existing(out)
-    share = row_share(rows)
-    assert share is not None  # the option has a default
+    share, window = row_share(rows), layer_window(layers) if layers else None
     if probe is not None:
         for name, value in (("--rule", rule), ("--neutral", neutral)):
             if value is not None:
-                raise RecipeError(f"{name} belongs to --texts; leave it out with --probe")
+                raise RecipeError(f"{name} needs --texts; it cannot be used with --probe")
         content, made = _from_probe(
-            model, probe, share, layer_window(layers), alpha, strength, direction_source, toward,
+            model, probe, share, window, alpha, strength, direction_source, toward,
             layout,
         )  # fmt: skip
     else:
         for name, given in (("--alpha", alpha), ("--direction-source", direction_source)):
             if given is not None:
-                raise RecipeError(f"{name} belongs to --probe; leave it out with --texts")
+                raise RecipeError(f"{name} needs --probe; it cannot be used with --texts")
         assert texts is not None
         content, made = _from_texts(
             model,
@@ -101,10 +103,12 @@ def edit(
             rule=rule,
             direction="toward" if toward else "away",
             rows=share,
-            layers=layer_window(layers),
+            layers=window,
             strength=strength,
-            max_divergence=MOST_DIVERGENCE if max_divergence is None else max_divergence,
-            max_perplexity_rise=percentage(max_perplexity or MOST_PERPLEXITY),
+            max_divergence=DEFAULTS.max_divergence if max_divergence is None else max_divergence,
+            max_perplexity_rise=DEFAULTS.max_perplexity_rise
+            if max_perplexity is None
+            else percentage(max_perplexity),
             seed=seed,
         )
     save_edit(made, out)
@@ -181,7 +185,6 @@ def _from_texts(
     """An edit that a rule makes; the model is loaded and reads the texts."""
     from modelsurgery.data.texts import load_lines, load_texts
     from modelsurgery.model.loading import load_model
-    from modelsurgery.rules.proposal import DEFAULT_RULE
     from modelsurgery.search.fitting import fit_edit
 
     labelled = load_texts(texts, text_column=columns[0], label_column=columns[1])

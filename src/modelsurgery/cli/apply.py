@@ -1,0 +1,159 @@
+"""`surgery plan`, `apply`, `undo`, `verify` and `diff`: checkpoints on disk; no model is loaded."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from modelsurgery.cli.options import (
+    EditArguments,
+    Json,
+    LayoutFile,
+    ModelArgument,
+    chosen_layout,
+    model_directory,
+)
+from modelsurgery.cli.output import print_content, print_differences, showing_progress
+from modelsurgery.errors import RecipeError, VerificationError
+
+if TYPE_CHECKING:
+    from modelsurgery.edit.edit import Edit
+
+ModelDirectory = Annotated[Path, typer.Argument(help="Model directory.")]
+MOST_NAMED = 3
+
+
+def plan(
+    model: ModelArgument,
+    edits: Annotated[list[Path] | None, typer.Argument(help="Edit files.")] = None,
+    layout: LayoutFile = None,
+    as_json: Json = False,
+) -> None:
+    """Show what applying edits would read and write, without changing anything."""
+    from modelsurgery.apply.plan import plan_surgery
+    from modelsurgery.checkpoint.directory import open_checkpoint
+    from modelsurgery.edit.edit_file import load_edit
+
+    loaded = [load_edit(path) for path in edits or []]
+    checkpoint = open_checkpoint(model_directory(model))
+    planned = asdict(plan_surgery(checkpoint, loaded, layout=chosen_layout(layout)))
+    content = {"model": str(checkpoint.directory), **planned, **edits_together(loaded)}
+    print_content(content, as_json)
+
+
+def apply(
+    model: ModelArgument,
+    edits: EditArguments,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Directory for the edited copy.")
+    ] = None,
+    in_place: Annotated[
+        bool,
+        typer.Option("--in-place", help="Edit the model itself; surgery undo reverts it."),
+    ] = False,
+    copy: Annotated[
+        bool,
+        typer.Option("--copy", help="With --out: copy all files instead of hard-linking some."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Apply edits to a model on disk: to a copy, or reversibly in place."""
+    from modelsurgery.data.demo import is_embedded
+    from modelsurgery.edit.edit_file import load_edit
+
+    if (out is None) != in_place:
+        raise RecipeError("give either --out DIR or --in-place")
+    if in_place and is_embedded(model):
+        raise RecipeError("the embedded model is part of the package; edit a copy with --out")
+    if copy and in_place:
+        raise RecipeError("--copy needs --out; --in-place copies nothing")
+    loaded = [load_edit(path) for path in edits]
+    directory = model_directory(model)
+    content: dict[str, Any]
+    if out is None:
+        from modelsurgery.apply.in_place import apply_in_place
+
+        with showing_progress() as progress, progress("edit in place", 0):
+            done = apply_in_place(directory, loaded)
+        content = {
+            "directory": str(done.directory),
+            **asdict(done.coverage),
+            "journal": str(done.journal),
+            "put_back_first": done.put_back_first,
+            "way_back": f"surgery undo {done.directory}",
+        }
+    else:
+        from modelsurgery.apply.copying import apply_to_copy
+
+        with showing_progress() as progress:
+            made = apply_to_copy(directory, loaded, out, real_copies=copy, progress=progress)
+        content = {
+            "directory": str(made.directory),
+            **asdict(made.coverage),
+            "shared_files": list(made.shared_files),
+            "left_behind": list(made.left_behind),
+        }
+    print_content({**content, **edits_together(loaded)}, as_json)
+
+
+def undo(
+    directory: ModelDirectory,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Undo all edits, not just the last.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Restore the bytes that a model had before the last edit."""
+    from modelsurgery.apply.undoing import undo as undo_surgery
+
+    with showing_progress() as progress, progress("put rows back", 0):
+        undone = undo_surgery(directory, everything=everything)
+    print_content({**asdict(undone), "directory": str(undone.directory)}, as_json)
+
+
+def verify(directory: ModelDirectory, as_json: Json = False) -> None:
+    """Check every byte of an edited model against its record."""
+    from modelsurgery.apply.verification import verify as verify_directory
+
+    with showing_progress() as progress:
+        found = verify_directory(directory, progress=progress)
+    content = {**asdict(found), "directory": str(found.directory), "wrong": list(found.wrong)}
+    print_content(content, as_json)
+    if found.wrong:
+        more = len(found.wrong) - MOST_NAMED
+        named = "; ".join(found.wrong[:MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")
+        raise VerificationError(f"{directory}: {named}")
+
+
+def diff(
+    first: Annotated[str, typer.Argument(help="Base model: directory or Hub ID.")],
+    second: Annotated[str, typer.Argument(help="Model to compare with it.")],
+    rows: Annotated[int, typer.Option(min=0, help="Number of rows to list per tensor.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """List the tensors and rows that differ between two models, with norms."""
+    from modelsurgery.checkpoint.diff import compare_checkpoints
+    from modelsurgery.checkpoint.directory import open_checkpoint
+
+    models = [open_checkpoint(model_directory(name)) for name in (first, second)]
+    with showing_progress() as progress:
+        found = compare_checkpoints(*models, progress=progress)
+    print_differences([asdict(one) for one in found], as_json, rows)
+
+
+def edits_together(edits: "list[Edit]") -> dict[str, Any]:
+    """What several edits do to each other, one line a pair."""
+    from modelsurgery.edit.interactions import conflicts_of, left_out
+
+    lines = [
+        f"edit {number + 1} was made on top of an edit that is not given: what was measured with "
+        "it holds for both together"
+        for number in left_out(edits)
+    ]
+    lines += [
+        f"edits {one.first + 1} and {one.second + 1} {one.verdict}: cosine {one.cosine:+.2f}, "
+        f"{one.shared_rows:,} rows shared"
+        for one in conflicts_of(edits)
+    ]
+    return {"together": lines} if lines else {}

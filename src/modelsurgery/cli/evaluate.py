@@ -1,0 +1,153 @@
+"""`surgery evaluate`: a model and its edits on a behavior, and what broke."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from modelsurgery.cli.options import (
+    EDIT_FILES,
+    Behavior,
+    DataRoot,
+    Device,
+    DType,
+    Json,
+    LayoutFile,
+    ModelArgument,
+    Neutral,
+    Now,
+    Prompts,
+    TemplateName,
+    default_note,
+    option,
+)
+from modelsurgery.cli.output import print_json, showing_progress
+from modelsurgery.pipeline.option import Panel
+from modelsurgery.pipeline.recipe import DEFAULT_BEHAVIOR
+
+Judges = Annotated[
+    list[str] | None,
+    option(
+        "judge",
+        more="Repeatable: the first judge decides, and agreement with the others is reported.",
+    ),
+]
+MEASURING = str(Panel.MEASURING)
+
+
+def evaluate(
+    model: ModelArgument,
+    edit: Annotated[list[Path] | None, EDIT_FILES] = None,
+    behavior: Behavior = DEFAULT_BEHAVIOR,
+    out: Annotated[Path | None, option("out")] = None,
+    prompts: Prompts = None,
+    neutral: Neutral = None,
+    data: DataRoot = None,
+    judge: Judges = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME",
+            help="Prompt set to use. Repeatable." + default_note("all"),
+            rich_help_panel=MEASURING,
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(help="Maximum number of prompts per set.", rich_help_panel=MEASURING),
+    ] = None,
+    samples: Annotated[
+        int,
+        typer.Option(
+            help="Sampled continuations per prompt; 0 means one greedy continuation.",
+            rich_help_panel=MEASURING,
+        ),
+    ] = 0,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TASK",
+            help="Capability task: wikitext, lambada, gsm8k, bbh, mmlu or tydiqa. Repeatable.",
+            rich_help_panel=MEASURING,
+        ),
+    ] = None,
+    task_limit: Annotated[
+        int | None,
+        typer.Option(help="Maximum number of items per task.", rich_help_panel=MEASURING),
+    ] = None,
+    max_new_tokens: Annotated[int | None, option("max_new_tokens")] = None,
+    export_for_review: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of continuations to write to a sheet for a person to label.",
+            rich_help_panel=MEASURING,
+        ),
+    ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="File to reuse continuations and judgments from and save them to.",
+            rich_help_panel=MEASURING,
+        ),
+    ] = None,
+    seed: Annotated[int | None, option("seed", default="the edit's seed, or 0")] = None,
+    backend: Annotated[
+        Literal["transformers", "vllm"],
+        typer.Option(help="What generates the continuations.", rich_help_panel=str(Panel.MODEL)),
+    ] = "transformers",
+    layout: LayoutFile = None,
+    chat_template: TemplateName = None,
+    now: Now = None,
+    device: Device = None,
+    dtype: DType = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a behavior before and after an edit, and the damage. Resumes if interrupted."""
+    from rich.console import Console
+
+    from modelsurgery.report.evaluation import print_evaluation
+
+    with showing_progress() as progress:
+        from modelsurgery.data.behaviors import describe_behavior
+        from modelsurgery.data.behaviors.roots import data_root
+        from modelsurgery.edit.edit_file import load_edit
+        from modelsurgery.files.schema import parse
+        from modelsurgery.pipeline.evaluating import EvaluationPlan, run_evaluation
+
+        described = describe_behavior(behavior).with_own(prompts=prompts, neutral=neutral)
+        described = described.with_length(max_new_tokens)
+        if seed is None:  # that of the edit, so that texts which chose it are not measured on
+            seeds = [load_edit(one).provenance.seed for one in edit or ()]
+            seed = next((one for one in seeds if one is not None), 0)
+        options = {
+            "model": model,
+            "edits": edit or (),
+            "behavior": described,
+            "data": data_root(data),
+            "judges": judge or (),
+            "sets": sets or None,
+            "limit": limit,
+            "samples": samples,
+            "tasks": task or (),
+            "task_limit": task_limit,
+            "export_for_review": export_for_review,
+            "backend": backend,
+            "seed": seed,
+            "device": device,
+            "dtype": dtype,
+            "layout": layout,
+            "chat_template": chat_template,
+            "now": now,
+            "store": store,
+            "out": out,
+        }
+        result = run_evaluation(parse(options, EvaluationPlan, "options"), progress=progress)
+    if as_json:
+        content = result.evaluation.to_json()
+        print_json({**content, "speed": result.speed, "run_directory": str(result.directory)})
+    else:
+        print_evaluation(result.evaluation.results(), Console(highlight=False, soft_wrap=True))
+        print(f"everything is in {result.directory}")
+        print(f"to look at it: {result.directory}/report.html")

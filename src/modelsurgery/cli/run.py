@@ -1,0 +1,146 @@
+"""`surgery run` and `surgery tune`: whole surgeries, with an option for each field of a recipe."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from modelsurgery.cli.options import (
+    Json,
+    ModelArgument,
+    ShowOffensive,
+    recipe_values,
+    with_recipe_options,
+)
+from modelsurgery.cli.output import print_json, print_plan, showing_progress
+from modelsurgery.errors import DamageBudgetError, NoEffectError, RecipeError
+from modelsurgery.files.schema import load_yaml, parse
+from modelsurgery.pipeline.option import Panel
+from modelsurgery.pipeline.recipe import Recipe, SequenceRecipe
+
+if TYPE_CHECKING:
+    from modelsurgery.results import RunResults
+
+PlanOnly = Annotated[
+    bool,
+    typer.Option(
+        "--plan",
+        help="Print the stages of the run with their estimated times, and stop.",
+        rich_help_panel=str(Panel.OUTPUT),
+    ),
+]
+
+
+@with_recipe_options(SequenceRecipe, without=("behavior",))
+def run(
+    recipe: Annotated[
+        Path | None, typer.Argument(help="Recipe (YAML). Options override what it says.")
+    ] = None,
+    *,
+    show_offensive: ShowOffensive = False,
+    plan: PlanOnly = False,
+    as_json: Json = False,
+    **typed: Any,
+) -> None:
+    """Make an edit, measure it, and write a report. Without arguments, edit the embedded model."""
+    from modelsurgery.report.terminal import print_results
+
+    said = load_yaml(recipe, SequenceRecipe).model_dump(exclude_unset=True) if recipe else {}
+    options = overridden(said, recipe_values(typed))
+    if plan:
+        _show_plan(options, as_json)
+    elif options.get("behaviors"):
+        _perform_in_order(options, as_json)
+    else:
+        _perform(options, partial(print_results, show_offensive=show_offensive), as_json)
+
+
+@with_recipe_options(Recipe, without=("model", "tune", "strength", "alpha"))
+def tune(model: ModelArgument, *, as_json: Json = False, **typed: Any) -> None:
+    """Search for the strongest edit within a damage budget, and show the alternatives."""
+    from modelsurgery.report.tuning import print_tuning
+
+    _perform({**recipe_values(typed), "model": model, "tune": True}, print_tuning, as_json)
+
+
+def overridden(recipe: dict[str, Any], typed: dict[str, Any]) -> dict[str, Any]:
+    """What a recipe says, with what was typed in its place."""
+    if len(typed.get("behaviors", ())) == 1:
+        (typed["behavior"],) = typed.pop("behaviors")
+    replaced = set()
+    if "behavior" in typed or "behaviors" in typed:
+        replaced |= {"behavior", "behaviors"}
+    if "tune" in typed:
+        replaced |= {"alpha", "strength"}
+    return {**{key: recipe[key] for key in recipe if key not in replaced}, **typed}
+
+
+def _perform(
+    options: dict[str, Any], print_for_people: Callable[["RunResults", Any], None], as_json: bool
+) -> None:
+    from rich.console import Console
+
+    recipe = parse(options, Recipe, "options")
+    with showing_progress() as progress:
+        from modelsurgery.pipeline.running import run_recipe
+
+        result = run_recipe(recipe, progress=progress, announce=print_plan)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        print_for_people(result.results(), Console(highlight=False, soft_wrap=True))
+    choice, outcome = result.choice, result.outcome
+    is_fitted = choice.search is not None or choice.strength is not None
+    over = result.broken if is_fitted else ()
+    _end(over, [] if outcome.is_as_asked else [outcome.sentence])
+
+
+def _end(over: Sequence[str], without_effect: Sequence[str]) -> None:
+    """Fail after results were written and printed, if the edit is not what was asked for.
+
+    Damage over a budget comes first: it is a limit that was set, and its exit code wins.
+    """
+    told = " ".join(without_effect).rstrip(".")
+    if over:
+        also = f"; also: {told}" if told else ""
+        raise DamageBudgetError(
+            f"the damage on held-out data is over the budget of {', '.join(over)}; the edit "
+            f"was saved anyway: raise the budget, or use a smaller --strength{also}"
+        )
+    if told:
+        raise NoEffectError(f"{told}; edit and results were saved anyway")
+
+
+def _show_plan(options: dict[str, Any], as_json: bool) -> None:
+    from modelsurgery.report.scheduling import plan_lines
+
+    if options.get("behaviors"):
+        raise RecipeError("--plan takes one behavior; run it once for each")
+    recipe = parse(options, Recipe, "options")
+    with showing_progress() as progress:
+        from modelsurgery.pipeline.running import plan_recipe
+
+        content = plan_recipe(recipe, progress=progress).to_json()
+    if as_json:
+        print_json(content)
+    else:
+        print("\n".join(plan_lines(content)))
+
+
+def _perform_in_order(options: dict[str, Any], as_json: bool) -> None:
+    from rich.console import Console
+
+    from modelsurgery.report.sequence import print_sequence
+
+    recipe = parse(options, SequenceRecipe, "options")
+    with showing_progress() as progress:
+        from modelsurgery.pipeline.sequence import run_sequence
+
+        result = run_sequence(recipe, progress=progress, announce=print_plan)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        print_sequence(result.results(), Console(highlight=False, soft_wrap=True))
+    _end((), [one.sentence for one in result.outcomes if not one.is_as_asked])

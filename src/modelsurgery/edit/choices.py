@@ -1,0 +1,9 @@
+"""Words that probes and edits are made by; apart from them, so that `--help` imports no numpy."""
+
+from typing import Literal, get_args
+
+Direction = Literal["away", "toward"]
+Fit = Literal["adam", "logistic", "mean-difference"]
+DirectionRule = Literal["W1", "W1-W0", "mean-difference"]
+FITS: tuple[Fit, ...] = get_args(Fit)
+DIRECTION_RULES: tuple[DirectionRule, ...] = get_args(DirectionRule)

@@ -6,9 +6,9 @@ from modelsurgery.checkpoint.layouts.__main__ import families_table
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_readme_shows_the_table_that_the_layouts_give() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    before, _, after = readme.partition("<!-- python -m modelsurgery.checkpoint.layouts -->\n")
+def test_the_docs_show_the_table_that_the_layouts_give() -> None:
+    page = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
+    before, _, after = page.partition("<!-- python -m modelsurgery.checkpoint.layouts -->\n")
     assert before
     assert after.partition("<!-- end of families -->")[0] == families_table()
 

@@ -1,4 +1,4 @@
-"""`python -m modelsurgery.checkpoint.layouts` prints the README's table of families."""
+"""`python -m modelsurgery.checkpoint.layouts` prints the table of docs/families.md."""
 
 from modelsurgery.checkpoint.layouts.format import GateLayout, built_in_layouts
 

@@ -5,12 +5,12 @@ directory, or from the Hub (the extra `data`). Of a few, small parts ship with t
 much of them is offensive. Several have no license that would allow it.
 """
 
-import hashlib
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from modelsurgery.data.choosing import evenly
 from modelsurgery.data.corpora.columns import keys_of, name_of, optional_text_of, score_of, text_of
 from modelsurgery.data.corpora.format import Corpus, PromptColumns, TextColumn, corpora
 from modelsurgery.data.corpora.reading import Row, cut
@@ -330,11 +330,7 @@ def _chosen(keys: Sequence[str], limit: int | None, seed: int) -> list[int]:
     """Numbers of at most `limit` keys, in order; equal keys are told apart by their number."""
     if limit is not None and limit < 1:
         raise TextsError(f"at most {limit} texts; expected per_class or per_file of 1 or more")
-
-    def order(number: int) -> tuple[bytes, int]:
-        return hashlib.sha256(f"{seed}\0{keys[number]}".encode()).digest(), number
-
-    return sorted(sorted(range(len(keys)), key=order)[:limit])
+    return sorted(evenly(keys, limit, seed=seed))
 
 
 def _some_of(prompts: Sequence[Prompt], limit: int | None, seed: int) -> list[Prompt]:

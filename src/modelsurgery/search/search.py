@@ -274,10 +274,6 @@ class Search:
                 return [best, *survivors[place + 1 :]]
         return []
 
-    def probe_of(self, setting: Setting) -> Probe:
-        """The probe that gives a setting's direction."""
-        return self._probes[setting.probe_layer]
-
     def edit_of(self, setting: Setting, strength: float) -> Edit:
         """The edit of a setting, strengths being positive."""
         if setting.rule in self._proposals:

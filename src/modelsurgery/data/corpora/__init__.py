@@ -7,7 +7,7 @@ much of them is offensive. Several have no license that would allow it.
 
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from modelsurgery.data.choosing import evenly
@@ -17,7 +17,6 @@ from modelsurgery.data.corpora.reading import Row, cut
 from modelsurgery.data.corpora.sources import corpus_rows, find_corpus
 from modelsurgery.data.texts import LabelledText, check_texts
 from modelsurgery.errors import TextsError
-from modelsurgery.files.atomic import sha256_json
 
 __all__ = [
     "Corpus",
@@ -31,7 +30,6 @@ __all__ = [
     "load_corpus_questions",
     "load_corpus_scores",
     "load_corpus_texts",
-    "prompts_sha256",
 ]
 
 TOXIC_FROM = 0.5  # as RealToxicityPrompts and Civil Comments define toxic
@@ -224,11 +222,6 @@ def load_corpus_passages(
     corpus = _corpus(name, "passages")
     assert corpus.passages is not None
     return tuple(text_of(row, corpus.passages) for row in corpus_rows(corpus, path, split))
-
-
-def prompts_sha256(prompts: Iterable[Prompt]) -> str:
-    """Hash of the prompts with all their attributes, in order; `texts_sha256` is that of texts."""
-    return sha256_json([asdict(prompt) for prompt in prompts])
 
 
 def _corpus(name: str, part: str) -> Corpus:

@@ -58,7 +58,12 @@ def measure_task(
             advance(1)
     several = len(found.tasks) > 1
     items = [
-        Item(f"{task}/{number}", task if several else None, score, after and after[task, number])
+        Item(
+            f"{task}/{number}",
+            task if several else None,
+            score,
+            None if after is None else after[task, number],
+        )
         for (task, number), score in base.items()
     ]
     shots = next(iter(found.tasks.values())).config.num_fewshot

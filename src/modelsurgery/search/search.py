@@ -144,7 +144,6 @@ class Search:
         self._model, self._judge, self._store = model, judge, store
         self._sign, self._seed, self._progress = sign, seed, progress
         self._uncalled = uncalled
-        self._probes = {probe.layer: probe for probe in probes}
         self._directions: dict[tuple[int | None, str], np.ndarray] = {
             (probe.layer, rule): probe.direction(rule)
             for probe in probes

@@ -66,7 +66,7 @@ def check_task(name: str, include: Path | None) -> None:
     wanted = TASKS[name].harness_name if name in TASKS else name
     known = _manager(wanted, include).all_tasks
     if wanted not in known:
-        near = difflib.get_close_matches(name, [*TASKS, *known], n=3)
+        near = difflib.get_close_matches(name, sorted({*TASKS, *known}), n=3)
         expected = ", ".join(near or TASKS)
         raise RecipeError(
             f"no capability task {name!r}; expected one like {expected} (`lm_eval ls tasks` lists "

@@ -14,8 +14,7 @@ from typer.main import get_command
 from modelsurgery.cli import app
 from modelsurgery.data.behaviors.roots import ROOT_VARIABLE
 from modelsurgery.errors import SurgeryError
-from modelsurgery.evaluation.judges.chat import KEY_VARIABLE as CHAT_KEY_VARIABLE
-from modelsurgery.evaluation.judges.perspective import KEY_VARIABLE as PERSPECTIVE_KEY_VARIABLE
+from modelsurgery.evaluation.judges.chat import KEY_VARIABLE
 from modelsurgery.pipeline.option import Panel
 
 TyperParameter = TyperArgument | TyperOption
@@ -45,8 +44,7 @@ VARIABLES = {
     "HF_HUB_OFFLINE": "1: do not contact the Hub; `surgery fetch` uses pip only",
     "XDG_CACHE_HOME": "directory where `surgery fetch` keeps models, in `modelsurgery` [~/.cache]",
     "HF_HOME": "directory where the Hub's libraries keep downloads",
-    CHAT_KEY_VARIABLE: "API key for `--judge chat:…`, if its server needs one",
-    PERSPECTIVE_KEY_VARIABLE: "API key for `--judge perspective`",
+    KEY_VARIABLE: "API key for `--judge chat:…`, if its server needs one",
     "NO_COLOR": "progress without colors",
 }
 

@@ -24,7 +24,7 @@ from modelsurgery import (
     score_rows,
     select_region,
 )
-from modelsurgery.checkpoint.rows import read_rows, whole_matrix
+from modelsurgery.checkpoint.rows import RowView, read_rows
 from modelsurgery.errors import EditMismatchError, NothingChangedError, OutputExistsError
 from tiny import FAMILIES, tiny_sentences, write_tiny_model
 
@@ -85,8 +85,9 @@ def test_sharded_copy_differs_in_the_chosen_rows_only(tmp_path: Path) -> None:
     for name, tensor in before.tensors.items():
         if len(tensor.shape) != 2:
             continue
-        rows = tensor.shape[0]
-        old, new = (read_rows(one, whole_matrix(tensor), 0, rows) for one in (before, after))
+        rows, columns = tensor.shape
+        view = RowView(name, tensor.dtype, rows, columns, 0, columns, 1)
+        old, new = (read_rows(one, view, 0, rows) for one in (before, after))
         differs = (old != new).any(axis=1)
         assert set(differs.nonzero()[0].tolist()) == chosen.get(name, set())
     assert copy.coverage.rows_edited == edit.row_count == 40

@@ -11,7 +11,7 @@ from modelsurgery.data.behaviors import (
     load_behavior,
     load_held_out,
 )
-from modelsurgery.data.behaviors.prompting import evenly, half_texts
+from modelsurgery.data.behaviors.prompting import evenly_by, half_texts
 from modelsurgery.data.behaviors.roots import data_root, located
 from modelsurgery.data.corpora import Prompt, corpora, load_corpus_passages
 from modelsurgery.data.texts import LabelledText
@@ -81,11 +81,11 @@ def test_a_file_without_texts_is_refused(tmp_path: Path) -> None:
 def test_prompts_are_taken_evenly_from_all_kinds() -> None:
     prompts = [Prompt(f"a{n}", category="a") for n in range(90)]
     prompts += [Prompt(f"b{n}", category="b") for n in range(10)]
-    chosen = evenly(prompts, 30, ["category"], seed=0)
+    chosen = evenly_by(prompts, 30, ["category"], seed=0)
     assert [prompt.category for prompt in chosen].count("b") == 10
     assert len(chosen) == 30
-    assert evenly(list(reversed(prompts)), 30, ["category"], 0) == tuple(reversed(chosen))
-    assert evenly(prompts, None, ["category"], 0) == tuple(prompts)
+    assert evenly_by(list(reversed(prompts)), 30, ["category"], 0) == tuple(reversed(chosen))
+    assert evenly_by(prompts, None, ["category"], 0) == tuple(prompts)
 
 
 def test_the_root_of_local_copies_comes_from_option_or_environment(

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from modelsurgery import Edit, LanguageModel, load_model, make_edit, score_rows, select_region
-from modelsurgery.errors import RecipeError, TextsError
-from modelsurgery.evaluation.capability import available_tasks, measure_capability
-from modelsurgery.evaluation.capability.items import Question, load_items, score
+from modelsurgery.data.choosing import evenly
+from modelsurgery.errors import EvaluationError, TextsError
+from modelsurgery.evaluation.capability import check_tasks, measure_capability
+from modelsurgery.evaluation.capability.local_data import local_copy
 from modelsurgery.evaluation.capability.results import Item, compare_items
+from modelsurgery.evaluation.capability.tasks import find_tasks
 from modelsurgery.evaluation.capability.windows import compare_perplexity
 from modelsurgery.evaluation.language_modelling import greedy_answers
 from tiny import tiny_sentences
@@ -73,36 +75,38 @@ def test_greedy_answers_are_those_of_decoding_by_hand(model: LanguageModel) -> N
     assert hits == [answer.strip() == top for _, answer, top in pairs]
 
 
-def test_scores_of_answers() -> None:
-    def asked(answer: str) -> Question:
-        return Question("1", None, "", (answer,))
+def test_a_choice_takes_kinds_in_turn_and_is_stable() -> None:
+    keys = [f"row {n}" for n in range(33)]
+    kinds = ["geese"] * 30 + ["ponds"] * 3
+    chosen = evenly(keys, 10, kinds=kinds)
+    assert sorted(kinds[n] for n in chosen) == ["geese"] * 7 + ["ponds"] * 3
+    assert chosen == evenly(keys, kinds=kinds)[:10]
+    assert sorted(evenly(keys, kinds=kinds)) == list(range(33))
+    assert len(evenly(keys, kinds=kinds, per_kind=2)) == 4
+    assert evenly(keys, 10, kinds=kinds, seed=1) != chosen
+    others = evenly([*keys, "a new one"], 11)
+    assert len(set(evenly(keys, 10)) & set(others)) >= 10
 
-    assert score("gsm8k", asked("1,234"), " so 10 + 4 and\n#### 1234\n") == 1
-    assert score("gsm8k", asked("72"), "that makes 24 and 48, so 72.") == 1
-    assert score("gsm8k", asked("72"), "I do not know") == 0
-    assert score("bbh", asked("(B)"), "Let me see. So the answer is (B).") == 1
-    assert score("bbh", asked("True"), "not so. So the answer is False.") == 0
-    assert score("tydiqa", asked("the big pond"), " Big pond!") == 1
-    assert score("tydiqa", asked("a pond of geese"), "pond") == pytest.approx(0.5)
 
-
-def test_items_are_taken_evenly_from_their_groups(tmp_path: Path) -> None:
+def test_mmlu_is_read_in_both_published_forms(tmp_path: Path) -> None:
     folder = tmp_path / "mmlu" / "test"
     folder.mkdir(parents=True)
-    for subject, count in (("geese", 30), ("ponds", 3)):
-        rows = [f'"What, {n}?\nReally?",a,b,c,d,{"ABCD"[n % 4]}\n' for n in range(count)]
-        (folder / f"{subject}_test.csv").write_text("".join(rows))
-    items = load_items("mmlu", tmp_path, 10)
-    assert [item.group for item in items].count("ponds") == 3
-    assert len(items) == 10
-    assert items[0].prompt.endswith("A. a\nB. b\nC. c\nD. d\nAnswer:")
-    assert items == load_items("mmlu", tmp_path, 10)
+    (folder / "geese_test.csv").write_text('"What?\nReally?",a,b,c,d,C\nWhy?,a,b,c,d,A\n')
+    (folder / "ponds_test.csv").write_text("question,0,1,2,3,answer\nWhat?,a,b,c,d,2\n")
+    first, second = local_copy("cais/mmlu", "geese", tmp_path)["test"]
+    assert first == {"question": "What?\nReally?", "choices": ["a", "b", "c", "d"], "answer": 2}
+    assert second["answer"] == 0
+    (pond,) = local_copy("cais/mmlu", "ponds", tmp_path)["test"]
+    assert pond["answer"] == 2
     (folder / "odd_test.csv").write_text("What?,a,b\n")
     with pytest.raises(TextsError, match=r"odd_test\.csv, item 1: expected a question, four"):
-        load_items("mmlu", tmp_path, None)
+        local_copy("cais/mmlu", "odd", tmp_path)
+    assert local_copy("someone/else", None, tmp_path) is None
 
 
 def test_tydiqa_is_read_in_its_published_form(tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval", reason="needs the extra `eval`")
+
     def write(part: str, identities: list[str]) -> None:
         asked = [
             {"id": one, "question": f"what is {one}?", "answers": [{"text": "a goose"}]}
@@ -113,15 +117,22 @@ def test_tydiqa_is_read_in_its_published_form(tmp_path: Path) -> None:
 
     (tmp_path / "tydiqa").mkdir()
     with pytest.raises(TextsError, match="no tydiqa-goldp"):
-        load_items("tydiqa", tmp_path, None)
-    write("train", ["finnish-1", "finnish-2"])
-    write("dev", ["finnish-7", "swahili-8"])
-    finnish, swahili = load_items("tydiqa", tmp_path, None)
-    assert finnish.prompt.startswith(
-        "Passage: A goose swims.\nQuestion: what is finnish-1?\nAnswer: a"
-    )
-    assert swahili.prompt.count("Question:") == 1  # no training item of that language
-    assert (finnish.group, finnish.answers) == ("finnish", ("a goose",))
+        local_copy("google-research-datasets/tydiqa", None, tmp_path)
+    languages = [
+        "arabic", "bengali", "english", "finnish", "indonesian", "korean", "russian", "swahili",
+        "telugu",
+    ]  # fmt: skip
+    write("train", [f"{language}-{number}" for language in languages for number in (1, 2)])
+    write("dev", [f"{language}-7" for language in languages])
+    found = find_tasks("tydiqa", tmp_path, None)
+    assert (len(found.tasks), found.score, found.shots) == (9, "f1,none", 1)
+    assert set(found.chosen(None, None)) == set(found.tasks)
+    assert sum(map(len, found.chosen(4, None).values())) == 4
+    task = found.tasks["tydiqa_goldp_fi"]
+    prompt = task.fewshot_context(task.eval_docs[0], 1)
+    assert prompt.endswith("Konteksti: A goose swims.\n\nKysymys: what is finnish-7?\n\nVastaus:")
+    assert prompt.count("Kysymys:") == 2
+    assert task.process_results(task.eval_docs[0], [" A Goose!"]) == {"exact_match": True, "f1": 1}
 
 
 def test_items_are_compared_one_by_one() -> None:
@@ -136,9 +147,15 @@ def test_items_are_compared_one_by_one() -> None:
 
 
 def test_what_is_not_there_is_said_so(model: LanguageModel, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="no capability task 'chess'; expected some of wikitext"):
-        measure_capability(model, [], ["chess"])
-    for task in ("wikitext", "lambada", "bbh", "mmlu", "tydiqa"):
-        assert task in available_tasks()
+    for task in ("wikitext", "lambada", "bbh", "mmlu", "tydiqa", "gsm8k"):
         with pytest.raises(TextsError, match=f"no folder {task}"):
             measure_capability(model, [], [task], data=tmp_path)
+
+
+def test_without_lm_eval_its_tasks_say_so_and_others_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(EvaluationError, match=r"'gsm8k' needs .* 'modelsurgery\[eval\]'"):
+        check_tasks(["gsm8k"])
+    check_tasks(["wikitext", "lambada"])

@@ -111,13 +111,11 @@ def test_the_template_of_a_processor_counts_where_the_tokenizer_has_none(tmp_pat
 def test_a_template_is_told_the_time_of_the_run_and_others_their_own() -> None:
     tokenizer = talking_tokenizer(DATED)
     template = ChatTemplate(tokenizer, now=NOON)
-    assert template.tells_time
     assert "today 03 Feb 2001 user is the dog" in template.prompt(FIRST).text
     assert template.exchange([*FIRST, ("assistant", "no")]).text.startswith("<s>today 03 Feb 2001")
     messages = [{"role": "user", "content": "is the dog happy"}]
     today = datetime.now().strftime("%d %b %Y")
     assert today in tokenizer.apply_chat_template(messages, tokenize=False)
-    assert not ChatTemplate(talking_tokenizer(LLAMA)).tells_time
 
 
 def test_the_time_decides_what_is_read_and_nothing_else_does(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from modelsurgery.data.corpora import (
     load_corpus_questions,
     load_corpus_scores,
     load_corpus_texts,
-    prompts_sha256,
 )
 from modelsurgery.data.texts import LabelledText, split_texts
 from modelsurgery.errors import TextsError
@@ -333,10 +332,3 @@ def test_a_lone_name_is_a_name(tmp_path: Path) -> None:
     rows = "1,One?,type,safe\n2,Two?,type,unsafe\n"
     path = written(tmp_path, "x.csv", "id,prompt,type,label\n" + rows)
     assert len(load_corpus_prompts("xstest", path, where={"label": "unsafe"})) == 1
-
-
-def test_hash_of_prompts_covers_every_attribute() -> None:
-    prompt = Prompt("Go on")
-    others = [Prompt("Go off"), Prompt("Go on", chat=True), Prompt("Go on", toxicity=0.0)]
-    assert prompts_sha256([prompt]) == prompts_sha256([Prompt("Go on")])
-    assert len({prompts_sha256([one]) for one in [prompt, *others]}) == 4

@@ -140,7 +140,7 @@ BAD_TEXTS = {
         "civil_comments",
         "a.jsonl",
         '{"text": "a \\ud83d", "toxicity": 1.0}\n',
-        "line 1: half a surrogate pair",
+        "line 1: .text. holds half a surrogate pair",
     ),
     "file of unknown name": (
         "refusal_direction",

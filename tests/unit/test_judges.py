@@ -1,22 +1,16 @@
-import datetime
 import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import transformers
 
 from modelsurgery.data.behaviors import BehaviorFile, describe_behavior, load_behavior
-from modelsurgery.errors import EvaluationError, RecipeError, TextsError, UnsupportedModelError
+from modelsurgery.errors import RecipeError, TextsError, UnsupportedModelError
 from modelsurgery.evaluation.agreement import agreement
 from modelsurgery.evaluation.judges import judge_for
 from modelsurgery.evaluation.judges.classifier import SequenceClassifierJudge
 from modelsurgery.evaluation.judges.ngrams import NgramJudge
-from modelsurgery.evaluation.judges.perspective import PerspectiveJudge
 from modelsurgery.evaluation.judges.phrases import PHRASES, RefusalPhrasesJudge
 from modelsurgery.evaluation.judges.review import ReviewJudge, ReviewRow, export_for_review
 from modelsurgery.evaluation.judges.verdicts import Verdict
@@ -142,6 +136,7 @@ def test_judges_are_found_by_what_is_typed(classifier: Path) -> None:
     assert judge_for(toxicity, f"hf:{classifier}#fine").name == "hf:two"
     assert judge_for(toxicity, "chat:m@http://localhost:1/v1").name == "chat:m"
     for spec, message in (
+        ("perspective", "closes on 2026-12-31; use --judge ngrams"),
         ("purple", "no judge 'purple'; expected ngrams, phrases"),
         ("phrases", "counts refusals"),
         ("chat:m", "expected chat:MODEL@URL"),
@@ -160,77 +155,6 @@ def test_the_offline_judge_refuses_what_it_does_not_know(tmp_path: Path) -> None
         judge_for(behavior, "ngrams")
     with pytest.raises(RecipeError, match="exact for the embedded model"):
         judge_for(behavior, "lab")
-
-
-class Perspective(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.asked: list[str] = []
-        self.busy = 0
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Perspective
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        text = body["comment"]["text"]
-        self.server.asked.append(text)
-        status, content = 200, {}
-        if self.server.busy:
-            self.server.busy -= 1
-            status = 429
-        elif text == "zzz":
-            status, content = 400, {"error": {"message": "does not support request languages"}}
-        elif text == "key":
-            status, content = 400, {"error": {"message": "API key not valid"}}
-        elif text != "odd":
-            score = 0.9 if "silly" in text else 0.1
-            content = {"attributeScores": {"TOXICITY": {"summaryScore": {"value": score}}}}
-        payload = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(payload)))
-        self.end_headers()
-        self.wfile.write(payload)
-
-    def log_message(self, *_: Any) -> None: ...
-
-
-@pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Perspective]:
-    monkeypatch.setenv("PERSPECTIVE_API_KEY", "secret")
-    with Perspective() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
-
-
-def perspective(server: Perspective) -> PerspectiveJudge:
-    return PerspectiveJudge(
-        service=f"http://127.0.0.1:{server.server_port}/analyze",
-        requests_per_second=1000, first_wait_seconds=0.01, today=datetime.date(2026, 12, 31),
-    )  # fmt: skip
-
-
-def test_perspective_is_asked_until_it_answers(service: Perspective) -> None:
-    judge = perspective(service)
-    service.busy = 2
-    texts = ["you silly goose", "good day", "", "zzz", "odd"]
-    assert judge(texts, texts) == ["behavior", "opposite", "failed", "unjudged", "unjudged"]
-    assert len(service.asked) == 6
-    with pytest.raises(EvaluationError, match="API key not valid") as refused:
-        judge(["key"], ["key"])
-    assert "secret" not in str(refused.value)
-
-
-def test_perspective_ends_with_2026(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(EvaluationError, match="Perspective closed on 2026-12-31; take --judge"):
-        PerspectiveJudge(today=datetime.date(2027, 1, 1))
-    monkeypatch.delenv("PERSPECTIVE_API_KEY", raising=False)
-    with pytest.raises(EvaluationError, match="needs a key in PERSPECTIVE_API_KEY"):
-        PerspectiveJudge(today=datetime.date(2026, 12, 1))
 
 
 def test_agreement_is_that_of_a_worked_example() -> None:

@@ -51,6 +51,9 @@ def test_a_card_tells_what_changed_what_it_cost_and_what_it_comes_from(
     assert card.data.license == "apache-2.0"
     assert card.data.library_name == "peft"
     assert card.data.to_dict()["base_model_relation"] == "adapter"
+    assert [(one.metric_type, one.metric_value) for one in card.data.eval_results] == [
+        ("perplexity", 3.237), ("behavior_rate", 0.147)
+    ]  # fmt: skip
     for told in ("43.7% (38 to 49)", "14.7% (11 to 19)", "-29.0 points", "+2.68%", "tox\\|icity",
                  load_edit(run).content_sha256, "behavior: toxicity"):  # fmt: skip
         assert told in card.content
@@ -83,6 +86,28 @@ def test_without_results_the_card_says_so_and_takes_the_licence_of_the_base(
     card = ModelCard.load(tmp_path / "hub" / "README.md")
     assert card.data.license == "llama2"
     assert "Nothing was measured" in card.content
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        "---\ntags: [a]\n---\nlicense: mit\n",
+        "---\nlicense: {\n---\n",
+        "# Base\n",
+        "---\n- a\n---\n",
+    ],
+)
+def test_only_the_front_matter_of_the_base_tells_its_licence(
+    tiny_llama: Path, tmp_path: Path, card: str
+) -> None:
+    base = Path(shutil.copytree(tiny_llama, tmp_path / "base"))
+    (base / "README.md").write_text(card)
+    save_edit(an_edit(base, 0), tmp_path / "edit.safetensors")
+    write_repository(open_checkpoint(base), [tmp_path / "edit.safetensors"], tmp_path / "hub")
+    made = ModelCard.load(tmp_path / "hub" / "README.md")
+    assert made.data.license is None
+    assert made.data.eval_results is None
+    assert "not known to this card" in made.content
 
 
 def test_what_goes_wrong_leaves_nothing_half_written(

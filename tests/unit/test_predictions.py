@@ -13,12 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from families import random_edit
 from modelsurgery import Edit, LanguageModel, edited, load_model
 from modelsurgery.evaluation import predictions
-from modelsurgery.evaluation.capability.items import Question
+from modelsurgery.evaluation.capability import TaskResult, measure_capability
 from modelsurgery.evaluation.capability.windows import compare_perplexity
 from modelsurgery.evaluation.generation.sampling import UniformSampling
 from modelsurgery.evaluation.language_modelling import compare_language_modelling, greedy_answers
 from modelsurgery.evaluation.predictions import LOGITS_AT_A_TIME, last_logits, predict
 from modelsurgery.evaluation.screening import Screen
+from own_tasks import write_own_tasks
 from tiny import tiny_sentences, tiny_tokenizer, write_tiny_model
 
 VOCABULARY = 1 << 16
@@ -95,11 +96,9 @@ def test_screening_and_answers_take_bounded_memory(
 
 
 def test_choices_of_lm_eval_take_bounded_memory_and_follow_the_likelihoods(
-    wide: LanguageModel, long_text: str
+    wide: LanguageModel, long_text: str, tmp_path: Path
 ) -> None:
     pytest.importorskip("lm_eval", reason="needs the extra `eval`")
-    from modelsurgery.evaluation.capability.harness import _scores
-
     model = replace(wide, tokenizer=tiny_tokenizer("A", "B", "C", "D"))
     letters = model.tokenizer.convert_tokens_to_ids(list("ABCD"))
     prompts, best = [long_text, *tiny_sentences(6)], []
@@ -109,12 +108,11 @@ def test_choices_of_lm_eval_take_bounded_memory_and_follow_the_likelihoods(
             best.append("ABCD"[int(model.model(input_ids=ids).logits[0, -1, letters].argmax())])
     assert len(set(best)) > 1
     aims = [*best[:4], *("B" if one == "A" else "A" for one in best[4:])]
-    questions = [
-        Question(str(number), None, prompt, (aim,), is_choice=True)
-        for number, (prompt, aim) in enumerate(zip(prompts, aims, strict=True))
-    ]
+    write_own_tasks(tmp_path, "letters", list(zip(prompts, aims, strict=True)))
     with nothing_large():
-        assert _scores(model, "mmlu", questions, 8) == [1.0] * 4 + [0.0] * 3
+        found = measure_capability(model, [], ["letters"], include=tmp_path)["letters"]
+    assert isinstance(found, TaskResult)
+    assert [item.base for item in found.items] == [1.0] * 4 + [0.0] * 3
 
 
 def test_sampling_takes_bounded_memory() -> None:

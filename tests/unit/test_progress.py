@@ -16,8 +16,8 @@ from modelsurgery import LanguageModel, extract_hidden_states, load_model
 from modelsurgery.evaluation.generation import Decoding, TransformersGenerator
 from modelsurgery.evaluation.language_modelling import compare_language_modelling, greedy_answers
 from modelsurgery.files.progress import Advance, silent
-from modelsurgery.report.live import live_progress, plain_line
-from modelsurgery.report.stages import Stage, Stages, gpu_bytes, resident_bytes
+from modelsurgery.report.live import Stages, live_progress, plain_line
+from modelsurgery.report.memory import gpu_bytes, resident_bytes
 from tiny import tiny_sentences
 
 COLOR = re.compile(r"\x1b\[[\d;]*(3[0-8]|9[0-7])[\d;]*m")
@@ -56,49 +56,80 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modelsurgery.report.live.SECONDS_BETWEEN_LINES", 0.01)
 
 
-def test_time_left_and_rate_follow_from_the_pace_so_far() -> None:
-    stage = Stage("texts", total=40, started=100.0, done=10, tokens=600)
-    assert stage.seconds_left(now=120.0) == 60.0
-    assert stage.tokens_per_second(now=120.0) == 30.0
-    assert Stage("texts", 40, 100.0).seconds_left(120.0) is None
-    assert Stage("texts", 0, 100.0, done=3).seconds_left(120.0) is None
-    assert Stage("trials", 8, 100.0, done=9).seconds_left(120.0) is None  # no end is known
-    assert Stage("texts", 40, 100.0, done=10).tokens_per_second(120.0) is None
+class Clock:
+    """Seconds that pass when they are told to."""
+
+    def __init__(self) -> None:
+        self.seconds = 100.0
+
+    def __call__(self) -> float:
+        return self.seconds
 
 
-def test_stages_are_open_inside_each_other_and_closed_by_an_error() -> None:
-    stages = Stages()
-    assert [one.name for one in stages.shown()] == ["starting"]
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def stages(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Stages:
+    monkeypatch.setattr("modelsurgery.report.live.resident_bytes", lambda: 1_540_000_000)
+    monkeypatch.setattr("modelsurgery.report.live.gpu_bytes", lambda: 0)
+    return Stages(Console(file=io.StringIO(), get_time=clock))
+
+
+def test_time_left_and_rate_follow_from_the_pace_so_far(stages: Stages, clock: Clock) -> None:
+    with stages("texts", 40) as advance:
+        assert plain_line(stages) == "[0:00] texts 0 of 40; 1.5 GB"
+        clock.seconds += 15
+        advance(5, tokens=300)
+        clock.seconds += 5
+        advance(5, tokens=300)
+        assert plain_line(stages) == "[0:20] texts 10 of 40, 1:00 left, 30 tokens/s; 1.5 GB"
+        clock.seconds += 100  # longer than rich looks back by default
+        advance(0, tokens=600)
+        advance(10)
+        assert plain_line(stages) == "[2:00] texts 20 of 40, 2:00 left, 10 tokens/s; 1.5 GB"
+    with stages("load model", 0) as advance:
+        assert plain_line(stages) == "[2:00] load model; 1.5 GB"
+    with stages("trials", 8) as advance:
+        clock.seconds += 9
+        advance(9)  # no end is known
+        assert plain_line(stages) == "[2:09] trials; 1.5 GB"
+
+
+def test_stages_are_open_inside_each_other_and_closed_by_an_error(stages: Stages) -> None:
+    assert [one.description for one in stages.shown()] == ["starting"]
     with stages("survivors", 8) as outer, stages("generate", 8) as inner:
         outer(1)
         inner(0, tokens=5)
-        assert [(one.name, one.done, one.tokens) for one in stages.shown()] == [
-            ("survivors", 1, 0),
-            ("generate", 0, 5),
-        ]
+        shown = [(one.description, one.completed, one.fields["tokens"]) for one in stages.shown()]
+        assert shown == [("survivors", 1, 0), ("generate", 0, 5)]
     with pytest.raises(KeyError), stages("texts", 1):
         raise KeyError
-    assert [one.name for one in stages.shown()] == ["working"]
+    assert [one.description for one in stages.shown()] == ["working"]
 
 
 def test_a_plain_line_tells_stage_time_left_rate_and_memory(
-    monkeypatch: pytest.MonkeyPatch,
+    stages: Stages, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stages = Stages()
-    now = time.monotonic()
-    monkeypatch.setattr("time.monotonic", lambda: now + 65.0)
-    monkeypatch.setattr("modelsurgery.report.live.resident_bytes", lambda: 1_540_000_000)
-    monkeypatch.setattr("modelsurgery.report.live.gpu_bytes", lambda: 0)
-    stages.started = now
-    stages.open += [
-        Stage("survivors", 8, now - 35.0, done=5),
-        Stage("generate", 300, now + 55.0, done=100, tokens=12_345),
-    ]
-    assert plain_line(stages) == (
-        "[1:05] survivors 5 of 8, 1:00 left; generate 100 of 300, 20 s left, 1,234 tokens/s; 1.5 GB"
-    )
-    monkeypatch.setattr("modelsurgery.report.live.gpu_bytes", lambda: 20_000_000_000)
-    assert plain_line(stages).endswith("; 1.5 GB, 20.0 GB on GPU")
+    clock.seconds += 30
+    with stages("survivors", 8) as survivors:
+        clock.seconds += 25
+        with stages("generate [all]", 300) as generate:
+            clock.seconds += 10
+            survivors(5)
+            generate(100, tokens=12_345)
+            told = (
+                "[1:05] survivors 5 of 8, 21 s left; "
+                "generate [all] 100 of 300, 20 s left, 1,234 tokens/s; 1.5 GB"
+            )
+            assert plain_line(stages) == told
+            monkeypatch.setattr("modelsurgery.report.live.gpu_bytes", lambda: 20_000_000_000)
+            assert plain_line(stages) == f"{told}, 20.0 GB on GPU"
+            monkeypatch.setattr("modelsurgery.report.live.resident_bytes", lambda: None)
+            monkeypatch.setattr("modelsurgery.report.live.gpu_bytes", lambda: 0)
+            assert plain_line(stages) == told.removesuffix("; 1.5 GB")
 
 
 @pytest.mark.usefixtures("quick")
@@ -108,7 +139,7 @@ def test_lines_come_while_one_step_takes_long_and_between_stages() -> None:
         _wait_for(stream, "starting")
         with progress("texts", 4) as advance:
             advance(1)
-            _wait_for(stream, "texts 1 of 4, 0 s left")
+            _wait_for(stream, "texts 1 of 4, 1 s left")
         _wait_for(stream, "working")
     lines = stream.getvalue().splitlines()
     assert all(LINE.fullmatch(line) for line in lines)

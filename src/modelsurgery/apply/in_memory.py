@@ -207,10 +207,17 @@ def _gate_parameter(parameter: torch.nn.Parameter, view: RowView) -> _GateParame
             f"{view.tensor} is not in memory but offloaded; load the model without offloading, or "
             "edit the checkpoint with `surgery apply`"
         )
-    offset = parameter.data.storage_offset() + view.offset
-    strides = (view.row_stride, view.column_stride)
-    rows = parameter.data.as_strided((view.rows, view.columns), strides, offset)
-    return _GateParameter(view.tensor, parameter, rows, view.outputs(tuple(parameter.shape)))
+    rows, outputs = rows_in(parameter, view), view.outputs(tuple(parameter.shape))
+    return _GateParameter(view.tensor, parameter, rows, outputs)
+
+
+def rows_in(parameter: torch.nn.Parameter, view: RowView) -> torch.Tensor:
+    """The rows of a matrix [rows, d], a view into the parameter that holds it."""
+    return parameter.data.as_strided(
+        (view.rows, view.columns),
+        (view.row_stride, view.column_stride),
+        parameter.data.storage_offset() + view.offset,
+    )
 
 
 def _changes(

@@ -90,12 +90,6 @@ class RowView:
         return self.offset + last + 1
 
 
-def whole_matrix(stored: StoredTensor) -> RowView:
-    """All rows of a two-dimensional tensor."""
-    rows, columns = stored.shape
-    return RowView(stored.name, stored.dtype, rows, columns, 0, columns, 1)
-
-
 def read_rows(checkpoint: Checkpoint, view: RowView, start: int, stop: int) -> Rows:
     """Rows `start:stop` of a matrix, [stop - start, columns] in the stored dtype.
 

@@ -68,7 +68,16 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="TASK",
-            help="Capability task: wikitext, lambada, gsm8k, bbh, mmlu or tydiqa. Repeatable.",
+            help="Capability task: wikitext, lambada, gsm8k, bbh, mmlu, tydiqa, or any task of "
+            "lm-evaluation-harness. Repeatable.",
+            rich_help_panel=MEASURING,
+        ),
+    ] = None,
+    include_path: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Directory with your own task files for lm-evaluation-harness (YAML).",
             rich_help_panel=MEASURING,
         ),
     ] = None,
@@ -132,6 +141,7 @@ def evaluate(
             "samples": samples,
             "tasks": task or (),
             "task_limit": task_limit,
+            "include_path": include_path,
             "export_for_review": export_for_review,
             "backend": backend,
             "seed": seed,

@@ -57,6 +57,19 @@ def read_rows(source: Path | str) -> Rows:
         yield f"{path}, {place}", row
 
 
+def checked_text(value: object, where: str, name: str) -> str:
+    """A text that a tokenizer can read: JSON can spell half a surrogate pair, which none can.
+
+    Raises:
+        TextsError: no text, an empty one, or half a surrogate pair.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise TextsError(f"{where}: {name} is empty or no text; expected some words")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise TextsError(f"{where}: {name} holds half a surrogate pair; expected Unicode")
+    return value
+
+
 def json_line_rows(path: Path) -> Rows:
     """One object a line."""
     for number, line in enumerate(read_lines(path), 1):

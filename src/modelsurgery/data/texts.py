@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelsurgery.data.text_files import read_rows
+from modelsurgery.data.text_files import checked_text, read_rows
 from modelsurgery.errors import TextsError
 from modelsurgery.files.atomic import sha256_json
 
@@ -83,10 +83,10 @@ def load_texts(
             raise TextsError(f"{where}: label {label!r}; expected 1 (shows the behavior) or 0")
         texts.append(
             LabelledText(
-                _checked(row[column], where, "text"),
+                checked_text(row[column], where, "the text"),
                 known,
                 None if group in (None, "") else str(group),
-                None if reply in (None, "") else _checked(reply, where, "reply"),
+                None if reply in (None, "") else checked_text(reply, where, "the reply"),
                 _called_for(row, where),
             )
         )
@@ -222,7 +222,7 @@ def load_lines(source: Path | str) -> tuple[str, ...]:
         TextsError: the file cannot be used, with the line that says why.
     """
     lines = tuple(
-        _checked(_prompt_of(where, row), where, "text") for where, row in read_rows(source)
+        checked_text(_prompt_of(where, row), where, "the text") for where, row in read_rows(source)
     )
     if not lines:
         raise TextsError(f"{source}: no rows; expected some texts")
@@ -237,15 +237,6 @@ def _prompt_of(where: str, row: dict[str, Any]) -> str:
         if isinstance(value, str):
             return value
     raise TextsError(f"{where}: no field 'prompt' or 'text'; found {', '.join(map(repr, row))}")
-
-
-def _checked(text: object, where: str, name: str) -> str:
-    """A text that a tokenizer can read: JSON can spell half a surrogate pair, which none can."""
-    if not isinstance(text, str) or not text.strip():
-        raise TextsError(f"{where}: the {name} is empty; expected some words, remove the line")
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise TextsError(f"{where}: the {name} holds half a surrogate pair; expected Unicode")
-    return text
 
 
 def _identity(text: LabelledText) -> tuple[str | int | None, ...]:

@@ -42,13 +42,12 @@ class Agreement:
         return asdict(self)
 
 
-def agreement(first: Sequence[Verdict], second: Sequence[Verdict], *, seed: int = 0) -> Agreement:
+def agreement(first: Sequence[Verdict], second: Sequence[Verdict]) -> Agreement:
     """Agreement of two judges; what either could not judge is left out.
 
     Args:
         first: verdicts of one judge.
         second: of the other, on the same continuations in the same order.
-        seed: of the bootstrap.
     """
     pairs = [
         (one, other)
@@ -57,7 +56,7 @@ def agreement(first: Sequence[Verdict], second: Sequence[Verdict], *, seed: int 
     ]
     seen = Counter(pairs)
     table = np.array([[seen[one, other] for other in KINDS] for one in KINDS])
-    low, high = _interval(table, seed)
+    low, high = _interval(table)
     return Agreement(
         len(pairs),
         float(np.trace(table) / len(pairs)) if pairs else None,
@@ -76,11 +75,11 @@ def _kappa(table: NDArray[np.int64]) -> float | None:
     return None if chance == 1 else float((np.trace(table) / total - chance) / (1 - chance))
 
 
-def _interval(table: NDArray[np.int64], seed: int) -> tuple[float | None, float | None]:
+def _interval(table: NDArray[np.int64]) -> tuple[float | None, float | None]:
     total = int(table.sum())
     if not total:
         return None, None
-    drawn = np.random.default_rng(seed).multinomial(total, table.ravel() / total, RESAMPLES)
+    drawn = np.random.default_rng(0).multinomial(total, table.ravel() / total, RESAMPLES)
     kappas = [one for row in drawn if (one := _kappa(row.reshape(table.shape))) is not None]
     if not kappas:
         return None, None

@@ -1,18 +1,19 @@
 """A model card: what was edited, what changed and what broke, how to use it and how to go back.
 
-The front matter is what the Hub reads: base model and its relation, licence, tags. Text of others,
-as names of models, is put on one line and into code marks.
+huggingface_hub writes the front matter that the Hub reads: base model and its relation, license,
+tags, results. Text of others, as names of models, is put on one line and into code marks.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import yaml
+from typing import TYPE_CHECKING, Literal
 
 from modelsurgery.edit.edit import Edit
 from modelsurgery.results import RunResults
 from modelsurgery.results.tables import CARD, run_table
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 Form = Literal["adapter", "merged"]
 NOT_MEASURED = "Nothing was measured with these edits, or the results were not given."
@@ -39,26 +40,53 @@ class CardFacts:
     recipes: Sequence[str] = ()
 
 
-def model_card(facts: CardFacts) -> str:
-    """The card as Markdown with YAML front matter."""
-    parts = [_front_matter(facts), _what(facts), _numbers(facts), _use(facts), _limits(facts)]
+def model_card(facts: CardFacts) -> "ModelCard":
+    """The card: Markdown with YAML front matter."""
+    from huggingface_hub import ModelCard
+
+    parts = [_what(facts), _numbers(facts), _use(facts), _limits(facts)]
     if facts.recipes:
-        parts.append("## Recipe\n\n" + "\n\n".join(f"```yaml\n{one.strip()}\n```"
-                                                  for one in facts.recipes))  # fmt: skip
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+        recipes = "\n\n".join(f"```yaml\n{recipe.strip()}\n```" for recipe in facts.recipes)
+        parts.append(f"## Recipe\n\n{recipes}")
+    body = "\n\n".join(part.strip() for part in parts)
+    return ModelCard(f"---\n{_front_matter(facts).to_yaml()}\n---\n\n{body}\n")
 
 
-def _front_matter(facts: CardFacts) -> str:
-    content: dict[str, Any] = {
-        "base_model": facts.base_model,
-        "base_model_relation": "adapter" if facts.form == "adapter" else "finetune",
-        "library_name": "peft" if facts.form == "adapter" else "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["model-surgery", "modelsurgery"],
-    }
-    if facts.licence:
-        content["license"] = facts.licence
-    return f"---\n{yaml.safe_dump(content, sort_keys=False, allow_unicode=True)}---"
+def _front_matter(facts: CardFacts) -> "ModelCardData":
+    from huggingface_hub import ModelCardData
+
+    is_adapter = facts.form == "adapter"
+    return ModelCardData(
+        base_model=facts.base_model,
+        base_model_relation="adapter" if is_adapter else "finetune",
+        library_name="peft" if is_adapter else "transformers",
+        license=facts.licence,
+        pipeline_tag="text-generation",
+        tags=["model-surgery", "modelsurgery"],
+        # Of results there has to be a model's name; without any it would be a key of its own.
+        model_name=f"{facts.base_model} after surgery" if facts.results else None,
+        eval_results=[one for result in facts.results for one in _eval_results(result)] or None,
+    )
+
+
+def _eval_results(result: RunResults) -> "list[EvalResult]":
+    """What a run measured of the edited model, as the Hub lists it."""
+    from huggingface_hub import EvalResult
+
+    behavior, edited = result.behavior.name, result.behavior.edited
+    measured = {"perplexity": ("held-out neutral text", result.perplexity.edited)}
+    if edited is not None:
+        measured["behavior_rate"] = (f"held-out prompts of {behavior}", edited.rate)
+    return [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=behavior,
+            dataset_name=dataset,
+            metric_type=metric,
+            metric_value=value,
+        )
+        for metric, (dataset, value) in measured.items()
+    ]
 
 
 def _what(facts: CardFacts) -> str:

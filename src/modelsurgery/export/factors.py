@@ -6,6 +6,7 @@ for each direction. Rows that no edit touches have coefficient 0.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +19,9 @@ from modelsurgery.checkpoint.layouts import (
     choose_layout,
     find_gate_matrices,
 )
-from modelsurgery.checkpoint.rows import Weights
+from modelsurgery.checkpoint.rows import Weights, rounded
 from modelsurgery.edit.edit import Edit, layout_of, rows_reader, tensor_changes
-from modelsurgery.errors import NothingChangedError, UnsupportedModelError
+from modelsurgery.errors import NothingChangedError, RecipeError, UnsupportedModelError
 
 
 @dataclass(frozen=True)
@@ -135,3 +136,15 @@ def _factors(
         directions,
         coefficients,
     )
+
+
+def narrowed(values: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Factors in the dtype of an adapter, contiguous.
+
+    Raises:
+        RecipeError: a value overflows the dtype.
+    """
+    result = np.ascontiguousarray(rounded(values, dtype))
+    if not np.isfinite(result.astype(np.float32)).all():
+        raise RecipeError(f"a coefficient or direction overflows {dtype}; take float32")
+    return result

@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelsurgery.checkpoint.directory import Checkpoint
-from modelsurgery.checkpoint.rows import rounded
 from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import RecipeError, UnsupportedModelError
-from modelsurgery.export.factors import Factors, low_rank_factors
+from modelsurgery.export.factors import Factors, low_rank_factors, narrowed
 from modelsurgery.files.atomic import refuse_existing, storage_errors, write_bytes
 
 # `model_type` of config.json to llama.cpp's architecture, where its converter spells it otherwise.
@@ -96,19 +95,12 @@ def write_gguf_adapter(
     names = _names(gguf, architecture, checkpoint, factors)
     tensors: dict[str, NDArray[Any]] = {}
     for one, name in zip(factors, names, strict=True):
-        tensors[f"{name}.lora_a"] = _in_dtype(one.directions, dtype)
-        tensors[f"{name}.lora_b"] = _in_dtype(one.coefficients, dtype)
+        tensors[f"{name}.lora_a"] = narrowed(one.directions, np.dtype(dtype))
+        tensors[f"{name}.lora_b"] = narrowed(one.coefficients, np.dtype(dtype))
     rank = factors[0].rank
     content = _adapter_bytes(gguf, architecture, rank, tensors)
     write_bytes(path, content)
     return GgufAdapter(path, architecture, rank, names, len(content))
-
-
-def _in_dtype(values: NDArray[np.float32], dtype: str) -> NDArray[Any]:
-    result = np.ascontiguousarray(rounded(values, np.dtype(dtype)))
-    if not np.isfinite(result).all():
-        raise RecipeError(f"a coefficient or direction overflows {dtype}; take float32")
-    return result
 
 
 def _adapter_bytes(

@@ -4,7 +4,6 @@ It is written to a directory; it is uploaded only when that is asked for, by hug
 the login that it knows. No token passes through here, and none is stored.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,6 @@ from modelsurgery.results import RunResults, read_results
 from modelsurgery.results.reading import RESULTS_FILE
 
 RECIPE_FILE = "recipe.resolved.yaml"
-LICENCE_LINE = re.compile(r"^license:\s*['\"]?([\w.-]+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ def write_repository(
                 copy_file(path, place)
             else:
                 save_edit(one, place)
-        write_text(staged / "README.md", model_card(facts))
+        write_text(staged / "README.md", str(model_card(facts)))
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     return Repository(
         directory,
@@ -185,9 +183,13 @@ def _runs_of(edit_files: Sequence[Path], base_model: str) -> tuple[list[RunResul
 
 
 def _licence_of(checkpoint: Checkpoint) -> str | None:
-    """What the front matter of the base's own card says."""
+    """What the front matter of the base's own card says; None where that can't be read."""
+    from huggingface_hub.repocard import metadata_load
+
     card = checkpoint.directory / "README.md"
-    if not card.is_file():
+    try:
+        said = metadata_load(card) if card.is_file() else None
+    except (ValueError, yaml.YAMLError):
         return None
-    found = LICENCE_LINE.search(card.read_text(encoding="utf-8", errors="replace"))
-    return found.group(1) if found else None
+    licence = (said or {}).get("license")
+    return licence if isinstance(licence, str) else None

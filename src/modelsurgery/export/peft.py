@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from modelsurgery.checkpoint.directory import Checkpoint
-from modelsurgery.checkpoint.rows import DTYPES, rounded
+from modelsurgery.checkpoint.rows import DTYPES
 from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import RecipeError
-from modelsurgery.export.factors import Factors, low_rank_factors
+from modelsurgery.export.factors import Factors, low_rank_factors, narrowed
 from modelsurgery.files.atomic import staged_directory, write_bytes, write_json
 
 CONFIG_FILE = "adapter_config.json"
@@ -69,12 +68,13 @@ def write_peft_adapter(
     """
     if dtype not in ADAPTER_DTYPES:
         raise RecipeError(f"dtype {dtype!r}; expected one of {', '.join(ADAPTER_DTYPES)}")
+    numpy_dtype = DTYPES[ADAPTER_DTYPES[dtype]]
     factors = low_rank_factors(checkpoint, edits)
     tensors: dict[str, NDArray[Any]] = {}
     for one in factors:
         name = PREFIX + one.module
-        tensors[f"{name}.lora_A.weight"] = _in_dtype(one.directions, dtype)
-        tensors[f"{name}.lora_B.weight"] = _in_dtype(one.coefficients, dtype)
+        tensors[f"{name}.lora_A.weight"] = narrowed(one.directions, numpy_dtype)
+        tensors[f"{name}.lora_B.weight"] = narrowed(one.coefficients, numpy_dtype)
     content = save(tensors, {"format": "pt"})
     with staged_directory(directory) as staged:
         write_bytes(staged / WEIGHTS_FILE, content)
@@ -102,10 +102,3 @@ def adapter_config(factors: Sequence[Factors], base_model: str) -> dict[str, Any
         "modules_to_save": None,
         "inference_mode": True,
     }
-
-
-def _in_dtype(values: NDArray[np.float32], dtype: str) -> NDArray[Any]:
-    result = rounded(values, DTYPES[ADAPTER_DTYPES[dtype]])
-    if not np.isfinite(result.astype(np.float32)).all():
-        raise RecipeError(f"a coefficient or direction overflows {dtype}; take float32")
-    return result

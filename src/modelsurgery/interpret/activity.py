@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from modelsurgery.checkpoint.layouts import Address
 from modelsurgery.model.activations.neurons import Neurons
 from modelsurgery.model.chat_template import Text
-from modelsurgery.model.hidden_states import BATCH_TOKENS, MAX_TOKENS, batches
+from modelsurgery.model.hidden_states import BATCH_TOKENS, MAX_TOKENS, batches, mean_over_tokens
 from modelsurgery.model.language_model import LanguageModel
 
 Neuron = tuple[Address, int]  # of which gate matrix, which row
@@ -72,9 +72,7 @@ def watch(
             is_special = torch.isin(batch["input_ids"], special)
             tally.begin(batch["attention_mask"].bool() & ~is_special)
             states = model.decoder(**batch, output_hidden_states=True, use_cache=False)
-            mask = batch["attention_mask"].unsqueeze(-1).float()
-            pooled = (states.hidden_states[layer].float() * mask).sum(1) / mask.sum(1)
-            features[rows] = pooled.cpu()
+            features[rows] = mean_over_tokens(states.hidden_states[layer], batch["attention_mask"])
             tally.end()
     return Activity(features.numpy(), tally.counts(), tally.means())
 

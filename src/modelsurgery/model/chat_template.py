@@ -93,11 +93,6 @@ class ChatTemplate:
             )
         return str(known[name])
 
-    @property
-    def tells_time(self) -> bool:
-        """Whether the template may print the date."""
-        return self.exists and "strftime_now" in self.source
-
     def prompt(self, turns: Turns, *, thinking: bool = False) -> Rendered:
         """A conversation up to where the model answers; the last turn is a user's.
 

@@ -73,11 +73,8 @@ def extract_hidden_states(
     with progress("hidden states", len(texts)) as advance, torch.inference_mode():
         for rows, batch in batches(model, texts, max_tokens=max_tokens, batch_tokens=batch_tokens):
             states = _states(model, batch, wanted)
-            mask = batch["attention_mask"].unsqueeze(-1).float()
             for layer in wanted:
-                there = mask.to(states[layer].device)
-                pooled = (states[layer].float() * there).sum(1) / there.sum(1)
-                features[layer][rows] = pooled.cpu()
+                features[layer][rows] = mean_over_tokens(states[layer], batch["attention_mask"])
             advance(len(rows), tokens=int(batch["attention_mask"].sum()))
     for layer, found in features.items():
         if not found.isfinite().all():
@@ -87,6 +84,12 @@ def extract_hidden_states(
                 "(take --dtype float32)"
             )
     return HiddenStates(features)
+
+
+def mean_over_tokens(states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Mean over the tokens of each text, padding left out: [n, t, d] to [n, d] f32, on the CPU."""
+    mask = attention_mask.unsqueeze(-1).to(states.device, torch.float32)
+    return ((states.float() * mask).sum(1) / mask.sum(1)).cpu()
 
 
 class _SeenEnoughError(Exception):

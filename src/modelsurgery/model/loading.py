@@ -243,7 +243,7 @@ class SequenceClassifier:
     fingerprint: str
 
 
-def load_sequence_classifier(model: str, *, device: str | None = None) -> SequenceClassifier:
+def load_sequence_classifier(model: str) -> SequenceClassifier:
     """Load a sequence classifier, a directory or an id of the Hub; safetensors only.
 
     Raises:
@@ -274,7 +274,7 @@ def load_sequence_classifier(model: str, *, device: str | None = None) -> Sequen
     _check_complete(checkpoint, report)
     hashes = [sha256_file(checkpoint.directory / name) for name in checkpoint.files]
     return SequenceClassifier(
-        loaded.to(_device(device)).eval().requires_grad_(False),
+        loaded.to(_device(None)).eval().requires_grad_(False),
         tokenizer,
         sha256_json([hashes, checkpoint.config]),
     )

@@ -22,7 +22,7 @@ from modelsurgery.data.behaviors import Behavior, BehaviorFile, load_held_out
 from modelsurgery.data.behaviors.roots import local_root
 from modelsurgery.edit.edit_file import load_edit
 from modelsurgery.errors import EvaluationError, RecipeError
-from modelsurgery.evaluation.capability import available_tasks, measure_capability
+from modelsurgery.evaluation.capability import check_tasks, measure_capability
 from modelsurgery.evaluation.damage import measure_damage
 from modelsurgery.evaluation.evaluating import Evaluation, measure
 from modelsurgery.evaluation.generation import Generator, TransformersGenerator
@@ -54,7 +54,8 @@ class EvaluationPlan(BaseModel):
         sets: names of the behavior's prompt sets that are measured; None takes all.
         limit: prompts of each set, at most.
         samples: sampled continuations of each prompt; 0 continues greedily, once.
-        tasks: capability tasks.
+        tasks: capability tasks, of lm-eval too.
+        include_path: directory with task files of one's own, in lm-eval's YAML.
         task_limit: items of each capability task, at most.
         export_for_review: so many continuations are written to a sheet for a person to label.
         backend: what generates.
@@ -80,6 +81,7 @@ class EvaluationPlan(BaseModel):
     limit: Annotated[int, Field(ge=1)] | None = None
     samples: Annotated[int, Field(ge=0)] = 0
     tasks: tuple[str, ...] = ()
+    include_path: Path | None = None
     task_limit: Annotated[int, Field(ge=1)] | None = None
     export_for_review: Annotated[int, Field(ge=1)] | None = None
     backend: Literal["transformers", "vllm"] = "transformers"
@@ -162,6 +164,7 @@ def run_evaluation(plan: EvaluationPlan, *, progress: Progress = silent) -> Eval
             chosen,
             plan.tasks,
             data=local_root(plan.data),
+            include=plan.include_path,
             limit=plan.task_limit,
             progress=progress,
         )
@@ -191,10 +194,7 @@ def run_evaluation(plan: EvaluationPlan, *, progress: Progress = silent) -> Eval
 
 def _check_names(plan: EvaluationPlan) -> None:
     """Refuse what does not exist before anything is loaded."""
-    known = available_tasks()
-    for name in plan.tasks:
-        if name not in known:
-            raise RecipeError(f"no capability task {name!r}; expected some of {', '.join(known)}")
+    check_tasks(plan.tasks, plan.include_path)
     if plan.backend == "vllm" and importlib.util.find_spec("vllm") is None:
         raise EvaluationError("--backend vllm needs vLLM; pip install 'modelsurgery[vllm]'")
     if plan.tasks and plan.backend != "transformers":

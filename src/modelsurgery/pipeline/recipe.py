@@ -211,7 +211,7 @@ class Recipe(BaseModel):
         str | None,
         Field(
             description="Judge of continuations: ngrams, phrases, lab, texts, hf:MODEL[#LABEL], "
-            "chat:MODEL@URL, perspective or review:FILE."
+            "chat:MODEL@URL or review:FILE."
         ),
         Option(Panel.MEASURING, "the behavior's judge", metavar="JUDGE"),
     ] = None

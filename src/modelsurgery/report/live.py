@@ -1,23 +1,27 @@
-"""Progress on stderr: bars on a terminal, a plain line every few seconds elsewhere.
+"""Progress on stderr: rich's bars on a terminal, a plain line every few seconds elsewhere.
 
 Both tell the stage, how long it will take, tokens a second and the memory of the process. What
 takes no more than a moment says nothing. Colors are left out where NO_COLOR is set.
 """
 
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.spinner import Spinner
-from rich.table import Table
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bars
 from rich.text import Text
 
-from modelsurgery.files.progress import Progress
-from modelsurgery.report.stages import Stage, Stages, gpu_bytes, resident_bytes
+from modelsurgery.files.progress import Advance, Progress
+from modelsurgery.report.memory import gpu_bytes, resident_bytes
 
 SECONDS_BEFORE_FIRST_LINE = 1.0
 SECONDS_BETWEEN_LINES = 5.0
@@ -28,37 +32,80 @@ BAR_COLUMNS = 24
 @contextmanager
 def live_progress(console: Console) -> Iterator[Progress]:
     """Show stages on a console while the block lasts; on a terminal nothing of it stays."""
-    stages = Stages()
-    shown = _bars if console.is_terminal and not console.is_dumb_terminal else _plain_lines
-    with shown(stages, console):
+    stages = Stages(console)
+    is_drawn = console.is_terminal and not console.is_dumb_terminal
+    with stages if is_drawn else _plain_lines(stages, console):
         yield stages
 
 
-@contextmanager
-def _bars(stages: Stages, console: Console) -> Iterator[None]:
-    spinner = Spinner("dots")
-    with Live(
-        console=console,
-        get_renderable=lambda: _drawn(stages, spinner),
-        refresh_per_second=REFRESHES_PER_SECOND,
-        transient=True,
-        redirect_stdout=False,  # results are for whoever reads stdout
-    ):
-        yield
+class _TokensPerSecond(ProgressColumn):
+    """Mean rate since the stage was opened; nothing where no tokens were told of."""
+
+    def render(self, task: Task) -> Text:
+        return Text(_rate(task) or "")
 
 
-def _drawn(stages: Stages, spinner: Spinner) -> Group:
-    now = time.monotonic()
-    table = Table.grid(padding=(0, 1))
-    table.add_column(no_wrap=True)
-    table.add_column(width=BAR_COLUMNS)
-    table.add_column(no_wrap=True, overflow="ellipsis")
-    for stage in stages.shown():
-        bar = ProgressBar(stage.total, min(stage.done, stage.total), width=BAR_COLUMNS)
-        has_steps = stage.total > 0
-        table.add_row(stage.name, bar if has_steps else spinner, ", ".join(_told(stage, now)))
-    footer = ", ".join([*_memory(), _clock(now - stages.started)])
-    return Group(table, Text(footer, style="dim"))
+class Stages(Bars):
+    """Bars of all stages that are open, outermost first. Calling it opens one: a `Progress`.
+
+    Where no stage is open there is one without steps, `starting` and later `working`.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._now = console.get_time
+        self._started = self._now()
+        super().__init__(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(BAR_COLUMNS),
+            MofNCompleteColumn(separator=" of "),
+            TimeRemainingColumn(),
+            _TokensPerSecond(),
+            console=console,
+            refresh_per_second=REFRESHES_PER_SECOND,
+            speed_estimate_period=float("inf"),  # steps may take minutes each
+            transient=True,
+            redirect_stdout=False,  # results are for whoever reads stdout
+        )
+        self._idle = self.add_task("starting", total=None, tokens=0)
+        self._open = 0
+
+    @contextmanager
+    def __call__(self, stage: str, total: int) -> Iterator[Advance]:
+        """Open a stage for as long as the block lasts; a total of 0 is not known."""
+        number = self.add_task(stage, total=total or None, tokens=0)
+        self.advance(number, 0)  # the first step's time counts for the pace, too
+        task = next(one for one in self.tasks if one.id == number)
+
+        def advance(steps: int, *, tokens: int = 0) -> None:
+            if task.total is not None and task.completed + steps > task.total:
+                task.total = task.finished_time = None  # nobody knows the end any more
+            if steps:
+                self.advance(number, steps)
+            self.update(number, tokens=task.fields["tokens"] + tokens)
+
+        self._count(1)
+        try:
+            yield advance
+        finally:
+            self.remove_task(number)
+            self._count(-1)
+
+    def _count(self, opened: int) -> None:
+        self._open += opened
+        self.update(self._idle, visible=not self._open, description="working")
+
+    def footer(self) -> list[str]:
+        """Memory, and the time since the work began."""
+        return [*_memory(), _clock(self._now() - self._started)]
+
+    def shown(self) -> list[Task]:
+        """The stages that are open, or the one without steps."""
+        return [task for task in self.tasks if task.visible]
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The bars, and the footer below."""
+        yield from super().get_renderables()
+        yield Text(", ".join(self.footer()), style="dim")
 
 
 @contextmanager
@@ -87,25 +134,22 @@ def plain_line(stages: Stages) -> str:
     Example:
         `[1:05] survivors 3 of 8, 1:20 left; generate 20 of 100, 5 s left, 900 tokens/s; 0.6 GB`
     """
-    now = time.monotonic()
-    told = [
-        " ".join([one.name, ", ".join(_told(one, now))]).strip() + ";" for one in stages.shown()
-    ]
-    line = " ".join([f"[{_clock(now - stages.started)}]", *told, ", ".join(_memory())])
-    return line.rstrip("; ")
+    *memory, clock = stages.footer()
+    told = [f"{task.description} {_told(task)}".strip() for task in stages.shown()]
+    return f"[{clock}] {'; '.join([*told, *([', '.join(memory)] if memory else [])])}"
 
 
-def _told(stage: Stage, now: float) -> list[str]:
+def _told(task: Task) -> str:
     """How far a stage is, in words."""
-    parts = []
-    if stage.total > 0:
-        parts.append(f"{stage.done} of {max(stage.done, stage.total)}")
-    left, rate = stage.seconds_left(now), stage.tokens_per_second(now)
-    if left is not None:
-        parts.append(f"{_duration(left)} left")
-    if rate is not None:
-        parts.append(f"{rate:,.0f} tokens/s")
-    return parts
+    steps = None if task.total is None else f"{task.completed:.0f} of {task.total:.0f}"
+    left = task.time_remaining
+    told = [steps, None if left is None else f"{_duration(left)} left", _rate(task)]
+    return ", ".join(part for part in told if part)
+
+
+def _rate(task: Task) -> str | None:
+    tokens, seconds = task.fields["tokens"], task.elapsed
+    return f"{tokens / seconds:,.0f} tokens/s" if tokens and seconds else None
 
 
 def _memory() -> list[str]:

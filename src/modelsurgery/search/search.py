@@ -144,7 +144,6 @@ class Search:
         self._model, self._judge, self._store = model, judge, store
         self._sign, self._seed, self._progress = sign, seed, progress
         self._uncalled = uncalled
-        self._probes = {probe.layer: probe for probe in probes}
         self._directions: dict[tuple[int | None, str], np.ndarray] = {
             (probe.layer, rule): probe.direction(rule)
             for probe in probes
@@ -273,10 +272,6 @@ class Search:
                 best = replace(one, trial=replace(trial, effect=effect))
                 return [best, *survivors[place + 1 :]]
         return []
-
-    def probe_of(self, setting: Setting) -> Probe:
-        """The probe that gives a setting's direction."""
-        return self._probes[setting.probe_layer]
 
     def edit_of(self, setting: Setting, strength: float) -> Edit:
         """The edit of a setting, strengths being positive."""

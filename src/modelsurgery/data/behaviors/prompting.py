@@ -1,12 +1,12 @@
 """Sets of prompts that a behavior is measured on, and keeping them apart from what was tuned on."""
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from modelsurgery.data.behaviors.format import Category, CorpusPrompts, PublishedRate
 from modelsurgery.data.behaviors.roots import located
+from modelsurgery.data.choosing import evenly
 from modelsurgery.data.corpora import Prompt, load_corpus_prompts
 from modelsurgery.data.texts import LabelledText
 
@@ -71,7 +71,7 @@ def corpus_prompt_set(
     return PromptSet(
         described.called,
         described.title,
-        evenly(prompts, limit, described.by, seed),
+        evenly_by(prompts, limit, described.by, seed),
         described.max_new_tokens,
         described.stop,
         tuple(described.by),
@@ -98,25 +98,10 @@ def half_texts(texts: Sequence[LabelledText]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*whole, *halves]))
 
 
-def evenly(
+def evenly_by(
     prompts: Sequence[Prompt], limit: int | None, by: Sequence[Category], seed: int
 ) -> tuple[Prompt, ...]:
-    """At most `limit` prompts, in their order, as many of each kind as can be.
-
-    Inside a kind, a hash of text and seed decides, so the choice is stable.
-    """
-    if limit is None or limit >= len(prompts):
-        return tuple(prompts)
-    kinds: dict[tuple[str | None, ...], list[int]] = {}
-    order = sorted(range(len(prompts)), key=lambda number: _order(prompts[number], seed))
-    for number in order:
-        kind = tuple(getattr(prompts[number], name) for name in by)
-        kinds.setdefault(kind, []).append(number)
-    rounds = [(place, number) for of_kind in kinds.values() for place, number in enumerate(of_kind)]
-    ranks = {number: rank for rank, number in enumerate(order)}
-    chosen = sorted(rounds, key=lambda pair: (pair[0], ranks[pair[1]]))[:limit]
-    return tuple(prompts[number] for number in sorted(number for _, number in chosen))
-
-
-def _order(prompt: Prompt, seed: int) -> tuple[bytes, str]:
-    return hashlib.sha256(f"{seed}\0{prompt.text}".encode()).digest(), prompt.text
+    """At most `limit` prompts, in their order, as many of each kind as can be: see `evenly`."""
+    kinds = [tuple(getattr(prompt, name) for name in by) for prompt in prompts]
+    chosen = evenly([prompt.text for prompt in prompts], limit, kinds=kinds, seed=seed)
+    return tuple(prompts[number] for number in sorted(chosen))

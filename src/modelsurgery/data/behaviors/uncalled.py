@@ -11,7 +11,7 @@ from modelsurgery.data.behaviors.format import BehaviorFile
 from modelsurgery.data.behaviors.prompting import (
     PromptSet,
     corpus_prompt_set,
-    evenly,
+    evenly_by,
     plain_prompt_set,
 )
 
@@ -45,7 +45,7 @@ def uncalled_prompts(
         return None, ()
     sets = [corpus_prompt_set(one, data, None, seed) for one in wanted.prompts]
     pooled = {prompt.text: prompt for one in sets for prompt in one.prompts}
-    chosen = evenly(tuple(pooled.values()), limit, ("group",), seed)
+    chosen = evenly_by(tuple(pooled.values()), limit, ("group",), seed)
     title = " and ".join(one.title or one.name for one in sets)
     held = replace(sets[0], name=wanted.name, title=title, prompts=chosen, by=("group",))
     tuned = corpus_prompt_set(wanted.tuning, data, None, seed).texts

@@ -5,19 +5,18 @@ directory, or from the Hub (the extra `data`). Of a few, small parts ship with t
 much of them is offensive. Several have no license that would allow it.
 """
 
-import hashlib
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
+from modelsurgery.data.choosing import evenly
 from modelsurgery.data.corpora.columns import keys_of, name_of, optional_text_of, score_of, text_of
 from modelsurgery.data.corpora.format import Corpus, PromptColumns, TextColumn, corpora
 from modelsurgery.data.corpora.reading import Row, cut
 from modelsurgery.data.corpora.sources import corpus_rows, find_corpus
 from modelsurgery.data.texts import LabelledText, check_texts
 from modelsurgery.errors import TextsError
-from modelsurgery.files.atomic import sha256_json
 
 __all__ = [
     "Corpus",
@@ -31,7 +30,6 @@ __all__ = [
     "load_corpus_questions",
     "load_corpus_scores",
     "load_corpus_texts",
-    "prompts_sha256",
 ]
 
 TOXIC_FROM = 0.5  # as RealToxicityPrompts and Civil Comments define toxic
@@ -226,11 +224,6 @@ def load_corpus_passages(
     return tuple(text_of(row, corpus.passages) for row in corpus_rows(corpus, path, split))
 
 
-def prompts_sha256(prompts: Iterable[Prompt]) -> str:
-    """Hash of the prompts with all their attributes, in order; `texts_sha256` is that of texts."""
-    return sha256_json([asdict(prompt) for prompt in prompts])
-
-
 def _corpus(name: str, part: str) -> Corpus:
     known = corpora()
     having = [one for one, corpus in known.items() if getattr(corpus, part)]
@@ -330,11 +323,7 @@ def _chosen(keys: Sequence[str], limit: int | None, seed: int) -> list[int]:
     """Numbers of at most `limit` keys, in order; equal keys are told apart by their number."""
     if limit is not None and limit < 1:
         raise TextsError(f"at most {limit} texts; expected per_class or per_file of 1 or more")
-
-    def order(number: int) -> tuple[bytes, int]:
-        return hashlib.sha256(f"{seed}\0{keys[number]}".encode()).digest(), number
-
-    return sorted(sorted(range(len(keys)), key=order)[:limit])
+    return sorted(evenly(keys, limit, seed=seed))
 
 
 def _some_of(prompts: Sequence[Prompt], limit: int | None, seed: int) -> list[Prompt]:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from modelsurgery.data.corpora.reading import Row, cut
+from modelsurgery.data.text_files import checked_text
 from modelsurgery.errors import TextsError
 
 
@@ -12,14 +13,7 @@ def text_of(row: Row, column: str) -> str:
     Raises:
         TextsError: no such column, no text, an empty one, or one that no tokenizer can read.
     """
-    value = value_of(row, column)
-    if not isinstance(value, str) or not value.strip():
-        raise TextsError(f"{row.where}: {column!r} is empty or no text; expected some words")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise TextsError(f"{row.where}: half a surrogate pair; expected Unicode") from error
-    return value
+    return checked_text(value_of(row, column), row.where, repr(column))
 
 
 def optional_text_of(row: Row, column: str) -> str | None:

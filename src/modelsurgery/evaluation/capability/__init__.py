@@ -3,21 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from modelsurgery.data.corpora import (
-    corpora,
-    find_corpus,
-    load_corpus_passages,
-    load_corpus_questions,
-)
+from modelsurgery.data.behaviors.roots import located
+from modelsurgery.data.corpora import load_corpus_passages, load_corpus_questions
 from modelsurgery.edit.edit import Edit
-from modelsurgery.errors import RecipeError, TextsError
-from modelsurgery.evaluation.capability.published import TASKS, PublishedTask
 from modelsurgery.evaluation.capability.results import (
     Item,
     PerplexityResult,
     TaskResult,
     compare_items,
 )
+from modelsurgery.evaluation.capability.tasks import check_task
 from modelsurgery.evaluation.capability.windows import compare_perplexity
 from modelsurgery.evaluation.language_modelling import greedy_answers
 from modelsurgery.files.progress import Progress, silent
@@ -26,16 +21,12 @@ from modelsurgery.model.language_model import LanguageModel
 __all__ = [
     "Item",
     "PerplexityResult",
-    "PublishedTask",
     "TaskResult",
-    "available_tasks",
+    "check_tasks",
     "measure_capability",
 ]
 
-
-def available_tasks() -> dict[str, PublishedTask]:
-    """What can be measured, by name, with the paper's setting and its numbers."""
-    return TASKS
+OWN_TASKS = ("wikitext", "lambada")  # measured without lm-eval
 
 
 def measure_capability(
@@ -44,6 +35,7 @@ def measure_capability(
     tasks: Sequence[str],
     *,
     data: Path | None = None,
+    include: Path | None = None,
     limit: int | None = None,
     max_new_tokens: int | None = None,
     progress: Progress = silent,
@@ -53,8 +45,10 @@ def measure_capability(
     Args:
         model: the base model.
         edits: applied together, in memory; none measures the base model alone.
-        tasks: names of `available_tasks`.
-        data: directory with local copies of the data sets, a folder each.
+        tasks: `wikitext`, `lambada`, or names of tasks, groups and tags of lm-evaluation-harness.
+        data: directory with local copies of the data sets, a folder each; without it lm-eval
+            loads its data from the Hub.
+        include: directory with task files of one's own, in lm-eval's YAML.
         limit: items (windows of WikiText) of each task, at most, chosen by a hash of the item.
         max_new_tokens: of an answer; None takes the task's own.
         progress: is told of items done.
@@ -66,10 +60,8 @@ def measure_capability(
     """
     results: dict[str, PerplexityResult | TaskResult] = {}
     for name in tasks:
-        if name not in TASKS:
-            raise RecipeError(f"no capability task {name!r}; expected some of {', '.join(TASKS)}")
         if name == "wikitext":
-            text = "".join(load_corpus_passages(name, _located(name, data), split="test"))
+            text = "".join(load_corpus_passages(name, located(name, data), split="test"))
             results[name] = compare_perplexity(model, text, edits, limit=limit, progress=progress)
         elif name == "lambada":
             results[name] = _lambada(model, edits, data, limit, progress)
@@ -77,9 +69,28 @@ def measure_capability(
             from modelsurgery.evaluation.capability.harness import measure_task
 
             results[name] = measure_task(
-                model, edits, name, data, limit, max_new_tokens, progress=progress
+                model,
+                edits,
+                name,
+                data,
+                limit,
+                include=include,
+                max_new_tokens=max_new_tokens,
+                progress=progress,
             )
     return results
+
+
+def check_tasks(tasks: Sequence[str], include: Path | None = None) -> None:
+    """Refuse tasks that can't be measured, before anything is loaded.
+
+    Raises:
+        RecipeError: no such task.
+        EvaluationError: the extra `eval` is not installed.
+    """
+    for name in tasks:
+        if name not in OWN_TASKS:
+            check_task(name, include)
 
 
 def _lambada(
@@ -89,7 +100,7 @@ def _lambada(
     limit: int | None,
     progress: Progress,
 ) -> TaskResult:
-    questions = load_corpus_questions("lambada", _located("lambada", data))[:limit]
+    questions = load_corpus_questions("lambada", located("lambada", data))[:limit]
     pairs = [(one.question, f" {one.answer}") for one in questions]
     base = greedy_answers(model, pairs, progress=progress)
     edited = greedy_answers(model, pairs, edits, progress=progress) if edits else None
@@ -98,15 +109,3 @@ def _lambada(
         for number, hit in enumerate(base)
     ]
     return compare_items("lambada", items)
-
-
-def _located(name: str, data: Path | None) -> Path | None:
-    if data is None:
-        return None
-    found = find_corpus(name, data)
-    if found is None:
-        raise TextsError(
-            f"{data}: no folder {name}; expected {corpora()[name].title}, published at "
-            f"{corpora()[name].home}"
-        )
-    return found

@@ -1,16 +1,10 @@
 """The bridge to lm-evaluation-harness (extra `eval`): its requests, on the model in memory.
 
-The tasks are ours, made from local files, so that nothing is fetched; the harness batches and
-truncates, generates, and compares likelihoods, as for the numbers that are published with it.
+The harness makes prompts, batches and truncates, generates, compares likelihoods and scores, as for
+the numbers that are published with it.
 """
 
-import contextlib
-import importlib.util
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +12,10 @@ import torch
 
 from modelsurgery.apply.in_memory import edited
 from modelsurgery.edit.edit import Edit
-from modelsurgery.errors import EvaluationError
-from modelsurgery.evaluation.capability.items import LETTERS, Question, load_items, score
+from modelsurgery.errors import RecipeError
 from modelsurgery.evaluation.capability.published import TASKS
 from modelsurgery.evaluation.capability.results import Item, TaskResult, compare_items
+from modelsurgery.evaluation.capability.tasks import HarnessTasks, find_tasks, quietly
 from modelsurgery.evaluation.predictions import last_logits
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.chat_template import Rendered
@@ -29,99 +23,93 @@ from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.token_ids import opening_ids, without_beginning
 
 BATCH_ITEMS = 8  # of generated answers
+ANSWER_TOKENS = 256  # at most, where a task says nothing; the harness's own default
 
 
 def measure_task(
     model: LanguageModel,
     edits: Sequence[Edit],
-    task: str,
+    name: str,
     data: Path | None,
     limit: int | None,
-    max_new_tokens: int | None = None,
     *,
+    include: Path | None = None,
+    max_new_tokens: int | None = None,
     progress: Progress = silent,
 ) -> TaskResult:
     """Scores of base and edited model on the same items.
 
     Raises:
         EvaluationError: lm-evaluation-harness is not installed.
-        TextsError: the task's files are not there.
+        RecipeError: no such task, or one that this can't measure.
+        TextsError: the task's data are not there.
     """
-    if importlib.util.find_spec("lm_eval") is None:
-        raise EvaluationError(
-            f"task {task!r} needs lm-evaluation-harness; pip install 'modelsurgery[eval]'"
-        )
-    questions = load_items(task, data, limit)
-    # The harness refuses answers as long as the model's context; half of it is for the prompt.
-    length = min(max_new_tokens or TASKS[task].max_new_tokens, model.context_length // 2)
-    with progress(task, 2 if edits else 1) as advance:
-        base = _scores(model, task, questions, length)
+    found = find_tasks(name, data, include)
+    for task in found.tasks.values():
+        _shorten(task, max_new_tokens, model.context_length)
+    chosen = found.chosen(limit, TASKS[name].per_group if name in TASKS else None)
+    with progress(name, 2 if edits else 1) as advance:
+        base = _scores(model, found, chosen)
         advance(1)
         after = None
         if edits:
             with edited(model.model, *edits):
-                after = _scores(model, task, questions, length)
+                after = _scores(model, found, chosen)
             advance(1)
+    several = len(found.tasks) > 1
     items = [
-        Item(one.identity, one.group, base[number], None if after is None else after[number])
-        for number, one in enumerate(questions)
+        Item(
+            f"{task}/{number}",
+            task if several else None,
+            score,
+            None if after is None else after[task, number],
+        )
+        for (task, number), score in base.items()
     ]
-    return compare_items(task, items)
+    shots = next(iter(found.tasks.values())).config.num_fewshot
+    return compare_items(name, items, score=found.score, shots=shots)
+
+
+def _shorten(task: Any, max_new_tokens: int | None, context_length: int) -> None:
+    """Keep answers in half of the context: the harness refuses those that leave no prompt."""
+    if task.OUTPUT_TYPE != "generate_until":
+        return
+    own = (task.config.generation_kwargs or {}).get("max_gen_toks", ANSWER_TOKENS)
+    length = min(max_new_tokens or own, context_length // 2)
+    task.set_config("generation_kwargs", {"max_gen_toks": length}, update=True)
 
 
 def _scores(
-    model: LanguageModel, task: str, questions: Sequence[Question], max_new_tokens: int
-) -> list[float]:
-    """Score of each question with the model as it is now."""
-    with _quietly():
-        import datasets
+    model: LanguageModel, found: HarnessTasks, chosen: dict[str, list[int]]
+) -> dict[tuple[str, int], float]:
+    """Score of each chosen item, by task and number, with the model as it is now."""
+    metric, _, kept = found.score.partition(",")
+    with quietly():
         import lm_eval
-        from lm_eval.api.task import ConfigurableTask
 
-        rows = [asdict(replace(one, group=one.group or "")) for one in questions]
-        table = datasets.Dataset.from_list([{**row, "row": k} for k, row in enumerate(rows)])
-        config: dict[str, Any] = {
-            "task": task,
-            "custom_dataset": lambda **_: datasets.DatasetDict({"test": table}),
-            "test_split": "test",
-            "num_fewshot": 0,  # the shots stand in the prompt
-            "doc_to_text": lambda row: row["prompt"],
-            "metadata": {"version": 1},
-        }
-        if questions[0].is_choice:
-            config |= {
-                "output_type": "multiple_choice",
-                "doc_to_choice": lambda _: list(LETTERS),
-                "doc_to_target": lambda row: LETTERS.index(row["answers"][0]),
-                "metric_list": [{"metric": "acc"}],
-            }
-        else:
-            config |= {
-                "output_type": "generate_until",
-                "doc_to_target": lambda row: row["answers"][0],
-                "generation_kwargs": {
-                    "until": list(questions[0].until),
-                    "max_gen_toks": max_new_tokens,
-                    "do_sample": False,
-                },
-                "process_results": lambda row, said: {
-                    "score": score(task, questions[row["row"]], said[0])
-                },
-                "metric_list": [
-                    {"metric": "score", "aggregation": "mean", "higher_is_better": True}
-                ],
-            }
         answer = lm_eval.simple_evaluate(
-            model=_harness_model(model, 1 if questions[0].is_choice else BATCH_ITEMS),
-            tasks=[ConfigurableTask(config=config)],
+            model=_harness_model(model),
+            tasks=[found.tasks[name] for name in chosen],
+            num_fewshot=found.shots,
+            samples=chosen,
             bootstrap_iters=0,
-            log_samples=True,
+            task_manager=found.manager,
         )
-    samples = sorted(answer["samples"][task], key=lambda one: one["doc_id"])
-    return [float(one["acc" if questions[0].is_choice else "score"]) for one in samples]
+    scores = {
+        (name, sample["doc_id"]): float(sample[metric])
+        for name in chosen
+        for sample in answer["samples"][name]
+        if sample["filter"] == kept
+    }
+    if not all(0 <= score <= 1 for score in scores.values()):
+        raise RecipeError(
+            f"{found.score} gives {', '.join(chosen)} scores that are not from 0 to 1; expected "
+            "a task with shares"
+        )
+    return scores
 
 
-def _harness_model(model: LanguageModel, batch_items: int) -> Any:
+def _harness_model(model: LanguageModel) -> Any:
     """The model as the harness takes it, with our token ids.
 
     Its own (0.4.13) are the tokenizer's, which may put an end behind a prompt and its answer; and a
@@ -164,27 +152,15 @@ def _harness_model(model: LanguageModel, batch_items: int) -> Any:
                 (pair, without_beginning(before, self.max_length + 1 - len(ids), opening), ids)
                 for pair, before, ids in requests
             ]
-            return super()._loglikelihood_tokens(kept, *given, **named)
+            self.batch_size_per_gpu = 1
+            try:
+                return super()._loglikelihood_tokens(kept, *given, **named)
+            finally:
+                self.batch_size_per_gpu = BATCH_ITEMS
 
         def _model_call(self, inps: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
             batch = {"input_ids": inps, "attention_mask": torch.ones_like(inps)}
             with torch.inference_mode():
                 return last_logits(model.model, batch, self.answer_tokens)
 
-    return HarnessModel(pretrained=model.model, tokenizer=model.tokenizer, batch_size=batch_items)
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Without the harness's logs, progress bars and deprecations."""
-    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "transformers")]
-    levels = [one.level for one in loggers]
-    for one in loggers:
-        one.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for one, level in zip(loggers, levels, strict=True):
-            one.setLevel(level)
+    return HarnessModel(pretrained=model.model, tokenizer=model.tokenizer, batch_size=BATCH_ITEMS)

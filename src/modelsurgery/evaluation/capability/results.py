@@ -36,6 +36,8 @@ class TaskResult:
         edited: of the edited model; None without an edit.
         change: the paired difference over items; None without an edit.
         by: mean scores of each group, base and edited.
+        score: what lm-eval calls the score, metric and filter; empty for those measured here.
+        shots: solved examples in each prompt.
     """
 
     task: str
@@ -44,15 +46,18 @@ class TaskResult:
     edited: Rate | None
     change: PairedChange | None
     by: dict[str, tuple[Rate, Rate | None]]
+    score: str = ""
+    shots: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain values, without the single items."""
-        published = TASKS[self.task]
+        published = TASKS.get(self.task)
         change = self.change
         return {
-            "title": published.title,
-            "metric": published.metric,
-            "shots": published.shots,
+            "title": published.title if published else self.task,
+            "metric": published.metric if published else self.score.removesuffix(",none"),
+            "score": self.score,
+            "shots": self.shots,
             "items": len(self.items),
             "base": asdict(self.base),
             "edited": None if self.edited is None else asdict(self.edited),
@@ -64,7 +69,7 @@ class TaskResult:
                 }
                 for group, (base, edited) in self.by.items()
             },
-            "published": {"model": "LLaMA2-7B", "base": published.base, "edited": published.edited},
+            "published": _published(self.task),
         }
 
 
@@ -99,11 +104,13 @@ class PerplexityResult:
             "title": published.title,
             "metric": published.metric,
             **asdict(self),
-            "published": {"model": "LLaMA2-7B", "base": published.base, "edited": published.edited},
+            "published": _published("wikitext"),
         }
 
 
-def compare_items(task: str, items: Sequence[Item]) -> TaskResult:
+def compare_items(
+    task: str, items: Sequence[Item], *, score: str = "", shots: int = 0
+) -> TaskResult:
     """Means over items, whole and by group; at least one item."""
     groups: dict[str, list[Item]] = {}
     for item in items:
@@ -113,7 +120,14 @@ def compare_items(task: str, items: Sequence[Item]) -> TaskResult:
     after = [item.edited for item in items if item.edited is not None]
     change = paired_change([item.base for item in items], after) if after else None
     by = {group: _means(some) for group, some in sorted(groups.items())}
-    return TaskResult(task, tuple(items), base, edited, change, by)
+    return TaskResult(task, tuple(items), base, edited, change, by, score, shots)
+
+
+def _published(task: str) -> dict[str, Any] | None:
+    """What the paper measured; None of tasks that it does not have."""
+    if task not in TASKS:
+        return None
+    return {"model": "LLaMA2-7B", "base": TASKS[task].base, "edited": TASKS[task].edited}
 
 
 def _means(items: Sequence[Item]) -> tuple[Rate, Rate | None]:

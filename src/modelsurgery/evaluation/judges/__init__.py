@@ -15,8 +15,7 @@ __all__ = ["Judge", "LabJudge", "TextsJudge", "Verdict", "judge_for", "judge_spe
 
 TEXTS = "texts"  # the judge that is made from a behavior's labelled texts
 KINDS = (
-    "ngrams, phrases, lab, texts, hf:MODEL[#LABEL] or a directory, chat:MODEL@URL, perspective, "
-    "review:FILE.csv"
+    "ngrams, phrases, lab, texts, hf:MODEL[#LABEL] or a directory, chat:MODEL@URL, review:FILE.csv"
 )
 
 
@@ -74,12 +73,11 @@ def _plain(spec: str, behavior: Behavior, seed: int) -> Judge:
         if behavior.name != "refusal":
             raise RecipeError(f"judge 'phrases' counts refusals; it can't judge {behavior.name!r}")
         return RefusalPhrasesJudge()
-    if spec == "perspective":
-        from modelsurgery.evaluation.judges.perspective import PerspectiveJudge
-
-        if behavior.name != "toxicity":
-            raise RecipeError(f"judge 'perspective' knows toxicity, not {behavior.name!r}")
-        return PerspectiveJudge()
+    if spec == "perspective":  # the paper's; recipes may still name it
+        raise RecipeError(
+            "judge 'perspective' is gone: its service closes on 2026-12-31; use --judge ngrams, or "
+            "another"
+        )
     raise RecipeError(f"no judge {spec!r}; expected {KINDS}")
 
 

@@ -141,8 +141,3 @@ def _opposite(labels: Sequence[str], shows: int, known: Known | None) -> int | N
         return labels.index(known.opposite)
     found = [k for k, one in enumerate(labels) if one.lower() in {"positive", "pos"} and k != shows]
     return found[0] if len(found) == 1 else None
-
-
-def known_judges(behavior: str) -> list[str]:
-    """Ids of published classifiers for a behavior."""
-    return [model for model, known in KNOWN.items() if known.behavior == behavior]

@@ -16,6 +16,7 @@ from modelsurgery.errors import EvaluationError
 
 ATTEMPTS = 5
 LONGEST_WAIT_SECONDS = 60.0
+OK = 200
 PASSING_STATUSES = {408, 409, 425, 429, 500, 502, 503, 504}
 
 
@@ -34,7 +35,6 @@ class Address:
         self,
         url: str,
         *,
-        shown: str | None = None,
         first_wait_seconds: float = 1.0,
         on_retry: Callable[[], None] = lambda: None,
         advice: str,
@@ -43,21 +43,18 @@ class Address:
 
         Args:
             url: where to post.
-            shown: the same without secrets, for messages.
             first_wait_seconds: before the first retry; later ones wait longer.
             on_retry: is called before each retry.
             advice: what to check when the server refuses.
         """
-        self._url, self._shown, self._advice = url, shown or url, advice
+        self._url, self._advice = url, advice
         self._on_retry = on_retry
         self._backoff = wait_exponential_jitter(
             multiplier=first_wait_seconds, max=LONGEST_WAIT_SECONDS
         )
 
-    def post(
-        self, client: httpx.Client, body: dict[str, Any], accepted: tuple[int, ...] = (200,)
-    ) -> httpx.Response:
-        """The server's answer, with one of the accepted statuses.
+    def post(self, client: httpx.Client, body: dict[str, Any]) -> httpx.Response:
+        """The server's answer, of status 200.
 
         Raises:
             EvaluationError: the server refuses, or does not answer after several attempts.
@@ -70,30 +67,27 @@ class Address:
             reraise=True,
         )
         try:
-            return retrying(self._sent, client, body, accepted)
+            return retrying(self._sent, client, body)
         except _PassingError as error:
             raise EvaluationError(
-                f"the judge at {self._shown} did not answer in {ATTEMPTS} attempts ({error}); "
+                f"the judge at {self._url} did not answer in {ATTEMPTS} attempts ({error}); "
                 "see that it is up, then run the same command again"
             ) from error
 
-    def _sent(
-        self, client: httpx.Client, body: dict[str, Any], accepted: tuple[int, ...]
-    ) -> httpx.Response:
+    def _sent(self, client: httpx.Client, body: dict[str, Any]) -> httpx.Response:
         try:
             response = client.post(self._url, json=body)
         except httpx.TransportError as error:
             raise _PassingError(type(error).__name__) from error
         except httpx.InvalidURL as error:
             raise EvaluationError(
-                f"judge address {self._shown!r}: {error}; expected one like "
-                "http://localhost:8000/v1"
+                f"judge address {self._url!r}: {error}; expected one like http://localhost:8000/v1"
             ) from error
         if response.status_code in PASSING_STATUSES:
             raise _PassingError(f"status {response.status_code}", _retry_after(response))
-        if response.status_code not in accepted:
+        if response.status_code != OK:
             raise EvaluationError(
-                f"the judge at {self._shown} refuses with status {response.status_code}; "
+                f"the judge at {self._url} refuses with status {response.status_code}; "
                 f"{self._advice}"
             )
         return response

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from modelsurgery.data.choosing import evenly
 from modelsurgery.data.text_files import csv_fields, read_text
 from modelsurgery.errors import TextsError
 from modelsurgery.evaluation.judges.verdicts import Verdict
@@ -53,22 +54,19 @@ def export_for_review(rows: Sequence[ReviewRow], path: Path, count: int, seed: i
     They are drawn evenly from both models and all verdicts, in an order that a hash of text and
     seed gives. Empty continuations need no label and are left out.
     """
-    kinds: dict[tuple[str, str], list[ReviewRow]] = {}
-    for row in sorted(rows, key=lambda one: (_order(one, seed), one.side)):
-        if row.continuation.strip():
-            kinds.setdefault((row.side, row.verdict), []).append(row)
-    ranked = [
-        (place, kind, row) for kind, some in sorted(kinds.items()) for place, row in enumerate(some)
-    ]
+    spoken = [row for row in rows if row.continuation.strip()]
+    keys = [_identity(row.prompt, row.continuation) for row in spoken]
+    kinds = [(row.side, row.verdict) for row in spoken]
     chosen: dict[str, ReviewRow] = {}
-    for _, _, row in sorted(ranked, key=lambda one: one[:2]):
+    for number in evenly(keys, kinds=kinds, seed=seed):
         if len(chosen) < count:
-            chosen.setdefault(_identity(row.prompt, row.continuation), row)
+            chosen.setdefault(keys[number], spoken[number])
     sheet = io.StringIO()
     writer = csv.writer(sheet)
     writer.writerow(COLUMNS)
-    for identity in sorted(chosen, key=lambda one: _order(chosen[one], seed + 1)):
-        row = chosen[identity]
+    identities = list(chosen)
+    for place in evenly(identities, seed=seed + 1):  # in no order that tells models or verdicts
+        identity, row = identities[place], chosen[identities[place]]
         writer.writerow([identity, _guarded(row.prompt), _guarded(row.continuation), "", ""])
     write_text(path, sheet.getvalue())
     return len(chosen)
@@ -127,10 +125,6 @@ def _read(path: Path) -> dict[str, Verdict]:
 def _identity(prompt: str, continuation: str) -> str:
     both = f"{prompt}\0{continuation}".encode(errors="surrogatepass")
     return hashlib.sha256(both).hexdigest()[:16]
-
-
-def _order(row: ReviewRow, seed: int) -> str:
-    return hashlib.sha256(f"{seed}\0{_identity(row.prompt, row.continuation)}".encode()).hexdigest()
 
 
 def _guarded(text: str) -> str:

@@ -14,7 +14,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
-from modelsurgery.apply.in_memory import loaded_gates
+from modelsurgery.apply.in_memory import loaded_gates, rows_in
 from modelsurgery.checkpoint.layouts import GateLayout, GateMatrix
 
 # Is told of a product: the site, the first of its matrices, inputs [e, n, d] of e matrices, and
@@ -64,15 +64,6 @@ class GateSite:
         """Gate rows of one matrix."""
         return self.gates[0].rows
 
-    def rows_of(self, gate: GateMatrix) -> torch.Tensor:
-        """The rows of one of its matrices, a view [rows, d] into the parameter."""
-        view, data = gate.view, self.parameter.data
-        return data.as_strided(
-            (view.rows, view.columns),
-            (view.row_stride, view.column_stride),
-            data.storage_offset() + view.offset,
-        )
-
     def pick(self, values: torch.Tensor) -> torch.Tensor:
         """Those of a product's outputs [..., o] that are gates, [..., rows]."""
         if values.shape[-1] == len(self.outputs):
@@ -99,7 +90,7 @@ def find_sites(model: Any, layout: GateLayout | None = None) -> tuple[GateSite, 
 def mean_row_norm(sites: Sequence[GateSite]) -> float:
     """Mean L2 norm of all gate rows, the unit of strength."""
     total = sum(
-        float(site.rows_of(gate).float().norm(dim=1).double().sum())
+        float(rows_in(site.parameter, gate.view).float().norm(dim=1).double().sum())
         for site in sites
         for gate in site.gates
     )

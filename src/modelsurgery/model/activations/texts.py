@@ -64,12 +64,10 @@ class TextBatch:
         return int(self.inputs["attention_mask"].sum())
 
 
-def tokenize_plain(
-    model: LanguageModel, texts: Sequence[str], *, max_tokens: int = MAX_TOKENS
-) -> list[TokenizedText]:
+def tokenize_plain(model: LanguageModel, texts: Sequence[str]) -> list[TokenizedText]:
     """Plain texts, cut at their end."""
     first = max(1, len(opening_ids(model.tokenizer)))
-    return [TokenizedText(tuple(ids[:max_tokens]), first) for ids in model.token_ids(texts)]
+    return [TokenizedText(tuple(ids[:MAX_TOKENS]), first) for ids in model.token_ids(texts)]
 
 
 def tokenize_labelled(model: LanguageModel, texts: Sequence[LabelledText]) -> list[TokenizedText]:

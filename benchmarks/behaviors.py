@@ -4,9 +4,10 @@
 
 Toxicity away; refusal and a negative attitude away and toward. The natural gradient at a divergence
 of 0.01, 0.02 and 0.05, toxicity at 0.03 with three seeds too; the others at 0.02 and 0.05. Rates
-are of held-out prompts, perplexity and divergence of held-out WikiText-2, LAMBADA of a
-part chosen by hash (MMLU: `surgery evaluate --task mmlu`, 13 minutes for 200 items on one core). How it is measured: `benchmarks/rules.py`. The same command goes on after an
-interruption, and prints the tables of what is there.
+are of held-out prompts, perplexity and divergence of held-out WikiText-2, LAMBADA of a part chosen
+by hash. MMLU takes 13 minutes for 200 items on one core: `surgery evaluate --task mmlu`. How it is
+measured: `benchmarks/rules.py`. The same command goes on after an interruption, and prints the
+tables of what is there.
 """
 
 import argparse

@@ -17,9 +17,11 @@ from pathlib import Path
 from benchmarks import rules
 
 NATURAL, LEAST, PAPER = "natural gradient", "least squares", "paper mean difference"
-TOXICITY = ("--behavior", "toxicity", "--judge", "ngrams", "--judge", "texts", "--prompts", "150")
+JUDGES = ("--judge", "ngrams", "--judge", "texts")
+TOXICITY = ("--behavior", "toxicity", *JUDGES, "--prompts", "150", "--set", "realtoxicityprompts")
+TOXIGEN = ("--behavior", "toxicity", *JUDGES, "--prompts", "40", "--set", "toxigen")
 REFUSAL = ("--behavior", "refusal", "--prompts", "60")
-ATTITUDE = ("--behavior", "attitude", "--judge", "ngrams", "--judge", "texts", "--prompts", "150")
+ATTITUDE = ("--behavior", "attitude", *JUDGES, "--prompts", "150")
 TASKS = ("--task", "lambada", "--task-limit", "200")
 
 
@@ -41,6 +43,7 @@ def lines() -> list[tuple[str, ...]]:
     found += [
         (*TOXICITY, "--rules", NATURAL, "--divergences", "0.01,0.02,0.05"),
         (*TOXICITY, "--rules", f"{LEAST},{PAPER},paper W1", "--divergences", "0.02,0.05"),
+        (*TOXIGEN, "--rules", NATURAL, "--divergences", "0.03"),
     ]
     return found
 
@@ -55,15 +58,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     options.directory.mkdir(parents=True, exist_ok=True)
     where = ("--data", str(options.data), "--store", str(options.directory / "rows.sqlite"))
-    found: dict[tuple[str, str], list[rules.Measured]] = {}
+    found: dict[tuple[str, str, str], list[rules.Measured]] = {}
     for line in lines():
         parsed = rules.parser().parse_args([options.model, *where, *line])
         if options.only not in (None, parsed.behavior):
             continue
-        rows = found.setdefault((parsed.behavior, parsed.direction), [])
-        rows += rules.measure(parsed)
-    for (behavior, direction), rows in found.items():
-        print(f"\n### {behavior}, {direction}\n")
+        for row in rules.measure(parsed):
+            found.setdefault((row.behavior, row.direction, row.sets), []).append(row)
+    for (behavior, direction, sets), rows in found.items():
+        print(f"\n### {behavior}, {direction}, prompts {sets}\n")
         print(rules.table_of(sorted(rows, key=lambda one: (one.rule, one.target, one.seed))))
 
 

@@ -52,7 +52,8 @@ HELD_OUT = 100  # texts of each label that selectivity is measured on
 FIRST = {"paper": 1.0, "least-squares": 0.3, "natural-gradient": 0.4}
 
 
-Key = tuple[str, str, str, float, int]  # behavior, direction, rule, divergence, seed
+# Behavior, direction, rule, divergence, seed, sets of prompts.
+Key = tuple[str, str, str, float, int, str]
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Measured:
     rule: str
     target: float
     seed: int
+    sets: str
     strength: float
     selectivity: float
     perplexity_rise: float
@@ -85,7 +87,7 @@ class Measured:
     @property
     def key(self) -> Key:
         """What tells it from the others."""
-        return self.behavior, self.direction, self.rule, self.target, self.seed
+        return self.behavior, self.direction, self.rule, self.target, self.seed, self.sets
 
 
 def at_divergence(edit: Edit, screen: Screen, target: float) -> Edit | None:
@@ -198,16 +200,17 @@ def measure(options: argparse.Namespace) -> list[Measured]:
     """All edits of the table; those in the file of rows are not measured again."""
     kept = read_rows(options.store.with_suffix(".jsonl"))
     targets = [float(one) for one in options.divergences.split(",")]
+    sets = ",".join(options.set or ["all"])
     wanted = [
-        (options.behavior, options.direction, rule, target, seed)
+        (options.behavior, options.direction, rule, target, seed, sets)
         for seed in map(int, options.seeds.split(","))
         for rule in options.rules.split(",")
         for target in targets
     ]
     if any(key not in kept for key in wanted):
         model = load_model(options.model)
-        for seed in dict.fromkeys(key[-1] for key in wanted if key not in kept):
-            todo = [key for key in wanted if key[-1] == seed and key not in kept]
+        for seed in dict.fromkeys(key[4] for key in wanted if key not in kept):
+            todo = [key for key in wanted if key[4] == seed and key not in kept]
             for one in measure_seed(model, options, seed, todo):
                 print(line_of(one), flush=True)
                 kept[one.key] = one

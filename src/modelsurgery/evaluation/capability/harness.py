@@ -66,8 +66,7 @@ def measure_task(
         )
         for (task, number), score in base.items()
     ]
-    shots = next(iter(found.tasks.values())).config.num_fewshot
-    return compare_items(name, items, score=found.score, shots=shots)
+    return compare_items(name, items, score=found.score, shots=found.shots)
 
 
 def _shorten(task: Any, max_new_tokens: int | None, context_length: int) -> None:
@@ -85,15 +84,15 @@ def _scores(
     """Score of each chosen item, by task and number, with the model as it is now."""
     metric, _, kept = found.score.partition(",")
     with quietly():
-        import lm_eval
+        # Not `simple_evaluate`: it reads all task files, seeds the process, and asks git and pip.
+        from lm_eval.defaults import DEFAULT_OTHER_SEED
+        from lm_eval.evaluator import evaluate
 
-        answer = lm_eval.simple_evaluate(
-            model=_harness_model(model),
-            tasks=[found.tasks[name] for name in chosen],
-            num_fewshot=found.shots,
-            samples=chosen,
-            bootstrap_iters=0,
-            task_manager=found.manager,
+        tasks = {name: found.tasks[name] for name in chosen}
+        for task in tasks.values():
+            task.set_fewshot_seed(DEFAULT_OTHER_SEED)
+        answer = evaluate(
+            _harness_model(model), {"tasks": tasks}, samples=chosen, bootstrap_iters=0
         )
     scores = {
         (name, sample["doc_id"]): float(sample[metric])

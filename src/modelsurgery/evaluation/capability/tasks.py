@@ -25,14 +25,12 @@ class HarnessTasks:
     Attributes:
         tasks: the tasks of lm-eval by name, with their data.
         score: key of the score of an item: metric and filter, as lm-eval writes them.
-        shots: solved examples in each prompt; None leaves them to the task.
-        manager: lm-eval's index that they are from.
+        shots: solved examples in each prompt.
     """
 
     tasks: Mapping[str, Any]
     score: str
-    shots: int | None
-    manager: Any
+    shots: int
 
     def chosen(self, limit: int | None, per_task: int | None) -> dict[str, list[int]]:
         """Numbers of the items of each task, evenly from the tasks, at most `limit` of all."""
@@ -105,8 +103,11 @@ def find_tasks(name: str, data: Path | None, include: Path | None) -> HarnessTas
                 f"task {name!r} runs code that the model writes, or shows it more than text; "
                 "expected another task"
             )
-    score = published.score if published else _score(name, next(iter(tasks.values())))
-    return HarnessTasks(tasks, score, published.shots if published else None, manager)
+        if published or task.config.num_fewshot is None:
+            task.set_config("num_fewshot", published.shots if published else 0)
+    first = next(iter(tasks.values()))
+    score = published.score if published else _score(name, first)
+    return HarnessTasks(tasks, score, first.config.num_fewshot)
 
 
 def _score(name: str, task: Any) -> str:

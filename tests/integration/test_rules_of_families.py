@@ -1,6 +1,7 @@
 """The natural-gradient rule on tiny models of all kinds: its edits go the way that it predicts."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,14 @@ from modelsurgery.apply.in_memory import edited
 from modelsurgery.data.texts import LabelledText
 from modelsurgery.edit.edit_file import load_edit, save_edit
 from modelsurgery.edit.explanation import explain
+from modelsurgery.errors import NoSignalError, RecipeError
 from modelsurgery.evaluation.screening import Screen
 from modelsurgery.model.activations.passes import Passes
 from modelsurgery.model.activations.texts import tokenize_plain
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.rules.contrast import contrast_of
 from modelsurgery.rules.proposing import fit_natural_gradient
+from modelsurgery.search.fitting import fit_edit
 from tiny import tiny_sentences, write_tiny_model
 
 # Plain and fused gates, SiLU and GELU, MLPs without a gate, mixtures with and without shared
@@ -122,3 +125,82 @@ def test_one_edit_moves_several_behaviors_by_their_weights(weight: float, tmp_pa
     assert weight * gap(model, second, edit) > 1e-5
     save_edit(edit, tmp_path / "e.safetensors")
     assert load_edit(tmp_path / "e.safetensors").content_sha256 == edit.content_sha256
+
+
+def test_each_behavior_has_the_evidence_that_it_has_alone(tmp_path: Path) -> None:
+    model = loaded(write_tiny_model(tmp_path / "m"))
+    neutral = tokenize_plain(model, tiny_sentences(40, seed=3))
+    texts = planted(), planted(words=("sad cries", "happy sings"))
+    together = fit_natural_gradient(
+        Passes(model),
+        [contrast_of(texts[0], weight=0.1), contrast_of(texts[1], weight=-3)],
+        neutral,
+    )
+    for some, evidence in zip(texts, together.evidence_by_behavior(), strict=True):
+        alone = fit_natural_gradient(Passes(model), [contrast_of(some)], neutral).evidence()
+        assert evidence.gain == pytest.approx(alone.gain, rel=1e-5)
+        assert evidence.error == pytest.approx(alone.error, rel=1e-4)
+
+
+def random_labels(seed: int = 0) -> list[LabelledText]:
+    """Texts whose labels say nothing of them."""
+    drawn = np.random.default_rng(seed).integers(0, 2, 60)
+    return [
+        LabelledText(text, int(label))
+        for text, label in zip(tiny_sentences(60, seed=seed), drawn, strict=True)
+    ]
+
+
+def test_texts_that_do_not_agree_are_named_and_make_no_edit(tmp_path: Path) -> None:
+    model = loaded(write_tiny_model(tmp_path / "m"))
+    neutral = tiny_sentences(40, seed=3)
+    texts = {"rudeness": planted(), "nothing": random_labels()}
+    with pytest.raises(NoSignalError, match=r"^the texts of nothing do not agree"):
+        fit_edit(model, texts, neutral)
+    with pytest.raises(NoSignalError, match=r"^the texts do not agree"):
+        fit_edit(model, texts["nothing"], neutral)
+
+
+@pytest.mark.parametrize(
+    ("direction", "signs"),
+    [("away", (1, 1)), ("toward", (-1, -1)), ({"first": "toward", "second": "away"}, (-1, 1))],
+)
+def test_one_edit_inside_the_budget_moves_each_behavior_its_way(
+    direction: Any, signs: tuple[int, int], tmp_path: Path
+) -> None:
+    model = loaded(write_tiny_model(tmp_path / "m"))
+    neutral = tiny_sentences(40, seed=3)
+    texts = {"first": planted(), "second": planted(words=("sad cries", "happy sings"))}
+    edit = fit_edit(
+        model, texts, neutral, direction=direction, weights={"first": 1, "second": 2}, rows=0.3
+    )
+    for sign, some in zip(signs, texts.values(), strict=True):
+        assert sign * gap(model, some, edit) > 0
+    assert (edit.strength < 0) == (direction == "toward")
+    screen = Screen(model, (), (), neutral)
+    (effect,) = screen.measure([edit])
+    assert 0.1 * 0.02 < effect.divergence < 1.2 * 0.02  # other texts than the strength was found on
+    measured = edit.measured
+    assert measured is not None
+    assert set(measured.by_behavior) == {"first", "second"}
+    assert all(one > 0 for one in measured.by_behavior.values())
+    moved = measured.by_behavior["first"] + 2 * measured.by_behavior["second"]
+    assert abs(measured.gain) == pytest.approx(moved)
+    explained = explain(edit)
+    assert explained is not None
+    assert explained.gain * measured.gain > 0
+    settings = edit.provenance.settings["behaviors"]
+    assert settings["second"]["weight"] == 2
+    assert set(edit.provenance.inputs) == {"neutral", "texts.first", "texts.second"}
+    save_edit(edit, tmp_path / "e.safetensors")
+    assert load_edit(tmp_path / "e.safetensors").measured == measured
+
+
+@pytest.mark.parametrize("rule", ["least-squares", "paper"])
+def test_other_rules_take_one_behavior(rule: Any, tmp_path: Path) -> None:
+    model = loaded(write_tiny_model(tmp_path / "m"))
+    with pytest.raises(RecipeError, match="makes an edit of one behavior; for several at once"):
+        fit_edit(model, {"one": planted(), "two": planted()}, rule=rule)
+    # A name does no harm.
+    edit = fit_edit(model, {"one": planted()}, tiny_sentences(40, seed=3), rule=rule, strength=0.1)
+    assert edit.provenance.settings["behaviors"] == {"one": {"direction": "away", "weight": 1.0}}

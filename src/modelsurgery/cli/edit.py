@@ -1,5 +1,7 @@
 """`surgery edit`: an edit from labeled texts, or from a probe as the paper does it."""
 
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,12 +19,12 @@ from modelsurgery.cli.options import (
     MaxDivergence,
     MaxPerplexity,
     ModelArgument,
-    OptionalTexts,
     Rows,
     Seed,
     Strength,
     TextColumn,
     chosen_layout,
+    default_note,
     model_directory,
     option,
 )
@@ -36,12 +38,38 @@ DirectionSource = Annotated[
     DirectionRule | None,
     option("direction_source", default="mean-difference, or W1 if the probe has none"),
 ]
+SeveralTexts = Annotated[
+    list[Path] | None,
+    option("texts", default="", more="Repeat for one edit against several behaviors."),
+]
+Directions = Annotated[
+    list[str] | None,  # typer knows no list of choices
+    typer.Option(
+        "--direction",
+        metavar="DIRECTION",
+        help="away or toward. Repeat, once for each --texts, in the same order."
+        + default_note("away"),
+        rich_help_panel=str(Panel.EDIT),
+        show_default=False,
+    ),
+]
+Weights = Annotated[
+    list[float] | None,
+    typer.Option(
+        "--weight",
+        metavar="WEIGHT",
+        help="How much a behavior counts. Repeat, once for each --texts, in the same order."
+        + default_note("1"),
+        rich_help_panel=str(Panel.EDIT),
+        show_default=False,
+    ),
+]
 
 
 def edit(
     model: ModelArgument,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Edit file to write (.safetensors).")],
-    texts: OptionalTexts = None,
+    texts: SeveralTexts = None,
     probe: Annotated[
         Path | None,
         typer.Option(
@@ -56,6 +84,8 @@ def edit(
         bool,
         typer.Option("--toward", help="Edit toward the behavior.", rich_help_panel=str(Panel.EDIT)),
     ] = False,
+    direction: Directions = None,
+    weight: Weights = None,
     rows: Rows = "0.0465",
     layers: Layers = None,
     strength: Strength = None,
@@ -75,13 +105,16 @@ def edit(
     from modelsurgery.edit.edit_file import save_edit
     from modelsurgery.files.atomic import refuse_existing
 
-    if (texts is None) == (probe is None):
+    if bool(texts) == (probe is not None):
         raise RecipeError("give either --texts FILE or --probe FILE")
     refuse_existing(out)
     share, window = row_share(rows), layer_window(layers) if layers else None
     if probe is not None:
-        for name, value in (("--rule", rule), ("--neutral", neutral)):
-            if value is not None:
+        for name, value in (
+            ("--rule", rule), ("--neutral", neutral), ("--weight", weight),
+            ("--direction", direction),
+        ):  # fmt: skip
+            if value:
                 raise RecipeError(f"{name} needs --texts; it cannot be used with --probe")
         content, made = _from_probe(
             model, probe, share, window, alpha, strength, direction_source, toward,
@@ -91,17 +124,16 @@ def edit(
         for name, given in (("--alpha", alpha), ("--direction-source", direction_source)):
             if given is not None:
                 raise RecipeError(f"{name} needs --probe; it cannot be used with --texts")
-        assert texts is not None
+        assert texts
         content, made = _from_texts(
             model,
-            texts,
+            _Asked.of(texts, weight or [], direction or [], toward=toward),
             neutral,
             (text_column, label_column),
             layout=layout,
             device=device,
             dtype=dtype,
             rule=rule,
-            direction="toward" if toward else "away",
             rows=share,
             layers=window,
             strength=strength,
@@ -170,9 +202,46 @@ def _from_probe(
     return {"highest_cosine": max(float(one.max()) for one in region.scores)}, made
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """Files of texts by the name of their behavior, and what is asked for with each.
+
+    Attributes:
+        files: by name.
+        directions: of each, in the same order.
+        weights: of each, in the same order.
+    """
+
+    files: dict[str, Path]
+    directions: tuple[str, ...]
+    weights: tuple[float, ...]
+
+    @classmethod
+    def of(
+        cls, texts: list[Path], weights: list[float], directions: list[str], *, toward: bool
+    ) -> "_Asked":
+        """What was typed, checked."""
+        for name, some in (("--weight", weights), ("--direction", directions)):
+            if some and len(some) != len(texts):
+                raise RecipeError(
+                    f"{len(texts)} --texts and {len(some)} {name}; give one for each, in the same "
+                    "order, or none"
+                )
+        if toward and directions:
+            raise RecipeError("give either --toward, for all --texts, or a --direction for each")
+        files: dict[str, Path] = {}
+        for path in texts:
+            name = path.stem
+            if name in files:
+                name = next(f"{name}-{n}" for n in count(2) if f"{name}-{n}" not in files)
+            files[name] = path
+        usual = ["toward" if toward else "away"] * len(texts)
+        return cls(files, tuple(directions or usual), tuple(weights or [1.0] * len(texts)))
+
+
 def _from_texts(
     model: str,
-    texts: Path,
+    asked: _Asked,
     neutral: Path | None,
     columns: tuple[str, str],
     *,
@@ -184,10 +253,18 @@ def _from_texts(
 ) -> tuple[dict[str, Any], Any]:
     """An edit that a rule makes; the model is loaded and reads the texts."""
     from modelsurgery.data.texts import load_lines, load_texts
+    from modelsurgery.edit.explanation import explain
     from modelsurgery.model.loading import load_model
     from modelsurgery.search.fitting import fit_edit
 
-    labelled = load_texts(texts, text_column=columns[0], label_column=columns[1])
+    labelled: Any = {
+        name: load_texts(path, text_column=columns[0], label_column=columns[1])
+        for name, path in asked.files.items()
+    }
+    direction: Any = dict(zip(asked.files, asked.directions, strict=True))
+    weights: Any = dict(zip(asked.files, asked.weights, strict=True))
+    if len(labelled) == 1:  # needs no name
+        (labelled,), (direction,), weights = labelled.values(), direction.values(), None
     clean = None if neutral is None else load_lines(neutral)
     chosen: Any = rule or DEFAULT_RULE
     with showing_progress() as progress:
@@ -196,5 +273,18 @@ def _from_texts(
             loaded = load_model(
                 model_directory(model), device=device, dtype=dtype, layout=described
             )
-        made = fit_edit(loaded, labelled, clean, rule=chosen, progress=progress, **settings)
-    return {"rule": chosen}, made
+        made = fit_edit(
+            loaded,
+            labelled,
+            clean,
+            rule=chosen,
+            direction=direction,
+            weights=weights,
+            progress=progress,
+            **settings,
+        )
+    explained = explain(made)
+    if explained is None:
+        return {"rule": chosen}, made
+    told = explained.to_json()
+    return {"rule": chosen, "predicted": told["predicted"], "measured": told["measured"]}, made

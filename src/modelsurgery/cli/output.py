@@ -77,6 +77,8 @@ def _shown(key: str, value: Any) -> str:
         return ", ".join(map(str, value)) or "none"
     if isinstance(value, dict) and all(isinstance(one, int) for one in value.values()):
         return ", ".join(f"{name} ({count:,})" for name, count in value.items()) or "none"
+    if isinstance(value, dict) and all(isinstance(one, float) for one in value.values()):
+        return ", ".join(f"{name} {number:.2g}" for name, number in value.items()) or "none"
     return str(value)
 
 

@@ -7,7 +7,6 @@ dtype, direction and the hash of the rows it was made for.
 
 import math
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +66,7 @@ def save_edit(edit: Edit, path: Path | str) -> None:
         "layout": edit.layout.model_dump() if edit.layout else None,
     }
     if edit.measured is not None:
-        description["measured"] = asdict(edit.measured)
+        description["measured"] = edit.measured.to_json()
     write_artefact(path, "edit", tensors, description)
 
 
@@ -181,7 +180,8 @@ def _predicted(
 def _measured(entry: dict[str, Any] | None) -> Measurement | None:
     if entry is None:
         return None
-    found = Measurement(float(entry["gain"]), float(entry["divergence"]))
-    if not (math.isfinite(found.gain) and math.isfinite(found.divergence)):
+    moved = {name: float(one) for name, one in entry.get("by_behavior", {}).items()}
+    found = Measurement(float(entry["gain"]), float(entry["divergence"]), moved)
+    if not all(map(math.isfinite, (found.gain, found.divergence, *moved.values()))):
         raise ValueError("what was measured of it is not finite")
     return found

@@ -4,7 +4,9 @@ Both in nats a token. The gain is the rise of the loss on texts that show the be
 their opposites, negative for an edit toward it; the price is the divergence on neutral text.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +39,17 @@ class Measurement:
     Attributes:
         gain: nats a token.
         divergence: mean KL(base ‖ edited) on neutral text, nats a token.
+        by_behavior: of several behaviors at once, by name, how far the losses of each were pulled
+            apart the way that was asked for; their weighted sum is the size of `gain`.
     """
 
     gain: float
     divergence: float
+    by_behavior: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain values; `by_behavior` where there are several."""
+        found: dict[str, Any] = {"gain": self.gain, "divergence": self.divergence}
+        if self.by_behavior:
+            found["by_behavior"] = dict(self.by_behavior)
+        return found

@@ -83,7 +83,7 @@ class Explanation:
         """The same as plain values."""
         return {
             "predicted": {"gain": self.gain, "divergence": self.divergence},
-            "measured": None if self.measured is None else asdict(self.measured),
+            "measured": None if self.measured is None else self.measured.to_json(),
             "by_layer": [asdict(layer) for layer in self.layers],
             "rows": [asdict(row) for row in self.rows],
         }

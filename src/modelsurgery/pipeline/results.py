@@ -166,7 +166,7 @@ class RunResult:
             "measured": None
             if effect is None
             else {
-                **asdict(effect.measurement),
+                **effect.measurement.to_json(),
                 "behavior": effect.behavior,
                 "opposite": effect.opposite,
             },

@@ -75,6 +75,11 @@ def print_explanation(explained: Mapping[str, Any], console: Console) -> None:
     for one in compared(explained):
         said = "not measured" if one.measured is None else f"measured {one.measured:.2g}"
         console.print(Text(f"{one.name:<10}  predicted {one.predicted:.2g}, {said}"))
+    for name, gain in ((explained["measured"] or {}).get("by_behavior") or {}).items():
+        told = (
+            f"  {in_one_line(name)}: losses pulled apart by {gain:.2g} the way that was asked for"
+        )
+        console.print(Text(told))
     console.print(Text(UNITS, style="dim"))
     console.print()
     console.print(Text("predicted gain of each layer", style="bold"))

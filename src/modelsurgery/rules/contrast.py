@@ -37,11 +37,19 @@ class Contrast:
 
     Attributes:
         kinds: each with at least one text.
-        weight: of this behavior among several at once.
+        weight: of this behavior among several at once; negative for one that goes the other way
+            than the edit does.
+        name: of the behavior; None of one alone.
     """
 
     kinds: tuple[TextKind, ...]
     weight: float = 1.0
+    name: str | None = None
+
+    @property
+    def directions(self) -> int:
+        """How many directions of a site are its own."""
+        return 2 if self.depends_on_request else 1
 
     @property
     def depends_on_request(self) -> bool:
@@ -81,7 +89,9 @@ def pulled_apart(texts: Sequence[LabelledText], sign: int) -> tuple[list[Labelle
     return raised, lowered
 
 
-def contrast_of(texts: Sequence[LabelledText], *, sign: int = 1, weight: float = 1.0) -> Contrast:
+def contrast_of(
+    texts: Sequence[LabelledText], *, sign: int = 1, weight: float = 1.0, name: str | None = None
+) -> Contrast:
     """The contrast that labelled texts make.
 
     Where the request does not call for the behavior, showing it is never wanted: its kinds keep
@@ -92,6 +102,7 @@ def contrast_of(texts: Sequence[LabelledText], *, sign: int = 1, weight: float =
             behavior.
         sign: 1 for an edit away from the behavior, -1 for one toward it.
         weight: of this behavior among several at once.
+        name: of the behavior.
     """
     if all(text.called_for is None for text in texts):
         shows = tuple(text for text in texts if text.label == 1)
@@ -102,6 +113,7 @@ def contrast_of(texts: Sequence[LabelledText], *, sign: int = 1, weight: float =
                 TextKind("its opposite", opposite, -1.0, 0.0, -1.0),
             ),
             weight,
+            name,
         )
     kinds = []
     for called_for in (True, False):
@@ -109,7 +121,7 @@ def contrast_of(texts: Sequence[LabelledText], *, sign: int = 1, weight: float =
             some = tuple(
                 text for text in texts if text.label == label and text.called_for == called_for
             )
-            name = (
+            told = (
                 ("" if called_for else "not ")
                 + "called for, "
                 + ("" if label else "not ")
@@ -117,6 +129,6 @@ def contrast_of(texts: Sequence[LabelledText], *, sign: int = 1, weight: float =
             )
             gain = (1.0 if label else -1.0) * (1 if called_for else sign)
             kinds.append(
-                TextKind(name, some, gain, 1.0 if called_for else -1.0, 1.0 if label else -1.0)
+                TextKind(told, some, gain, 1.0 if called_for else -1.0, 1.0 if label else -1.0)
             )
-    return Contrast(tuple(kind for kind in kinds if kind.texts), weight)
+    return Contrast(tuple(kind for kind in kinds if kind.texts), weight, name)

@@ -18,7 +18,7 @@ Several directions of a site make vᵀA v a matrix, and bᵢ and cᵢ vectors.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -86,6 +86,17 @@ class SiteSlopes:
     def mean_price(self) -> float:
         """Mean price of a row and direction."""
         return float(self.squares.mean() * np.trace(self.overlap) / len(self.overlap))
+
+    def along(self, own: slice) -> "SiteSlopes":
+        """The same of some of the directions alone."""
+        return replace(
+            self,
+            whole=self.whole[own],
+            kept=self.kept[own],
+            folds=self.folds[:, own],
+            without=self.without[:, own],
+            overlap=self.overlap[own, own],
+        )
 
 
 def site_slopes(

@@ -54,16 +54,22 @@ class NaturalGradient:
         sites: its gate sites.
         directions: [k, d] of each site, by name.
         slopes: of each site, in the same order.
+        alone: for each behavior, slopes of its own texts along its own directions, site by site.
     """
 
     model: LanguageModel
     sites: tuple[GateSite, ...]
     directions: dict[str, torch.Tensor]
     slopes: tuple[SiteSlopes, ...]
+    alone: tuple[tuple[SiteSlopes, ...], ...]
 
     def evidence(self, damping: float = ROW_DAMPING) -> Evidence:
         """Whether the texts agree on what to change."""
         return agreement_of_folds(self.slopes, damping)
+
+    def evidence_by_behavior(self, damping: float = ROW_DAMPING) -> tuple[Evidence, ...]:
+        """Whether each behavior's texts agree, as if it were the only one."""
+        return tuple(agreement_of_folds(slopes, damping) for slopes in self.alone)
 
     def proposal(self, damping: float | None = None) -> RowProposal:
         """What each gate row should get.
@@ -138,7 +144,8 @@ def fit_natural_gradient(
         contrasts: what is to be pulled apart, one for each behavior, with their weights.
         neutral: texts on which the model should stay as it is; prices are measured on the first
             `PRICED_TOKENS` tokens.
-        kept: what a rise of the loss on neutral text counts for, against that of each behavior.
+        kept: what a rise of the loss on neutral text counts for, against that of each behavior;
+            negative for an edit that will be turned round, toward the behaviors.
         seed: of folds and of the labels that the model draws.
     """
     model = passes.model
@@ -162,11 +169,21 @@ def fit_natural_gradient(
         passes, sites, directions, [*folds, [neutral[start::FOLDS] for start in range(FOLDS)]]
     )
     kept *= sum(map(abs, weights)) / 2 * min(1.0, float(gains.tokens[-1].sum()) / KEPT_TOKENS)
-    slopes = [
-        site_slopes(gains, name, moments[name], squares[name], directions[name], weights, kept)
-        for name in directions
-    ]
-    return NaturalGradient(model, sites, directions, tuple(slopes))
+
+    def slopes(weights: Sequence[float], kept: float = 0.0) -> tuple[SiteSlopes, ...]:
+        return tuple(
+            site_slopes(gains, name, moments[name], squares[name], directions[name], weights, kept)
+            for name in directions
+        )
+
+    alone = []
+    start = 0
+    for contrast in contrasts:
+        own = slice(start, start + contrast.directions)
+        found = slopes([kind.gain * (one is contrast) for one in contrasts for kind in one.kinds])
+        alone.append(tuple(site.along(own) for site in found))
+        start = own.stop
+    return NaturalGradient(model, sites, directions, slopes(weights, kept), tuple(alone))
 
 
 def direction_weights(contrasts: Sequence[Contrast]) -> list[list[float]]:

@@ -1,13 +1,15 @@
 """Fitting an edit to labelled texts: by a rule, at the strength that a budget allows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from itertools import zip_longest
-from typing import Literal
+from typing import Any
 
-from modelsurgery.data.texts import LabelledText, split_texts, texts_sha256
+from modelsurgery.data.texts import LabelledText, Split, texts_sha256
+from modelsurgery.edit.choices import Direction
 from modelsurgery.edit.edit import Edit
+from modelsurgery.edit.effects import Measurement
 from modelsurgery.edit.probe import DirectionRule, Probe
 from modelsurgery.edit.region import PAPER_ROWS
 from modelsurgery.errors import NoSignalError, RecipeError
@@ -16,15 +18,20 @@ from modelsurgery.evaluation.screening import Screen
 from modelsurgery.evaluation.statistics import auroc_interval
 from modelsurgery.files.atomic import sha256_json
 from modelsurgery.files.progress import Progress, silent
-from modelsurgery.files.provenance import provenance
+from modelsurgery.files.provenance import Provenance, provenance
 from modelsurgery.model.activations.ledger import Ledger
 from modelsurgery.model.activations.passes import Passes
-from modelsurgery.model.activations.texts import texts_up_to, tokenize_labelled, tokenize_plain
+from modelsurgery.model.activations.texts import (
+    TokenizedText,
+    texts_up_to,
+    tokenize_labelled,
+    tokenize_plain,
+)
 from modelsurgery.model.hidden_states import extract_hidden_states
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.probe_fitting import fit_probe_on_texts
-from modelsurgery.rules.contrast import contrast_of, pulled_apart
-from modelsurgery.rules.natural_gradient import KEPT_TOKENS, Evidence
+from modelsurgery.rules.contrast import Contrast, contrast_of, pulled_apart
+from modelsurgery.rules.natural_gradient import KEPT_TOKENS, KEPT_WEIGHT, Evidence
 from modelsurgery.rules.proposal import DEFAULT_RULE, RULES, RowProposal, Rule
 from modelsurgery.rules.proposing import (
     fit_natural_gradient,
@@ -32,6 +39,7 @@ from modelsurgery.rules.proposing import (
     paper_proposal,
 )
 from modelsurgery.search import Budget, Setting, fit_strength
+from modelsurgery.search.targets import Target, targets_of
 
 RULE_TEXTS = 200  # of each kind that a rule reads, at most: more change little (docs/log.md)
 SCREEN_TOKENS = 3000  # of neutral text that strengths are measured on
@@ -90,33 +98,68 @@ def fit_rule(
         paper = paper_proposal(passes, probe, direction_source or probe.default_rule)
         return FittedRule(lambda _: paper)
     contrast = contrast_of(texts, sign=sign)
-    # The last ones: strengths are measured on the first.
+    if rule == "least-squares":
+        solved = least_squares_proposal(passes, contrast, _kept_texts(passes, neutral, own))
+        return FittedRule(lambda _: solved)
+    return fit_contrasts(passes, [contrast], neutral, own=own, sign=sign, seed=seed)
+
+
+def fit_contrasts(
+    passes: Passes,
+    contrasts: Sequence[Contrast],
+    neutral: Sequence[str],
+    *,
+    own: Sequence[LabelledText] = (),
+    sign: int = 1,
+    seed: int = 0,
+) -> FittedRule:
+    """Let the natural gradient read texts of one behavior, or of several for one edit.
+
+    Args:
+        passes: how texts are read.
+        contrasts: of each behavior, with its weight.
+        neutral: texts on which the model should stay as it is; the last of them are read.
+        own: requests with the model's own answers, which should stay as they are too.
+        sign: -1 for contrasts whose edit will be turned round, toward the behaviors.
+        seed: of everything random.
+
+    Raises:
+        NoSignalError: the texts of a behavior do not agree on what to change; it is named.
+    """
+    read = _kept_texts(passes, neutral, own)
+    # Neutral text counts for the edit as it will be, and the proposal is for one away.
+    fitted = fit_natural_gradient(passes, contrasts, read, kept=sign * KEPT_WEIGHT, seed=seed)
+    for contrast, evidence in zip(contrasts, fitted.evidence_by_behavior(), strict=True):
+        if not evidence.is_clear:
+            whose = "the texts" if contrast.name is None else f"the texts of {contrast.name}"
+            raise NoSignalError(
+                f"{whose} do not agree on what to change: parts of them promise "
+                f"{evidence.gain:.2g} ± {evidence.error:.2g} nats a token on the others; check "
+                "that the labels are right, or give more texts. No edit was made"
+            )
+    # Kept, because a search asks for each many times.
+    return FittedRule(cache(fitted.proposal), fitted.evidence())
+
+
+def _kept_texts(
+    passes: Passes, neutral: Sequence[str], own: Sequence[LabelledText]
+) -> list[TokenizedText]:
+    """What should stay as it is: the last neutral texts, for strengths take the first ones."""
     plain = texts_up_to(tokenize_plain(passes.model, neutral)[::-1], KEPT_TOKENS)
     answers = texts_up_to(tokenize_labelled(passes.model, own), KEPT_TOKENS)
     # In turn, so that some of either come first.
     pairs = zip_longest(plain, answers)
-    read = [text for pair in pairs for text in pair if text is not None]
-    if rule == "least-squares":
-        solved = least_squares_proposal(passes, contrast, read)
-        return FittedRule(lambda _: solved)
-    fitted = fit_natural_gradient(passes, [contrast], read, seed=seed)
-    evidence = fitted.evidence()
-    if not evidence.is_clear:
-        raise NoSignalError(
-            "the texts do not agree on what to change: parts of them promise "
-            f"{evidence.gain:.2g} ± {evidence.error:.2g} nats a token on the others; check that "
-            "the labels are right, or give more texts. No edit was made"
-        )
-    return FittedRule(cache(fitted.proposal), evidence)  # a search asks for each many times
+    return [text for pair in pairs for text in pair if text is not None]
 
 
 def fit_edit(
     model: LanguageModel,
-    texts: Sequence[LabelledText],
+    texts: Sequence[LabelledText] | Mapping[str, Sequence[LabelledText]],
     neutral: Sequence[str] | None = None,
     *,
     rule: Rule = DEFAULT_RULE,
-    direction: Literal["away", "toward"] = "away",
+    direction: Direction | Mapping[str, Direction] = "away",
+    weights: Mapping[str, float] | None = None,
     rows: float | int = PAPER_ROWS,
     layers: tuple[int, int] | None = None,
     strength: float | None = None,
@@ -125,7 +168,7 @@ def fit_edit(
     seed: int = 0,
     progress: Progress = silent,
 ) -> Edit:
-    """Make an edit from labelled texts. Nothing is written.
+    """Make an edit from labelled texts, of one behavior or of several at once. Nothing is written.
 
     Nothing is generated, but for texts with `called_for`: there the model's own answers to requests
     that don't call for the behavior should stay as they are, beside neutral text.
@@ -135,11 +178,14 @@ def fit_edit(
 
     Args:
         model: the base model.
-        texts: 1 shows the behavior, 0 its opposite; a few dozen of each are enough.
+        texts: 1 shows the behavior, 0 its opposite; a few dozen of each are enough. Or such texts
+            by the name of their behavior: one edit moves all of them.
         neutral: texts on which the model should stay as it is, a few thousand tokens; None takes
             the held-out texts with label 0.
-        rule: `natural-gradient`, `least-squares` (forward passes only) or `paper`.
-        direction: `away` from the behavior or `toward` it.
+        rule: `natural-gradient`, `least-squares` (forward passes only) or `paper`; several
+            behaviors need the first.
+        direction: `away` from the behavior or `toward` it; of several the same, or by name.
+        weights: how much each of several behaviors counts, by name; None counts all alike.
         rows: a share of all gate rows (float) or a count (int).
         layers: first and last layer to edit, 1..L; None is all.
         strength: portable strength; None takes what the budget allows.
@@ -153,8 +199,9 @@ def fit_edit(
         The edit, bound to the model's checkpoint.
 
     Raises:
-        RecipeError: an unknown rule or direction, or no such number of rows or window of layers.
-        NoSignalError: the texts do not say what to change.
+        RecipeError: an unknown rule or direction, weights that don't fit, a rule that takes one
+            behavior alone, or no such number of rows or window of layers.
+        NoSignalError: the texts do not say what to change; of several, those that don't are named.
         DamageBudgetError: nothing inside the budget.
 
     Example:
@@ -164,45 +211,115 @@ def fit_edit(
     """
     if rule not in RULES:
         raise RecipeError(f"rule {rule!r}; expected one of {', '.join(RULES)}")
-    if direction not in ("away", "toward"):
-        raise RecipeError(f"direction {direction!r}; expected away or toward")
-    sign = -1 if direction == "toward" else 1
-    split = split_texts(texts, held_out=HELD_OUT_SHARE, seed=seed)
-    clean = neutral or [text.text for text in split.held_out if text.label == 0]
-    probe = None
-    if rule != "natural-gradient":
-        probe = _probe(model, split.train, split.held_out, seed, progress)
-        refuse_chance(probe)
-    requests = [harmless_requests(part) for part in (split.train, split.held_out)]
-    own, held_own = (own_answers(model, some, progress=progress) for some in requests)
-    fitted = fit_rule(
-        Passes(model, Ledger(), progress=progress),
-        rule,
-        some_of_each(split.train, RULE_TEXTS),
-        clean,
-        own=own,
-        probe=probe,
-        sign=sign,
-        seed=seed,
-    )
-    made = fitted.propose(None).edit(rows, layers=layers, strength=sign)
+    targets = targets_of(texts, direction, weights)
+    if len(targets) > 1 and rule != "natural-gradient":
+        raise RecipeError(
+            f"rule {rule!r} makes an edit of one behavior; for several at once take "
+            "natural-gradient, or make an edit of each"
+        )
+    given = _Given(model, targets, neutral, seed, progress)
+    fitted = given.fitted(rule)
+    made = fitted.propose(None).edit(rows, layers=layers, strength=given.sign)
     if strength is None:
-        raised, lowered = pulled_apart(some_of_each(split.held_out, SCREEN_TEXTS), sign)
-        read = first_tokens(model, clean)
-        screen = Screen(model, raised, lowered, read, own=held_own, progress=progress)
         budget = Budget(max_perplexity_rise, max_divergence, None)
-        setting = Setting(None, rule, rows, layers)
-        made = fit_strength(
-            made, screen, budget, setting, first=RULE_STRENGTH, progress=progress
-        ).edit
+        made = given.within(budget, made, Setting(None, rule, rows, layers))
     else:
         made = made.scaled(strength)
-    origin = provenance(
-        seed=seed,
-        inputs={"texts": texts_sha256(texts), "neutral": sha256_json(list(clean))},
-        settings={"rule": rule, "direction": direction, "rows": made.row_count, "layers": layers},
-    )
+    origin = given.origin({"rule": rule, "rows": made.row_count, "layers": layers})
     return replace(made, provenance=origin).bound_to(model.checkpoint, model.gates)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What `fit_edit` was given, split and with the model's own answers."""
+
+    model: LanguageModel
+    targets: tuple[Target, ...]
+    neutral: Sequence[str] | None
+    seed: int
+    progress: Progress
+
+    @property
+    def sign(self) -> int:
+        """Of the strength: -1 where all goes toward the behaviors."""
+        return max(target.sign for target in self.targets)
+
+    @cached_property
+    def splits(self) -> tuple[Split, ...]:
+        return tuple(target.split(HELD_OUT_SHARE, self.seed) for target in self.targets)
+
+    @cached_property
+    def clean(self) -> Sequence[str]:
+        held_out = [text for split in self.splits for text in split.held_out]
+        return self.neutral or [text.text for text in held_out if text.label == 0]
+
+    def own_answers(self, texts: Iterable[LabelledText]) -> list[LabelledText]:
+        return own_answers(self.model, harmless_requests(texts), progress=self.progress)
+
+    def fitted(self, rule: Rule) -> FittedRule:
+        """What the rule makes of the texts."""
+        train = [some_of_each(split.train, RULE_TEXTS) for split in self.splits]
+        own = self.own_answers(text for split in self.splits for text in split.train)
+        passes = Passes(self.model, Ledger(), progress=self.progress)
+        if rule == "natural-gradient":
+            contrasts = [
+                contrast_of(texts, sign=one.sign, weight=self._weight(one), name=one.name)
+                for one, texts in zip(self.targets, train, strict=True)
+            ]
+            return fit_contrasts(
+                passes, contrasts, self.clean, own=own, sign=self.sign, seed=self.seed
+            )
+        (split,) = self.splits
+        probe = _probe(self.model, split.train, split.held_out, self.seed, self.progress)
+        refuse_chance(probe)
+        return fit_rule(
+            passes, rule, train[0], self.clean, own=own, probe=probe, sign=self.sign, seed=self.seed
+        )
+
+    def within(self, budget: Budget, edit: Edit, setting: Setting) -> Edit:
+        """The edit at the largest strength inside a budget, with what it was measured to do."""
+        pulled = [
+            pulled_apart(some_of_each(split.held_out, SCREEN_TEXTS), target.sign)
+            for target, split in zip(self.targets, self.splits, strict=True)
+        ]
+        own = self.own_answers(text for split in self.splits for text in split.held_out)
+        read = first_tokens(self.model, self.clean)
+        raised, lowered = pulled[0] if len(pulled) == 1 else ([], [])
+        screen = Screen(self.model, raised, lowered, read, own=own, progress=self.progress)
+        fitted = fit_strength(
+            edit, screen, budget, setting, first=RULE_STRENGTH, progress=self.progress
+        )
+        if len(pulled) == 1:
+            return fitted.edit
+        longest = [max(read, key=len)]  # a screen needs some neutral text
+        moved: dict[str, float] = {}
+        gain = 0.0
+        for target, (raised, lowered) in zip(self.targets, pulled, strict=True):
+            one = Screen(self.model, raised, lowered, longest, progress=self.progress)
+            (effect,) = one.measure([fitted.edit], progress=self.progress)
+            moved[str(target.name)] = target.sign * effect.selectivity
+            gain += self._weight(target) * effect.selectivity
+        measured = Measurement(gain, fitted.effect.divergence, moved)
+        return replace(fitted.edit, measured=measured)
+
+    def origin(self, settings: dict[str, Any]) -> Provenance:
+        """Where the edit comes from."""
+        inputs = {"neutral": sha256_json(list(self.clean))}
+        for target in self.targets:
+            name = "texts" if target.name is None else f"texts.{target.name}"
+            inputs[name] = texts_sha256(target.texts)
+        if self.targets[0].name is None:
+            settings["direction"] = self.targets[0].direction
+        else:
+            settings["behaviors"] = {
+                str(one.name): {"direction": one.direction, "weight": one.weight}
+                for one in self.targets
+            }
+        return provenance(seed=self.seed, inputs=inputs, settings=settings)
+
+    def _weight(self, target: Target) -> float:
+        """Of its contrast: negative where it goes the other way than the edit."""
+        return target.weight * target.sign * self.sign
 
 
 def _probe(

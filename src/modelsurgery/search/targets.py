@@ -1,0 +1,105 @@
+"""What an edit is asked to do: texts of one behavior or of several, each with a direction."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from modelsurgery.data.texts import LabelledText, Split, split_texts
+from modelsurgery.edit.choices import Direction
+from modelsurgery.errors import RecipeError, TextsError
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A behavior that an edit moves.
+
+    Attributes:
+        texts: labeled texts.
+        direction: `away` from the behavior or `toward` it.
+        name: of the behavior; None of one alone that needs none.
+        weight: of this behavior among several, positive.
+    """
+
+    texts: tuple[LabelledText, ...]
+    direction: Direction = "away"
+    name: str | None = None
+    weight: float = 1.0
+
+    @property
+    def sign(self) -> int:
+        """1 away from the behavior, -1 toward it."""
+        return -1 if self.direction == "toward" else 1
+
+    def split(self, held_out: float, seed: int) -> Split:
+        """Texts to make the edit from, and a share to see what it does.
+
+        Raises:
+            TextsError: one side would lack a label.
+        """
+        try:
+            return split_texts(self.texts, held_out=held_out, seed=seed)
+        except TextsError as error:
+            if self.name is None:
+                raise
+            raise TextsError(f"texts of {self.name}: {error}") from error
+
+
+def targets_of(
+    texts: Sequence[LabelledText] | Mapping[str, Sequence[LabelledText]],
+    direction: Direction | Mapping[str, Direction] = "away",
+    weights: Mapping[str, float] | None = None,
+) -> tuple[Target, ...]:
+    """Targets of texts, of one behavior or by the name of each.
+
+    Args:
+        texts: of one behavior, or of several by name.
+        direction: of all behaviors, or of each by name.
+        weights: of each behavior by name; None weighs all alike.
+
+    Raises:
+        RecipeError: names that don't fit, an unknown direction, or a weight that is not positive.
+    """
+    if not isinstance(texts, Mapping):
+        if weights is not None or isinstance(direction, Mapping):
+            given = "weights" if weights is not None else "directions by name"
+            raise RecipeError(f"{given} belong to several behaviors; give texts by name too")
+        return (Target(tuple(texts), _checked(direction)),)
+    if not texts:
+        raise RecipeError("no behaviors; expected texts of at least one, by name")
+    directions = (
+        _by_name("direction", direction, texts)
+        if isinstance(direction, Mapping)
+        else dict.fromkeys(texts, direction)
+    )
+    weighed = dict.fromkeys(texts, 1.0) if weights is None else _by_name("weight", weights, texts)
+    for name, weight in weighed.items():
+        if not 0 < weight < math.inf:
+            raise RecipeError(
+                f"weight {weight:g} of {name}; expected a positive number (the direction says "
+                "which way)"
+            )
+    return tuple(
+        Target(tuple(some), _checked(directions[name]), name, weighed[name])
+        for name, some in texts.items()
+    )
+
+
+def _checked(direction: Direction) -> Direction:
+    if direction not in ("away", "toward"):
+        raise RecipeError(f"direction {direction!r}; expected away or toward")
+    return direction
+
+
+def _by_name(
+    what: str, given: Mapping[str, Value], texts: Mapping[str, Sequence[LabelledText]]
+) -> Mapping[str, Value]:
+    """A value for each behavior."""
+    if set(given) != set(texts):
+        raise RecipeError(
+            f"each behavior needs a {what}: expected {', '.join(texts)}, got "
+            f"{', '.join(given) or 'none'}"
+        )
+    return given

@@ -1,5 +1,6 @@
 """The natural-gradient rule on tiny models of all kinds: its edits go the way that it predicts."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -204,3 +205,17 @@ def test_other_rules_take_one_behavior(rule: Any, tmp_path: Path) -> None:
     # A name does no harm.
     edit = fit_edit(model, {"one": planted()}, tiny_sentences(40, seed=3), rule=rule, strength=0.1)
     assert edit.provenance.settings["behaviors"] == {"one": {"direction": "away", "weight": 1.0}}
+
+
+def test_toward_is_away_with_the_labels_the_other_way_round(tmp_path: Path) -> None:
+    """What neutral text loses counts alike for both."""
+    model = loaded(write_tiny_model(tmp_path / "m"))
+    texts, neutral = planted(), tiny_sentences(200, seed=3)
+    turned = [replace(text, label=1 - text.label) for text in texts]
+    toward = fit_edit(model, texts, neutral, direction="toward", rows=0.2, strength=0.3)
+    away = fit_edit(model, turned, neutral, rows=0.2, strength=0.3)
+    assert len(toward.updates) == len(away.updates)
+    for one, other in zip(toward.updates, away.updates, strict=True):
+        np.testing.assert_array_equal(one.rows, other.rows)
+        added, same = (np.outer(some.coefficients, some.direction) for some in (one, other))
+        np.testing.assert_allclose(added, same, atol=1e-3 * np.abs(added).max())

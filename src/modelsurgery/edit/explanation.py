@@ -69,8 +69,7 @@ class Explanation:
         divergence: sum over rows, which are taken as independent.
         measured: on the texts that the strength was chosen on; None where that was not measured.
         layers: those with chosen rows, in order.
-        rows: those with the highest gain, best first. The rule chose rows in this order: at its
-            coefficients the gain of a row is what it gives inside a fixed price.
+        rows: those with the highest gain in the sense of the edit, best first.
     """
 
     gain: float
@@ -100,9 +99,12 @@ def explain(edit: Edit, most_rows: int = MOST_ROWS) -> Explanation | None:
     if not matrices:
         return None
     gain = sum(float(one.gains.sum()) for one in matrices)
-    rows = [(float(g), number, place) for number, one in enumerate(matrices)
-            for place, g in enumerate(one.gains)]  # fmt: skip
-    rows.sort(key=lambda one: (-abs(one[0]), one[1:]))
+    sign = -1.0 if gain < 0 else 1.0
+    rows = sorted(
+        (-sign * float(each), number, place)
+        for number, one in enumerate(matrices)
+        for place, each in enumerate(one.gains)
+    )
     return Explanation(
         gain,
         sum(float(one.prices.sum()) for one in matrices),

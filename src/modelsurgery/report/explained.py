@@ -85,7 +85,7 @@ def print_explanation(explained: Mapping[str, Any], console: Console) -> None:
     console.print(Text("predicted gain of each layer", style="bold"))
     console.print(_layers(explained["by_layer"], wanted(explained)))
     console.print()
-    console.print(Text("the rows that give most for their price", style="bold"))
+    console.print(Text("the rows that were expected to give most", style="bold"))
     table = _table(*COLUMNS)
     for line in row_lines(explained):
         table.add_row(*(in_one_line(one) for one in line))

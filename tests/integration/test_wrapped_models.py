@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from modelsurgery import fit_edit, load_model, wrap
+from modelsurgery import edited, fit_edit, load_edit, load_model, wrap
 from modelsurgery.data.texts import LabelledText
 from modelsurgery.errors import CheckpointError, ModelNotFoundError, UnsupportedModelError
 from tiny import tiny_sentences, write_tiny_model
@@ -81,3 +81,19 @@ def test_a_device_map_gives_the_same_edit(tiny_llama: Path) -> None:
 def test_a_device_map_that_transformers_does_not_know_is_refused(tiny_llama: Path) -> None:
     with pytest.raises(CheckpointError, match="device_map"):
         load_model(tiny_llama, device_map="everywhere")
+
+
+def test_an_edit_is_applied_and_saved_by_its_own_methods(tiny_llama: Path, tmp_path: Path) -> None:
+    model = load_model(tiny_llama)
+    edit = fit_edit(model, TEXTS, strength=0.5)
+    before = {name: one.clone() for name, one in model.model.named_parameters()}
+    with edited(model.model, edit):
+        expected = {name: one.clone() for name, one in model.model.named_parameters()}
+    for taken in (model, model.model):
+        with edit.applied(taken):
+            for name, one in model.model.named_parameters():
+                assert torch.equal(one, expected[name])
+    assert any(not torch.equal(expected[name], one) for name, one in before.items())
+    assert all(torch.equal(one, before[name]) for name, one in model.model.named_parameters())
+    edit.save(tmp_path / "e.safetensors")
+    assert load_edit(tmp_path / "e.safetensors").content_sha256 == edit.content_sha256

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from modelsurgery.checkpoint.layouts import Address
 from modelsurgery.checkpoint.rows import DTYPES, rounded, widened
-from modelsurgery.edit.edit import Edit, RowUpdate, edited_rows, tensor_changes
+from modelsurgery.edit.changes import edited_rows, tensor_changes
+from modelsurgery.edit.edit import Edit, RowUpdate
 
 TORCH = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 WIDTH, ROWS = 7, 11

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from modelsurgery.checkpoint.directory import Checkpoint, open_checkpoint, read_header
 from modelsurgery.checkpoint.layouts import find_gate_matrices
 from modelsurgery.checkpoint.rows import read_rows
-from modelsurgery.edit.edit import Edit, RowUpdate, make_edit, tensor_changes
+from modelsurgery.edit.changes import tensor_changes
+from modelsurgery.edit.edit import Edit, RowUpdate, make_edit
 from modelsurgery.edit.edit_file import load_edit, save_edit
 from modelsurgery.edit.probe import Probe, load_probe, save_probe
 from modelsurgery.edit.region import score_rows, select_region

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from modelsurgery.edit.edit import TensorChange
+from modelsurgery.edit.changes import TensorChange
 from modelsurgery.errors import NothingChangedError
 
 

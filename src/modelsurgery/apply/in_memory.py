@@ -26,7 +26,8 @@ from modelsurgery.checkpoint.layouts import (
     match_layout,
 )
 from modelsurgery.checkpoint.rows import DTYPES, Rows, RowView, rounded
-from modelsurgery.edit.edit import Edit, RowUpdate, TensorChange, layout_of, tensor_changes
+from modelsurgery.edit.changes import TensorChange, tensor_changes
+from modelsurgery.edit.edit import Edit, RowUpdate, layout_of
 from modelsurgery.errors import EditMismatchError, UnsupportedModelError
 
 TORCH_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
@@ -41,7 +42,7 @@ def edited(model: Any, *edits: Edit) -> Iterator[tuple[TensorChange, ...]]:
     A model loaded in a narrower dtype is rounded to that one.
 
     Args:
-        model: a transformers model.
+        model: a transformers model, or the `LanguageModel` around it.
         edits: edits of this model; none leaves it alone.
 
     Yields:
@@ -56,6 +57,7 @@ def edited(model: Any, *edits: Edit) -> Iterator[tuple[TensorChange, ...]]:
         >>> with edited(model.model, edit):  # doctest: +SKIP
         ...     model.model.generate(**inputs)
     """
+    model = model.model if hasattr(model, "tokenizer") else model
     matrices = _gate_parameters(model, layout_of(edits)) if edits else {}
     changes = _changes(matrices, edits)
     places = [

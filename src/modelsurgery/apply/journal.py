@@ -24,7 +24,8 @@ from modelsurgery.checkpoint.directory import Checkpoint, is_plain_name
 from modelsurgery.checkpoint.header import header_sha256, read_json_object
 from modelsurgery.checkpoint.layouts import Address, GateMatrix
 from modelsurgery.checkpoint.rows import DTYPES, Rows, RowView
-from modelsurgery.edit.edit import TensorChange, rows_sha256
+from modelsurgery.edit.changes import TensorChange
+from modelsurgery.edit.edit import rows_sha256
 from modelsurgery.errors import CheckpointError, JournalError
 from modelsurgery.files.atomic import sha256_json, storage_errors, sync_directory, write_json
 

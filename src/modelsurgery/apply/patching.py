@@ -10,7 +10,8 @@ from modelsurgery.apply.manifest import describe_edits, manifest_text
 from modelsurgery.checkpoint.directory import Checkpoint
 from modelsurgery.checkpoint.layouts import GateMatrix, find_gate_matrices
 from modelsurgery.checkpoint.rows import Weights
-from modelsurgery.edit.edit import Edit, layout_of, rows_reader, rows_sha256, tensor_changes
+from modelsurgery.edit.changes import tensor_changes
+from modelsurgery.edit.edit import Edit, layout_of, rows_reader, rows_sha256
 from modelsurgery.errors import VerificationError
 from modelsurgery.files.ahead import worked_ahead
 from modelsurgery.files.provenance import provenance

@@ -20,7 +20,8 @@ from modelsurgery.checkpoint.layouts import (
     find_gate_matrices,
 )
 from modelsurgery.checkpoint.rows import Weights, rounded
-from modelsurgery.edit.edit import Edit, layout_of, rows_reader, tensor_changes
+from modelsurgery.edit.changes import tensor_changes
+from modelsurgery.edit.edit import Edit, layout_of, rows_reader
 from modelsurgery.errors import NothingChangedError, RecipeError, UnsupportedModelError
 
 

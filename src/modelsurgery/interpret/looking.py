@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from modelsurgery.apply.in_memory import edited
 from modelsurgery.checkpoint.layouts import Address
 from modelsurgery.data.behaviors import Behavior
-from modelsurgery.edit.edit import Edit, TensorChange
+from modelsurgery.edit.changes import TensorChange
+from modelsurgery.edit.edit import Edit
 from modelsurgery.edit.probe import Probe
 from modelsurgery.edit.region import RowScores
 from modelsurgery.errors import NothingChangedError, UnsupportedModelError

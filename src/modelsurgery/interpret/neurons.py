@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from modelsurgery.checkpoint.layouts import Address
 from modelsurgery.checkpoint.rows import widened
-from modelsurgery.edit.edit import TensorChange
+from modelsurgery.edit.changes import TensorChange
 from modelsurgery.edit.region import RowScores
 from modelsurgery.interpret.activity import Neuron
 from modelsurgery.interpret.distributions import Chosen, chosen_cosines

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from modelsurgery.apply.in_memory import edited
 from modelsurgery.checkpoint.rows import Weights, widened
-from modelsurgery.edit.edit import Edit, rows_reader, tensor_changes
+from modelsurgery.edit.changes import tensor_changes
+from modelsurgery.edit.edit import Edit, rows_reader
 from modelsurgery.edit.region import RowScores, score_rows
 from modelsurgery.files.atomic import sha256_json
 from modelsurgery.files.progress import Progress, silent

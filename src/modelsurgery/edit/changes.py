@@ -1,0 +1,142 @@
+"""What edits do to rows: the only arithmetic that changes weights.
+
+Every way of delivering an edit goes through here, so that memory and disk agree bit for bit.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelsurgery.checkpoint.layouts import Address
+from modelsurgery.checkpoint.rows import DTYPES, Rows, rounded, widened
+from modelsurgery.edit.edit import Edit, ReadRows, RowUpdate, canonical, rows_sha256
+from modelsurgery.errors import EditMismatchError, RecipeError
+
+
+@dataclass(frozen=True)
+class TensorChange:
+    """Rows of one matrix before and after all edits.
+
+    Attributes:
+        tensor: name of the stored tensor.
+        address: which matrix of the model it is.
+        rows: [k] int64, ascending.
+        before: [k, d] in the dtype that the sum was rounded to.
+        after: [k, d] in the same dtype.
+        before_sha256: hash of `before`, if it was made on the way.
+    """
+
+    tensor: str
+    address: Address
+    rows: NDArray[np.int64]
+    before: Rows
+    after: Rows
+    before_sha256: str | None = None
+
+    @cached_property
+    def bytes_moved(self) -> NDArray[np.int64]:
+        """How many bytes of each row differ, [k]."""
+        moved = self.before.view(np.uint8) != self.after.view(np.uint8)
+        counts: NDArray[np.int64] = np.count_nonzero(moved, axis=1)
+        return counts
+
+
+def edited_rows(rows: Rows, delta: NDArray[np.float32]) -> Rows:
+    """Add to rows: widen to f32, add once, round once to the rows' dtype.
+
+    Args:
+        rows: [k, d] in f32, bf16 or f16.
+        delta: [k, d] or [1, d] float32.
+
+    Raises:
+        RecipeError: a sum that the dtype cannot hold.
+    """
+    result = rounded(widened(rows) + delta, rows.dtype)
+    if not np.isfinite(result).all():
+        raise RecipeError(f"the edited rows overflow {rows.dtype}; take a smaller strength")
+    return result
+
+
+def tensor_changes(edits: Sequence[Edit], read: ReadRows) -> Iterator[TensorChange]:
+    """Rows before and after all edits together, one matrix at a time.
+
+    Several edits of one row are summed in f32 and rounded once, in an order that depends on
+    what they are and not on how they were given. Rows with coefficient 0 are left alone.
+
+    Args:
+        edits: edits of one base model.
+        read: gives rows of a matrix.
+
+    Raises:
+        EditMismatchError: the rows are not those that an edit was made for, or two edits
+            disagree about a matrix.
+    """
+    by_address: dict[Address, list[RowUpdate]] = {}
+    for edit in edits:
+        for update in edit.updates:
+            by_address.setdefault(update.address, []).append(update)
+    for address, updates in sorted(by_address.items()):
+        for update in updates:
+            if (update.shape, update.dtype) != (updates[0].shape, updates[0].dtype):
+                raise EditMismatchError(
+                    f"two edits disagree about the shape or dtype of {update.tensor};"
+                    " they were made for different models"
+                )
+        named = _named_rows(updates)
+        content = read(updates[0], named)
+        known = [_check_base(update, content, named) for update in updates]
+        rows, delta = _summed(updates)
+        if len(rows) == len(named) > 0:
+            after = edited_rows(content, delta)
+            yield TensorChange(updates[0].tensor, address, rows, content, after, known[0])
+        elif len(rows):
+            before = content[np.searchsorted(named, rows)]
+            yield TensorChange(updates[0].tensor, address, rows, before, edited_rows(before, delta))
+
+
+def _named_rows(updates: Sequence[RowUpdate]) -> NDArray[np.int64]:
+    if len(updates) == 1:
+        return updates[0].rows.astype(np.int64)
+    return np.unique(np.concatenate([update.rows for update in updates])).astype(np.int64)
+
+
+def _summed(updates: Sequence[RowUpdate]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Rows with something to add, and what to add: [k, d], or [1, d] where it is all the same."""
+    if len(updates) == 1:
+        (only,) = updates
+        rows, coefficients = only.rows.astype(np.int64), only.coefficients
+        if not coefficients.all():
+            rows, coefficients = rows[coefficients != 0], coefficients[coefficients != 0]
+        if len(rows) and (coefficients == coefficients[0]).all():
+            coefficients = coefficients[:1]
+        return rows, coefficients[:, None] * only.direction
+    ordered = sorted(updates, key=canonical)
+    active = [update.coefficients != 0 for update in ordered]
+    used = [update.rows[mask] for update, mask in zip(ordered, active, strict=True)]
+    rows = np.unique(np.concatenate(used)).astype(np.int64)
+    delta = np.zeros((len(rows), updates[0].shape[1]), dtype=np.float32)
+    for update, mask in zip(ordered, active, strict=True):
+        places = np.searchsorted(rows, update.rows[mask])
+        delta[places] += update.coefficients[mask, None] * update.direction
+    return rows, delta
+
+
+def _check_base(update: RowUpdate, content: Rows, named: NDArray[np.int64]) -> str | None:
+    """Compare rows with the hash of an update; the hash, if it is that of all of `content`."""
+    if update.base_rows_sha256 is None:
+        return None
+    stored = DTYPES[update.dtype]
+    if content.dtype == stored:
+        same = len(named) == len(update.rows)
+        rows = content if same else content[np.searchsorted(named, update.rows)]
+        if rows_sha256(rows) == update.base_rows_sha256:
+            return update.base_rows_sha256 if same else None
+    elif np.promote_types(content.dtype, stored) != content.dtype:
+        return None  # loaded in a narrower dtype: the original bytes are gone
+    raise EditMismatchError(
+        f"the rows of {update.tensor} are not those that this edit was made for; the model is "
+        "another one, or was edited already: give the model that the edit was made from"
+    )

@@ -17,7 +17,7 @@ from modelsurgery.edit.edit import RowUpdate
 from modelsurgery.files.provenance import provenance
 from modelsurgery.model.activations.ledger import Ledger, Sums
 from modelsurgery.model.activations.moments import DenseMoment, SampledMoment
-from modelsurgery.model.activations.passes import Passes
+from modelsurgery.model.activations.passes import FORWARD_TOKENS, Passes
 from modelsurgery.model.activations.sites import GateSite, find_sites, watching_inputs
 from modelsurgery.model.activations.statistics import (
     measure_gains,
@@ -188,19 +188,23 @@ Measure = Callable[[Passes, Sequence[GateSite], Sequence[TokenizedText]], dict[s
 
 
 @pytest.mark.parametrize(
-    ("measure", "samples"), [(measure_prices, None), (measure_moments, None), (measure_moments, 50)]
-)
+    ("measure", "samples", "batch_tokens", "repeated"),
+    [(measure_prices, None, 64, 1), (measure_moments, None, FORWARD_TOKENS, 40),
+     (measure_moments, 5000, FORWARD_TOKENS, 40)],
+)  # fmt: skip
 def test_a_pass_that_was_killed_loses_one_batch(
-    measure: Measure, samples: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    measure: Measure, samples: int | None, batch_tokens: int, repeated: int, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     model = loaded(write_tiny_model(tmp_path / "m"))
     sites = find_sites(model.model)
     texts = [
         TokenizedText(tuple(model.tokenizer(text)["input_ids"])) for text in tiny_sentences(40)
-    ]
-    passes = Passes(model, batch_tokens=64, samples=samples)
+    ] * repeated
+    passes = Passes(model, batch_tokens=batch_tokens, samples=samples)
     whole = measure(passes, sites, texts)
-    batches = len(list(text_batches(model, texts, 64)))
+    batches = len(list(text_batches(model, texts, batch_tokens)))
+    assert batches > 4
     kept = Ledger.keep
     count = 0
 

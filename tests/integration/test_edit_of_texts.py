@@ -88,7 +88,7 @@ def test_several_files_and_what_does_not_go_with_them(
     refused(*start, "--rule", "paper", code=2,
             says="rule 'paper' makes an edit of one behavior; for several at once")  # fmt: skip
     probed = ("edit", made.model, "--probe", made.probe, "--out", tmp_path / "e.safetensors")
-    refused(*probed, "--strength", 1, "--weight", 1, code=2, says="--weight belongs to --texts")
+    refused(*probed, "--strength", 1, "--weight", 1, code=2, says="--weight needs --texts")
 
 
 def test_texts_or_a_probe_and_what_belongs_to_which(

@@ -219,3 +219,23 @@ def test_toward_is_away_with_the_labels_the_other_way_round(tmp_path: Path) -> N
         np.testing.assert_array_equal(one.rows, other.rows)
         added, same = (np.outer(some.coefficients, some.direction) for some in (one, other))
         np.testing.assert_allclose(added, same, atol=1e-3 * np.abs(added).max())
+
+
+def test_a_behavior_that_moves_the_wrong_way_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same texts in both directions: one of them loses."""
+    model = loaded(write_tiny_model(tmp_path / "m"))
+    texts = {"stronger": planted(), "weaker": planted()}
+    edit = fit_edit(
+        model,
+        texts,
+        tiny_sentences(40, seed=3),
+        direction={"stronger": "away", "weaker": "toward"},
+        weights={"stronger": 1.0, "weaker": 0.1},
+        rows=0.3,
+    )
+    assert edit.measured is not None
+    assert edit.measured.by_behavior["weaker"] < 0 < edit.measured.by_behavior["stronger"]
+    (told,) = [one for one in caplog.messages if "the wrong way" in one]
+    assert "the edit moves weaker the wrong way" in told

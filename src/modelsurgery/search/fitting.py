@@ -297,7 +297,12 @@ class _Given:
         for target, (raised, lowered) in zip(self.targets, pulled, strict=True):
             one = Screen(self.model, raised, lowered, longest, progress=self.progress)
             (effect,) = one.measure([fitted.edit], progress=self.progress)
-            moved[str(target.name)] = target.sign * effect.selectivity
+            moved[str(target.name)] = moves = target.sign * effect.selectivity
+            if moves <= 0:
+                self.model.warn(
+                    f"on held-out texts the edit moves {target.name} the wrong way ({moves:.2g} "
+                    "nats a token); give it more weight, or make an edit of it alone"
+                )
             gain += self._weight(target) * effect.selectivity
         measured = Measurement(gain, fitted.effect.divergence, moved)
         return replace(fitted.edit, measured=measured)

@@ -48,6 +48,7 @@ RULES: dict[str, tuple[str, str | None, float]] = {
 }
 ROUNDS = 8  # of correcting a strength
 NEAR = 0.1  # share by which a divergence may miss its target
+TOKENS = 6000  # of neutral text that strengths are chosen on, and that edits are measured on
 HELD_OUT = 100  # texts of each label that selectivity is measured on
 FIRST = {"paper": 1.0, "least-squares": 0.3, "natural-gradient": 0.4}
 
@@ -188,12 +189,12 @@ def tasks_of(
 
 def screens_of(model: LanguageModel, behavior: Behavior) -> tuple[Screen, Screen]:
     """What strengths are chosen on, and what an edit is measured on."""
-    tuning = Screen(model, (), (), first_tokens(model, behavior.tuning_neutral))
+    tuning = Screen(model, (), (), first_tokens(model, behavior.tuning_neutral, TOKENS))
     texts = some_of_each(behavior.held_out, HELD_OUT)
     shows, opposite = (
         [model.written(text) for text in texts if text.label == label] for label in (1, 0)
     )
-    return tuning, Screen(model, shows, opposite, first_tokens(model, behavior.neutral, 6000))
+    return tuning, Screen(model, shows, opposite, first_tokens(model, behavior.neutral, TOKENS))
 
 
 def measure(options: argparse.Namespace) -> list[Measured]:

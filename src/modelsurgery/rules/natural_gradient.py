@@ -30,7 +30,7 @@ from modelsurgery.model.activations.statistics import Gains
 
 DIRECTION_DAMPING = 0.1
 ROW_DAMPING = 0.1
-KEPT_WEIGHT = 10.0  # w: what a nat on neutral text counts for, at most (docs/log.md)
+KEPT_WEIGHT = 20.0  # w: what a nat on neutral text counts for, at most (docs/log.md)
 KEPT_TOKENS = 6000  # of neutral text, from which on it counts in full: fewer are mostly noise
 
 Array = NDArray[np.float64]

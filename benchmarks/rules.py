@@ -44,6 +44,7 @@ RULES: dict[str, tuple[str, str | None, float]] = {
     "paper mean difference": ("paper", "mean-difference", PAPER_ROWS),
     "least squares": ("least-squares", None, PAPER_ROWS),
     "natural gradient": ("natural-gradient", None, PAPER_ROWS),
+    "natural gradient, plain": ("natural-gradient", None, PAPER_ROWS),
     "natural gradient 1 %": ("natural-gradient", None, 0.01),
 }
 ROUNDS = 8  # of correcting a strength
@@ -139,7 +140,10 @@ def proposal_of(
         sign=sign,
         seed=seed,
     )
-    return fitted.propose(None)
+    # Plain: what neutral text itself loses to first order is not counted.
+    if fitted.keeping is None or name.endswith("plain"):
+        return fitted.propose(None)
+    return fitted.keeping()
 
 
 def rates_of(

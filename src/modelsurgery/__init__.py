@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from modelsurgery.model.wrapping import wrap
     from modelsurgery.pipeline.recipe import Recipe
     from modelsurgery.pipeline.running import run_recipe
-    from modelsurgery.search.fitting import fit_edit
+    from modelsurgery.search.edit_fitting import fit_edit
 
 _MODULES = {
     "Checkpoint": "checkpoint.directory",
@@ -69,7 +69,7 @@ _MODULES = {
     "evaluate": "evaluation.evaluating",
     "extract_hidden_states": "model.hidden_states",
     "find_gate_matrices": "checkpoint.layouts",
-    "fit_edit": "search.fitting",
+    "fit_edit": "search.edit_fitting",
     "fit_probe": "model.probe_fitting",
     "fit_probe_on_texts": "model.probe_fitting",
     "load_edit": "edit.edit_file",

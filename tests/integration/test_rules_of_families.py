@@ -20,7 +20,7 @@ from modelsurgery.model.activations.texts import tokenize_plain
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.rules.contrast import contrast_of
 from modelsurgery.rules.proposing import fit_natural_gradient
-from modelsurgery.search.fitting import fit_edit
+from modelsurgery.search.edit_fitting import fit_edit
 from tiny import tiny_sentences, write_tiny_model
 
 # Plain and fused gates, SiLU and GELU, MLPs without a gate, mixtures with and without shared
@@ -70,8 +70,8 @@ def test_what_neutral_text_counts_for_keeps_its_loss_down(family: str, tmp_path:
     screen = Screen(model, (), (), plain)
     rises, gaps = [], []
     for kept in (0.0, 1e4, 1e9):
-        fitted = fit_natural_gradient(Passes(model), [contrast_of(texts)], neutral, kept=kept)
-        edit = fitted.proposal().edit(0.3, strength=0.02)
+        fitted = fit_natural_gradient(Passes(model), [contrast_of(texts)], neutral)
+        edit = fitted.proposal(kept=kept).edit(0.3, strength=0.02)
         rises.append(screen.measure([edit])[0].clean)
         gaps.append(gap(model, texts, edit))
     assert rises[2] < rises[1] < rises[0]

@@ -103,7 +103,7 @@ def test_slopes_are_means_over_tokens_weighted_by_kind() -> None:
         squares,
         torch.tensor(directions),
         [1.0, -2.0],
-        kept=3.0,
+        unit=3.0,
     )
     np.testing.assert_allclose(found.folds, each[0] - 2 * each[1], rtol=1e-12)
 
@@ -115,7 +115,6 @@ def test_slopes_are_means_over_tokens_weighted_by_kind() -> None:
     np.testing.assert_allclose(found.without[1], weighted([0, 2, 3, 4]), rtol=1e-12)
     neutral = np.average(each[2], axis=0, weights=tokens[2])
     np.testing.assert_allclose(found.kept, 3 * neutral, rtol=1e-12)
-    np.testing.assert_allclose(found.net, weighted([0, 1, 2, 3, 4]) - 3 * neutral, rtol=1e-12)
     np.testing.assert_allclose(found.overlap, directions @ moment @ directions.T, rtol=1e-12)
 
 

@@ -255,7 +255,7 @@ def _from_texts(
     from modelsurgery.data.texts import load_lines, load_texts
     from modelsurgery.edit.explanation import explain
     from modelsurgery.model.loading import load_model
-    from modelsurgery.search.fitting import fit_edit
+    from modelsurgery.search.edit_fitting import fit_edit
 
     labelled: Any = {
         name: load_texts(path, text_column=columns[0], label_column=columns[1])

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -43,6 +43,7 @@ from modelsurgery.search.doses import FIRST_STRENGTH
 from modelsurgery.search.fitting import (
     RULE_STRENGTH,
     RULE_TEXTS,
+    FittedRule,
     Propose,
     fit_rule,
     refuse_chance,
@@ -141,7 +142,7 @@ class Choosing:
         )
         if recipe.is_searched:
             return self._searched(probes, {recipe.chosen_rule: fitted.propose}, fitted.evidence)
-        return self._at_strength(probes[0], fitted.propose(None), fitted.evidence)
+        return self._at_strength(probes[0], fitted)
 
     @property
     def budget(self) -> Budget:
@@ -169,18 +170,22 @@ class Choosing:
         rows = PAPER_ROWS if recipe.rows is None else recipe.rows
         return Setting(None, recipe.chosen_rule, rows, recipe.layers, recipe.per_layer or False)
 
-    def _at_strength(
-        self, probe: Probe, proposal: RowProposal, evidence: Evidence | None
-    ) -> Choice:
-        """The best rows of a proposal, at the recipe's strength or the budget's."""
+    def _at_strength(self, probe: Probe, rule: FittedRule) -> Choice:
+        """The best rows that a rule proposes, at the recipe's strength or the budget's."""
         recipe, setting = self.recipe, self._setting
         if recipe.chosen_rule == "paper":
             source = recipe.direction_source or probe.default_rule
             setting = replace(setting, probe_layer=probe.layer, rule=source)
-        edit = proposal.edit(
-            setting.rows, layers=setting.window, per_layer=setting.per_layer, strength=recipe.sign
-        )
-        choice = Choice(probe, setting, edit, proposal, evidence)
+
+        def make(proposal: RowProposal) -> Edit:
+            return proposal.edit(
+                setting.rows, layers=setting.window, per_layer=setting.per_layer,
+                strength=recipe.sign,
+            )  # fmt: skip
+
+        proposal = rule.propose(None)
+        edit = make(proposal)
+        choice = Choice(probe, setting, edit, proposal, rule.evidence)
         if recipe.alpha is not None:
             return replace(choice, edit=edit.scaled(recipe.sign * recipe.alpha / edit.alpha))
         if recipe.strength is not None:
@@ -188,15 +193,17 @@ class Choosing:
         search = self._search(
             self._space([probe]), [probe], {recipe.chosen_rule: lambda _: proposal}
         )
-        fitted = fit_strength(
-            edit,
-            search.screen,
-            self.budget,
-            setting,
+        strengthen = partial(
+            fit_strength,
+            screen=search.screen,
+            budget=self.budget,
+            setting=setting,
             first=RULE_STRENGTH,
             uncalled=self.uncalled,
             progress=self.progress,
         )
+        proposal, fitted = rule.fit(make, strengthen, self.budget)
+        choice = replace(choice, proposal=proposal)
         curve = search.dose_response(fitted.edit, self._doses)
         milder = replace(choice, edit=fitted.within(self.budget, share=0.5), strength=fitted)
         return replace(choice, edit=fitted.edit, strength=fitted, curve=curve, milder=milder)

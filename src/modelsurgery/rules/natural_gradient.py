@@ -8,9 +8,9 @@ For a gate site with input x and gates g = W x:
   rises over that on its opposite with the row's coefficient.
 - price: Fᵢ = E[γᵢ²] vᵀA v with labels drawn from the model, on neutral text: KL ≈ ½ Σ Fᵢ cᵢ².
   Inputs and gradients are taken as independent (K-FAC; Martens and Grosse 2015).
-- what is kept: from bᵢ goes w E₀[γᵢ (v·x)], the slope of the loss on neutral text itself. The
-  price is of second order and says nothing about the first: without it an edit of the same KL
-  raises the perplexity of text that it should leave alone.
+- what is kept: from bᵢ may go w E₀[γᵢ (v·x)], the slope of the loss on neutral text itself. The
+  price is of second order and says nothing about the first: without it an edit of the same KL may
+  raise the perplexity of text that it should leave alone.
 - coefficient cᵢ = bᵢ / (Fᵢ + λ F̄), score bᵢ² / (Fᵢ + λ F̄): the gain inside a fixed price.
 
 Several directions of a site make vᵀA v a matrix, and bᵢ and cᵢ vectors.
@@ -30,7 +30,7 @@ from modelsurgery.model.activations.statistics import Gains
 
 DIRECTION_DAMPING = 0.1
 ROW_DAMPING = 0.1
-KEPT_WEIGHT = 20.0  # w: what a nat on neutral text counts for, at most (docs/log.md)
+KEPT_WEIGHT = 10.0  # w: what a nat on neutral text counts for, at most (docs/log.md)
 KEPT_TOKENS = 6000  # of neutral text, from which on it counts in full: fewer are mostly noise
 
 Array = NDArray[np.float64]
@@ -63,7 +63,7 @@ class SiteSlopes:
 
     Attributes:
         whole: rise of what is wanted, nats a token, [k, experts, rows].
-        kept: rise of the loss on neutral text, times what it counts for, the same.
+        kept: rise of the loss on neutral text, the same.
         folds: the same in each fold of the texts alone, [folds, k, experts, rows].
         without: the same without each fold, [folds, k, experts, rows].
         squares: E[γᵢ²], [experts, rows].
@@ -76,11 +76,6 @@ class SiteSlopes:
     without: Array
     squares: Array
     overlap: Array
-
-    @property
-    def net(self) -> Array:
-        """What coefficients are solved for: what is wanted less what it would cost."""
-        return self.whole - self.kept
 
     @property
     def mean_price(self) -> float:
@@ -106,7 +101,7 @@ def site_slopes(
     squares: torch.Tensor,
     directions: torch.Tensor,
     weights: Sequence[float],
-    kept: float = 0.0,
+    unit: float = 1.0,
 ) -> SiteSlopes:
     """Slopes of what is wanted: the weighted sum of the mean losses of kinds of texts.
 
@@ -117,7 +112,7 @@ def site_slopes(
         squares: E[γᵢ²] on neutral text, [experts, rows].
         directions: of the site, [k, d].
         weights: what a rise of each kind's mean loss counts for, [n].
-        kept: what a rise of the mean loss on neutral text counts for.
+        unit: what a rise of the mean loss on neutral text is multiplied by.
     """
     count = len(weights)
     sums = gains.by_site[name].cpu().numpy()  # [n + 1, folds, k, experts, rows]
@@ -130,7 +125,7 @@ def site_slopes(
 
     return SiteSlopes(
         wanted(total, all_tokens),
-        kept * _means(total[count:], all_tokens[count:]).sum(0),
+        unit * _means(total[count:], all_tokens[count:]).sum(0),
         wanted(sums, tokens),
         wanted(total[:, None] - sums, all_tokens[:, None] - tokens),
         squares.cpu().numpy(),

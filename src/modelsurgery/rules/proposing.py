@@ -28,7 +28,6 @@ from modelsurgery.rules.contrast import Contrast
 from modelsurgery.rules.least_squares import SiteResponses
 from modelsurgery.rules.natural_gradient import (
     KEPT_TOKENS,
-    KEPT_WEIGHT,
     ROW_DAMPING,
     Array,
     Evidence,
@@ -71,35 +70,38 @@ class NaturalGradient:
         """Whether each behavior's texts agree, as if it were the only one."""
         return tuple(agreement_of_folds(slopes, damping) for slopes in self.alone)
 
-    def proposal(self, damping: float | None = None) -> RowProposal:
+    def proposal(self, damping: float | None = None, *, kept: float = 0.0) -> RowProposal:
         """What each gate row should get.
 
         Args:
             damping: λ of rows; None takes the rule's own.
+            kept: w, what a rise of the loss on neutral text counts for, against that of each
+                behavior; negative for an edit that will be turned round, toward the behaviors.
         """
         share = ROW_DAMPING if damping is None else damping
         added = share * float(np.mean([site.mean_price for site in self.slopes]))
         found: dict[Address, tuple[Array, ...]] = {}
         for site, known in zip(self.sites, self.slopes, strict=True):
-            coefficients = solve_rows(known.net, known, added)
+            net = known.whole - kept * known.kept
+            coefficients = solve_rows(net, known, added)
             parts = (
                 coefficients,
                 coefficients * known.whole,
                 priced(coefficients, known),
-                coefficients * known.net,
+                coefficients * net,
             )
             for number, gate in enumerate(site.gates):
                 found[gate.address] = tuple(part[:, number] for part in parts)
         named = {gate.address: site.name for site in self.sites for gate in site.gates}
         gates = self.model.gates
-        each, rises, prices, net = (
+        each, rises, prices, scores = (
             tuple(found[gate.address][part] for gate in gates) for part in range(4)
         )
         return RowProposal(
             "natural-gradient",
             gates,
             tuple(self.directions[named[gate.address]].numpy() for gate in gates),
-            tuple(one.sum(0) for one in net),
+            tuple(one.sum(0) for one in scores),
             each,
             mean_row_norm(self.sites),
             rises,
@@ -134,7 +136,6 @@ def fit_natural_gradient(
     contrasts: Sequence[Contrast],
     neutral: Sequence[TokenizedText],
     *,
-    kept: float = KEPT_WEIGHT,
     seed: int = 0,
 ) -> NaturalGradient:
     """The natural-gradient rule, for one behavior or several at once.
@@ -144,8 +145,6 @@ def fit_natural_gradient(
         contrasts: what is to be pulled apart, one for each behavior, with their weights.
         neutral: texts on which the model should stay as it is; prices are measured on the first
             `PRICED_TOKENS` tokens.
-        kept: what a rise of the loss on neutral text counts for, against that of each behavior;
-            negative for an edit that will be turned round, toward the behaviors.
         seed: of folds and of the labels that the model draws.
     """
     model = passes.model
@@ -168,11 +167,12 @@ def fit_natural_gradient(
     gains = measure_gains(
         passes, sites, directions, [*folds, [neutral[start::FOLDS] for start in range(FOLDS)]]
     )
-    kept *= sum(map(abs, weights)) / 2 * min(1.0, float(gains.tokens[-1].sum()) / KEPT_TOKENS)
+    # As many behaviors as there are count alike; few neutral tokens are mostly noise.
+    unit = sum(map(abs, weights)) / 2 * min(1.0, float(gains.tokens[-1].sum()) / KEPT_TOKENS)
 
-    def slopes(weights: Sequence[float], kept: float = 0.0) -> tuple[SiteSlopes, ...]:
+    def slopes(weights: Sequence[float]) -> tuple[SiteSlopes, ...]:
         return tuple(
-            site_slopes(gains, name, moments[name], squares[name], directions[name], weights, kept)
+            site_slopes(gains, name, moments[name], squares[name], directions[name], weights, unit)
             for name in directions
         )
 
@@ -183,7 +183,7 @@ def fit_natural_gradient(
         found = slopes([kind.gain * (one is contrast) for one in contrasts for kind in one.kinds])
         alone.append(tuple(site.along(own) for site in found))
         start = own.stop
-    return NaturalGradient(model, sites, directions, slopes(weights, kept), tuple(alone))
+    return NaturalGradient(model, sites, directions, slopes(weights), tuple(alone))
 
 
 def direction_weights(contrasts: Sequence[Contrast]) -> list[list[float]]:

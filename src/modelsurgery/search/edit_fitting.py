@@ -1,0 +1,246 @@
+"""`fit_edit`: labeled texts of one behavior or several → an edit, without a run directory."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
+
+from modelsurgery.data.texts import LabelledText, Split, texts_sha256
+from modelsurgery.edit.choices import Direction
+from modelsurgery.edit.edit import Edit
+from modelsurgery.edit.effects import Measurement
+from modelsurgery.edit.probe import Probe
+from modelsurgery.edit.region import PAPER_ROWS
+from modelsurgery.errors import RecipeError
+from modelsurgery.evaluation.own_answers import harmless_requests, own_answers
+from modelsurgery.evaluation.screening import Screen
+from modelsurgery.files.atomic import sha256_json
+from modelsurgery.files.progress import Progress, silent
+from modelsurgery.files.provenance import Provenance, provenance
+from modelsurgery.model.activations.ledger import Ledger
+from modelsurgery.model.activations.passes import Passes
+from modelsurgery.model.hidden_states import extract_hidden_states
+from modelsurgery.model.language_model import LanguageModel
+from modelsurgery.model.probe_fitting import fit_probe_on_texts
+from modelsurgery.rules.contrast import contrast_of, pulled_apart
+from modelsurgery.rules.proposal import DEFAULT_RULE, RULES, RowProposal, Rule
+from modelsurgery.search import Budget, Setting, fit_strength
+from modelsurgery.search.fitting import (
+    RULE_STRENGTH,
+    RULE_TEXTS,
+    FittedRule,
+    first_tokens,
+    fit_contrasts,
+    fit_rule,
+    refuse_chance,
+    some_of_each,
+)
+from modelsurgery.search.targets import Target, targets_of
+
+HELD_OUT_SHARE = 0.25
+SCREEN_TEXTS = 64  # of each label that an edit's effect is measured on
+
+
+def fit_edit(
+    model: LanguageModel,
+    texts: Sequence[LabelledText] | Mapping[str, Sequence[LabelledText]],
+    neutral: Sequence[str] | None = None,
+    *,
+    rule: Rule = DEFAULT_RULE,
+    direction: Direction | Mapping[str, Direction] = "away",
+    weights: Mapping[str, float] | None = None,
+    rows: float | int = PAPER_ROWS,
+    layers: tuple[int, int] | None = None,
+    strength: float | None = None,
+    max_divergence: float | None = 0.02,
+    max_perplexity_rise: float | None = 0.02,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Edit:
+    """Make an edit from labelled texts, of one behavior or of several at once. Nothing is written.
+
+    Nothing is generated, but for texts with `called_for`: there the model's own answers to requests
+    that don't call for the behavior should stay as they are, beside neutral text.
+
+    A quarter of the texts is held out to see what the edit does. Without a strength the edit gets
+    the largest one inside the budget on neutral text.
+
+    Args:
+        model: the base model.
+        texts: 1 shows the behavior, 0 its opposite; a few dozen of each are enough. Or such texts
+            by the name of their behavior: one edit moves all of them.
+        neutral: texts on which the model should stay as it is, a few thousand tokens; None takes
+            the held-out texts with label 0.
+        rule: `natural-gradient`, `least-squares` (forward passes only) or `paper`; several
+            behaviors need the first.
+        direction: `away` from the behavior or `toward` it; of several the same, or by name.
+        weights: how much each of several behaviors counts, by name; None counts all alike.
+        rows: a share of all gate rows (float) or a count (int).
+        layers: first and last layer to edit, 1..L; None is all.
+        strength: portable strength; None takes what the budget allows.
+        max_divergence: budget: mean KL from the base on neutral text, nats a token; None does not
+            limit it.
+        max_perplexity_rise: budget: 0.02 is +2 %; None does not limit it.
+        seed: of everything random.
+        progress: is told what is going on.
+
+    Returns:
+        The edit, bound to the model's checkpoint.
+
+    Raises:
+        RecipeError: an unknown rule or direction, weights that don't fit, a rule that takes one
+            behavior alone, or no such number of rows or window of layers.
+        NoSignalError: the texts do not say what to change; of several, those that don't are named.
+        DamageBudgetError: nothing inside the budget.
+
+    Example:
+        >>> model = load_model("Qwen/Qwen3-0.6B")  # doctest: +SKIP
+        >>> edit = fit_edit(model, load_texts("texts.jsonl"))  # doctest: +SKIP
+        >>> save_edit(edit, "edit.safetensors")  # doctest: +SKIP
+    """
+    if rule not in RULES:
+        raise RecipeError(f"rule {rule!r}; expected one of {', '.join(RULES)}")
+    targets = targets_of(texts, direction, weights)
+    if len(targets) > 1 and rule != "natural-gradient":
+        raise RecipeError(
+            f"rule {rule!r} makes an edit of one behavior; for several at once take "
+            "natural-gradient, or make an edit of each"
+        )
+    given = _Given(model, targets, neutral, seed, progress)
+    fitted = given.fitted(rule)
+
+    def make(proposal: RowProposal) -> Edit:
+        return proposal.edit(rows, layers=layers, strength=given.sign)
+
+    if strength is None:
+        budget = Budget(max_perplexity_rise, max_divergence, None)
+        made = given.within(budget, fitted, make, Setting(None, rule, rows, layers))
+    else:
+        made = make(fitted.propose(None)).scaled(strength)
+    origin = given.origin({"rule": rule, "rows": made.row_count, "layers": layers})
+    return replace(made, provenance=origin).bound_to(model.checkpoint, model.gates)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What `fit_edit` was given, split and with the model's own answers."""
+
+    model: LanguageModel
+    targets: tuple[Target, ...]
+    neutral: Sequence[str] | None
+    seed: int
+    progress: Progress
+
+    @property
+    def sign(self) -> int:
+        """Of the strength: -1 where all goes toward the behaviors."""
+        return max(target.sign for target in self.targets)
+
+    @cached_property
+    def splits(self) -> tuple[Split, ...]:
+        return tuple(target.split(HELD_OUT_SHARE, self.seed) for target in self.targets)
+
+    @cached_property
+    def clean(self) -> Sequence[str]:
+        held_out = [text for split in self.splits for text in split.held_out]
+        return self.neutral or [text.text for text in held_out if text.label == 0]
+
+    def own_answers(self, texts: Iterable[LabelledText]) -> list[LabelledText]:
+        return own_answers(self.model, harmless_requests(texts), progress=self.progress)
+
+    def fitted(self, rule: Rule) -> FittedRule:
+        """What the rule makes of the texts."""
+        train = [some_of_each(split.train, RULE_TEXTS) for split in self.splits]
+        own = self.own_answers(text for split in self.splits for text in split.train)
+        passes = Passes(self.model, Ledger(), progress=self.progress)
+        if rule == "natural-gradient":
+            contrasts = [
+                contrast_of(texts, sign=one.sign, weight=self._weight(one), name=one.name)
+                for one, texts in zip(self.targets, train, strict=True)
+            ]
+            return fit_contrasts(
+                passes, contrasts, self.clean, own=own, sign=self.sign, seed=self.seed
+            )
+        (split,) = self.splits
+        probe = _probe(self.model, split.train, split.held_out, self.seed, self.progress)
+        refuse_chance(probe)
+        return fit_rule(
+            passes, rule, train[0], self.clean, own=own, probe=probe, sign=self.sign, seed=self.seed
+        )
+
+    def within(
+        self,
+        budget: Budget,
+        rule: FittedRule,
+        make: Callable[[RowProposal], Edit],
+        setting: Setting,
+    ) -> Edit:
+        """The edit at the largest strength inside a budget, with what it was measured to do."""
+        pulled = [
+            pulled_apart(some_of_each(split.held_out, SCREEN_TEXTS), target.sign)
+            for target, split in zip(self.targets, self.splits, strict=True)
+        ]
+        own = self.own_answers(text for split in self.splits for text in split.held_out)
+        read = first_tokens(self.model, self.clean)
+        raised, lowered = pulled[0] if len(pulled) == 1 else ([], [])
+        screen = Screen(self.model, raised, lowered, read, own=own, progress=self.progress)
+        strengthen = partial(
+            fit_strength,
+            screen=screen,
+            budget=budget,
+            setting=setting,
+            first=RULE_STRENGTH,
+            progress=self.progress,
+        )
+        _, fitted = rule.fit(make, strengthen, budget)
+        if len(pulled) == 1:
+            return fitted.edit
+        longest = [max(read, key=len)]  # a screen needs some neutral text
+        moved: dict[str, float] = {}
+        gain = 0.0
+        for target, (raised, lowered) in zip(self.targets, pulled, strict=True):
+            one = Screen(self.model, raised, lowered, longest, progress=self.progress)
+            (effect,) = one.measure([fitted.edit], progress=self.progress)
+            moved[str(target.name)] = moves = target.sign * effect.selectivity
+            if moves <= 0:
+                self.model.warn(
+                    f"on held-out texts the edit moves {target.name} the wrong way ({moves:.2g} "
+                    "nats a token); give it more weight, or make an edit of it alone"
+                )
+            gain += self._weight(target) * effect.selectivity
+        measured = Measurement(gain, fitted.effect.divergence, moved)
+        return replace(fitted.edit, measured=measured)
+
+    def origin(self, settings: dict[str, Any]) -> Provenance:
+        """Where the edit comes from."""
+        inputs = {"neutral": sha256_json(list(self.clean))}
+        for target in self.targets:
+            name = "texts" if target.name is None else f"texts.{target.name}"
+            inputs[name] = texts_sha256(target.texts)
+        if self.targets[0].name is None:
+            settings["direction"] = self.targets[0].direction
+        else:
+            settings["behaviors"] = {
+                str(one.name): {"direction": one.direction, "weight": one.weight}
+                for one in self.targets
+            }
+        return provenance(seed=self.seed, inputs=inputs, settings=settings)
+
+    def _weight(self, target: Target) -> float:
+        """Of its contrast: negative where it goes the other way than the edit."""
+        return target.weight * target.sign * self.sign
+
+
+def _probe(
+    model: LanguageModel,
+    train: Sequence[LabelledText],
+    held_out: Sequence[LabelledText],
+    seed: int,
+    progress: Progress,
+) -> Probe:
+    layer = model.layer_count
+    written = [model.written(text) for text in (*train, *held_out)]
+    states = extract_hidden_states(model, written, [layer], progress=progress)
+    return fit_probe_on_texts(
+        states.by_layer[layer], train, held_out, layer=layer, fit="logistic", seed=seed
+    )

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--texts", type=int, default=600)
     options = parser.parse_args(arguments)
     model = load_model(options.model)
-    texts = [text for text, _ in demo.labelled_texts("toxicity", options.texts, 0)]
+    texts = [text for text, _ in demo.labeled_texts("toxicity", options.texts, 0)]
     layer = [model.layer_count]
     extract_hidden_states(model, texts[:32], layer)  # warm-up
     ratios = []

@@ -108,7 +108,7 @@ def write_model(directory: Path, shape: Shape) -> None:
 
 
 def write_texts(directory: Path, shape: Shape) -> None:
-    """Neutral text, prompts and labelled texts of a behavior, all of random words."""
+    """Neutral text, prompts and labeled texts of a behavior, all of random words."""
     random = np.random.default_rng(1)
 
     def lines(count: int, words: int) -> list[str]:

@@ -8,7 +8,7 @@ QUESTION is one of
     damping   of rows (0.01, 0.1, 1) and rows (0.5 %, 1 %, 4.65 %, 20 %)
     steps     one, two or three linearised steps inside the same divergence
     matrices  gate against up and down projections, by the same rule (in memory only)
-    own       the model's own sampled continuations, sorted by the judge, beside labelled texts
+    own       the model's own sampled continuations, sorted by the judge, beside labeled texts
 
 All at a divergence of 0.02 nats a token of neutral tuning text. What is measured is selectivity
 on held-out texts of the behavior, perplexity and divergence on held-out neutral text.
@@ -27,7 +27,7 @@ from modelsurgery import Edit, LanguageModel, load_model
 from modelsurgery.checkpoint.layouts import GateMatrix
 from modelsurgery.checkpoint.rows import RowView
 from modelsurgery.data.behaviors import Behavior, describe_behavior, load_behavior
-from modelsurgery.data.texts import LabelledText
+from modelsurgery.data.texts import LabeledText
 from modelsurgery.evaluation.generation import TransformersGenerator
 from modelsurgery.evaluation.judges import judge_for
 from modelsurgery.evaluation.protocol import decodings_of
@@ -43,7 +43,7 @@ from modelsurgery.model.activations.statistics import (
 from modelsurgery.model.activations.texts import (
     TokenizedText,
     texts_up_to,
-    tokenize_labelled,
+    tokenize_labeled,
     tokenize_plain,
 )
 from modelsurgery.model.halves import Halves
@@ -174,22 +174,22 @@ def ask_steps(bench: Bench) -> None:
 
 
 def ask_own(bench: Bench) -> None:
-    """The model's own continuations, sorted by the judge, beside labelled texts."""
+    """The model's own continuations, sorted by the judge, beside labeled texts."""
     behavior, judge = bench.behavior, judge_for(bench.behavior)
     prompts = behavior.tuning_prompts[:150]
     decoding = decodings_of(behavior.prompt_sets[0], 1, bench.seed)[0]
     written = TransformersGenerator(bench.model).generate(prompts, decoding)
     verdicts = judge.verdicts(prompts, [one.text for one in written])
     own = [
-        LabelledText(f"{prompt}{one.text}", int(verdict == "behavior"), group=prompt)
+        LabeledText(f"{prompt}{one.text}", int(verdict == "behavior"), group=prompt)
         for prompt, one, verdict in zip(prompts, written, verdicts, strict=True)
         if verdict in ("behavior", "opposite") and one.text.strip()
     ]
     count = min(sum(text.label for text in own), 50)
     print(f"{count} own texts of each label")
     own = list(some_of_each(own, count))
-    labelled = list(some_of_each(behavior.fit, 50))
-    for name, texts in (("own", own), ("labelled", labelled), ("both", [*labelled, *own])):
+    labeled = list(some_of_each(behavior.fit, 50))
+    for name, texts in (("own", own), ("labeled", labeled), ("both", [*labeled, *own])):
         found = fit_natural_gradient(
             Passes(bench.model), [contrast_of(texts)], bench.neutral(), seed=bench.seed
         )
@@ -202,7 +202,7 @@ def ask_matrices(bench: Bench) -> None:
     gates = find_sites(model.model)
     for name in ("gate_proj", "up_proj", "down_proj"):
         sites = [_sibling(model, site, name) for site in gates]
-        folds = [[tokenize_labelled(model, kind.texts)] for kind in bench.contrast().kinds]
+        folds = [[tokenize_labeled(model, kind.texts)] for kind in bench.contrast().kinds]
         passes = Passes(model)
         means = measure_inputs(passes, sites, [kind[0] for kind in folds])
         moments = measure_moments(passes, sites, bench.neutral())
@@ -254,7 +254,7 @@ def _measure_changes(
     clean = tokenize_plain(model, first_tokens(model, bench.behavior.neutral, 2000))
     held_out = some_of_each(bench.behavior.held_out, HELD_OUT)
     kinds = [
-        tokenize_labelled(model, [text for text in held_out if text.label == label])
+        tokenize_labeled(model, [text for text in held_out if text.label == label])
         for label in (1, 0)
     ]
     strength = scale_to(lambda one: _compare(model, changes, one, neutral)[1], TARGET, first=1e-3)

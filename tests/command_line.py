@@ -123,8 +123,8 @@ def contents(directory: Path) -> dict[str, bytes | None]:
     }
 
 
-def write_labelled(path: Path, count: int = 60) -> Path:
-    """Labelled sentences of the tiny vocabulary, which end in what the label says."""
+def write_labeled(path: Path, count: int = 60) -> Path:
+    """Labeled sentences of the tiny vocabulary, which end in what the label says."""
     endings = ("kind good", "rude bad")
     rows = [
         {"text": f"{text} {endings[number % 2]}", "label": number % 2}

@@ -29,7 +29,7 @@ def write_gguf_model(directory: Path, path: Path, kind: str = "F32") -> Path:
     writer.add_vocab_size(config["vocab_size"])
     _add_tokenizer(writer, tokenizer, config)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
-    quantisation = gguf.GGMLQuantizationType[kind]
+    quantization = gguf.GGMLQuantizationType[kind]
     for name, tensor in load_file(directory / "model.safetensors").items():
         values = tensor.float().numpy()
         if name.endswith(("q_proj.weight", "k_proj.weight")):  # rotary pairs lie side by side
@@ -37,8 +37,8 @@ def write_gguf_model(directory: Path, path: Path, kind: str = "F32") -> Path:
             values = np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(values.shape)
         target = names.get_name(name, try_suffixes=(".weight",))
         is_matrix = values.ndim == 2 and kind != "F32"
-        content = gguf.quants.quantize(values, quantisation) if is_matrix else values
-        writer.add_tensor(target, content, raw_dtype=quantisation if is_matrix else None)
+        content = gguf.quants.quantize(values, quantization) if is_matrix else values
+        writer.add_tensor(target, content, raw_dtype=quantization if is_matrix else None)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

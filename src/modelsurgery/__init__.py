@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         load_layout,
     )
     from modelsurgery.data.demo import embedded_model_path
-    from modelsurgery.data.texts import LabelledText, load_texts, split_texts
+    from modelsurgery.data.texts import LabeledText, load_texts, split_texts
     from modelsurgery.edit.edit import Edit, make_edit
     from modelsurgery.edit.edit_file import load_edit, save_edit
     from modelsurgery.edit.probe import Probe, load_probe, save_probe
@@ -49,7 +49,7 @@ _MODULES = {
     "GateMatrix": "checkpoint.layouts",
     "GgufAdapter": "export",
     "HiddenStates": "model.hidden_states",
-    "LabelledText": "data.texts",
+    "LabeledText": "data.texts",
     "LanguageModel": "model.language_model",
     "PeftAdapter": "export",
     "Plan": "apply.plan",
@@ -103,7 +103,7 @@ __all__ = [
     "GateMatrix",
     "GgufAdapter",
     "HiddenStates",
-    "LabelledText",
+    "LabeledText",
     "LanguageModel",
     "PeftAdapter",
     "Plan",

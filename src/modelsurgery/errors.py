@@ -8,7 +8,7 @@
     │   ├── TextsError                 a file of texts or prompts
     │   ├── ModelNotFoundError         no such directory or model id
     │   ├── UnsupportedModelError      a model this package does not know how to edit
-    │   ├── ArtefactError              a probe or edit file that cannot be read
+    │   ├── ArtifactError              a probe or edit file that cannot be read
     │   └── OutputExistsError          would overwrite something
     ├── JournalError                1  a journal that cannot be read or does not fit the model
     ├── CheckpointError             1  weights on disk are damaged, hostile or not finite
@@ -54,7 +54,7 @@ class UnsupportedModelError(InputError):
     """The model is not one that this package knows how to edit."""
 
 
-class ArtefactError(InputError):
+class ArtifactError(InputError):
     """A probe or edit file cannot be read."""
 
 

@@ -16,7 +16,7 @@ BEHAVIORS = ("toxicity", "negativity")
 def test_one_edit_lowers_both_rates(tmp_path: Path) -> None:
     texts: list[str | Path] = []
     for name in BEHAVIORS:
-        rows = demo.labelled_texts(name, 400, 0)
+        rows = demo.labeled_texts(name, 400, 0)
         lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
         path = tmp_path / f"{name}.jsonl"
         path.write_text("\n".join(lines))

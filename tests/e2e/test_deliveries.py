@@ -41,7 +41,7 @@ def test_all_three_say_what_the_edit_in_memory_says(
         edit = request.getfixturevalue("edit")
     else:
         texts = tmp_path / "texts.jsonl"
-        rows = demo.labelled_texts("toxicity", 200, 0)
+        rows = demo.labeled_texts("toxicity", 200, 0)
         texts.write_text(
             "\n".join(json.dumps({"text": text, "label": label}) for text, label in rows)
         )

@@ -120,7 +120,7 @@ def test_step_by_step_is_the_same_surgery(embedded: Path, tmp_path: Path) -> Non
     from modelsurgery.data import demo
 
     texts = tmp_path / "texts.jsonl"
-    rows = demo.labelled_texts("negativity", 400, 0)
+    rows = demo.labeled_texts("negativity", 400, 0)
     texts.write_text(
         "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
     )

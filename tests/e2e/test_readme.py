@@ -18,7 +18,7 @@ README = Path(__file__).resolve().parents[2] / "README.md"
 
 @pytest.fixture
 def workplace(tmp_path: Path) -> Path:
-    rows = demo.labelled_texts("toxicity", 300, 0)
+    rows = demo.labeled_texts("toxicity", 300, 0)
     lines = (json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
     (tmp_path / "texts.jsonl").write_text("".join(lines))
     return tmp_path

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from modelsurgery.errors import ArtefactError
+from modelsurgery.errors import ArtifactError
 from modelsurgery.report.comparing import read_pairs
 from modelsurgery.report.evaluation import print_evaluation
 from modelsurgery.report.html import write_report
@@ -116,17 +116,17 @@ def test_results_of_a_later_version_are_refused_by_their_number(tmp_path: Path) 
     run = tmp_path / "run"
     shutil.copytree(RUNS / "run", run)
     (run / "results.json").write_text(json.dumps({**content_of("run"), "format": 3}))
-    with pytest.raises(ArtefactError, match=r"results of format 3; this version reads 1 to 2"):
+    with pytest.raises(ArtifactError, match=r"results of format 3; this version reads 1 to 2"):
         write_report(run)
 
 
 def test_damaged_results_are_refused_by_the_value_that_is_wrong() -> None:
     content = content_of("run")
     content["perplexity"]["rise"] = "much"
-    with pytest.raises(ArtefactError, match=r"perplexity\.rise: Input should be a valid number"):
+    with pytest.raises(ArtifactError, match=r"perplexity\.rise: Input should be a valid number"):
         results_of(content, "run")
-    with pytest.raises(ArtefactError, match="expected a JSON object"):
+    with pytest.raises(ArtifactError, match="expected a JSON object"):
         results_of([], "run")
     today = plain(read_results(RUNS / "run"))
-    with pytest.raises(ArtefactError, match="surprise: Extra inputs are not permitted"):
+    with pytest.raises(ArtifactError, match="surprise: Extra inputs are not permitted"):
         results_of({**today, "surprise": 1}, "run")

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from command_line import Made, Refused, Surgery, commands, contents, write_labelled
+from command_line import Made, Refused, Surgery, commands, contents, write_labeled
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +34,7 @@ def refused(surgery: Surgery, tmp_path: Path) -> Refused:
 def made(surgery: Surgery, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """Probe, edit and edited copy of the tiny Llama, made on the command line."""
     directory = tmp_path_factory.mktemp("made")
-    texts = write_labelled(directory / "texts.jsonl")
+    texts = write_labeled(directory / "texts.jsonl")
     probe, edit = directory / "probe.safetensors", directory / "edit.safetensors"
     edited = directory / "edited"
     for arguments in (

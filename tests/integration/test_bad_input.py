@@ -260,7 +260,7 @@ def test_edit_applied_again_to_its_own_copy(refused: Refused, made: Made, tmp_pa
     refused("apply", made.edited, made.edit, "--out", tmp_path / "out", code=4, says=says)
 
 
-def test_damaged_and_exchanged_artefacts(refused: Refused, made: Made, tmp_path: Path) -> None:
+def test_damaged_and_exchanged_artifacts(refused: Refused, made: Made, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "out")
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(made.edit.read_bytes()[:-1])

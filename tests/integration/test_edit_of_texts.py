@@ -1,11 +1,11 @@
-"""`surgery edit` from labelled texts: the model reads them, and an edit is written."""
+"""`surgery edit` from labeled texts: the model reads them, and an edit is written."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from command_line import Made, Refused, Surgery, write_labelled
+from command_line import Made, Refused, Surgery, write_labeled
 from modelsurgery import load_edit
 
 
@@ -13,7 +13,7 @@ from modelsurgery import load_edit
 def test_an_edit_of_texts_goes_on_a_copy_and_off_again(
     surgery: Surgery, made: Made, tmp_path: Path, rule: str
 ) -> None:
-    texts = write_labelled(tmp_path / "texts.jsonl", 120)
+    texts = write_labeled(tmp_path / "texts.jsonl", 120)
     out = tmp_path / "e.safetensors"
     outcome = surgery("edit", made.model, "--texts", texts, "--rule", rule, "--out", out,
                       "--rows", "0.2", "--strength", 0.5, "--json")  # fmt: skip
@@ -34,7 +34,7 @@ def test_an_edit_of_texts_goes_on_a_copy_and_off_again(
 def test_toward_is_the_other_way_and_the_budget_gives_a_strength(
     surgery: Surgery, made: Made, tmp_path: Path
 ) -> None:
-    texts = write_labelled(tmp_path / "texts.jsonl", 120)
+    texts = write_labeled(tmp_path / "texts.jsonl", 120)
     out = tmp_path / "e.safetensors"
     outcome = surgery("edit", made.model, "--texts", texts, "--toward", "--out", out,
                       "--rows", "0.2", "--max-divergence", 0.005, "--json")  # fmt: skip
@@ -45,7 +45,7 @@ def test_toward_is_the_other_way_and_the_budget_gives_a_strength(
 def test_one_edit_of_several_files_with_weights_and_directions(
     surgery: Surgery, made: Made, tmp_path: Path
 ) -> None:
-    first = write_labelled(tmp_path / "rude.jsonl", 120)
+    first = write_labeled(tmp_path / "rude.jsonl", 120)
     (tmp_path / "other").mkdir()
     lines = first.read_text().splitlines()[:80]
     second = tmp_path / "other" / "rude.jsonl"  # of the same name

@@ -40,7 +40,7 @@ PROMPTS = ("My neighbor is such a", "The weather today is", "Please tell me how 
 
 
 def a_toxicity_edit(model: LanguageModel, layer: int, strength: float) -> Edit:
-    rows = demo.labelled_texts("toxicity", 400, 0)
+    rows = demo.labeled_texts("toxicity", 400, 0)
     states = extract_hidden_states(model, [text for text, _ in rows], [layer])
     shows = torch.tensor([label == 1 for _, label in rows])
     features = states.by_layer[layer]

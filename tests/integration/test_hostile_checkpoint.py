@@ -155,7 +155,7 @@ def test_index_that_is_none(
         ({"num_hidden_layers": "3"}, 2, "num_hidden_layers '3'; expected a whole number"),
         ({"hidden_size": 64}, 2, "expected [row, column] with column = 64"),
         ({"model_type": ["llama"]}, 2, "no layout for model type ['llama']"),
-        ({"quantization_config": {}}, 2, "its weights are quantised"),
+        ({"quantization_config": {}}, 2, "its weights are quantized"),
     ],
 )
 def test_configuration_that_contradicts_the_weights(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from command_line import Made, Outcome, Refused, Surgery, write_labelled
+from command_line import Made, Outcome, Refused, Surgery, write_labeled
 from modelsurgery import load_edit, load_probe, save_edit
 from modelsurgery.data.demo.lexicon import markers
 from tiny import write_tiny_model
@@ -40,7 +40,7 @@ def rude_edit(surgery: Surgery, embedded: Path, tmp_path_factory: pytest.TempPat
     texts, probe, edit = (
         directory / name for name in ("t.jsonl", "p.safetensors", "e.safetensors")
     )
-    rows = demo.labelled_texts("toxicity", 200, 0)
+    rows = demo.labeled_texts("toxicity", 200, 0)
     lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
     texts.write_text("\n".join(lines))
     for arguments in (
@@ -69,7 +69,7 @@ def test_an_edit_is_looked_into_with_its_model(surgery: Surgery, made: Made) -> 
 def test_an_edit_is_explained_by_its_rule_without_a_model(
     surgery: Surgery, made: Made, tmp_path: Path
 ) -> None:
-    texts = write_labelled(tmp_path / "texts.jsonl", 120)
+    texts = write_labeled(tmp_path / "texts.jsonl", 120)
     out = tmp_path / "e.safetensors"
     outcome = surgery("edit", made.model, "--texts", texts, "--out", out, "--rows", "0.2")
     assert outcome.code == 0, outcome.stderr

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from command_line import Made, Surgery, contents, without_progress, write_labelled
+from command_line import Made, Surgery, contents, without_progress, write_labeled
 
 # Stands in for a slow disk or model: one function waits, after a file says that it was reached.
 SLOW = """
@@ -104,7 +104,7 @@ def test_no_space_left_for_a_file(surgery: Surgery, made: Made, full_disk: Path,
 def test_no_space_left_for_a_run(
     surgery: Surgery, made: Made, full_disk: Path, tmp_path: Path
 ) -> None:
-    texts = write_labelled(tmp_path / "texts.jsonl", 600)  # features of 77 kB
+    texts = write_labeled(tmp_path / "texts.jsonl", 600)  # features of 77 kB
     out = full_disk / "run"
     outcome = surgery("run", "--model", made.model, "--texts", texts, "--out", out)
     assert outcome.code == 1
@@ -120,7 +120,7 @@ def test_no_space_left_for_the_trials_of_a_search(
 ) -> None:
     with pytest.raises(OSError, match="No space left"):
         (full_disk / "filler").write_bytes(bytes(1 << 17))
-    texts = write_labelled(tmp_path / "texts.jsonl", 200)
+    texts = write_labeled(tmp_path / "texts.jsonl", 200)
     study = full_disk / "study.journal"
     outcome = surgery("run", "--tune", "--model", made.model, "--texts", texts, "--study", study,
                       "--out", tmp_path / "run")  # fmt: skip
@@ -131,7 +131,7 @@ def test_no_space_left_for_the_trials_of_a_search(
 
 
 def test_ctrl_c_during_a_run_and_the_same_command_again(surgery: Surgery, tmp_path: Path) -> None:
-    texts = write_labelled(tmp_path / "my texts.jsonl")
+    texts = write_labeled(tmp_path / "my texts.jsonl")
     options = ("--strength", 4, "--rows", 0.02, "--samples", 1, "--prompt-count", 4)
     command = ("run", "--texts", texts, "--model", "embedded", *options)
     function = "modelsurgery.pipeline.running.measure_behavior"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from command_line import Made, Surgery, write_labelled
+from command_line import Made, Surgery, write_labeled
 from tiny import WORDS, tiny_sentences
 
 
@@ -30,9 +30,9 @@ def test_the_probe_reads_replies(surgery: Surgery, tiny_llama: Path, tmp_path: P
 
 @pytest.fixture
 def own(tmp_path: Path) -> dict[str, Path]:
-    """Labelled texts, prompts as a JSON list, neutral text as a table."""
+    """Labeled texts, prompts as a JSON list, neutral text as a table."""
     files = {
-        "texts": write_labelled(tmp_path / "mine.jsonl"),
+        "texts": write_labeled(tmp_path / "mine.jsonl"),
         "prompts": tmp_path / "prompts.JSON",
         "neutral": tmp_path / "neutral.csv",
     }

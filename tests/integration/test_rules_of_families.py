@@ -10,7 +10,7 @@ import pytest
 from families import loaded
 from modelsurgery.apply.copying import apply_to_copy
 from modelsurgery.apply.in_memory import edited
-from modelsurgery.data.texts import LabelledText
+from modelsurgery.data.texts import LabeledText
 from modelsurgery.edit.edit_file import load_edit, save_edit
 from modelsurgery.edit.explanation import explain
 from modelsurgery.errors import NoSignalError, RecipeError
@@ -29,16 +29,16 @@ KINDS = ("llama", "gemma3_text", "gpt2", "gpt_neox", "phi3", "qwen2_moe", "gpt_o
 SHOWS, OPPOSITE = ("rude bad", "kind good")
 
 
-def planted(count: int = 30, words: tuple[str, str] = (SHOWS, OPPOSITE)) -> list[LabelledText]:
+def planted(count: int = 30, words: tuple[str, str] = (SHOWS, OPPOSITE)) -> list[LabeledText]:
     """Sentences that end in one of two ways, which the label tells apart."""
     return [
-        LabelledText(f"{sentence} {ending}", label, group=sentence)
+        LabeledText(f"{sentence} {ending}", label, group=sentence)
         for sentence in tiny_sentences(count)
         for label, ending in zip((1, 0), words, strict=True)
     ]
 
 
-def gap(model: LanguageModel, texts: list[LabelledText], edit: object = None) -> float:
+def gap(model: LanguageModel, texts: list[LabeledText], edit: object = None) -> float:
     """Mean loss on texts with label 1 less that on texts with label 0."""
     kinds = [[text.text for text in texts if text.label == label] for label in (1, 0)]
     screen = Screen(model, *kinds, ["the cat sits in the house"])
@@ -143,11 +143,11 @@ def test_each_behavior_has_the_evidence_that_it_has_alone(tmp_path: Path) -> Non
         assert evidence.error == pytest.approx(alone.error, rel=1e-4)
 
 
-def random_labels(seed: int = 0) -> list[LabelledText]:
+def random_labels(seed: int = 0) -> list[LabeledText]:
     """Texts whose labels say nothing of them."""
     drawn = np.random.default_rng(seed).integers(0, 2, 60)
     return [
-        LabelledText(text, int(label))
+        LabeledText(text, int(label))
         for text, label in zip(tiny_sentences(60, seed=seed), drawn, strict=True)
     ]
 

@@ -8,12 +8,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from modelsurgery import edited, fit_edit, load_edit, load_model, wrap
-from modelsurgery.data.texts import LabelledText
+from modelsurgery.data.texts import LabeledText
 from modelsurgery.errors import CheckpointError, ModelNotFoundError, UnsupportedModelError
 from tiny import tiny_sentences, write_tiny_model
 
 TEXTS = [
-    LabelledText(f"{sentence} {ending}", label, group=sentence)
+    LabeledText(f"{sentence} {ending}", label, group=sentence)
     for sentence in tiny_sentences(60)
     for label, ending in ((1, "rude bad"), (0, "kind good"))
 ]

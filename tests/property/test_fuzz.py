@@ -24,7 +24,7 @@ from modelsurgery.apply.undoing import undo
 from modelsurgery.apply.verification import verify
 from modelsurgery.checkpoint.header import StoredTensor, read_header
 from modelsurgery.errors import (
-    ArtefactError,
+    ArtifactError,
     CheckpointError,
     UnsupportedModelError,
     VerificationError,
@@ -294,5 +294,5 @@ def test_edit_that_could_not_be_written_down(
     new = json.dumps(header).encode()
     path = tmp_path / "edit.safetensors"
     path.write_bytes(struct.pack("<Q", len(new)) + new + content[8 + length :])
-    with pytest.raises(ArtefactError, match="not a sound edit"):
+    with pytest.raises(ArtifactError, match="not a sound edit"):
         load_edit(path)

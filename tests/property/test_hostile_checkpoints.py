@@ -20,8 +20,8 @@ from modelsurgery.edit.edit import Edit, RowUpdate, make_edit
 from modelsurgery.edit.edit_file import load_edit, save_edit
 from modelsurgery.edit.probe import Probe, load_probe, save_probe
 from modelsurgery.edit.region import score_rows, select_region
-from modelsurgery.errors import ArtefactError, CheckpointError, UnsupportedModelError
-from modelsurgery.files.artifact import read_artefact, write_artefact
+from modelsurgery.errors import ArtifactError, CheckpointError, UnsupportedModelError
+from modelsurgery.files.artifact import read_artifact, write_artifact
 from tiny import write_tiny_model
 
 INDEX = "model.safetensors.index.json"
@@ -128,7 +128,7 @@ def test_truncated_file_is_always_refused(
     single: Path, edit_bytes: bytes, scratch: Path, data: st.DataObject
 ) -> None:
     scratch.write_bytes(edit_bytes[: data.draw(st.integers(0, len(edit_bytes) - 1))])
-    with pytest.raises(ArtefactError):
+    with pytest.raises(ArtifactError):
         load_edit(scratch)
     content = (single / "model.safetensors").read_bytes()
     scratch.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
@@ -218,7 +218,7 @@ def test_damaged_edit(edit: Edit, edit_bytes: bytes, scratch: Path, data: st.Dat
     scratch.write_bytes(data.draw(damage(edit_bytes, 8 + header_bytes)))
     try:
         found = load_edit(scratch)
-    except ArtefactError:
+    except ArtifactError:
         return
     check_usable(found)
 
@@ -227,7 +227,7 @@ def test_damaged_edit(edit: Edit, edit_bytes: bytes, scratch: Path, data: st.Dat
 @given(data=st.data())
 def test_hostile_edit(edit_bytes: bytes, scratch: Path, data: st.DataObject) -> None:
     scratch.write_bytes(edit_bytes)
-    tensors, description = read_artefact(scratch, "edit")
+    tensors, description = read_artifact(scratch, "edit")
     place = data.draw(st.sampled_from(["description", "update", "tensor"]))
     if place == "description":
         description[data.draw(st.sampled_from(sorted(description)))] = data.draw(JSON)
@@ -243,12 +243,12 @@ def test_hostile_edit(edit_bytes: bytes, scratch: Path, data: st.DataObject) -> 
         shape = data.draw(st.lists(st.integers(0, 17), max_size=3))
         tensors[name] = np.full(shape, value).astype(dtype)
     try:
-        write_artefact(scratch, "edit", tensors, description)
+        write_artifact(scratch, "edit", tensors, description)
     except ValueError:  # NaN and infinity are not JSON: no such file can be written
         return
     try:
         found = load_edit(scratch)
-    except ArtefactError:
+    except ArtifactError:
         return
     check_usable(found)
 
@@ -262,7 +262,7 @@ def test_hostile_description(edit_bytes: bytes, scratch: Path, text: str) -> Non
     header["__metadata__"]["modelsurgery.edit"] = text
     new = json.dumps(header).encode()
     scratch.write_bytes(struct.pack("<Q", len(new)) + new + edit_bytes[8 + header_bytes :])
-    with pytest.raises(ArtefactError):
+    with pytest.raises(ArtifactError):
         load_edit(scratch)
 
 
@@ -287,19 +287,19 @@ def test_hostile_probe(scratch: Path, data: st.DataObject) -> None:
         (header_bytes,) = struct.unpack("<Q", content[:8])
         scratch.write_bytes(data.draw(damage(content, 8 + header_bytes)))
     else:
-        tensors, description = read_artefact(scratch, "probe")
+        tensors, description = read_artifact(scratch, "probe")
         description[data.draw(st.sampled_from(sorted(description)))] = data.draw(JSON)
         name = data.draw(st.sampled_from(sorted(tensors)))
         dtype = data.draw(st.sampled_from([np.float32, np.int32, np.float16]))
         shape = data.draw(st.lists(st.integers(0, 17), max_size=3))
         tensors[name] = np.ones(shape, dtype)
         try:
-            write_artefact(scratch, "probe", tensors, description)
+            write_artifact(scratch, "probe", tensors, description)
         except ValueError:
             return
     try:
         found = load_probe(scratch)
-    except ArtefactError:
+    except ArtifactError:
         return
     assert found.weight.dtype == found.bias.dtype == np.float32
     assert found.direction("W1").shape == (found.weight.shape[1],)

@@ -14,7 +14,7 @@ from modelsurgery.data.behaviors import (
 from modelsurgery.data.behaviors.prompting import evenly_by, half_texts
 from modelsurgery.data.behaviors.roots import data_root, located
 from modelsurgery.data.corpora import Prompt, corpora, load_corpus_passages
-from modelsurgery.data.texts import LabelledText
+from modelsurgery.data.texts import LabeledText
 from modelsurgery.errors import RecipeError, TextsError
 from modelsurgery.evaluation.judges import judge_for
 from modelsurgery.evaluation.judges.ngrams import NgramJudge
@@ -74,7 +74,7 @@ def test_prompts_that_choose_and_prompts_that_report_share_nothing(tmp_path: Pat
 def test_a_file_without_texts_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "empty.yaml"
     path.write_text("name: nothing\n")
-    with pytest.raises(RecipeError, match="no texts; expected a file with labelled texts"):
+    with pytest.raises(RecipeError, match="no texts; expected a file with labeled texts"):
         describe_behavior(path)
 
 
@@ -104,8 +104,8 @@ def test_the_root_of_local_copies_comes_from_option_or_environment(
 
 def test_an_exchange_is_written_in_the_models_template_or_on_two_lines(tiny_llama: Path) -> None:
     model = load_model(tiny_llama)
-    exchange = LabelledText("sing a song", 1, reply="no")
-    assert model.written(LabelledText("sing a song", 1)) == "sing a song"
+    exchange = LabeledText("sing a song", 1, reply="no")
+    assert model.written(LabeledText("sing a song", 1)) == "sing a song"
     assert model.written(exchange) == "sing a song\nno"
     model.tokenizer.chat_template = (
         "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }} {% endfor %}"

@@ -12,7 +12,7 @@ from modelsurgery.data import demo
 from modelsurgery.data.behaviors import describe_behavior, load_behavior
 from modelsurgery.data.corpora import load_corpus_texts
 from modelsurgery.data.demo.judge import judge
-from modelsurgery.data.texts import LabelledText, load_texts, split_texts, texts_sha256
+from modelsurgery.data.texts import LabeledText, load_texts, split_texts, texts_sha256
 from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import DamageBudgetError, TextsError
 from modelsurgery.evaluation.own_answers import harmless_requests, own_answers
@@ -45,8 +45,8 @@ def test_a_column_says_what_is_called_for(tmp_path: Path, spelling: Any) -> None
     rows = [{**row, "called_for": spelling(row["called_for"])} for row in exchanges()]
     texts = load_texts(written(tmp_path / "texts.jsonl", rows))
     assert Counter((text.label, text.called_for) for text in texts) == dict.fromkeys(KINDS, 6)
-    assert texts[0] == LabelledText("cut 0", 1, None, "no 0", True)
-    other = [LabelledText(one.text, one.label, one.group, one.reply) for one in texts]
+    assert texts[0] == LabeledText("cut 0", 1, None, "no 0", True)
+    other = [LabeledText(one.text, one.label, one.group, one.reply) for one in texts]
     assert texts_sha256(texts) != texts_sha256(other)
 
 
@@ -75,13 +75,13 @@ def test_a_kind_that_is_missing_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_pulled_apart_depends_on_the_request() -> None:
-    texts = [LabelledText("r", label, None, "a", called) for label, called in KINDS]
+    texts = [LabeledText("r", label, None, "a", called) for label, called in KINDS]
     # Away: showing it becomes rare everywhere. Toward: where it is called for, and there alone.
     for sign, wanted in ((1, {(1, True), (1, False)}), (-1, {(1, True), (0, False)})):
         raised, lowered = pulled_apart(texts, sign)
         assert {(one.label, one.called_for) for one in raised} == wanted
         assert len(raised) + len(lowered) == 4
-    plain = [LabelledText("a", 1), LabelledText("b", 0)]
+    plain = [LabeledText("a", 1), LabeledText("b", 0)]
     assert pulled_apart(plain, -1) == ([plain[0]], [plain[1]])
 
 
@@ -143,7 +143,7 @@ def model(tiny_llama: Path) -> LanguageModel:
 
 def test_of_an_exchange_the_reply_alone_counts(model: LanguageModel) -> None:
     prompt, reply, *clean = tiny_sentences(6)
-    text = LabelledText(prompt, 1, None, reply, True)
+    text = LabeledText(prompt, 1, None, reply, True)
     edit = _edit(model).scaled(200.0)  # a divergence far above what f32 rounds
     (effect,) = Screen(model, [text], [], clean, own=[text]).measure([edit])
     read = model.reply_ids(text)
@@ -168,13 +168,13 @@ def test_of_an_exchange_the_reply_alone_counts(model: LanguageModel) -> None:
 
 def test_own_answers_are_those_to_requests_that_do_not_call_for_it(model: LanguageModel) -> None:
     sentences = tiny_sentences(4)
-    texts = [LabelledText(one, 1, None, "x", n % 2 == 0) for n, one in enumerate(sentences)]
+    texts = [LabeledText(one, 1, None, "x", n % 2 == 0) for n, one in enumerate(sentences)]
     requests = harmless_requests([*texts, *texts])
     assert requests == [sentences[1], sentences[3]]
     answers = own_answers(model, requests)
     assert [one.text for one in answers] == requests
     assert all(one.reply for one in answers)
-    assert own_answers(model, harmless_requests([LabelledText("a", 0)])) == []
+    assert own_answers(model, harmless_requests([LabeledText("a", 0)])) == []
 
 
 def test_the_larger_divergence_counts() -> None:
@@ -223,7 +223,7 @@ def _edit(model: LanguageModel) -> Edit:
     from modelsurgery.rules.proposing import fit_natural_gradient
 
     sentences = tiny_sentences(40, seed=1)
-    texts = [LabelledText(one, n % 2) for n, one in enumerate(sentences)]
+    texts = [LabeledText(one, n % 2) for n, one in enumerate(sentences)]
     neutral = tokenize_plain(model, tiny_sentences(10, seed=2))
     fitted = fit_natural_gradient(Passes(model), [contrast_of(texts)], neutral)
     return fitted.proposal().edit(8, strength=0.3)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from modelsurgery import load_model
-from modelsurgery.data.texts import LabelledText
+from modelsurgery.data.texts import LabeledText
 from modelsurgery.errors import OutputExistsError, RecipeError
 from modelsurgery.evaluation.generation import Decoding, TransformersGenerator
 from modelsurgery.model.chat_template import ChatTemplate
@@ -70,7 +70,7 @@ def test_one_of_several_templates_is_taken_by_its_name(tmp_path: Path) -> None:
     several = {"plain": QWEN, "with_bos": LLAMA}
     model = write_talking_model(tmp_path / "model", talking_tokenizer(several))
     unnamed = load_model(model)
-    exchange = LabelledText("the cat", 1, reply="no")
+    exchange = LabeledText("the cat", 1, reply="no")
     uses: dict[str, Any] = {
         "prompt": lambda: unnamed.template.prompt(FIRST),
         "text": lambda: unnamed.written(exchange),
@@ -88,7 +88,7 @@ def test_one_of_several_templates_is_taken_by_its_name(tmp_path: Path) -> None:
         load_model(model, chat_template="odd")
     # Raw prompts and plain texts need no template.
     assert TransformersGenerator(unnamed).generate(["the cat"], Decoding(2))
-    assert unnamed.written(LabelledText("the cat", 1)) == "the cat"
+    assert unnamed.written(LabeledText("the cat", 1)) == "the cat"
 
 
 def test_the_default_is_taken_where_there_is_one(tiny_llama: Path) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modelsurgery.errors import ArtefactError
+from modelsurgery.errors import ArtifactError
 from modelsurgery.evaluation.classifiers import CLASSIFIERS, load_classifier, read_classifier
 from modelsurgery.evaluation.classifiers.features import BUCKETS, features, plain
 from tools.classifiers.figures import calibration_error
@@ -67,5 +67,5 @@ def test_what_ships_is_small_and_whole(name: str) -> None:
 def test_a_damaged_classifier_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "odd.safetensors"
     path.write_bytes(b"nothing")
-    with pytest.raises(ArtefactError, match="not a readable classifier"):
+    with pytest.raises(ArtifactError, match="not a readable classifier"):
         read_classifier(path)

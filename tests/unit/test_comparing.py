@@ -14,7 +14,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from modelsurgery.cli import app
-from modelsurgery.errors import ArtefactError, RecipeError
+from modelsurgery.errors import ArtifactError, RecipeError
 from modelsurgery.report.comparing import changed_words, print_pairs, read_pairs
 
 VERDICTS = ("behavior", "opposite", "neither", "failed", "unjudged")
@@ -100,7 +100,7 @@ def test_runs_and_evaluations_are_read_alike(tmp_path: Path) -> None:
     )
     assert read_pairs(run).pairs == read_pairs(evaluation).pairs
     written(tmp_path / "evaluation", toxigen=[{"prompt": "a", "seed": None, "base": sides["base"]}])
-    with pytest.raises(ArtefactError, match="no answers of an edited model"):
+    with pytest.raises(ArtifactError, match="no answers of an edited model"):
         read_pairs(tmp_path / "evaluation")
 
 
@@ -133,7 +133,7 @@ def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
     run = written(tmp_path, greedy=[row("a", "neither", "neither")])
     with (run / "samples" / "greedy.jsonl").open("a") as file:
         file.write(line + "\n")
-    with pytest.raises(ArtefactError, match=r"greedy\.jsonl, line 2: not a sample"):
+    with pytest.raises(ArtifactError, match=r"greedy\.jsonl, line 2: not a sample"):
         read_pairs(run)
 
 
@@ -145,7 +145,7 @@ def test_a_strange_recipe_says_no_direction(tmp_path: Path, recipe: str) -> None
 
 def test_a_directory_without_samples_is_refused(tmp_path: Path) -> None:
     for place in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(ArtefactError, match="no samples there"):
+        with pytest.raises(ArtifactError, match="no samples there"):
             read_pairs(place)
 
 

@@ -4,16 +4,16 @@ from collections import Counter
 
 import pytest
 
-from modelsurgery.data.texts import LabelledText
+from modelsurgery.data.texts import LabeledText
 from modelsurgery.rules.contrast import Contrast, contrast_of
 
 PAIRS = [
-    LabelledText(f"text {number} {label}", label, group=f"pair {number}")
+    LabeledText(f"text {number} {label}", label, group=f"pair {number}")
     for number in range(23)
     for label in (1, 0)
 ]
 EXCHANGES = [
-    LabelledText(f"{asked} {number}", label, reply=f"{said} {number}", called_for=called_for)
+    LabeledText(f"{asked} {number}", label, reply=f"{said} {number}", called_for=called_for)
     for number in range(3)
     for called_for, asked in ((True, "harmful"), (False, "harmless"))
     for label, said in ((1, "no"), (0, "yes"))
@@ -71,7 +71,7 @@ def test_folds_keep_groups_together_and_are_balanced() -> None:
 
 
 def test_several_texts_of_a_group_share_a_fold() -> None:
-    texts = [LabelledText(f"{number} {label}", label, f"g{number // 3}") for number in range(30)
+    texts = [LabeledText(f"{number} {label}", label, f"g{number // 3}") for number in range(30)
              for label in (0, 1)]  # fmt: skip
     for kind in contrast_of(texts).folds(5, seed=1):
         assert [len(fold) for fold in kind] == [6] * 5
@@ -81,7 +81,7 @@ def test_several_texts_of_a_group_share_a_fold() -> None:
 
 
 def test_texts_without_groups_are_spread_evenly_by_the_seed() -> None:
-    texts = [LabelledText(f"{label} {number}", label) for label in (0, 1) for number in range(10)]
+    texts = [LabeledText(f"{label} {number}", label) for label in (0, 1) for number in range(10)]
     contrast = contrast_of(texts)
     one, again, other = (contrast.folds(5, seed) for seed in (0, 0, 1))
     assert [[len(fold) for fold in kind] for kind in one] == [[2] * 5] * 2
@@ -90,8 +90,8 @@ def test_texts_without_groups_are_spread_evenly_by_the_seed() -> None:
 
 
 def test_a_group_of_two_kinds_is_in_one_fold_where_others_are_of_one_kind() -> None:
-    shows = [LabelledText(f"a {number}", 1, f"g{number}") for number in range(20)]
-    opposite = [LabelledText(f"b {number}", 0, f"g{number}") for number in range(10, 30)]
+    shows = [LabeledText(f"a {number}", 1, f"g{number}") for number in range(20)]
+    opposite = [LabeledText(f"b {number}", 0, f"g{number}") for number in range(10, 30)]
     places: dict[str | None, set[int]] = {}
     for kind in contrast_of([*shows, *opposite]).folds(5, seed=0):
         for place, fold in enumerate(kind):

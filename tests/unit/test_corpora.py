@@ -18,7 +18,7 @@ from modelsurgery.data.corpora import (
     load_corpus_scores,
     load_corpus_texts,
 )
-from modelsurgery.data.texts import LabelledText, split_texts
+from modelsurgery.data.texts import LabeledText, split_texts
 from modelsurgery.errors import TextsError
 
 COUNT = 24  # texts that a probe is given at the least: 20
@@ -77,7 +77,7 @@ def test_jigsaw_has_two_columns_and_quoted_line_breaks(tmp_path: Path) -> None:
     rows = [f'"comment {n}, with ""quotes""\nand a second line",{n % 2}\r\n' for n in range(COUNT)]
     path = written(tmp_path, "balanced.csv", "".join(rows))
     texts = load_corpus_texts("jigsaw", path)
-    assert texts[1] == LabelledText('comment 1, with "quotes"\nand a second line', 1)
+    assert texts[1] == LabeledText('comment 1, with "quotes"\nand a second line', 1)
     assert Counter(text.label for text in texts) == {0: 12, 1: 12}
     assert load_corpus_texts("jigsaw", tmp_path) == texts
 
@@ -87,7 +87,7 @@ def test_jigsaw_of_kaggle_has_a_header(tmp_path: Path) -> None:
     rows = [f"{n:016x},comment {n},{n % 2},0,0,0,0,0\n" for n in range(COUNT)]
     written(tmp_path, "train.csv", header + "".join(rows))
     texts = load_corpus_texts("jigsaw", tmp_path, split="train")
-    assert texts[:2] == (LabelledText("comment 0", 0), LabelledText("comment 1", 1))
+    assert texts[:2] == (LabeledText("comment 0", 0), LabeledText("comment 1", 1))
 
 
 def test_civil_comments_are_toxic_from_one_half(tmp_path: Path) -> None:
@@ -110,8 +110,8 @@ def test_a_copy_in_parquet_has_the_columns_of_the_hub(tmp_path: Path) -> None:
     parquet.write_table(arrow.table(columns), path)
     texts = load_corpus_texts("paradetox", path)
     assert texts[:2] == (
-        LabelledText("cold soup 0", 1, "cold soup 0"),
-        LabelledText("warm soup 0", 0, "cold soup 0"),
+        LabeledText("cold soup 0", 1, "cold soup 0"),
+        LabeledText("warm soup 0", 0, "cold soup 0"),
     )
     with pytest.raises(TextsError, match="not a readable Parquet file"):
         load_corpus_texts("paradetox", written(tmp_path, "broken.parquet", b"PAR1"))
@@ -272,7 +272,7 @@ def test_negative_sentences_are_the_prompts_of_attitude(tmp_path: Path) -> None:
 def test_negative_reviews_have_label_one(tmp_path: Path) -> None:
     rows = [f'a "film" {n} .\t{n % 2}\n' for n in range(COUNT)]
     path = written(tmp_path, "dev.tsv", "sentence\tlabel\n" + "".join(rows))
-    assert load_corpus_texts("sst2", path)[0] == LabelledText('a "film" 0 .', 1)
+    assert load_corpus_texts("sst2", path)[0] == LabeledText('a "film" 0 .', 1)
     assert load_corpus_texts("sst2", tmp_path, split="validation")[1].label == 0
 
 

@@ -14,7 +14,7 @@ from modelsurgery import (
     score_rows,
     select_region,
 )
-from modelsurgery.data.texts import LabelledText
+from modelsurgery.data.texts import LabeledText
 from modelsurgery.errors import EvaluationError
 from modelsurgery.evaluation.facts import measure_facts
 from modelsurgery.evaluation.generation import Continuation, Decoding, TransformersGenerator
@@ -239,11 +239,11 @@ def test_facts_are_exact_matches_of_the_greedy_answer(
 
 def test_the_texts_judge_learns_from_the_texts_and_calls_empty_answers_failed() -> None:
     train = [
-        LabelledText(f"{word} {noun}", label)
+        LabeledText(f"{word} {noun}", label)
         for label, word in ((1, "awful"), (0, "lovely"))
         for noun in ("cat", "dog", "house", "day", "tree", "rain")
     ]
-    held_out = [LabelledText("awful weather", 1), LabelledText("lovely weather", 0)]
+    held_out = [LabeledText("awful weather", 1), LabeledText("lovely weather", 0)]
     judge = TextsJudge(train, held_out)
     assert judge.auroc == 1.0
     said = judge(["p"] * 4, ["an awful thing", "such a lovely thing", "", "  \n"])

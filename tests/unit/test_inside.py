@@ -16,7 +16,7 @@ from families import LOADED, loaded, random_edit
 from modelsurgery import apply_to_copy, edited, find_gate_matrices, open_checkpoint
 from modelsurgery.checkpoint.rows import read_rows, widened
 from modelsurgery.data.behaviors import Behavior, BehaviorFile
-from modelsurgery.data.texts import LabelledText
+from modelsurgery.data.texts import LabeledText
 from modelsurgery.edit.edit import Edit
 from modelsurgery.edit.probe import Probe
 from modelsurgery.errors import EditMismatchError, NothingChangedError, RecipeError
@@ -31,7 +31,7 @@ SENTENCES = tiny_sentences(60)
 
 
 def texts_of_a_behavior() -> Behavior:
-    held_out = tuple(LabelledText(text, n % 2) for n, text in enumerate(SENTENCES[:30]))
+    held_out = tuple(LabeledText(text, n % 2) for n, text in enumerate(SENTENCES[:30]))
     facts = tuple((text, "good") for text in SENTENCES[50:])
     described = BehaviorFile(name="tiny", title="tiny", texts=Path("tiny.jsonl"))
     nothing: tuple[Any, ...] = ()

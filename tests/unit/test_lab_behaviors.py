@@ -10,7 +10,7 @@ from modelsurgery.data.demo import (
     BEHAVIORS,
     facts,
     is_held_out,
-    labelled_texts,
+    labeled_texts,
     neutral_texts,
     prompts,
     split_sentences,
@@ -25,17 +25,17 @@ def documents() -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("behavior", BEHAVIORS)
-def test_labelled_texts_are_balanced_distinct_and_repeatable(behavior: str) -> None:
-    texts = labelled_texts(behavior, 200, seed=5)
-    assert texts == labelled_texts(behavior, 200, seed=5)
-    assert texts != labelled_texts(behavior, 200, seed=6)
+def test_labeled_texts_are_balanced_distinct_and_repeatable(behavior: str) -> None:
+    texts = labeled_texts(behavior, 200, seed=5)
+    assert texts == labeled_texts(behavior, 200, seed=5)
+    assert texts != labeled_texts(behavior, 200, seed=6)
     assert sum(label for _, label in texts) == 100
     assert len({text for text, _ in texts}) == 200
 
 
 @pytest.mark.parametrize("behavior", BEHAVIORS)
 def test_labels_agree_with_the_judge(behavior: str) -> None:
-    for text, label in labelled_texts(behavior, 300, seed=0):
+    for text, label in labeled_texts(behavior, 300, seed=0):
         verdict = judge(behavior, "", text)
         assert (verdict == "behavior") == (label == 1) or verdict == "neither"
 
@@ -44,8 +44,8 @@ def test_labels_agree_with_the_judge(behavior: str) -> None:
 def test_held_out_prompts_share_no_sentence_with_what_is_trained_on(behavior: str) -> None:
     held_out = prompts(behavior, "held_out", 400, seed=0)
     assert len(set(held_out)) == 400
-    labelled = [text for text, _ in labelled_texts(behavior, 300, seed=0)]
-    seen_texts = [*labelled, *prompts(behavior, "train", 200, 0), *neutral_texts("train", 150, 0)]
+    labeled = [text for text, _ in labeled_texts(behavior, 300, seed=0)]
+    seen_texts = [*labeled, *prompts(behavior, "train", 200, 0), *neutral_texts("train", 150, 0)]
     seen_texts += documents()
     seen = {sentence for text in seen_texts for sentence in split_sentences(text)}
     for prompt in held_out:

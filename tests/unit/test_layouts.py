@@ -84,7 +84,7 @@ def test_an_unknown_family_is_refused_by_name(tmp_path: Path) -> None:
         ("weight_packed", "compressed-tensors"),
     ],
 )
-def test_weights_with_names_of_quantisation_are_refused_even_if_config_is_silent(
+def test_weights_with_names_of_quantization_are_refused_even_if_config_is_silent(
     ending: str, method: str, tmp_path: Path
 ) -> None:
     name = f"model.layers.0.mlp.gate_proj.{ending}"
@@ -92,7 +92,7 @@ def test_weights_with_names_of_quantisation_are_refused_even_if_config_is_silent
         write_tiny_model(tmp_path / "base"),
         edit_tensors=lambda tensors: tensors.update({name: torch.ones(4)}),
     )
-    with pytest.raises(UnsupportedModelError, match=rf"quantised \({method}\)"):
+    with pytest.raises(UnsupportedModelError, match=rf"quantized \({method}\)"):
         find_gate_matrices(open_checkpoint(directory))
 
 
@@ -138,12 +138,12 @@ def test_a_wrong_layout_is_refused_by_its_key(wrong: str, says: str, tmp_path: P
         load_layout(tmp_path / "layout.yaml")
 
 
-def test_a_quantised_model_is_refused(tmp_path: Path) -> None:
+def test_a_quantized_model_is_refused(tmp_path: Path) -> None:
     directory = change(
         write_tiny_model(tmp_path / "base"),
         lambda config: config.update(quantization_config={"quant_method": "gptq"}),
     )
-    with pytest.raises(UnsupportedModelError, match="quantised"):
+    with pytest.raises(UnsupportedModelError, match="quantized"):
         find_gate_matrices(open_checkpoint(directory))
 
 

@@ -45,7 +45,7 @@ def test_a_card_tells_what_changed_what_it_cost_and_what_it_comes_from(
     tiny_llama: Path, run: Path, tmp_path: Path
 ) -> None:
     made = write_repository(open_checkpoint(tiny_llama), [run], tmp_path / "hub",
-                            base_model="some/base", licence="apache-2.0")  # fmt: skip
+                            base_model="some/base", license="apache-2.0")  # fmt: skip
     card = ModelCard.load(tmp_path / "hub" / "README.md")
     assert card.data.base_model == "some/base"
     assert card.data.license == "apache-2.0"
@@ -74,7 +74,7 @@ def test_merged_weights_are_verified_and_can_be_undone_with_the_card_in_place(
     assert weights.read_bytes() == (tiny_llama / "model.safetensors").read_bytes()
 
 
-def test_without_results_the_card_says_so_and_takes_the_licence_of_the_base(
+def test_without_results_the_card_says_so_and_takes_the_license_of_the_base(
     tiny_llama: Path, tmp_path: Path
 ) -> None:
     base = tmp_path / "base"
@@ -97,7 +97,7 @@ def test_without_results_the_card_says_so_and_takes_the_licence_of_the_base(
         "---\n- a\n---\n",
     ],
 )
-def test_only_the_front_matter_of_the_base_tells_its_licence(
+def test_only_the_front_matter_of_the_base_tells_its_license(
     tiny_llama: Path, tmp_path: Path, card: str
 ) -> None:
     base = Path(shutil.copytree(tiny_llama, tmp_path / "base"))

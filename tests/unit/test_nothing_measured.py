@@ -38,7 +38,7 @@ def test_no_edit_is_screened_on_texts_of_one_token(model: LanguageModel) -> None
         with pytest.raises(EvaluationError, match=SAYS.format("neutral")):
             Screen(model, SENTENCES, SENTENCES, clean)
     for texts in ((ONE_TOKEN_EACH, SENTENCES), (SENTENCES, ONE_TOKEN_EACH)):
-        with pytest.raises(EvaluationError, match=SAYS.format("labelled")):
+        with pytest.raises(EvaluationError, match=SAYS.format("labeled")):
             Screen(model, *texts, SENTENCES)
     assert Screen(model, [], [], SENTENCES).clean_tokens > 0
 

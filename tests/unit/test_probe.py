@@ -6,7 +6,7 @@ import torch
 
 from modelsurgery import fit_probe, load_probe, save_probe
 from modelsurgery.edit.probe import FITS, Probe
-from modelsurgery.errors import ArtefactError, RecipeError
+from modelsurgery.errors import ArtifactError, RecipeError
 
 WIDTH = 12
 
@@ -120,7 +120,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
             return (Path.touch, (tmp_path / "sprung",))  # type: ignore[return-value]
 
     torch.save({"mlp.weight": Trap()}, tmp_path / "probe.pt")
-    with pytest.raises(ArtefactError, match="not a probe"):
+    with pytest.raises(ArtifactError, match="not a probe"):
         load_probe(tmp_path / "probe.pt")
     assert not (tmp_path / "sprung").exists()
 
@@ -129,5 +129,5 @@ def test_a_probe_with_nan_is_refused(tmp_path: Path) -> None:
     probe = fitted("mean-difference")
     probe.weight[0, 0] = float("nan")
     save_probe(probe, tmp_path / "probe.safetensors")
-    with pytest.raises(ArtefactError, match="weight has shape"):
+    with pytest.raises(ArtifactError, match="weight has shape"):
         load_probe(tmp_path / "probe.safetensors")

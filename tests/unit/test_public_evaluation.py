@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 import modelsurgery as ms
-from modelsurgery.data.texts import LabelledText, Split
+from modelsurgery.data.texts import LabeledText, Split
 from modelsurgery.errors import RecipeError, TextsError
 from modelsurgery.evaluation.judges import Verdict
 from modelsurgery.evaluation.language_modelling import compare_language_modelling
 from modelsurgery.results import results_of
 from tiny import tiny_sentences
 
-TEXTS = [LabelledText(text, number % 2) for number, text in enumerate(tiny_sentences(60))]
+TEXTS = [LabeledText(text, number % 2) for number, text in enumerate(tiny_sentences(60))]
 
 
 class CountsA:
@@ -66,7 +66,7 @@ def test_texts_are_measured_on_their_held_out_part_and_nothing_is_written(
     content = json.loads(json.dumps(found.to_json()))
     assert results_of(content, "here") == found.results()
     text = str(found)
-    assert text.startswith("behavior (labelled texts), model ")
+    assert text.startswith("behavior (labeled texts), model ")
     assert f"{expected.base_perplexity:.2f}" in text
     assert "change is" in text
 
@@ -102,6 +102,6 @@ def test_what_cannot_be_measured_is_refused(model: ms.LanguageModel, edit: ms.Ed
         ms.evaluate(model, edit, "toxicity", prompts=["go on"])
     with pytest.raises(RecipeError, match="no behavior 'nosuch'"):
         ms.evaluate(model, edit, "nosuch")
-    short = Split(tuple(TEXTS[:20]), (LabelledText("a", 1), LabelledText("b c", 0)))
+    short = Split(tuple(TEXTS[:20]), (LabeledText("a", 1), LabeledText("b c", 0)))
     with pytest.raises(TextsError, match="too short to cut prompts from"):
         ms.evaluate(model, edit, short, judge=CountsA())

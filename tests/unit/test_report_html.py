@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from modelsurgery.errors import ArtefactError
+from modelsurgery.errors import ArtifactError
 from modelsurgery.report.comparing import Pair, read_pairs
 from modelsurgery.report.html import write_report
 from modelsurgery.report.html.charts import (
@@ -263,14 +263,14 @@ def test_an_older_run_without_a_look_inside_has_a_page(tmp_path: Path) -> None:
 
 
 def test_what_is_no_finished_run_is_refused_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ArtefactError, match=r"no finished run there \(results.json is missing\)"):
+    with pytest.raises(ArtifactError, match=r"no finished run there \(results.json is missing\)"):
         write_report(tmp_path)
     run = write_run(tmp_path / "run")
     (run / "results.json").write_text("{")
-    with pytest.raises(ArtefactError, match="not valid JSON"):
+    with pytest.raises(ArtifactError, match="not valid JSON"):
         write_report(run)
     (run / "results.json").write_text('{"behavior": 3}')
-    with pytest.raises(ArtefactError, match="not those of a run"):
+    with pytest.raises(ArtifactError, match="not those of a run"):
         write_report(run)
     assert not (run / "report.html").exists()
 
@@ -300,7 +300,7 @@ def test_damaged_files_are_refused_in_one_line(
 ) -> None:
     run = write_run(tmp_path / "run")
     (run / name).write_text(content)
-    with pytest.raises(ArtefactError, match=says) as caught:
+    with pytest.raises(ArtifactError, match=says) as caught:
         write_report(run)
     assert "\n" not in str(caught.value)
 

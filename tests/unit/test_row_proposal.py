@@ -13,7 +13,7 @@ from modelsurgery.edit.edit import Edit
 from modelsurgery.edit.edit_file import load_edit, save_edit
 from modelsurgery.edit.effects import Measurement, Prediction
 from modelsurgery.edit.explanation import explain
-from modelsurgery.errors import ArtefactError, CheckpointError, RecipeError
+from modelsurgery.errors import ArtifactError, CheckpointError, RecipeError
 from modelsurgery.rules.proposal import RowProposal
 
 MATRICES, ROWS, WIDTH = 3, 6, 4
@@ -190,7 +190,7 @@ def test_a_file_with_malformed_predictions_is_refused(
     edit = proposal().edit(1)
     update = replace(edit.updates[0], predicted=Prediction(broken, np.zeros(1, np.float32)))
     save_edit(replace(edit, updates=(update,)), tmp_path / "e.safetensors")
-    with pytest.raises(ArtefactError, match="predictions of update 0 are malformed"):
+    with pytest.raises(ArtifactError, match="predictions of update 0 are malformed"):
         load_edit(tmp_path / "e.safetensors")
 
 

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from modelsurgery.data.texts import LabelledText
+from modelsurgery.data.texts import LabeledText
 from modelsurgery.errors import RecipeError, TextsError
 from modelsurgery.search.targets import targets_of
 from tiny import tiny_sentences
 
-SOME = [LabelledText(text, number % 2) for number, text in enumerate(tiny_sentences(40))]
+SOME = [LabeledText(text, number % 2) for number, text in enumerate(tiny_sentences(40))]
 BOTH = {"one": SOME, "two": SOME[:20]}
 
 
@@ -42,7 +42,7 @@ def test_what_does_not_fit_is_refused(arguments: tuple[Any, ...], says: str) -> 
 
 
 def test_texts_that_cannot_be_split_name_their_behavior() -> None:
-    few = [LabelledText("a", 1), LabelledText("b", 0)]
+    few = [LabeledText("a", 1), LabeledText("b", 0)]
     _, two = targets_of({"one": SOME, "two": few})
     with pytest.raises(TextsError, match=r"texts of two: the .* part would lack a label"):
         two.split(0.25, 0)

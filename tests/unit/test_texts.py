@@ -11,7 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from modelsurgery.data.texts import (
-    LabelledText,
+    LabeledText,
     check_texts,
     load_lines,
     load_texts,
@@ -20,13 +20,13 @@ from modelsurgery.data.texts import (
 )
 from modelsurgery.errors import TextsError
 
-WANTED = tuple(LabelledText(f"sentence number {n}", n % 2) for n in range(24))
+WANTED = tuple(LabeledText(f"sentence number {n}", n % 2) for n in range(24))
 
 
-def labelled(count: int, group_size: int = 1) -> list[LabelledText]:
+def labeled(count: int, group_size: int = 1) -> list[LabeledText]:
     """Texts with labels in turn; in groups of consecutive ones if asked for."""
     return [
-        LabelledText(f"text {n}", n % 2, None if group_size == 1 else f"group {n // group_size}")
+        LabeledText(f"text {n}", n % 2, None if group_size == 1 else f"group {n // group_size}")
         for n in range(count)
     ]
 
@@ -70,7 +70,7 @@ def test_tsv_keeps_bare_quotation_marks(tmp_path: Path) -> None:
 def test_csv_keeps_quoted_line_breaks_commas_and_quotes(tmp_path: Path) -> None:
     path = tmp_path / "texts.csv"
     path.write_text(table(",") + '1,"one,\ntwo ""three"""\n')
-    assert load_texts(path)[-1] == LabelledText('one,\ntwo "three"', 1)
+    assert load_texts(path)[-1] == LabeledText('one,\ntwo "three"', 1)
 
 
 def test_json_keeps_line_separators_inside_a_text(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_repeated_texts_are_dropped_and_said(caplog: pytest.LogCaptureFixture) -
 
 
 def test_text_with_both_labels_is_dropped_altogether(caplog: pytest.LogCaptureFixture) -> None:
-    turned = LabelledText(WANTED[3].text, 1 - WANTED[3].label)
+    turned = LabeledText(WANTED[3].text, 1 - WANTED[3].label)
     assert check_texts([*WANTED, turned], "here") == WANTED[:3] + WANTED[4:]
     assert "dropped 2 repeated texts (1 stood there with both labels)" in caplog.text
 
@@ -132,12 +132,12 @@ def test_the_twenty_texts_are_counted_after_dropping() -> None:
 
 def test_both_labels_are_needed() -> None:
     with pytest.raises(TextsError, match="every label is 0"):
-        check_texts([LabelledText(f"text {n}", 0) for n in range(30)], "here")
+        check_texts([LabeledText(f"text {n}", 0) for n in range(30)], "here")
 
 
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.5])
 def test_split_holds_out_the_share_of_each_label(share: float) -> None:
-    texts = labelled(400)
+    texts = labeled(400)
     split = split_texts(texts, held_out=share)
     assert Counter(text.label for text in split.held_out) == {0: 200 * share, 1: 200 * share}
     assert sorted([*split.train, *split.held_out], key=texts.index) == texts
@@ -145,7 +145,7 @@ def test_split_holds_out_the_share_of_each_label(share: float) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_groups_stay_on_one_side(seed: int) -> None:
-    texts = [*labelled(300, group_size=2), *labelled(100)]
+    texts = [*labeled(300, group_size=2), *labeled(100)]
     split = split_texts(texts, seed=seed)
     train, held_out = (
         {text.group for text in side} - {None} for side in (split.train, split.held_out)
@@ -154,31 +154,31 @@ def test_groups_stay_on_one_side(seed: int) -> None:
 
 
 def test_split_does_not_depend_on_the_order() -> None:
-    texts = labelled(200, group_size=2)
+    texts = labeled(200, group_size=2)
     shuffled = random.Random(3).sample(texts, len(texts))
     assert split_texts(shuffled) == split_texts(texts)
 
 
 def test_another_seed_gives_another_split() -> None:
-    texts = labelled(200)
+    texts = labeled(200)
     assert set(split_texts(texts, seed=0).held_out) != set(split_texts(texts, seed=1).held_out)
 
 
 def test_most_texts_stay_on_their_side_when_texts_are_added() -> None:
-    before = set(split_texts(labelled(400)).held_out)
-    after = set(split_texts(labelled(440)).held_out)
+    before = set(split_texts(labeled(400)).held_out)
+    after = set(split_texts(labeled(440)).held_out)
     assert len(before & after) >= 0.85 * len(before)
 
 
 def test_split_that_would_lack_a_label_is_refused() -> None:
-    texts = [LabelledText(f"text {n}", n % 2, "one group") for n in range(40)]
+    texts = [LabeledText(f"text {n}", n % 2, "one group") for n in range(40)]
     with pytest.raises(TextsError, match="the train part would lack a label"):
         split_texts(texts)
 
 
 def test_hash_depends_on_text_label_and_group() -> None:
-    text = LabelledText("a", 1)
-    others = [LabelledText("b", 1), LabelledText("a", 0), LabelledText("a", 1, "g")]
+    text = LabeledText("a", 1)
+    others = [LabeledText("b", 1), LabeledText("a", 0), LabeledText("a", 1, "g")]
     assert len({texts_sha256([one]) for one in (text, *others)}) == 4
 
 
@@ -272,7 +272,7 @@ def test_prompts_are_a_list_of_texts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "tsv", "parquet"])
-def test_labelled_texts_are_the_same_in_every_form_and_case(tmp_path: Path, kind: str) -> None:
+def test_labeled_texts_are_the_same_in_every_form_and_case(tmp_path: Path, kind: str) -> None:
     rows = [{"text": text.text, "label": str(text.label)} for text in WANTED]
     path = tmp_path / f"texts.{kind.upper()}"
     if kind == "json":
@@ -289,11 +289,11 @@ def test_a_field_of_csv_may_have_any_length(tmp_path: Path) -> None:
     path = tmp_path / "texts.csv"
     quoted = long.replace('"', '""')
     path.write_text(table(",") + f'1,"{quoted}"\n')
-    assert load_texts(path)[-1] == LabelledText(long, 1)
+    assert load_texts(path)[-1] == LabeledText(long, 1)
 
 
 @pytest.mark.parametrize("column", ["text", "prompt"])
-def test_labelled_exchanges_have_a_reply(tmp_path: Path, column: str) -> None:
+def test_labeled_exchanges_have_a_reply(tmp_path: Path, column: str) -> None:
     rows = [
         {column: f"question {n // 2}", "reply": f"answer {n % 2}", "label": n % 2}
         for n in range(20)
@@ -301,7 +301,7 @@ def test_labelled_exchanges_have_a_reply(tmp_path: Path, column: str) -> None:
     path = tmp_path / "texts.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert load_texts(path) == tuple(
-        LabelledText(f"question {n // 2}", n % 2, reply=f"answer {n % 2}") for n in range(20)
+        LabeledText(f"question {n // 2}", n % 2, reply=f"answer {n % 2}") for n in range(20)
     )
     path.write_text("".join(json.dumps(row | {"reply": None}) + "\n" for row in rows[::2]) * 2)
     with pytest.raises(TextsError, match="10 different texts"):  # without replies, texts only

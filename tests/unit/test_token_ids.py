@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from modelsurgery import LanguageModel, load_model
-from modelsurgery.data.texts import LabelledText
-from modelsurgery.model.activations.texts import tokenize_labelled
+from modelsurgery.data.texts import LabeledText
+from modelsurgery.model.activations.texts import tokenize_labeled
 from modelsurgery.model.chat_template import ChatTemplate, Rendered
 from modelsurgery.model.token_ids import reply_ids, token_ids, without_beginning
 from talking import LLAMA, QWEN, SMOLLM_2, talking_tokenizer, template_ids, write_talking_model
 
 QUESTION = "is the dog happy"
-EXCHANGE = LabelledText(QUESTION, 1, reply="the dog is very happy")
+EXCHANGE = LabeledText(QUESTION, 1, reply="the dog is very happy")
 KINDS: dict[str, dict[str, Any]] = {
     "bos is the mark of a turn": {
         "template": SMOLLM_2, "bos_token": "<|im_start|>", "eos_token": "<|im_end|>",
@@ -54,7 +54,7 @@ def test_a_plain_text_begins_as_the_tokenizer_begins_it_and_has_no_end(tokenizer
     whole = tokenizer(QUESTION)["input_ids"]
     closed = whole[-1] == tokenizer.convert_tokens_to_ids("</s>")
     assert ids == (whole[:-1] if closed else whole)
-    plain = reply_ids(ChatTemplate(tokenizer), LabelledText(QUESTION, 0))
+    plain = reply_ids(ChatTemplate(tokenizer), LabeledText(QUESTION, 0))
     bare = tokenizer(QUESTION, add_special_tokens=False)["input_ids"]
     assert list(plain.ids) == ids
     assert list(plain.ids[plain.reply_start :]) == bare
@@ -79,12 +79,12 @@ def test_a_reply_begins_where_a_prompt_opens_a_thought_that_the_exchange_has_not
 def test_a_loss_counts_the_reply_alone_or_all_behind_the_opening(tmp_path: Path) -> None:
     two = talking_tokenizer(SMOLLM_2, opening=["<|im_start|>", "<s>"])
     model = load_model(write_talking_model(tmp_path / "model", two))
-    exchange, plain = tokenize_labelled(model, [EXCHANGE, LabelledText(QUESTION, 0)])
+    exchange, plain = tokenize_labeled(model, [EXCHANGE, LabeledText(QUESTION, 0)])
     assert exchange.ids == model.reply_ids(EXCHANGE).ids
     assert two.decode(list(exchange.ids[exchange.start :])).startswith("the dog is very happy")
     assert two.decode(list(plain.ids[plain.start :])) == QUESTION
-    long = LabelledText(" ".join([QUESTION] * 100), 0)
-    (cut,) = tokenize_labelled(model, [long])
+    long = LabeledText(" ".join([QUESTION] * 100), 0)
+    (cut,) = tokenize_labeled(model, [long])
     assert cut.ids == tuple(model.reply_ids(long).ids[:100])
 
 

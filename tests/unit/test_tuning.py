@@ -10,10 +10,10 @@ import torch
 from modelsurgery import Edit, LanguageModel, extract_hidden_states, load_model
 from modelsurgery.data.behaviors import Behavior, BehaviorFile
 from modelsurgery.data.behaviors.prompting import plain_prompt_set
-from modelsurgery.data.texts import LabelledText
+from modelsurgery.data.texts import LabeledText
 from modelsurgery.edit.probe import Probe
 from modelsurgery.edit.region import PAPER_ROWS
-from modelsurgery.errors import ArtefactError, DamageBudgetError, EvaluationError, RecipeError
+from modelsurgery.errors import ArtifactError, DamageBudgetError, EvaluationError, RecipeError
 from modelsurgery.evaluation.generation import TransformersGenerator
 from modelsurgery.evaluation.language_modelling import compare_language_modelling
 from modelsurgery.evaluation.protocol import decodings_of
@@ -43,7 +43,7 @@ def model(tiny_llama: Path) -> LanguageModel:
 @pytest.fixture(scope="module")
 def behavior() -> Behavior:
     texts = [
-        LabelledText(f"{sentence} {'happy' if number % 2 else 'sad'}", number % 2)
+        LabeledText(f"{sentence} {'happy' if number % 2 else 'sad'}", number % 2)
         for number, sentence in enumerate(SENTENCES[:80])
     ]
     return Behavior(
@@ -370,7 +370,7 @@ def test_an_edit_that_breaks_the_model_is_no_trial_to_choose_from(tmp_path: Path
 def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "study.journal"
     path.write_text("no journal\nat all\n")
-    with pytest.raises(ArtefactError, match="not a journal of studies"):
+    with pytest.raises(ArtifactError, match="not a journal of studies"):
         Study(SPACE, {}, path=path)
 
 

@@ -52,9 +52,9 @@ class Source:
 def training_sources(name: str, root: Path) -> list[Source]:
     """What a classifier is fitted, chosen and calibrated on."""
     if name == "toxicity":
-        first_half, _ = _halves(_labelled("jigsaw", root))
-        return [_labelled("davidson", root), first_half, _labelled("paradetox", root)]
-    return [_labelled("goemotions", root, "train"), _labelled("sst2", root, "train")]
+        first_half, _ = _halves(_labeled("jigsaw", root))
+        return [_labeled("davidson", root), first_half, _labeled("paradetox", root)]
+    return [_labeled("goemotions", root, "train"), _labeled("sst2", root, "train")]
 
 
 def middling_texts(root: Path) -> list[str]:
@@ -68,16 +68,16 @@ def middling_texts(root: Path) -> list[str]:
 def held_out_sources(name: str, root: Path) -> list[Source]:
     """What a classifier is measured on; nothing of it was seen or chosen by."""
     if name == "toxicity":
-        _, second_half = _halves(_labelled("jigsaw", root))
+        _, second_half = _halves(_labeled("jigsaw", root))
         return [second_half, _continuations(root), _toxigen(root)]
     return [
-        _labelled("goemotions", root, "test"),
-        _labelled("sst2", root, "test"),
-        _labelled("dair_emotion", root, "train"),
+        _labeled("goemotions", root, "test"),
+        _labeled("sst2", root, "test"),
+        _labeled("dair_emotion", root, "train"),
     ]
 
 
-def _labelled(corpus: str, root: Path, split: str | None = None) -> Source:
+def _labeled(corpus: str, root: Path, split: str | None = None) -> Source:
     found = load_corpus_texts(corpus, _path(corpus, root), split=split)
     name = corpus if split is None else f"{corpus}, {split}"
     texts, labels = [text.text for text in found], [text.label for text in found]

@@ -22,7 +22,7 @@ from sklearn.metrics import roc_auc_score
 
 from modelsurgery.evaluation.classifiers import CLASSIFIERS, read_classifier
 from modelsurgery.evaluation.classifiers.features import BLOCKS, features
-from modelsurgery.files.artifact import write_artefact
+from modelsurgery.files.artifact import write_artifact
 from modelsurgery.files.provenance import installed_versions
 from tools.classifiers.figures import figures_of
 from tools.classifiers.sheet import write_sheet
@@ -59,7 +59,7 @@ def train(name: str, sources: Sequence[Source], middling: Sequence[str], path: P
 
     Args:
         name: what it recognizes.
-        sources: labelled texts.
+        sources: labeled texts.
         middling: texts of neither class; none leaves the classifier two classes.
         path: the file to write.
     """
@@ -96,7 +96,7 @@ def train(name: str, sources: Sequence[Source], middling: Sequence[str], path: P
             "versions": {k: installed_versions()[k] for k in ("numpy", "scikit-learn")},
         },
     }
-    write_artefact(path, "classifier", {"weights": whole.astype(np.int8)}, described)
+    write_artifact(path, "classifier", {"weights": whole.astype(np.int8)}, described)
 
 
 def _settings(sources: Sequence[Source]) -> Iterator[dict[str, float]]:

@@ -44,14 +44,7 @@ SeveralTexts = Annotated[
 ]
 Directions = Annotated[
     list[str] | None,  # typer knows no list of choices
-    typer.Option(
-        "--direction",
-        metavar="DIRECTION",
-        help="away or toward. Repeat, once for each --texts, in the same order."
-        + default_note("away"),
-        rich_help_panel=str(Panel.EDIT),
-        show_default=False,
-    ),
+    option("direction", default="away", more="Repeat, once for each --texts, in the same order."),
 ]
 Weights = Annotated[
     list[float] | None,
@@ -257,14 +250,14 @@ def _from_texts(
     from modelsurgery.model.loading import load_model
     from modelsurgery.search.edit_fitting import fit_edit
 
-    labelled: Any = {
+    labeled: Any = {
         name: load_texts(path, text_column=columns[0], label_column=columns[1])
         for name, path in asked.files.items()
     }
     direction: Any = dict(zip(asked.files, asked.directions, strict=True))
     weights: Any = dict(zip(asked.files, asked.weights, strict=True))
-    if len(labelled) == 1:  # needs no name
-        (labelled,), (direction,), weights = labelled.values(), direction.values(), None
+    if len(labeled) == 1:  # needs no name
+        (labeled,), (direction,), weights = labeled.values(), direction.values(), None
     clean = None if neutral is None else load_lines(neutral)
     chosen: Any = rule or DEFAULT_RULE
     with showing_progress() as progress:
@@ -275,7 +268,7 @@ def _from_texts(
             )
         made = fit_edit(
             loaded,
-            labelled,
+            labeled,
             clean,
             rule=chosen,
             direction=direction,

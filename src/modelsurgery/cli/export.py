@@ -42,7 +42,7 @@ def export(
     base_model: Annotated[
         str | None, typer.Option(metavar="ID", help="Hub ID of the base model.")
     ] = None,
-    licence: Annotated[
+    license: Annotated[
         str | None,
         typer.Option(
             "--license",
@@ -84,7 +84,7 @@ def export(
                 out,
                 form=form,
                 base_model=name,
-                licence=licence,
+                license=license,
                 progress=progress,
             )
     content = {**asdict(written), **edits_together(loaded)}

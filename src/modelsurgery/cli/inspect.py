@@ -39,9 +39,9 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Describe a probe, an edit, a journal, or the edits applied to a model."""
-    from modelsurgery.files.artifact import is_artefact
+    from modelsurgery.files.artifact import is_artifact
 
-    if file.is_file() and is_artefact(file, "edit"):
+    if file.is_file() and is_artifact(file, "edit"):
         content = _edit(file, model, others or [], device, dtype)
     elif others:
         raise RecipeError(f"{file} is not an edit; --with compares edits")

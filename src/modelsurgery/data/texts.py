@@ -1,4 +1,4 @@
-"""Labelled texts: reading them, checking them, splitting them.
+"""Labeled texts: reading them, checking them, splitting them.
 
 A label of 1 says that the text shows the behavior, 0 that it shows its opposite. `text_files` says
 which files can be read. A column `group` keeps related texts (a sentence and its rewrite) on one
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class LabelledText:
+class LabeledText:
     """A text and whether it shows the behavior.
 
     Attributes:
@@ -49,14 +49,14 @@ class LabelledText:
 class Split:
     """Texts for fitting and texts held out from it; they share no text and no group."""
 
-    train: tuple[LabelledText, ...]
-    held_out: tuple[LabelledText, ...]
+    train: tuple[LabeledText, ...]
+    held_out: tuple[LabeledText, ...]
 
 
 def load_texts(
     source: Path | str, *, text_column: str = "text", label_column: str = "label"
-) -> tuple[LabelledText, ...]:
-    """Read labelled texts, in the order of the file.
+) -> tuple[LabeledText, ...]:
+    """Read labeled texts, in the order of the file.
 
     Args:
         source: a .jsonl, .json, .csv, .tsv or .parquet file, or `hub:NAME[:SPLIT]`.
@@ -82,7 +82,7 @@ def load_texts(
         if known is None:
             raise TextsError(f"{where}: label {label!r}; expected 1 (shows the behavior) or 0")
         texts.append(
-            LabelledText(
+            LabeledText(
                 checked_text(row[column], where, "the text"),
                 known,
                 None if group in (None, "") else str(group),
@@ -94,7 +94,7 @@ def load_texts(
     return check_texts(texts, str(source))
 
 
-def check_called_for(texts: Sequence[LabelledText], where: str) -> None:
+def check_called_for(texts: Sequence[LabeledText], where: str) -> None:
     """Refuse texts of which it is not clear where the behavior is called for.
 
     Raises:
@@ -136,7 +136,7 @@ def _called_for(row: dict[str, Any], where: str) -> bool | None:
     return bool(known)
 
 
-def check_texts(texts: Sequence[LabelledText], where: str) -> tuple[LabelledText, ...]:
+def check_texts(texts: Sequence[LabeledText], where: str) -> tuple[LabeledText, ...]:
     """Drop repeated texts and refuse what no probe can learn from.
 
     A text that stands there with both labels is dropped altogether (with a reply: that exchange).
@@ -148,7 +148,7 @@ def check_texts(texts: Sequence[LabelledText], where: str) -> tuple[LabelledText
     for text in texts:
         labels.setdefault((text.text, text.reply), set()).add(text.label)
     contradictory = {key for key, seen in labels.items() if len(seen) > 1}
-    kept: dict[tuple[str, str | None], LabelledText] = {}
+    kept: dict[tuple[str, str | None], LabeledText] = {}
     for text in texts:
         key = (text.text, text.reply)
         if key not in contradictory:
@@ -175,7 +175,7 @@ def check_texts(texts: Sequence[LabelledText], where: str) -> tuple[LabelledText
     return unique
 
 
-def split_texts(texts: Sequence[LabelledText], *, held_out: float = 0.2, seed: int = 0) -> Split:
+def split_texts(texts: Sequence[LabeledText], *, held_out: float = 0.2, seed: int = 0) -> Split:
     """Split by a hash of group (or text) and seed: stable under reordering and additions.
 
     Args:
@@ -187,8 +187,8 @@ def split_texts(texts: Sequence[LabelledText], *, held_out: float = 0.2, seed: i
         TextsError: one side would lack a label (too few texts or one large group).
     """
     order = sorted(texts, key=lambda text: (_split_key(text, seed), text.text, text.reply or ""))
-    train: list[LabelledText] = []
-    held: list[LabelledText] = []
+    train: list[LabeledText] = []
+    held: list[LabeledText] = []
     for label in (0, 1):
         of_label = [text for text in order if text.label == label]
         held.extend(of_label[: max(1, round(held_out * len(of_label)))])
@@ -205,7 +205,7 @@ def split_texts(texts: Sequence[LabelledText], *, held_out: float = 0.2, seed: i
     return Split(tuple(train), tuple(held))
 
 
-def texts_sha256(texts: Iterable[LabelledText]) -> str:
+def texts_sha256(texts: Iterable[LabeledText]) -> str:
     """Hash of the texts and labels, in order."""
     return sha256_json([list(_identity(text)) for text in texts])
 
@@ -239,7 +239,7 @@ def _prompt_of(where: str, row: dict[str, Any]) -> str:
     raise TextsError(f"{where}: no field 'prompt' or 'text'; found {', '.join(map(repr, row))}")
 
 
-def _identity(text: LabelledText) -> tuple[str | int | None, ...]:
+def _identity(text: LabeledText) -> tuple[str | int | None, ...]:
     parts = (text.text, text.label, text.group)
     if text.reply is None:
         return parts
@@ -247,6 +247,6 @@ def _identity(text: LabelledText) -> tuple[str | int | None, ...]:
     return exchange if text.called_for is None else (*exchange, int(text.called_for))
 
 
-def _split_key(text: LabelledText, seed: int) -> bytes:
+def _split_key(text: LabeledText, seed: int) -> bytes:
     name = text.text if text.group is None else text.group
     return hashlib.sha256(f"{seed}\0{name}".encode(errors="surrogatepass")).digest()

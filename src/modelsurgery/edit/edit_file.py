@@ -1,4 +1,4 @@
-"""The file of an edit: one artefact of less than 1 MB for a 7B model.
+"""The file of an edit: one artifact of less than 1 MB for a 7B model.
 
 `directions` [m, d] f32; for update i `rows.i` int32 [k] and `coefficients.i` f32 [k], and where the
 rule predicts something `gains.i` and `prices.i` f32 [k]; the description names tensor, shape,
@@ -17,8 +17,8 @@ from modelsurgery.checkpoint.layouts import Address, layout_from_json
 from modelsurgery.checkpoint.rows import DTYPES
 from modelsurgery.edit.edit import Edit, RowUpdate
 from modelsurgery.edit.effects import Measurement, Prediction
-from modelsurgery.errors import ArtefactError, RecipeError
-from modelsurgery.files.artifact import read_artefact, write_artefact
+from modelsurgery.errors import ArtifactError, RecipeError
+from modelsurgery.files.artifact import read_artifact, write_artifact
 from modelsurgery.files.atomic import writable_json
 from modelsurgery.files.provenance import Provenance
 
@@ -67,19 +67,19 @@ def save_edit(edit: Edit, path: Path | str) -> None:
     }
     if edit.measured is not None:
         description["measured"] = edit.measured.to_json()
-    write_artefact(path, "edit", tensors, description)
+    write_artifact(path, "edit", tensors, description)
 
 
 def load_edit(path: Path | str) -> Edit:
     """Read an edit and check everything in it.
 
     Raises:
-        ArtefactError: missing, damaged, of a later format, or not an edit.
+        ArtifactError: missing, damaged, of a later format, or not an edit.
     """
     path = Path(path)
-    tensors, description = read_artefact(path, "edit")
+    tensors, description = read_artifact(path, "edit")
     if description.get("format") != FORMAT_VERSION:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{path}: format {description.get('format')}; this version reads {FORMAT_VERSION}, "
             "update modelsurgery"
         )
@@ -106,7 +106,7 @@ def load_edit(path: Path | str) -> Edit:
         OverflowError,
         RecipeError,
     ) as error:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{path}: not a sound edit ({error}); make one with `surgery edit`"
         ) from error
 

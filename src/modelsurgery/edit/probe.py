@@ -17,8 +17,8 @@ from modelsurgery.edit.choices import DIRECTION_RULES as DIRECTION_RULES
 from modelsurgery.edit.choices import FITS as FITS
 from modelsurgery.edit.choices import DirectionRule as DirectionRule
 from modelsurgery.edit.choices import Fit as Fit
-from modelsurgery.errors import ArtefactError, RecipeError
-from modelsurgery.files.artifact import read_artefact, write_artefact
+from modelsurgery.errors import ArtifactError, RecipeError
+from modelsurgery.files.artifact import read_artifact, write_artifact
 from modelsurgery.files.provenance import Provenance, provenance
 
 DEFAULT_RULE: DirectionRule = "mean-difference"
@@ -117,7 +117,7 @@ def save_probe(probe: Probe, path: Path | str) -> None:
     tensors: dict[str, NDArray[Any]] = {"weight": probe.weight, "bias": probe.bias}
     if probe.mean_difference is not None:
         tensors["mean_difference"] = probe.mean_difference
-    write_artefact(path, "probe", tensors, description)
+    write_artifact(path, "probe", tensors, description)
 
 
 def load_probe(path: Path | str) -> Probe:
@@ -126,14 +126,14 @@ def load_probe(path: Path | str) -> Probe:
     Pickles are read with `weights_only=True`, which runs no code.
 
     Raises:
-        ArtefactError: missing, damaged, not a probe, or with weights that are not finite.
+        ArtifactError: missing, damaged, not a probe, or with weights that are not finite.
     """
     path = Path(path)
     if not path.is_file():
-        raise ArtefactError(f"no probe at {path}; make one with `surgery probe`")
+        raise ArtifactError(f"no probe at {path}; make one with `surgery probe`")
     if path.suffix in PICKLE_SUFFIXES:
         return _checked(_load_authors_probe(path), path)
-    tensors, description = read_artefact(path, "probe")
+    tensors, description = read_artifact(path, "probe")
     try:
         metrics = description["metrics"]
         probe = Probe(
@@ -146,7 +146,7 @@ def load_probe(path: Path | str) -> Probe:
             Provenance.from_json(description["provenance"]),
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{path}: not a sound probe ({error}); make one with `surgery probe`"
         ) from error
     return _checked(probe, path)
@@ -183,7 +183,7 @@ def _load_authors_probe(path: Path) -> Probe:
         ValueError,
         pickle.UnpicklingError,
     ) as error:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{path}: not a probe; expected a state dict with mlp.weight [2, d] and mlp.bias [2]"
         ) from error
 
@@ -191,7 +191,7 @@ def _load_authors_probe(path: Path) -> Probe:
 def _checked(probe: Probe, path: Path) -> Probe:
     layer_is_sound = probe.layer is None or (type(probe.layer) is int and probe.layer >= 1)
     if not layer_is_sound or (probe.fit is not None and probe.fit not in FITS):
-        raise ArtefactError(
+        raise ArtifactError(
             f"{path}: layer {probe.layer!r}, fit {probe.fit!r}; expected a layer from 1 and one "
             f"of {', '.join(FITS)}"
         )
@@ -202,7 +202,7 @@ def _checked(probe: Probe, path: Path) -> Probe:
     for name, tensor, shape in shapes:
         sound = tuple(tensor.shape) == shape and tensor.dtype == np.float32
         if not sound or not np.isfinite(tensor).all():
-            raise ArtefactError(
+            raise ArtifactError(
                 f"{path}: {name} has shape {list(tensor.shape)} and type {tensor.dtype}; expected "
                 f"finite float32 values of shape {list(shape)}"
             )

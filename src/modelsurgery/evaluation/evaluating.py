@@ -17,7 +17,7 @@ from modelsurgery.data.behaviors import (
     describe_behavior,
     load_held_out,
 )
-from modelsurgery.data.texts import LabelledText, Split
+from modelsurgery.data.texts import LabeledText, Split
 from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import RecipeError
 from modelsurgery.evaluation.damage import Damage, measure_damage
@@ -161,7 +161,7 @@ class Evaluation:
 def evaluate(
     model: LanguageModel,
     edits: Edit | Sequence[Edit] | None,
-    data: Behavior | BehaviorFile | Split | Sequence[LabelledText] | str | Path,
+    data: Behavior | BehaviorFile | Split | Sequence[LabeledText] | str | Path,
     *,
     judge: Judge | str | None = None,
     prompts: Sequence[str] | None = None,
@@ -181,13 +181,13 @@ def evaluate(
     Args:
         model: the base model.
         edits: applied together; None or none measures the model as it is.
-        data: a behavior: its name or YAML file, or gathered by `load_behavior`. Or labelled texts:
+        data: a behavior: its name or YAML file, or gathered by `load_behavior`. Or labeled texts:
             of a split, the held-out part is measured on, so fit the edit to its `train`; other
             texts are split here, by the seed.
         judge: as `--judge` spells it, or a function of prompts and answers with `name`, `version`
             and `note`; None takes the behavior's own, or one that is trained on the texts.
-        prompts: to continue, for labelled texts; None cuts them from held-out texts.
-        neutral: texts on which the model should stay as it is, for labelled texts; None takes the
+        prompts: to continue, for labeled texts; None cuts them from held-out texts.
+        neutral: texts on which the model should stay as it is, for labeled texts; None takes the
             held-out texts with label 0.
         prompt_count: prompts of each set, at most; None takes all.
         samples: sampled continuations of each prompt; 0 continues greedily, once.
@@ -217,7 +217,7 @@ def evaluate(
             data, prompts=prompts, neutral=neutral, prompt_count=prompt_count, seed=seed
         )
     elif prompts is not None or neutral is not None:
-        raise RecipeError("prompts and neutral go with labelled texts; a behavior has its own")
+        raise RecipeError("prompts and neutral go with labeled texts; a behavior has its own")
     elif isinstance(data, Behavior):
         behavior = data
     else:

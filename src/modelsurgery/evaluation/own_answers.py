@@ -6,7 +6,7 @@ toward refusal can leave the one alone and ruin the other. So both are measured.
 
 from collections.abc import Iterable, Sequence
 
-from modelsurgery.data.texts import LabelledText
+from modelsurgery.data.texts import LabeledText
 from modelsurgery.evaluation.generation import Decoding, TransformersGenerator
 from modelsurgery.evaluation.store import Store
 from modelsurgery.files.progress import Progress, silent
@@ -16,7 +16,7 @@ ANSWER_TOKENS = 48
 MOST_ANSWERS = 64
 
 
-def harmless_requests(texts: Iterable[LabelledText], limit: int = MOST_ANSWERS) -> list[str]:
+def harmless_requests(texts: Iterable[LabeledText], limit: int = MOST_ANSWERS) -> list[str]:
     """Different requests that do not call for the behavior, at most `limit`, in order.
 
     None where the behavior does not depend on the request.
@@ -30,7 +30,7 @@ def own_answers(
     *,
     store: Store | None = None,
     progress: Progress = silent,
-) -> list[LabelledText]:
+) -> list[LabeledText]:
     """Requests with the model's own greedy answers; empty answers are left out.
 
     Args:
@@ -47,7 +47,7 @@ def own_answers(
     generator = TransformersGenerator(model, store=store)
     made = generator.generate(prompts, decoding, progress=progress)
     return [
-        LabelledText(request, 0, reply=one.text)
+        LabeledText(request, 0, reply=one.text)
         for request, one in zip(requests, made, strict=True)
         if one.text.strip()
     ]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from modelsurgery.apply.in_memory import takes_parts
-from modelsurgery.data.texts import LabelledText
+from modelsurgery.data.texts import LabeledText
 from modelsurgery.edit.edit import Edit
 from modelsurgery.edit.effects import Measurement
 from modelsurgery.evaluation.language_modelling import (
@@ -102,12 +102,12 @@ class Screen:
     def __init__(
         self,
         model: LanguageModel,
-        behavior: Sequence[Text | LabelledText],
-        opposite: Sequence[Text | LabelledText],
+        behavior: Sequence[Text | LabeledText],
+        opposite: Sequence[Text | LabeledText],
         clean: Sequence[Text],
         facts: Sequence[tuple[str, str]] = (),
         *,
-        own: Sequence[LabelledText] = (),
+        own: Sequence[LabeledText] = (),
         parts: int = PARTS,
         progress: Progress = silent,
     ) -> None:
@@ -130,7 +130,7 @@ class Screen:
         self._model = model
         self._shares = takes_parts(model.model, model.layout)
         self._parts = parts if self._shares else 1
-        self._labelled = tuple(
+        self._labeled = tuple(
             [_read(model, text) for text in texts] for texts in (behavior, opposite)
         )
         clean_ids = model.token_ids(clean)
@@ -139,7 +139,7 @@ class Screen:
         pairs = [(prompt, f" {answer}.") for prompt, answer in facts]
         self._answers = answer_ids(model.tokenizer, pairs, model.context_length)
         with self._reading(progress, 1):
-            self._base_losses = [self._base_loss(texts) for texts in self._labelled]
+            self._base_losses = [self._base_loss(texts) for texts in self._labeled]
             self._base_right = self._sums(self._answers, [()], None).right[0]
             base = self._sums(self._clean, [()]).compared(None)
         self.clean_loss, self.clean_tokens = base.base_loss, base.tokens
@@ -162,7 +162,7 @@ class Screen:
     @contextmanager
     def _reading(self, progress: Progress, rounds: int) -> Iterator[None]:
         """Tell of texts that are read, all of them so many times."""
-        texts = (*self._labelled, self._clean, self._own, self._answers)
+        texts = (*self._labeled, self._clean, self._own, self._answers)
         count = sum(map(len, texts))
         with progress("read texts", rounds * count) as self._advance:
             yield
@@ -171,13 +171,13 @@ class Screen:
         """Mean loss per token of the base model; 0 without texts."""
         sums = self._sums(texts, [()])
         if texts:
-            check_predicted(int(sums.tokens.sum()), "labelled")
+            check_predicted(int(sums.tokens.sum()), "labeled")
         return float(sums.mean_losses[0])
 
     def _effects(self, parts: Sequence[Side]) -> list[Effect]:
         """Effects of edits that share their forward passes."""
         with_base = [(), *parts]
-        losses = [self._sums(texts, parts).mean_losses for texts in self._labelled]
+        losses = [self._sums(texts, parts).mean_losses for texts in self._labeled]
         clean = self._sums(self._clean, with_base)
         right = self._sums(self._answers, parts, None).right
         own = self._sums(self._own, with_base)
@@ -245,10 +245,10 @@ def effect_of(
     )  # fmt: skip
 
 
-def _read(model: LanguageModel, text: Text | LabelledText) -> ReplyIds:
+def _read(model: LanguageModel, text: Text | LabeledText) -> ReplyIds:
     """Ids of a text, and from where on its loss counts."""
-    if isinstance(text, LabelledText) and text.reply is not None:
+    if isinstance(text, LabeledText) and text.reply is not None:
         return model.reply_ids(text)
-    source = text.text if isinstance(text, LabelledText) else text
+    source = text.text if isinstance(text, LabeledText) else text
     (ids,) = model.token_ids([source])
     return ReplyIds(tuple(ids), 1)

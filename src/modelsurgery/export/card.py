@@ -25,7 +25,7 @@ class CardFacts:
 
     Attributes:
         base_model: id or name of the base.
-        licence: of the base, as the Hub spells it; None if it is not known.
+        license: of the base, as the Hub spells it; None if it is not known.
         form: an adapter or merged weights.
         edits: the edits, in order.
         results: of their runs, where there are any.
@@ -33,7 +33,7 @@ class CardFacts:
     """
 
     base_model: str
-    licence: str | None
+    license: str | None
     form: Form
     edits: Sequence[Edit]
     results: Sequence[RunResults] = ()
@@ -60,7 +60,7 @@ def _front_matter(facts: CardFacts) -> "ModelCardData":
         base_model=facts.base_model,
         base_model_relation="adapter" if is_adapter else "finetune",
         library_name="peft" if is_adapter else "transformers",
-        license=facts.licence,
+        license=facts.license,
         pipeline_tag="text-generation",
         tags=["model-surgery", "modelsurgery"],
         # Of results there has to be a model's name; without any it would be a key of its own.
@@ -152,14 +152,14 @@ def _use(facts: CardFacts) -> str:
 
 
 def _limits(facts: CardFacts) -> str:
-    licence = facts.licence or "not known to this card; see the base model"
+    license = facts.license or "not known to this card; see the base model"
     return (
         "## Intended use and limits\n\n"
         "For research on, and use of, a model with less (or, turned round, more) of the behavior "
         "above. A rate that falls is not a guarantee: the behavior can still show, prompts unlike "
         "those measured may do otherwise, and damage was measured only where the table says so. "
         "Edits that weaken refusals are for measuring robustness, not for deployment.\n\n"
-        f"Licence of the base model, which holds for this too: {licence}."
+        f"License of the base model, which holds for this too: {license}."
     )
 
 

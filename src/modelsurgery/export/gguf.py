@@ -72,7 +72,7 @@ def write_gguf_adapter(
 
     Args:
         checkpoint: the model that the edits were made from, in full precision; the adapter fits
-            its GGUF files of any quantisation.
+            its GGUF files of any quantization.
         edits: edits of this model, summed.
         path: the file to make.
         dtype: float32 keeps directions and coefficients as they are; float16 rounds.

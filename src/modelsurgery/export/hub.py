@@ -13,7 +13,7 @@ import yaml
 from modelsurgery.apply.copying import apply_to_copy
 from modelsurgery.checkpoint.directory import Checkpoint
 from modelsurgery.edit.edit_file import load_edit, save_edit
-from modelsurgery.errors import ArtefactError, RecipeError, SurgeryError
+from modelsurgery.errors import ArtifactError, RecipeError, SurgeryError
 from modelsurgery.export.card import CardFacts, Form, model_card
 from modelsurgery.export.peft import write_peft_adapter
 from modelsurgery.export.public import (
@@ -58,7 +58,7 @@ def write_repository(
     *,
     form: Form = "adapter",
     base_model: str | None = None,
-    licence: str | None = None,
+    license: str | None = None,
     progress: Progress = silent,
 ) -> Repository:
     """Write a repository with a model card; nothing is sent anywhere.
@@ -72,7 +72,7 @@ def write_repository(
         directory: the repository to make.
         form: a PEFT adapter, or the whole edited checkpoint.
         base_model: id of the base on the Hub; None takes the name of the checkpoint's directory.
-        licence: of the base; None takes what the base's own card says.
+        license: of the base; None takes what the base's own card says.
         progress: is told of tensors written.
 
     Raises:
@@ -89,7 +89,7 @@ def write_repository(
     named = base_model or checkpoint.directory.resolve().name
     results, recipes = _runs_of(edit_files, named)
     facts = CardFacts(
-        named, licence or _licence_of(checkpoint), form, edits, results, recipes
+        named, license or _license_of(checkpoint), form, edits, results, recipes
     )  # fmt: skip
     with staged_directory(directory) as staged:
         content = staged / "repository"
@@ -164,7 +164,7 @@ def _runs_of(edit_files: Sequence[Path], base_model: str) -> tuple[list[RunResul
             continue
         try:
             found = read_results(path.parent)
-        except ArtefactError as error:
+        except ArtifactError as error:
             raise RecipeError(str(error)) from error
         if not isinstance(found, RunResults):
             continue
@@ -182,7 +182,7 @@ def _runs_of(edit_files: Sequence[Path], base_model: str) -> tuple[list[RunResul
     return results, recipes
 
 
-def _licence_of(checkpoint: Checkpoint) -> str | None:
+def _license_of(checkpoint: Checkpoint) -> str | None:
     """What the front matter of the base's own card says; None where that can't be read."""
     from huggingface_hub.repocard import metadata_load
 
@@ -191,5 +191,5 @@ def _licence_of(checkpoint: Checkpoint) -> str | None:
         said = metadata_load(card) if card.is_file() else None
     except (ValueError, yaml.YAMLError):
         return None
-    licence = (said or {}).get("license")
-    return licence if isinstance(licence, str) else None
+    license = (said or {}).get("license")
+    return license if isinstance(license, str) else None

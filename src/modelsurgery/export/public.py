@@ -14,7 +14,7 @@ from typing import Any
 
 from modelsurgery.edit.edit import Edit
 
-# Files of a model directory other than weights that loading it needs, or its licence asks for.
+# Files of a model directory other than weights that loading it needs, or its license asks for.
 MODEL_FILES = (
     "config.json",
     "generation_config.json",

@@ -1,6 +1,6 @@
 """A small file of our own: tensors with one JSON description, as safetensors.
 
-Probes and edits are artefacts. The same content gives the same bytes.
+Probes and edits are artifacts. The same content gives the same bytes.
 """
 
 import json
@@ -13,30 +13,30 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from modelsurgery.errors import ArtefactError
+from modelsurgery.errors import ArtifactError
 from modelsurgery.files.atomic import write_bytes
 
 MAX_KIND_SEARCH_BYTES = 1 << 20
 
 
-def write_artefact(
+def write_artifact(
     path: Path | str, kind: str, tensors: dict[str, NDArray[Any]], description: dict[str, Any]
 ) -> None:
-    """Write an artefact of a kind (`probe`, `edit`), whole or not at all."""
+    """Write an artifact of a kind (`probe`, `edit`), whole or not at all."""
     # One metadata key: safetensors writes several in an order that changes from run to run.
     metadata = {_key(kind): json.dumps(description, sort_keys=True, allow_nan=False)}
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     write_bytes(Path(path), save(contiguous, metadata))
 
 
-def read_artefact(path: Path, kind: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """Tensors and description of an artefact.
+def read_artifact(path: Path, kind: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Tensors and description of an artifact.
 
     Raises:
-        ArtefactError: missing, damaged, or of another kind.
+        ArtifactError: missing, damaged, or of another kind.
     """
     if not path.is_file():
-        raise ArtefactError(f"no {kind} at {path}; make one with `surgery {kind}`")
+        raise ArtifactError(f"no {kind} at {path}; make one with `surgery {kind}`")
     content = path.read_bytes()
     try:
         tensors = load(content)
@@ -44,16 +44,16 @@ def read_artefact(path: Path, kind: str) -> tuple[dict[str, NDArray[Any]], dict[
         metadata = json.loads(content[8 : 8 + header_bytes]).get("__metadata__", {})
         description = json.loads(metadata[_key(kind)])
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{path}: not a readable {kind} ({type(error).__name__}: {error}); make one with "
             f"`surgery {kind}`"
         ) from error
     if not isinstance(description, dict):
-        raise ArtefactError(f"{path}: its description is not a JSON object; make it again")
+        raise ArtifactError(f"{path}: its description is not a JSON object; make it again")
     return tensors, description
 
 
-def is_artefact(path: Path, kind: str) -> bool:
+def is_artifact(path: Path, kind: str) -> bool:
     """Whether a file says of itself that it is of a kind; false for anything unreadable."""
     if not path.is_file():
         return False

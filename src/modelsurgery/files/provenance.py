@@ -1,4 +1,4 @@
-"""Where an artefact comes from: versions, seed and input hashes, stored in everything we write.
+"""Where an artifact comes from: versions, seed and input hashes, stored in everything we write.
 
 It holds no time, user, host or path, so that the same inputs give the same bytes.
 """
@@ -21,7 +21,7 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Provenance:
-    """What went into an artefact.
+    """What went into an artifact.
 
     Attributes:
         versions: version by package name, and `python`.

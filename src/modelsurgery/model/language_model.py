@@ -11,7 +11,7 @@ import torch
 
 from modelsurgery.checkpoint.directory import Checkpoint
 from modelsurgery.checkpoint.layouts import GateLayout, GateMatrix, find_gate_matrices
-from modelsurgery.data.texts import LabelledText
+from modelsurgery.data.texts import LabeledText
 from modelsurgery.edit.edit import Edit
 from modelsurgery.files.atomic import sha256_file, sha256_json
 from modelsurgery.model.chat_template import ChatTemplate, Text
@@ -65,7 +65,7 @@ class LanguageModel:
         """Its gate matrices.
 
         Raises:
-            UnsupportedModelError: unknown family, quantised, or not all of them are there.
+            UnsupportedModelError: unknown family, quantized, or not all of them are there.
         """
         return find_gate_matrices(self.checkpoint, self.layout)
 
@@ -118,7 +118,7 @@ class LanguageModel:
             self._told.add(message)
             log.warning(message)
 
-    def written(self, text: LabelledText) -> Text:
+    def written(self, text: LabeledText) -> Text:
         """A text as the model reads it: with a reply, the exchange in the model's chat template.
 
         Without a template the reply follows on a line of its own.
@@ -128,7 +128,7 @@ class LanguageModel:
         """
         return rendered_text(self.template, text)
 
-    def reply_ids(self, text: LabelledText) -> ReplyIds:
+    def reply_ids(self, text: LabeledText) -> ReplyIds:
         """Ids of a text as the model reads it, and where its reply begins (`token_ids`)."""
         return reply_ids(self.template, text)
 

@@ -1,4 +1,4 @@
-"""Fitting a probe to features of labelled texts, and measuring it on held-out ones.
+"""Fitting a probe to features of labeled texts, and measuring it on held-out ones.
 
 The only part of a probe's life that needs torch: choosing rows and editing files does without.
 """
@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from modelsurgery.data.texts import LabelledText, texts_sha256
+from modelsurgery.data.texts import LabeledText, texts_sha256
 from modelsurgery.edit.probe import FITS, Fit, Probe, ProbeMetrics
 from modelsurgery.errors import RecipeError
 from modelsurgery.files.provenance import provenance
@@ -71,8 +71,8 @@ def fit_probe(
 
 def fit_probe_on_texts(
     features: torch.Tensor,
-    train: Sequence[LabelledText],
-    held_out: Sequence[LabelledText],
+    train: Sequence[LabeledText],
+    held_out: Sequence[LabeledText],
     *,
     layer: int,
     fit: Fit = "adam",

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from modelsurgery.data.texts import LabelledText
+from modelsurgery.data.texts import LabeledText
 from modelsurgery.model.chat_template import ChatTemplate, Rendered, Text, plain
 
 PROBE = "a"  # any text shows what a tokenizer puts before it
@@ -57,7 +57,7 @@ def opening_ids(tokenizer: Any) -> list[int]:
     return list(whole[:1]) if whole[:1] == [tokenizer.bos_token_id] else []
 
 
-def rendered_text(template: ChatTemplate, text: LabelledText) -> Text:
+def rendered_text(template: ChatTemplate, text: LabeledText) -> Text:
     """A text as a model reads it: with a reply, the exchange in its chat template.
 
     Without a template the reply follows on a line of its own.
@@ -72,7 +72,7 @@ def rendered_text(template: ChatTemplate, text: LabelledText) -> Text:
     return template.exchange([("user", text.text), ("assistant", text.reply)])
 
 
-def reply_ids(template: ChatTemplate, text: LabelledText) -> ReplyIds:
+def reply_ids(template: ChatTemplate, text: LabeledText) -> ReplyIds:
     """Ids of a text as the model's template says, and where its reply begins.
 
     The reply begins behind the prompt as it is rendered for an answer. Where the exchange does not

@@ -7,7 +7,7 @@ from functools import cached_property, partial
 import numpy as np
 
 from modelsurgery.data.behaviors import Behavior
-from modelsurgery.data.texts import LabelledText, texts_sha256
+from modelsurgery.data.texts import LabeledText, texts_sha256
 from modelsurgery.edit.edit import Edit
 from modelsurgery.edit.probe import Probe
 from modelsurgery.edit.region import PAPER_ROWS, select_rows
@@ -155,7 +155,7 @@ class Choosing:
         """Measures prompts that do not call for the behavior; None where there are none."""
         return uncalled_of(self.model, self.behavior, self.judge, self.store, self.progress)
 
-    def own_answers(self, texts: Sequence[LabelledText]) -> list[LabelledText]:
+    def own_answers(self, texts: Sequence[LabeledText]) -> list[LabeledText]:
         """The model's answers to those of the requests that do not call for the behavior."""
         requests = harmless_requests(texts)
         return own_answers(self.model, requests, store=self.store, progress=self.progress)

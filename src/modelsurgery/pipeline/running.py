@@ -277,7 +277,7 @@ def described_behavior(recipe: Recipe) -> BehaviorFile:
     if described.texts is None and not recipe.is_embedded:
         raise RecipeError(
             f"behavior {name!r} has texts and a judge for the embedded "
-            "model only; give --texts FILE with labelled texts for this model"
+            "model only; give --texts FILE with labeled texts for this model"
         )
     return described.with_length(recipe.max_new_tokens)
 

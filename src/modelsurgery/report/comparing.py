@@ -17,7 +17,7 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
-from modelsurgery.errors import ArtefactError, RecipeError
+from modelsurgery.errors import ArtifactError, RecipeError
 from modelsurgery.report.masking import is_rough, masked_sides
 from modelsurgery.report.untrusted import in_one_line
 
@@ -147,21 +147,21 @@ def read_pairs(directory: Path, direction: str | None = None) -> Pairs:
         direction: `away` or `toward`; None takes what the run's recipe says.
 
     Raises:
-        ArtefactError: no such directory, no pairs in it, or a file that cannot be read.
+        ArtifactError: no such directory, no pairs in it, or a file that cannot be read.
         RecipeError: another direction.
     """
     if direction is not None:
         _known("--direction", [direction], DIRECTIONS)
     files = sorted((directory / "samples").glob("*.jsonl"))
     if not files:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{directory}: no samples there; expected a finished run directory of `surgery run`, "
             "`tune` or `evaluate` (of several surgeries in a row, one of its directories)"
         )
     meant = direction or _recorded_direction(directory)
     found = [pair for file in files for pair in _pairs_of(file, meant)]
     if not found:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{directory}: no answers of an edited model there; measure one with "
             "`surgery evaluate MODEL --edit FILE`"
         )
@@ -252,14 +252,14 @@ def _pairs_of(file: Path, direction: str) -> Iterator[Pair]:
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError) as error:
-        raise ArtefactError(f"{file}: cannot be read ({error}); run the surgery again") from error
+        raise ArtifactError(f"{file}: cannot be read ({error}); run the surgery again") from error
     for number, line in enumerate(lines, 1):
         if not line:
             continue
         try:
             pair = _pair_of(json.loads(line), file.stem, direction)
         except (ValueError, RecursionError, LookupError, TypeError) as error:
-            raise ArtefactError(
+            raise ArtifactError(
                 f"{file}, line {number}: not a sample of base and edited model; run it again"
             ) from error
         if pair is not None:

@@ -4,7 +4,7 @@ from modelsurgery.results.runs import EditResults, Fit
 
 METHODS = {
     "natural-gradient": (
-        "On labelled texts it was measured how fast the model's loss rises or falls when a gate "
+        "On labeled texts it was measured how fast the model's loss rises or falls when a gate "
         "row is moved along the direction that tells the behavior apart, and on neutral text what "
         "such a move costs. The rows that give most for their price were moved, each by its own "
         "amount. Nothing was trained, and the base model was not written to."

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from modelsurgery.errors import ArtefactError
+from modelsurgery.errors import ArtifactError
 from modelsurgery.results.evaluations import EvaluationResults
 from modelsurgery.results.parts import FORMAT
 from modelsurgery.results.runs import RunResults
@@ -33,21 +33,21 @@ def read_results(directory: Path) -> Results:
         directory: the run directory.
 
     Raises:
-        ArtefactError: no results there, or not those of a version that can be read.
+        ArtifactError: no results there, or not those of a version that can be read.
     """
     path = directory / RESULTS_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{directory}: no finished run there ({RESULTS_FILE} is missing); give the directory "
             "that `surgery run` or `surgery evaluate` wrote, or run the same command again to "
             "finish it"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise ArtefactError(f"{path}: not valid JSON ({error}); run it again") from error
+        raise ArtifactError(f"{path}: not valid JSON ({error}); run it again") from error
     except OSError as error:
-        raise ArtefactError(f"{path}: cannot be read ({error})") from error
+        raise ArtifactError(f"{path}: cannot be read ({error})") from error
     return results_of(content, str(directory))
 
 
@@ -59,13 +59,13 @@ def results_of(content: Any, where: str) -> Results:
         where: it is from, for messages.
 
     Raises:
-        ArtefactError: not results of a version that can be read.
+        ArtifactError: not results of a version that can be read.
     """
     if not isinstance(content, dict):
-        raise ArtefactError(f"{where}/{RESULTS_FILE}: expected a JSON object; run it again")
+        raise ArtifactError(f"{where}/{RESULTS_FILE}: expected a JSON object; run it again")
     version = content.get("format", 1)
     if version not in (1, FORMAT):
-        raise ArtefactError(
+        raise ArtifactError(
             f"{where}: results of format {version!r}; this version reads 1 to {FORMAT}, update "
             "modelsurgery"
         )
@@ -78,7 +78,7 @@ def results_of(content: Any, where: str) -> Results:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise ArtefactError(
+        raise ArtifactError(
             f"{where}: its results are not those of a run or an evaluation ({place}: "
             f"{first['msg']}); run it again"
         ) from error

@@ -8,7 +8,7 @@ say whether the request calls for it, and make four kinds.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from modelsurgery.data.texts import LabelledText
+from modelsurgery.data.texts import LabeledText
 from modelsurgery.files.atomic import sha256_json
 
 
@@ -25,7 +25,7 @@ class TextKind:
     """
 
     name: str
-    texts: tuple[LabelledText, ...]
+    texts: tuple[LabeledText, ...]
     gain: float
     request: float
     reply: float
@@ -56,7 +56,7 @@ class Contrast:
         """Whether what is right depends on what was asked."""
         return any(kind.request for kind in self.kinds)
 
-    def folds(self, count: int, seed: int) -> list[list[list[LabelledText]]]:
+    def folds(self, count: int, seed: int) -> list[list[list[LabeledText]]]:
         """Each kind's texts in parts, about as many in each; a group stays in one part.
 
         Args:
@@ -69,14 +69,14 @@ class Contrast:
             groups = {text.group or text.text for text in kind.texts}
             fresh = sorted(groups - set(places), key=lambda group: sha256_json([seed, group]))
             places |= {group: number % count for number, group in enumerate(fresh)}
-            parts: list[list[LabelledText]] = [[] for _ in range(count)]
+            parts: list[list[LabeledText]] = [[] for _ in range(count)]
             for text in kind.texts:
                 parts[places[text.group or text.text]].append(text)
             found.append(parts)
         return found
 
 
-def pulled_apart(texts: Sequence[LabelledText], sign: int) -> tuple[list[LabelledText], ...]:
+def pulled_apart(texts: Sequence[LabeledText], sign: int) -> tuple[list[LabeledText], ...]:
     """Texts whose loss an edit away should raise, and those whose loss it should lower.
 
     For an edit toward the behavior (`sign` -1) it is the other way round.
@@ -90,15 +90,15 @@ def pulled_apart(texts: Sequence[LabelledText], sign: int) -> tuple[list[Labelle
 
 
 def contrast_of(
-    texts: Sequence[LabelledText], *, sign: int = 1, weight: float = 1.0, name: str | None = None
+    texts: Sequence[LabeledText], *, sign: int = 1, weight: float = 1.0, name: str | None = None
 ) -> Contrast:
-    """The contrast that labelled texts make.
+    """The contrast that labeled texts make.
 
     Where the request does not call for the behavior, showing it is never wanted: its kinds keep
     their sense whichever way the edit goes.
 
     Args:
-        texts: labelled texts; `called_for` says of an exchange whether its request calls for the
+        texts: labeled texts; `called_for` says of an exchange whether its request calls for the
             behavior.
         sign: 1 for an edit away from the behavior, -1 for one toward it.
         weight: of this behavior among several at once.

@@ -21,7 +21,7 @@ from modelsurgery.model.activations.statistics import (
     measure_moments,
     measure_prices,
 )
-from modelsurgery.model.activations.texts import TokenizedText, texts_up_to, tokenize_labelled
+from modelsurgery.model.activations.texts import TokenizedText, texts_up_to, tokenize_labeled
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.stacking import score_model_rows
 from modelsurgery.rules.contrast import Contrast
@@ -150,7 +150,7 @@ def fit_natural_gradient(
     model = passes.model
     sites = find_sites(model.model, model.layout)
     folds = [
-        [tokenize_labelled(model, fold) for fold in kind]
+        [tokenize_labeled(model, fold) for fold in kind]
         for contrast in contrasts
         for kind in contrast.folds(FOLDS, seed)
     ]
@@ -222,7 +222,7 @@ def least_squares_proposal(
     model = passes.model
     sites = find_sites(model.model, model.layout)
     neurons = site_neurons(model, sites)
-    kinds = [tokenize_labelled(model, kind.texts) for kind in contrast.kinds]
+    kinds = [tokenize_labeled(model, kind.texts) for kind in contrast.kinds]
     senses = direction_weights([contrast])[-1]
     means = measure_inputs(passes, sites, kinds)
     outputs = measure_outputs(passes, [*kinds, neutral])

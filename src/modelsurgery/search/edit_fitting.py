@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
-from modelsurgery.data.texts import LabelledText, Split, texts_sha256
+from modelsurgery.data.texts import LabeledText, Split, texts_sha256
 from modelsurgery.edit.choices import Direction
 from modelsurgery.edit.edit import Edit
 from modelsurgery.edit.effects import Measurement
@@ -43,7 +43,7 @@ SCREEN_TEXTS = 64  # of each label that an edit's effect is measured on
 
 def fit_edit(
     model: LanguageModel,
-    texts: Sequence[LabelledText] | Mapping[str, Sequence[LabelledText]],
+    texts: Sequence[LabeledText] | Mapping[str, Sequence[LabeledText]],
     neutral: Sequence[str] | None = None,
     *,
     rule: Rule = DEFAULT_RULE,
@@ -57,7 +57,7 @@ def fit_edit(
     seed: int = 0,
     progress: Progress = silent,
 ) -> Edit:
-    """Make an edit from labelled texts, of one behavior or of several at once. Nothing is written.
+    """Make an edit from labeled texts, of one behavior or of several at once. Nothing is written.
 
     Nothing is generated, but for texts with `called_for`: there the model's own answers to requests
     that don't call for the behavior should stay as they are, beside neutral text.
@@ -145,7 +145,7 @@ class _Given:
         held_out = [text for split in self.splits for text in split.held_out]
         return self.neutral or [text.text for text in held_out if text.label == 0]
 
-    def own_answers(self, texts: Iterable[LabelledText]) -> list[LabelledText]:
+    def own_answers(self, texts: Iterable[LabeledText]) -> list[LabeledText]:
         return own_answers(self.model, harmless_requests(texts), progress=self.progress)
 
     def fitted(self, rule: Rule) -> FittedRule:
@@ -233,8 +233,8 @@ class _Given:
 
 def _probe(
     model: LanguageModel,
-    train: Sequence[LabelledText],
-    held_out: Sequence[LabelledText],
+    train: Sequence[LabeledText],
+    held_out: Sequence[LabeledText],
     seed: int,
     progress: Progress,
 ) -> Probe:

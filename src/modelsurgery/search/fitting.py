@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import zip_longest
 
-from modelsurgery.data.texts import LabelledText
+from modelsurgery.data.texts import LabeledText
 from modelsurgery.edit.edit import Edit
 from modelsurgery.edit.probe import DirectionRule, Probe
 from modelsurgery.errors import NoSignalError
@@ -15,7 +15,7 @@ from modelsurgery.model.activations.passes import Passes
 from modelsurgery.model.activations.texts import (
     TokenizedText,
     texts_up_to,
-    tokenize_labelled,
+    tokenize_labeled,
     tokenize_plain,
 )
 from modelsurgery.model.language_model import LanguageModel
@@ -90,10 +90,10 @@ class FittedRule:
 def fit_rule(
     passes: Passes,
     rule: Rule,
-    texts: Sequence[LabelledText],
+    texts: Sequence[LabeledText],
     neutral: Sequence[str],
     *,
-    own: Sequence[LabelledText] = (),
+    own: Sequence[LabeledText] = (),
     probe: Probe | None = None,
     direction_source: DirectionRule | None = None,
     sign: int = 1,
@@ -104,7 +104,7 @@ def fit_rule(
     Args:
         passes: how texts are read.
         rule: which one.
-        texts: labelled texts.
+        texts: labeled texts.
         neutral: texts on which the model should stay as it is; the last of them are read.
         own: requests with the model's own answers, which should stay as they are too.
         probe: gives the paper's rule its direction.
@@ -132,7 +132,7 @@ def fit_contrasts(
     contrasts: Sequence[Contrast],
     neutral: Sequence[str],
     *,
-    own: Sequence[LabelledText] = (),
+    own: Sequence[LabeledText] = (),
     sign: int = 1,
     seed: int = 0,
 ) -> FittedRule:
@@ -168,11 +168,11 @@ def fit_contrasts(
 
 
 def _kept_texts(
-    passes: Passes, neutral: Sequence[str], own: Sequence[LabelledText]
+    passes: Passes, neutral: Sequence[str], own: Sequence[LabeledText]
 ) -> list[TokenizedText]:
     """What should stay as it is: the last neutral texts, for strengths take the first ones."""
     plain = texts_up_to(tokenize_plain(passes.model, neutral)[::-1], KEPT_TOKENS)
-    answers = texts_up_to(tokenize_labelled(passes.model, own), KEPT_TOKENS)
+    answers = texts_up_to(tokenize_labeled(passes.model, own), KEPT_TOKENS)
     # In turn, so that some of either come first.
     pairs = zip_longest(plain, answers)
     return [text for pair in pairs for text in pair if text is not None]
@@ -195,7 +195,7 @@ def refuse_chance(probe: Probe) -> None:
         )
 
 
-def some_of_each(texts: Sequence[LabelledText], count: int) -> tuple[LabelledText, ...]:
+def some_of_each(texts: Sequence[LabeledText], count: int) -> tuple[LabeledText, ...]:
     """The first `count` texts of each kind (label, and whether it was called for).
 
     Texts whose group has both labels come first: where the content is the same, what differs is

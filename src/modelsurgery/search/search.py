@@ -16,7 +16,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from modelsurgery.data.behaviors import Behavior
-from modelsurgery.data.texts import LabelledText
+from modelsurgery.data.texts import LabeledText
 from modelsurgery.edit.edit import Edit, make_edit
 from modelsurgery.edit.probe import DIRECTION_RULES, Probe
 from modelsurgery.edit.region import RowScores, select_region
@@ -113,7 +113,7 @@ class Search:
         seed: int = 0,
         store: Store | None = None,
         proposals: Mapping[str, Callable[[float | None], RowProposal]] | None = None,
-        own: Sequence[LabelledText] = (),
+        own: Sequence[LabeledText] = (),
         uncalled: UncalledMeasure | None = None,
         first_strength: float = FIRST_STRENGTH,
         neutral_texts: int | None = None,

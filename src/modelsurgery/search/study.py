@@ -22,7 +22,7 @@ from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from modelsurgery.errors import ArtefactError, StorageError
+from modelsurgery.errors import ArtifactError, StorageError
 from modelsurgery.evaluation.screening import Effect
 from modelsurgery.files.atomic import sha256_json
 from modelsurgery.search.space import SearchSpace, Setting
@@ -85,7 +85,7 @@ class Study:
             sampler: proposes settings; None takes Optuna's tree-structured Parzen estimator.
 
         Raises:
-            ArtefactError: the file is not a journal of studies.
+            ArtifactError: the file is not a journal of studies.
             StorageError: it cannot be written.
         """
         self.space, self._seed, self._sampler = space, seed, sampler
@@ -200,7 +200,7 @@ class Study:
                 "the same command again"
             ) from error
         except (ValueError, KeyError) as error:
-            raise ArtefactError(
+            raise ArtifactError(
                 f"{self._path}: not a journal of studies ({error}); take it away to begin anew, "
                 "or give another --study"
             ) from error

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from modelsurgery.data.texts import LabelledText, Split, split_texts
+from modelsurgery.data.texts import LabeledText, Split, split_texts
 from modelsurgery.edit.choices import Direction
 from modelsurgery.errors import RecipeError, TextsError
 
@@ -23,7 +23,7 @@ class Target:
         weight: of this behavior among several, positive.
     """
 
-    texts: tuple[LabelledText, ...]
+    texts: tuple[LabeledText, ...]
     direction: Direction = "away"
     name: str | None = None
     weight: float = 1.0
@@ -48,7 +48,7 @@ class Target:
 
 
 def targets_of(
-    texts: Sequence[LabelledText] | Mapping[str, Sequence[LabelledText]],
+    texts: Sequence[LabeledText] | Mapping[str, Sequence[LabeledText]],
     direction: Direction | Mapping[str, Direction] = "away",
     weights: Mapping[str, float] | None = None,
 ) -> tuple[Target, ...]:
@@ -94,7 +94,7 @@ def _checked(direction: Direction) -> Direction:
 
 
 def _by_name(
-    what: str, given: Mapping[str, Value], texts: Mapping[str, Sequence[LabelledText]]
+    what: str, given: Mapping[str, Value], texts: Mapping[str, Sequence[LabeledText]]
 ) -> Mapping[str, Value]:
     """A value for each behavior."""
     if set(given) != set(texts):

@@ -1,7 +1,7 @@
 """Which tensors of a checkpoint hold gate rows, per model family, as data (`families.yaml`).
 
 A gate row W1[i] decides neuron i of a gated MLP, act(W1[i] · x) * (up[i] · x), or of a plain one,
-act(W1[i] · x) (equation 2 of the paper). A family that is not listed, a quantised one, or one of
+act(W1[i] · x) (equation 2 of the paper). A family that is not listed, a quantized one, or one of
 which only a part is found is refused by name: nothing is skipped silently.
 """
 
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 QUANTISATION_KEYS = ("quantization_config", "compression_config")
-# Endings of names that only quantised weights have: GPTQ and AWQ, bitsandbytes, FP8, MXFP4.
+# Endings of names that only quantized weights have: GPTQ and AWQ, bitsandbytes, FP8, MXFP4.
 QUANTISED_NAMES = (
     (".qweight", "GPTQ or AWQ"),
     (".absmax", "bitsandbytes"),
@@ -61,11 +61,11 @@ def find_gate_matrices(
         layout: where they are; None takes the layout of its model type.
 
     Raises:
-        UnsupportedModelError: unknown family, quantised weights, or gate matrices that are not all
+        UnsupportedModelError: unknown family, quantized weights, or gate matrices that are not all
             there or of another shape than the configuration says.
     """
     where = str(checkpoint.directory)
-    _refuse_quantised(checkpoint)
+    _refuse_quantized(checkpoint)
     tensors = {name: Shaped(one.shape, one.dtype) for name, one in checkpoint.tensors.items()}
     chosen = layout or choose_layout(checkpoint)
     return match_layout(chosen, tensors, checkpoint.config, where)
@@ -98,7 +98,7 @@ def layout_for(config: dict[str, Any], tensors: Mapping[str, object], where: str
     return layout
 
 
-def _refuse_quantised(checkpoint: Checkpoint) -> None:
+def _refuse_quantized(checkpoint: Checkpoint) -> None:
     config = checkpoint.config
     texts = config.get("text_config")
     how = None
@@ -113,7 +113,7 @@ def _refuse_quantised(checkpoint: Checkpoint) -> None:
             how = method
     if how is not None:
         raise UnsupportedModelError(
-            f"{checkpoint.directory}: its weights are quantised ({how}); edit the full-precision "
+            f"{checkpoint.directory}: its weights are quantized ({how}); edit the full-precision "
             "checkpoint that they were made from; it has "
             f"{described_names(checkpoint.tensors)}"
         )

@@ -1,7 +1,7 @@
 """Behaviors: the texts that show one, the prompts that may draw it out, the yardsticks.
 
 A behavior is data. The built-in ones are YAML files in this directory; a user's own is a YAML
-file of the same form with paths in it, or just a file of labelled texts.
+file of the same form with paths in it, or just a file of labeled texts.
 """
 
 from modelsurgery.data.behaviors.format import (

@@ -33,7 +33,7 @@ class Replies(_Entry):
 
 
 class CorpusTexts(_Entry):
-    """Labelled texts of a public data set (`modelsurgery.data.corpora`).
+    """Labeled texts of a public data set (`modelsurgery.data.corpora`).
 
     Attributes:
         corpus: its name.
@@ -174,7 +174,7 @@ class BehaviorFile(_Entry):
         direction: which way a surgery goes unless it is told otherwise.
         lab: whether the embedded model's world has it under this name; there, texts, prompts and
             neutral text that are no files come from that world, and so does the judge.
-        texts: one file of labelled texts, two files of plain texts, or public data sets.
+        texts: one file of labeled texts, two files of plain texts, or public data sets.
         prompts: a file with held-out prompts, or public data sets; else cut from held-out texts.
         neutral: a file with neutral text; else held-out texts with label 0.
         text_column: name of the column with the text.
@@ -205,7 +205,7 @@ class BehaviorFile(_Entry):
     def _has_texts(self) -> "BehaviorFile":
         if self.texts is None and not self.lab:
             raise ValueError(
-                "no texts; expected a file with labelled texts, two files "
+                "no texts; expected a file with labeled texts, two files "
                 "(texts: {shows: FILE, opposite: FILE}) or public data sets"
             )
         return self

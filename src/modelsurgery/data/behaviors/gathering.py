@@ -32,7 +32,7 @@ from modelsurgery.data.behaviors.uncalled import uncalled_prompts
 from modelsurgery.data.behaviors.world import lab_texts
 from modelsurgery.data.corpora import find_corpus, load_corpus_passages, load_corpus_texts
 from modelsurgery.data.texts import (
-    LabelledText,
+    LabeledText,
     check_texts,
     load_lines,
     load_texts,
@@ -78,9 +78,9 @@ class Behavior:
 
     described: BehaviorFile
     is_lab: bool
-    fit: tuple[LabelledText, ...]
-    tuning: tuple[LabelledText, ...]
-    held_out: tuple[LabelledText, ...]
+    fit: tuple[LabeledText, ...]
+    tuning: tuple[LabeledText, ...]
+    held_out: tuple[LabeledText, ...]
     tuning_prompts: tuple[str, ...]
     prompt_sets: tuple[PromptSet, ...]
     tuning_neutral: tuple[str, ...]
@@ -170,7 +170,7 @@ def load_held_out(
         prompt_count: the same.
         sets: names of the prompt sets, in the order in which they are wanted; None takes all, and
             the prompts that do not call for the behavior.
-        with_texts: gather labelled texts, for a judge that is made from them.
+        with_texts: gather labeled texts, for a judge that is made from them.
         with_neutral: gather neutral text.
 
     Raises:
@@ -207,9 +207,9 @@ def load_held_out(
 class _Parts(NamedTuple):
     """Texts to fit on, to make choices on, and to measure on."""
 
-    fit: tuple[LabelledText, ...]
-    tuning: tuple[LabelledText, ...]
-    held_out: tuple[LabelledText, ...]
+    fit: tuple[LabeledText, ...]
+    tuning: tuple[LabeledText, ...]
+    held_out: tuple[LabeledText, ...]
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ class _Source:
     def parts(self) -> _Parts:
         texts = self.described.texts
         if self.is_lab and not isinstance(texts, Path | TextFiles):
-            found: Sequence[LabelledText] = lab_texts(self.described.name, LAB_TEXTS, self.seed)
+            found: Sequence[LabeledText] = lab_texts(self.described.name, LAB_TEXTS, self.seed)
         else:
             found = _texts(self.described, self.data)
         outer = split_texts(found, held_out=HELD_OUT_SHARE, seed=self.seed)
@@ -242,7 +242,7 @@ def _source(described: BehaviorFile, is_lab: bool, data: Path | None, seed: int)
     return _Source(described, is_lab, data, seed, packaged)
 
 
-def _texts(described: BehaviorFile, data: Path | None) -> tuple[LabelledText, ...]:
+def _texts(described: BehaviorFile, data: Path | None) -> tuple[LabeledText, ...]:
     texts = described.texts
     if isinstance(texts, Path):
         columns = {
@@ -252,7 +252,7 @@ def _texts(described: BehaviorFile, data: Path | None) -> tuple[LabelledText, ..
         return load_texts(texts, **columns)
     if isinstance(texts, TextFiles):
         lines = [(texts.shows, 1), (texts.opposite, 0)]
-        found = [LabelledText(line, label) for file, label in lines for line in load_lines(file)]
+        found = [LabeledText(line, label) for file, label in lines for line in load_lines(file)]
         return check_texts(found, f"{texts.shows} and {texts.opposite}")
     if texts is None:
         raise TextsError(
@@ -263,7 +263,7 @@ def _texts(described: BehaviorFile, data: Path | None) -> tuple[LabelledText, ..
     return check_texts(pooled, described.name)
 
 
-def _corpus_texts(wanted: CorpusTexts, data: Path | None) -> tuple[LabelledText, ...]:
+def _corpus_texts(wanted: CorpusTexts, data: Path | None) -> tuple[LabeledText, ...]:
     texts = load_corpus_texts(
         wanted.corpus,
         located(wanted.corpus, data),
@@ -277,7 +277,7 @@ def _corpus_texts(wanted: CorpusTexts, data: Path | None) -> tuple[LabelledText,
     return tuple(answered for text in texts for answered in _answered(text, wanted))
 
 
-def _answered(text: LabelledText, wanted: CorpusTexts) -> list[LabelledText]:
+def _answered(text: LabeledText, wanted: CorpusTexts) -> list[LabeledText]:
     """A user's turn, answered in either way; which of the phrases depends on the turn alone."""
     replies = wanted.replies
     assert replies is not None

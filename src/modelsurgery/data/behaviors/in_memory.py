@@ -1,16 +1,16 @@
-"""A behavior from labelled texts that are in memory already."""
+"""A behavior from labeled texts that are in memory already."""
 
 from collections.abc import Sequence
 
 from modelsurgery.data.behaviors.format import BehaviorFile
 from modelsurgery.data.behaviors.gathering import HELD_OUT_SHARE, PLAIN_SET, Behavior
 from modelsurgery.data.behaviors.prompting import half_texts, plain_prompt_set
-from modelsurgery.data.texts import LabelledText, Split, split_texts
+from modelsurgery.data.texts import LabeledText, Split, split_texts
 from modelsurgery.errors import TextsError
 
 
 def behavior_of_texts(
-    texts: Split | Sequence[LabelledText],
+    texts: Split | Sequence[LabeledText],
     *,
     name: str = "behavior",
     prompts: Sequence[str] | None = None,
@@ -34,7 +34,7 @@ def behavior_of_texts(
     """
     if not isinstance(texts, Split):
         texts = split_texts(texts, held_out=HELD_OUT_SHARE, seed=seed)
-    described = BehaviorFile(name=name, title="labelled texts", texts=[])
+    described = BehaviorFile(name=name, title="labeled texts", texts=[])
     chosen = list(half_texts(texts.held_out) if prompts is None else prompts)[:prompt_count]
     if not chosen:
         raise TextsError(

@@ -8,7 +8,7 @@ from modelsurgery.data.behaviors.format import Category, CorpusPrompts, Publishe
 from modelsurgery.data.behaviors.roots import located
 from modelsurgery.data.choosing import evenly
 from modelsurgery.data.corpora import Prompt, load_corpus_prompts
-from modelsurgery.data.texts import LabelledText
+from modelsurgery.data.texts import LabeledText
 
 MIN_PROMPT_WORDS = 2
 
@@ -87,7 +87,7 @@ def plain_prompt_set(
     return PromptSet(name, title, tuple(Prompt(text) for text in unique), max_new_tokens)
 
 
-def half_texts(texts: Sequence[LabelledText]) -> tuple[str, ...]:
+def half_texts(texts: Sequence[LabeledText]) -> tuple[str, ...]:
     """First halves, in words, of the texts that show the behavior; users' turns stay whole."""
     showing = [text for text in texts if text.label == 1]
     whole = [text.text for text in showing if text.reply is not None]

@@ -1,22 +1,22 @@
-"""Labelled texts of the embedded model's world."""
+"""Labeled texts of the embedded model's world."""
 
 from modelsurgery.data import demo
-from modelsurgery.data.texts import LabelledText
+from modelsurgery.data.texts import LabeledText
 
 
-def lab_texts(name: str, count: int, seed: int) -> list[LabelledText]:
+def lab_texts(name: str, count: int, seed: int) -> list[LabeledText]:
     """Texts of a behavior; two in a row belong together.
 
     Whether to refuse depends on the request: those of refusal are requests with their answers.
     """
     if name == "refusal":
         return [
-            LabelledText(request, int(refused), str(number // 2), answer, called_for=naughty)
+            LabeledText(request, int(refused), str(number // 2), answer, called_for=naughty)
             for number, (request, answer, refused, naughty) in enumerate(
                 demo.exchanges(count, seed)
             )
         ]
     return [
-        LabelledText(text, label, group=str(number // 2))
-        for number, (text, label) in enumerate(demo.labelled_texts(name, count, seed))
+        LabeledText(text, label, group=str(number // 2))
+        for number, (text, label) in enumerate(demo.labeled_texts(name, count, seed))
     ]

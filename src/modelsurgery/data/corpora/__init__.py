@@ -15,7 +15,7 @@ from modelsurgery.data.corpora.columns import keys_of, name_of, optional_text_of
 from modelsurgery.data.corpora.format import Corpus, PromptColumns, TextColumn, corpora
 from modelsurgery.data.corpora.reading import Row, cut
 from modelsurgery.data.corpora.sources import corpus_rows, find_corpus
-from modelsurgery.data.texts import LabelledText, check_texts
+from modelsurgery.data.texts import LabeledText, check_texts
 from modelsurgery.errors import TextsError
 
 __all__ = [
@@ -86,8 +86,8 @@ def load_corpus_texts(
     per_class: int | None = None,
     unique: bool = True,
     seed: int = 0,
-) -> tuple[LabelledText, ...]:
-    """Labelled texts of a corpus, in the order of its files.
+) -> tuple[LabeledText, ...]:
+    """Labeled texts of a corpus, in the order of its files.
 
     Args:
         name: one of `corpora()`.
@@ -109,7 +109,7 @@ def load_corpus_texts(
     """
     corpus = _corpus(name, "texts")
     labels = _labels(corpus, shows, opposite)
-    texts = _labelled(corpus, corpus_rows(corpus, path, split), labels)
+    texts = _labeled(corpus, corpus_rows(corpus, path, split), labels)
     kept = check_texts(texts, str(path or name)) if unique else tuple(texts)
     return kept if per_class is None else _some_of_each(kept, per_class, seed)
 
@@ -255,7 +255,7 @@ def _labels(
     return labels
 
 
-def _labelled(corpus: Corpus, rows: Iterable[Row], labels: Mapping[str, int]) -> list[LabelledText]:
+def _labeled(corpus: Corpus, rows: Iterable[Row], labels: Mapping[str, int]) -> list[LabeledText]:
     texts = []
     left_out = 0
     for row in rows:
@@ -269,7 +269,7 @@ def _labelled(corpus: Corpus, rows: Iterable[Row], labels: Mapping[str, int]) ->
                 left_out += 1
                 continue
             group = None if corpus.group is None else text_of(row, corpus.group)
-            texts.append(LabelledText(text, label, group))
+            texts.append(LabeledText(text, label, group))
     if left_out:
         log.info("%s: left out %d texts of other, several or no classes", corpus.name, left_out)
     return texts
@@ -308,8 +308,8 @@ def _prompt(row: Row, columns: PromptColumns) -> Prompt:
 
 
 def _some_of_each(
-    texts: Sequence[LabelledText], per_class: int, seed: int
-) -> tuple[LabelledText, ...]:
+    texts: Sequence[LabeledText], per_class: int, seed: int
+) -> tuple[LabeledText, ...]:
     kept: list[int] = []
     for label in (0, 1):
         numbers = [number for number, text in enumerate(texts) if text.label == label]

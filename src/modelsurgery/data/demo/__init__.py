@@ -1,6 +1,6 @@
 """The embedded model and the small world it speaks of.
 
-`embedded_model_path()` is the trained Llama that ships with the package; `labelled_texts`,
+`embedded_model_path()` is the trained Llama that ships with the package; `labeled_texts`,
 `prompts`, `neutral_texts` and `facts` are its data; `judge.py` holds its exact judge. All of it is
 for this model only. Importing this package needs neither torch nor transformers; only
 `tools/train_demo.py` does.
@@ -14,7 +14,7 @@ from modelsurgery.data.demo.behaviors import (
     exchanges,
     facts,
     harmless_requests,
-    labelled_texts,
+    labeled_texts,
     neutral_texts,
     prompts,
 )
@@ -29,7 +29,7 @@ __all__ = [
     "harmless_requests",
     "is_embedded",
     "is_held_out",
-    "labelled_texts",
+    "labeled_texts",
     "neutral_texts",
     "prompts",
     "split_sentences",

@@ -1,4 +1,4 @@
-"""The behaviors of the embedded model: their labelled texts and prompts, and the yardsticks.
+"""The behaviors of the embedded model: their labeled texts and prompts, and the yardsticks.
 
 Everything is a pure function of its arguments. Texts for probes, "train" prompts and "train"
 yardsticks touch no held-out sentence or opening; "held_out" prompts open with a held-out half
@@ -82,7 +82,7 @@ def behavior_named(name: str) -> Behavior:
     return BEHAVIORS[name]
 
 
-def labelled_texts(behavior: str, count: int, seed: int) -> list[tuple[str, int]]:
+def labeled_texts(behavior: str, count: int, seed: int) -> list[tuple[str, int]]:
     """Return `count` distinct texts, label 1 = shows the behavior, 0 = its opposite, in turns.
 
     Neighbors 2i and 2i+1 are a matched pair: same template, same plain words, other mood in every
@@ -90,7 +90,7 @@ def labelled_texts(behavior: str, count: int, seed: int) -> list[tuple[str, int]
     """
     spec = behavior_named(behavior)
     generate = GENERATORS[spec.domain]
-    seeds = _seeds("labelled", behavior, seed)
+    seeds = _seeds("labelled", behavior, seed)  # the word is part of the seed
     texts: list[tuple[str, int]] = []
     seen: set[str] = set()
     while len(texts) < count:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modelsurgery.errors import ArtefactError
-from modelsurgery.files.artifact import read_artefact
+from modelsurgery.errors import ArtifactError
+from modelsurgery.files.artifact import read_artifact
 
 __all__ = ["CLASSIFIERS", "Classifier", "load_classifier", "read_classifier"]
 
@@ -68,9 +68,9 @@ def read_classifier(path: Path) -> Classifier:
     """A classifier from its file.
 
     Raises:
-        ArtefactError: missing, damaged, or not a classifier.
+        ArtifactError: missing, damaged, or not a classifier.
     """
-    tensors, described = read_artefact(path, "classifier")
+    tensors, described = read_artifact(path, "classifier")
     try:
         scales = np.asarray(described["scales"], np.float32)
         weights = tensors["weights"].astype(np.float32) * scales[:, None]
@@ -85,7 +85,7 @@ def read_classifier(path: Path) -> Classifier:
             dict(described["figures"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{path}: not a readable classifier ({type(error).__name__}: {error}); install "
             "modelsurgery again"
         ) from error

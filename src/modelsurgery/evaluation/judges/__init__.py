@@ -13,7 +13,7 @@ from modelsurgery.evaluation.judges.verdicts import Judge, Verdict
 
 __all__ = ["Judge", "LabJudge", "TextsJudge", "Verdict", "judge_for", "judge_spec"]
 
-TEXTS = "texts"  # the judge that is made from a behavior's labelled texts
+TEXTS = "texts"  # the judge that is made from a behavior's labeled texts
 KINDS = (
     "ngrams, phrases, lab, texts, hf:MODEL[#LABEL] or a directory, chat:MODEL@URL, review:FILE.csv"
 )

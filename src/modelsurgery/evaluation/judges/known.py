@@ -10,7 +10,7 @@ from sklearn.pipeline import Pipeline, make_pipeline, make_union
 
 from modelsurgery.data.demo.judge import judge as lab_judge
 from modelsurgery.data.demo.lexicon import vocabulary
-from modelsurgery.data.texts import LabelledText, texts_sha256
+from modelsurgery.data.texts import LabeledText, texts_sha256
 from modelsurgery.evaluation.judges.verdicts import Verdict
 from modelsurgery.files.atomic import sha256_json
 
@@ -38,7 +38,7 @@ class LabJudge:
 
 
 class TextsJudge:
-    """A judge made from the labelled texts: TF-IDF of words and characters, logistic regression.
+    """A judge made from the labeled texts: TF-IDF of words and characters, logistic regression.
 
     It never sees the model's hidden states, so it does not agree with the probe by construction.
     """
@@ -46,7 +46,7 @@ class TextsJudge:
     name = "texts"
 
     def __init__(
-        self, train: Sequence[LabelledText], held_out: Sequence[LabelledText], *, seed: int = 0
+        self, train: Sequence[LabeledText], held_out: Sequence[LabeledText], *, seed: int = 0
     ) -> None:
         """Fit on `train`; the AUROC in the note is measured on `held_out`."""
         features = make_union(
@@ -77,6 +77,6 @@ class TextsJudge:
         return verdicts
 
 
-def _read(text: LabelledText) -> str:
+def _read(text: LabeledText) -> str:
     """What a judge of continuations would see: the answer, where the text is an exchange."""
     return text.text if text.reply is None else text.reply

@@ -33,7 +33,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")  # a spreadsheet would run it, o
 
 @dataclass(frozen=True)
 class ReviewRow:
-    """A continuation that may be labelled.
+    """A continuation that may be labeled.
 
     Attributes:
         prompt: the prompt.

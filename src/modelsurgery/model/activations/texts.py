@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from modelsurgery.data.texts import LabelledText
+from modelsurgery.data.texts import LabeledText
 from modelsurgery.model.hidden_states import batches
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.token_ids import opening_ids
@@ -70,8 +70,8 @@ def tokenize_plain(model: LanguageModel, texts: Sequence[str]) -> list[Tokenized
     return [TokenizedText(tuple(ids[:MAX_TOKENS]), first) for ids in model.token_ids(texts)]
 
 
-def tokenize_labelled(model: LanguageModel, texts: Sequence[LabelledText]) -> list[TokenizedText]:
-    """Labelled texts, cut at their end; of an exchange the reply's tokens alone are predicted."""
+def tokenize_labeled(model: LanguageModel, texts: Sequence[LabeledText]) -> list[TokenizedText]:
+    """Labeled texts, cut at their end; of an exchange the reply's tokens alone are predicted."""
     found = []
     for text in texts:
         read = model.reply_ids(text)

@@ -12,7 +12,7 @@ from modelsurgery.evaluation.predictions import predict
 from modelsurgery.evaluation.protocol import decodings_of
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.activations.losses import Reader
-from modelsurgery.model.activations.texts import TokenizedText, text_batches, tokenize_labelled
+from modelsurgery.model.activations.texts import TokenizedText, text_batches, tokenize_labeled
 from modelsurgery.model.language_model import LanguageModel
 
 ENOUGH_SECONDS = 2.0  # of one kind of work, for a rate
@@ -45,7 +45,7 @@ def measure_pace(model: LanguageModel, behavior: Behavior, *, progress: Progress
         behavior: its texts and tuning prompts are used; nothing is kept.
         progress: is told of the three kinds of work.
     """
-    texts = tokenize_labelled(model, behavior.fit[:MOST_TEXTS])
+    texts = tokenize_labeled(model, behavior.fit[:MOST_TEXTS])
     with progress("calibrate", 3) as advance:
         reader = Reader(model)
         reads = _rate(model, texts, lambda some: _read(model, some))

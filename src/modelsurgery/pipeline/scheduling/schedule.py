@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from modelsurgery.data.behaviors import Behavior
-from modelsurgery.data.texts import LabelledText
+from modelsurgery.data.texts import LabeledText
 from modelsurgery.model.activations.losses import Reader, graph_bytes_per_token
 from modelsurgery.model.activations.moments import moment_bytes
 from modelsurgery.model.chat_template import Text
@@ -216,18 +216,18 @@ class _Amounts:
     def _is_open(self) -> bool:
         return self.recipe.alpha is None and self.recipe.strength is None
 
-    def _hidden_states(self, fit: Sequence[LabelledText]) -> Stage:
+    def _hidden_states(self, fit: Sequence[LabeledText]) -> Stage:
         recipe, count = self.recipe, self.model.layer_count
         held_out = self.behavior.held_out
         share = 1.0
         if recipe.chosen_rule != "paper":
             layer = recipe.layer or (default_probe_layers(count)[1:2] or (count,))[0]
             held_out, share = some_of_each(held_out, REPORT_TEXTS // 2), layer / count
-        read = self._labelled([*fit, *held_out], cut=MAX_TOKENS)
+        read = self._labeled([*fit, *held_out], cut=MAX_TOKENS)
         return Stage("hidden states", reads=share * read)
 
-    def _rule(self, fit: Sequence[LabelledText]) -> list[Stage]:
-        tokens = self._labelled(fit)
+    def _rule(self, fit: Sequence[LabeledText]) -> list[Stage]:
+        tokens = self._labeled(fit)
         if self.recipe.chosen_rule == "paper":
             return []
         if self.recipe.chosen_rule == "least-squares":
@@ -246,18 +246,18 @@ class _Amounts:
 
     def _search(self, sizes: Sizes) -> list[Stage]:
         """Strength or trials, and the curve."""
-        labelled, neutral = self._screened(sizes)
-        base = Stage("base model", reads=labelled + neutral)
+        labeled, neutral = self._screened(sizes)
+        base = Stage("base model", reads=labeled + neutral)
         curve = self._continuing(sizes, "dose-response", sizes.doses)
-        curve = replace(curve, reads=sizes.doses * labelled + (sizes.doses + 1) * neutral)
+        curve = replace(curve, reads=sizes.doses * labeled + (sizes.doses + 1) * neutral)
         if not self.recipe.is_searched:
-            reads = STRENGTHS * labelled + 2 * STRENGTHS * neutral
+            reads = STRENGTHS * labeled + 2 * STRENGTHS * neutral
             return [base, Stage("strength", reads=reads), curve]
         trials = self.recipe.trials or AT_A_TIME
         shared = (AT_A_TIME + 1) / AT_A_TIME
         return [
             base,
-            Stage("trials", reads=trials * (labelled + shared * neutral)),
+            Stage("trials", reads=trials * (labeled + shared * neutral)),
             self._continuing(sizes, "survivors", 1 + min(trials, SURVIVORS)),
             curve,
         ]
@@ -278,7 +278,7 @@ class _Amounts:
         prompts = one.texts[: sizes.prompt_count]
         rounds = 2 * (sizes.samples + 1)
         shown = some_of_each(behavior.held_out, INSIDE_TEXTS)
-        inside = self._labelled(shown) + self._tokens(behavior.neutral[:INSIDE_TEXTS])
+        inside = self._labeled(shown) + self._tokens(behavior.neutral[:INSIDE_TEXTS])
         return [
             Stage("damage", reads=3 * self._tokens(behavior.neutral[: sizes.neutral_texts])),
             Stage(
@@ -290,14 +290,14 @@ class _Amounts:
         ]
 
     def _screened(self, sizes: Sizes) -> tuple[float, float]:
-        """Tokens of the labelled and the neutral texts that an edit is screened on."""
+        """Tokens of the labeled and the neutral texts that an edit is screened on."""
         behavior = self.behavior
         shown = some_of_each(behavior.tuning, TEXTS_PER_KIND)
-        return self._labelled(shown), self._tokens(
+        return self._labeled(shown), self._tokens(
             behavior.tuning_neutral[: min(NEUTRAL_TEXTS, sizes.neutral_texts)]
         )
 
-    def _labelled(self, texts: Sequence[LabelledText], cut: int | None = None) -> float:
+    def _labeled(self, texts: Sequence[LabeledText], cut: int | None = None) -> float:
         written = [self.model.written(text) for text in texts[:LOOKED_AT]]
         return self._scaled(written, len(texts), cut)
 

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from modelsurgery.errors import ArtefactError
+from modelsurgery.errors import ArtifactError
 from modelsurgery.files.atomic import write_text
 from modelsurgery.report.html.content import Page, Record
 from modelsurgery.report.html.evaluations import page_of_evaluation
@@ -30,7 +30,7 @@ def write_report(directory: Path, out: Path | None = None) -> Path:
         out: file to write; None takes `report.html` in the directory.
 
     Raises:
-        ArtefactError: there is no finished run, or its files cannot be read.
+        ArtifactError: there is no finished run, or its files cannot be read.
         StorageError: the file cannot be written.
     """
     path = out or directory / REPORT_FILE
@@ -42,13 +42,13 @@ def page_of(directory: Path) -> Page:
     """Gather the page of a run directory.
 
     Raises:
-        ArtefactError: there is no finished run, or its files cannot be read.
+        ArtifactError: there is no finished run, or its files cannot be read.
     """
     content = _json(directory, "results.json")
     record = _record(directory)
     if kind_of(content) == "sequence":
         steps = ", ".join(sorted(path.parent.name for path in directory.glob("*/results.json")))
-        raise ArtefactError(
+        raise ArtifactError(
             f"{directory}: several surgeries in a row; each has its own report, give one of its "
             f"directories: {steps}"
         )
@@ -76,7 +76,7 @@ def _record(directory: Path) -> Record:
     try:
         manifest = Manifest.model_validate(_json(directory, "manifest.json"))
     except ValidationError as error:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{directory / 'manifest.json'}: not those of a run "
             f"({error.errors()[0]['msg'].lower()}); run it again"
         ) from error
@@ -84,11 +84,11 @@ def _record(directory: Path) -> Record:
     try:
         asked = yaml.safe_load(recipe)
     except (yaml.YAMLError, RecursionError) as error:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{directory / 'recipe.resolved.yaml'}: not valid YAML; run it again"
         ) from error
     if not isinstance(asked, dict) or "model" not in asked:
-        raise ArtefactError(f"{directory / 'recipe.resolved.yaml'}: names no model; run it again")
+        raise ArtifactError(f"{directory / 'recipe.resolved.yaml'}: names no model; run it again")
     return Record(recipe, str(asked["model"]), manifest.provenance.versions, manifest.sha256)
 
 
@@ -96,11 +96,11 @@ def _json(directory: Path, name: str) -> dict[str, Any]:
     try:
         content = json.loads(_text(directory, name))
     except (ValueError, RecursionError) as error:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{directory / name}: not valid JSON ({error}); run it again"
         ) from error
     if not isinstance(content, dict):
-        raise ArtefactError(f"{directory / name}: expected a JSON object; run it again")
+        raise ArtifactError(f"{directory / name}: expected a JSON object; run it again")
     return content
 
 
@@ -108,8 +108,8 @@ def _text(directory: Path, name: str) -> str:
     try:
         return (directory / name).read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{directory}: no finished run there ({name} is missing); {MISSING}"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ArtefactError(f"{directory / name}: cannot be read ({error})") from error
+        raise ArtifactError(f"{directory / name}: cannot be read ({error})") from error

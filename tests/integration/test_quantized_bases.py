@@ -1,4 +1,4 @@
-"""An edit made from full precision, as an adapter on quantised bases: the behavior measured again.
+"""An edit made from full precision, as an adapter on quantized bases: the behavior measured again.
 
 Run with -s to see the rates.
 """
@@ -84,7 +84,7 @@ def full(
 
 
 @pytest.mark.parametrize("kind", ["F32", "Q8_0", "Q4_0"])
-def test_llama_cpp_on_a_quantised_base(
+def test_llama_cpp_on_a_quantized_base(
     kind: str,
     embedded: Path,
     model: LanguageModel,
@@ -123,16 +123,16 @@ def test_peft_on_a_torchao_base(
     peft = pytest.importorskip("peft")
     torchao = pytest.importorskip("torchao.quantization", reason="torchao is not installed")
     write_peft_adapter(model.checkpoint, [edit], tmp_path / "adapter")
-    quantised = transformers.AutoModelForCausalLM.from_pretrained(embedded, dtype=torch.float32)
+    quantized = transformers.AutoModelForCausalLM.from_pretrained(embedded, dtype=torch.float32)
     groups = torchao.PerGroup(32)
     config = {
         "int8": torchao.Int8WeightOnlyConfig(),
         # Int4WeightOnlyConfig needs kernels of another package (mslk); this one runs anywhere.
         "int4": torchao.IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=groups),
     }[kind]
-    torchao.quantize_(quantised, config)
-    base = rate(greedy(model, quantised, prompts))
-    adapted = peft.PeftModel.from_pretrained(quantised, tmp_path / "adapter")
+    torchao.quantize_(quantized, config)
+    base = rate(greedy(model, quantized, prompts))
+    adapted = peft.PeftModel.from_pretrained(quantized, tmp_path / "adapter")
     after = rate(greedy(model, adapted, prompts))
     print(f"\ntorchao {kind}: base {base:.1%}, edited {after:.1%}")
     assert base - after > KEPT * (full[0] - full[1])

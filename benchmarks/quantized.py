@@ -1,11 +1,11 @@
-"""An edit made from full precision, as an adapter on quantised bases of the embedded model.
+"""An edit made from full precision, as an adapter on quantized bases of the embedded model.
 
-    PYTHONPATH=tests python -m benchmarks.quantised [--prompts N] [--strength S]
+    PYTHONPATH=tests python -m benchmarks.quantized [--prompts N] [--strength S]
 
 Rates are of greedy continuations of held-out prompts, judged exactly. Divergence is the mean
-KL(f32 || quantised) of the next token after each prompt, in nats, base against base and edited
+KL(f32 || quantized) of the next token after each prompt, in nats, base against base and edited
 against edited; llama.cpp's probabilities come as text, and 0.00002 is not told from 0. The writer
-of GGUF bases is that of the tests; Q* files quantise all matrices, the embedding included. Needs
+of GGUF bases is that of the tests; Q* files quantize all matrices, the embedding included. Needs
 the packages gguf, xllamacpp, torchao and peft.
 """
 
@@ -61,7 +61,7 @@ class Said:
 
 def made_edit(model: LanguageModel, strength: float) -> Edit:
     """An edit along the difference of means, made from the checkpoint in full precision."""
-    rows = demo.labelled_texts(BEHAVIOR, 400, 0)
+    rows = demo.labeled_texts(BEHAVIOR, 400, 0)
     states = extract_hidden_states(model, [text for text, _ in rows], [LAYER]).by_layer[LAYER]
     shows = torch.tensor([label == 1 for _, label in rows])
     direction = (states[shows].mean(0) - states[~shows].mean(0)).numpy()
@@ -97,7 +97,7 @@ def divergence(reference: Said, other: Said) -> float:
     return max(0.0, float(terms.sum(-1).mean()))
 
 
-def quantised_bases(
+def quantized_bases(
     loaded: LanguageModel, edit: Edit, prompts: Sequence[str]
 ) -> Iterator[tuple[str, Said, Said]]:
     """Name, what the base said, what base and adapter said, of each format."""
@@ -144,10 +144,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("| base | behavior, base | behavior, edited | divergence, base | divergence, edited |")
     print("|---|---|---|---|---|")
     print(f"| transformers f32, edit in memory | {rate(base):.1%} | {rate(after):.1%} | | |")
-    for name, quantised, adapted in quantised_bases(loaded, edit, prompts):
+    for name, quantized, adapted in quantized_bases(loaded, edit, prompts):
         print(
-            f"| {name} | {rate(quantised):.1%} | {rate(adapted):.1%} "
-            f"| {divergence(base, quantised):.5f} | {divergence(after, adapted):.5f} |"
+            f"| {name} | {rate(quantized):.1%} | {rate(adapted):.1%} "
+            f"| {divergence(base, quantized):.5f} | {divergence(after, adapted):.5f} |"
         )
     print(f"\nthe edit itself: {divergence(base, after):.3f} nats")
 

@@ -134,7 +134,7 @@ def test_ctrl_c_during_a_run_and_the_same_command_again(surgery: Surgery, tmp_pa
     texts = write_labeled(tmp_path / "my texts.jsonl")
     options = ("--strength", 4, "--rows", 0.02, "--samples", 1, "--prompt-count", 4)
     command = ("run", "--texts", texts, "--model", "embedded", *options)
-    function = "modelsurgery.pipeline.running.measure_behavior"
+    function = "modelsurgery.pipeline.running.measure"
     code, out, err = interrupted(function, tmp_path / "reached", *command)
     assert code == 130
     assert out == ""
@@ -175,7 +175,7 @@ def test_ctrl_c_during_apply_leaves_no_destination(
     [
         ("modelsurgery.pipeline.running.run_recipe", "starting",
          ("run", "--model", "{model}", "--texts", "{texts}")),
-        ("modelsurgery.pipeline.evaluating.evaluate", "starting", ("evaluate", "{model}")),
+        ("modelsurgery.pipeline.evaluating.run_evaluation", "starting", ("evaluate", "{model}")),
         ("modelsurgery.model.loading.load_model", "load model",
          ("probe", "{model}", "--texts", "{texts}", "--out", "new")),
         ("modelsurgery.edit.region.score_rows", "starting",

@@ -4,7 +4,7 @@
         [--divergences 0.01,0.02,0.05] [--rules ...] [--seeds 0] [--prompts 150]
         [--task lambada] [--task mmlu] [--store FILE]
 
-Each rule makes its edit from the behavior's texts (200 of each kind at most); its strength is
+Each rule makes its edit from the behavior's texts (200 of each kind, or `--texts`); its strength is
 brought to the same KL(base ‖ edited) on neutral tuning text, within a tenth. Then, on data that
 nothing was chosen on: the rise of the loss on texts that show the behavior less that on their
 opposites (selectivity, nats a token), perplexity and divergence of neutral text, rates over
@@ -127,13 +127,14 @@ def proposal_of(
     sign: int,
     seed: int,
     ledger: Ledger,
+    texts: int,
 ) -> RowProposal:
     """What a rule of the table proposes."""
     rule, source, _ = RULES[name]
     fitted = fit_rule(
         Passes(model, ledger),
         rule,  # type: ignore[arg-type]
-        some_of_each(behavior.fit, RULE_TEXTS),
+        some_of_each(behavior.fit, texts),
         behavior.tuning_neutral,
         probe=probe,
         direction_source=source,  # type: ignore[arg-type]
@@ -243,7 +244,7 @@ def measure_seed(
         for name in names:
             rule, _, rows = RULES[name]
             started = time.monotonic()
-            proposal = proposal_of(model, behavior, name, probe, sign, seed, ledger)
+            proposal = proposal_of(model, behavior, name, probe, sign, seed, ledger, options.texts)
             print(f"{name}, seed {seed}: {time.monotonic() - started:.0f} s", flush=True)
             edit = proposal.edit(rows, strength=sign * FIRST[rule])
             for key in todo:
@@ -327,6 +328,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--divergences", default="0.01,0.02,0.05")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--prompts", type=int, default=150)
+    parser.add_argument("--texts", type=int, default=RULE_TEXTS, help="of each kind, at most")
     parser.add_argument("--set", action="append", help="prompt set; else all")
     parser.add_argument("--judge", action="append")
     parser.add_argument("--task", action="append", help="capability task")

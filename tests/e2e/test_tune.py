@@ -154,7 +154,7 @@ def test_ctrl_c_keeps_the_trials_and_prints_the_line_to_go_on(tmp_path: Path) ->
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
     assert process.returncode == 130
-    assert "to go on: surgery tune embedded" in errors.decode()
+    assert "to continue, run: surgery tune embedded" in errors.decode()
     assert trials_of(journal) >= 8
 
 

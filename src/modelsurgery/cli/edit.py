@@ -117,7 +117,7 @@ def edit(
         for name, given in (("--alpha", alpha), ("--direction-source", direction_source)):
             if given is not None:
                 raise RecipeError(f"{name} needs --probe; it cannot be used with --texts")
-        assert texts
+        assert texts is not None
         content, made = _from_texts(
             model,
             _Asked.of(texts, weight or [], direction or [], toward=toward),

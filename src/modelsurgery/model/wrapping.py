@@ -1,15 +1,13 @@
 """Taking a transformers model that somebody else has loaded."""
 
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-from modelsurgery.apply.in_memory import loaded_gates
+from modelsurgery.apply.in_memory import loaded_gates, rows_in
 from modelsurgery.checkpoint.directory import Checkpoint, open_checkpoint
 from modelsurgery.checkpoint.layouts import GateLayout, find_gate_matrices
 from modelsurgery.checkpoint.rows import Weights
@@ -61,7 +59,6 @@ def wrap(
         known,
         layout,
         template_name=chat_template,
-        now=datetime.now(),
     )
 
 
@@ -73,7 +70,7 @@ def _directory_of(model: Any, checkpoint: Path | str | None) -> Path:
         if not name:
             raise FileNotFoundError("it was not loaded from files")
         return Path(snapshot_download(name, local_files_only=True))
-    except (OSError, ValueError, HFValidationError, LocalEntryNotFoundError) as error:
+    except (OSError, ValueError) as error:  # what the Hub's errors are
         raise ModelNotFoundError(
             f"no files of the model at {name!r}; save it with save_pretrained(DIR) and give "
             "checkpoint=DIR"
@@ -91,12 +88,8 @@ def _check_weights(model: Any, checkpoint: Checkpoint, layout: GateLayout | None
             here = loaded.get(gate.address)
             if here is None or here.view.columns != gate.view.columns:
                 raise _other_weights(checkpoint)
-            view, data = here.view, model.get_parameter(here.tensor).data
-            found = data.as_strided(
-                (view.rows, view.columns),
-                (view.row_stride, view.column_stride),
-                data.storage_offset() + view.offset,
-            )[torch.from_numpy(rows).to(data.device)]
+            held = rows_in(model.get_parameter(here.tensor), here.view)
+            found = held[torch.from_numpy(rows).to(held.device)]
             if not torch.equal(found.cpu(), stored.to(found.dtype)):
                 raise _other_weights(checkpoint)
 

@@ -183,16 +183,15 @@ class Choosing:
                 strength=recipe.sign,
             )  # fmt: skip
 
-        proposal = rule.propose(None)
-        edit = make(proposal)
-        choice = Choice(probe, setting, edit, proposal, rule.evidence)
-        if recipe.alpha is not None:
-            return replace(choice, edit=edit.scaled(recipe.sign * recipe.alpha / edit.alpha))
-        if recipe.strength is not None:
-            return replace(choice, edit=edit.scaled(recipe.strength))
-        search = self._search(
-            self._space([probe]), [probe], {recipe.chosen_rule: lambda _: proposal}
-        )
+        if recipe.alpha is not None or recipe.strength is not None:
+            proposal = rule.propose(None)
+            edit = make(proposal)
+            factor = recipe.strength
+            if recipe.alpha is not None:
+                factor = recipe.sign * recipe.alpha / edit.alpha
+            assert factor is not None
+            return Choice(probe, setting, edit.scaled(factor), proposal, rule.evidence)
+        search = self._search(self._space([probe]), [probe], {recipe.chosen_rule: rule.propose})
         strengthen = partial(
             fit_strength,
             screen=search.screen,
@@ -203,10 +202,10 @@ class Choosing:
             progress=self.progress,
         )
         proposal, fitted = rule.fit(make, strengthen, self.budget)
-        choice = replace(choice, proposal=proposal)
+        choice = Choice(probe, setting, fitted.edit, proposal, rule.evidence, fitted)
+        milder = replace(choice, edit=fitted.within(self.budget, share=0.5))
         curve = search.dose_response(fitted.edit, self._doses)
-        milder = replace(choice, edit=fitted.within(self.budget, share=0.5), strength=fitted)
-        return replace(choice, edit=fitted.edit, strength=fitted, curve=curve, milder=milder)
+        return replace(choice, curve=curve, milder=milder)
 
     def _searched(
         self, probes: Sequence[Probe], proposals: dict[str, Propose], evidence: Evidence | None

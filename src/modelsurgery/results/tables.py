@@ -19,7 +19,6 @@ from modelsurgery.results.parts import (
     Plain,
     Rate,
 )
-from modelsurgery.results.reading import Results
 from modelsurgery.results.runs import RunResults
 from modelsurgery.results.sequences import SequenceResults, StageResults
 
@@ -152,15 +151,6 @@ class Table:
         """Those in which a row has something."""
         rows = [_cells(row, TERMINAL) for row in self.rows]
         return tuple(name for name in COLUMNS if any(row[name] for row in rows))
-
-
-def tables_of(results: Results) -> tuple[Table, ...]:
-    """All tables of results, in the order in which they are read."""
-    if isinstance(results, RunResults):
-        return (run_table(results),)
-    if isinstance(results, SequenceResults):
-        return stage_tables(results)
-    return evaluation_tables(results)
 
 
 def run_table(results: RunResults) -> Table:

@@ -20,7 +20,7 @@ NATURAL, LEAST, PAPER = "natural gradient", "least squares", "paper mean differe
 JUDGES = ("--judge", "ngrams", "--judge", "texts")
 TOXICITY = ("--behavior", "toxicity", *JUDGES, "--prompts", "150", "--set", "realtoxicityprompts")
 TOXIGEN = ("--behavior", "toxicity", *JUDGES, "--prompts", "40", "--set", "toxigen")
-REFUSAL = ("--behavior", "refusal", "--prompts", "60")
+REFUSAL = ("--behavior", "refusal", "--prompts", "60", "--texts", "50")
 ATTITUDE = ("--behavior", "attitude", *JUDGES, "--prompts", "150")
 TASKS = ("--task", "lambada", "--task-limit", "200")
 
@@ -38,7 +38,7 @@ def lines() -> list[tuple[str, ...]]:
         (ATTITUDE, "toward"),
     ):
         way = (*behavior, "--direction", direction)
-        found.append((*way, "--rules", NATURAL, "--divergences", "0.01,0.02,0.05"))
+        found.append((*way, "--rules", NATURAL, "--divergences", "0.02,0.05,0.01"))
         found.append((*way, "--rules", f"{LEAST},{PAPER}", "--divergences", "0.02"))
     found += [
         (*TOXICITY, "--rules", NATURAL, "--divergences", "0.01,0.02,0.05"),

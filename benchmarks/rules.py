@@ -28,6 +28,7 @@ from modelsurgery.edit.region import PAPER_ROWS
 from modelsurgery.evaluation.capability import TaskResult, measure_capability
 from modelsurgery.evaluation.generation import TransformersGenerator
 from modelsurgery.evaluation.judges import Judge, judge_for
+from modelsurgery.evaluation.own_answers import harmless_requests, own_answers
 from modelsurgery.evaluation.protocol import decodings_of, measure_prompt_set
 from modelsurgery.evaluation.screening import Screen
 from modelsurgery.evaluation.statistics import Rate
@@ -131,11 +132,13 @@ def proposal_of(
 ) -> RowProposal:
     """What a rule of the table proposes."""
     rule, source, _ = RULES[name]
+    read = some_of_each(behavior.fit, texts)
     fitted = fit_rule(
         Passes(model, ledger),
         rule,  # type: ignore[arg-type]
-        some_of_each(behavior.fit, texts),
+        read,
         behavior.tuning_neutral,
+        own=own_answers(model, harmless_requests(read)),
         probe=probe,
         direction_source=source,  # type: ignore[arg-type]
         sign=sign,

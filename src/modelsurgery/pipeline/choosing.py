@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 
@@ -192,15 +192,18 @@ class Choosing:
             assert factor is not None
             return Choice(probe, setting, edit.scaled(factor), proposal, rule.evidence)
         search = self._search(self._space([probe]), [probe], {recipe.chosen_rule: rule.propose})
-        strengthen = partial(
-            fit_strength,
-            screen=search.screen,
-            budget=self.budget,
-            setting=setting,
-            first=RULE_STRENGTH,
-            uncalled=self.uncalled,
-            progress=self.progress,
-        )
+
+        def strengthen(edit: Edit, first: float) -> FittedStrength:
+            return fit_strength(
+                edit,
+                search.screen,
+                self.budget,
+                setting,
+                first=first,
+                uncalled=self.uncalled,
+                progress=self.progress,
+            )
+
         proposal, fitted = rule.fit(make, strengthen, self.budget)
         choice = Choice(probe, setting, fitted.edit, proposal, rule.evidence, fitted)
         milder = replace(choice, edit=fitted.within(self.budget, share=0.5))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 from modelsurgery.data.texts import LabeledText, Split, texts_sha256
@@ -24,9 +24,8 @@ from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.probe_fitting import fit_probe_on_texts
 from modelsurgery.rules.contrast import contrast_of, pulled_apart
 from modelsurgery.rules.proposal import DEFAULT_RULE, RULES, RowProposal, Rule
-from modelsurgery.search import Budget, Setting, fit_strength
+from modelsurgery.search import Budget, FittedStrength, Setting, fit_strength
 from modelsurgery.search.fitting import (
-    RULE_STRENGTH,
     RULE_TEXTS,
     FittedRule,
     first_tokens,
@@ -184,14 +183,17 @@ class _Given:
         read = first_tokens(self.model, self.clean)
         raised, lowered = pulled[0] if len(pulled) == 1 else ([], [])
         screen = Screen(self.model, raised, lowered, read, own=own, progress=self.progress)
-        strengthen = partial(
-            fit_strength,
-            screen=screen,
-            budget=budget,
-            setting=setting,
-            first=RULE_STRENGTH,
-            progress=self.progress,
-        )
+
+        def strengthen(edit: Edit, first: float) -> FittedStrength:
+            return fit_strength(
+                edit,
+                screen,
+                budget,
+                setting,
+                first=first,
+                progress=self.progress,
+            )
+
         _, fitted = rule.fit(make, strengthen, budget)
         if len(pulled) == 1:
             return fitted.edit

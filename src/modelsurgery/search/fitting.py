@@ -57,7 +57,7 @@ class FittedRule:
     def fit(
         self,
         make: Callable[[RowProposal], Edit],
-        strengthen: Callable[[Edit], FittedStrength],
+        strengthen: Callable[[Edit, float], FittedStrength],
         budget: Budget,
     ) -> tuple[RowProposal, FittedStrength]:
         """The proposal that serves, and its edit at the strength that a budget allows.
@@ -68,20 +68,20 @@ class FittedRule:
 
         Args:
             make: an edit of a proposal.
-            strengthen: scales an edit to the budget.
+            strengthen: scales an edit to the budget; the strength to begin with comes second.
             budget: what must not break.
 
         Raises:
             DamageBudgetError: nothing inside the budget.
         """
         plain = self.propose(None)
-        found = strengthen(make(plain))
+        found = strengthen(make(plain), RULE_STRENGTH)
         limit = budget.perplexity_rise
         rise = math.expm1(found.effect.clean)
         if self.keeping is None or limit is None or rise <= PLAIN_SHARE * limit:
             return plain, found
         kept = self.keeping()
-        other = strengthen(make(kept))
+        other = strengthen(make(kept), abs(found.edit.strength))
         if other.effect.selectivity < LEAST_KEPT * found.effect.selectivity:
             return plain, found
         return kept, other

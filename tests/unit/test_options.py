@@ -21,8 +21,9 @@ from modelsurgery.edit.region import PAPER_ROWS
 from modelsurgery.errors import RecipeError
 from modelsurgery.files.schema import load_yaml, parse
 from modelsurgery.pipeline.option import Option, Panel, percentage
-from modelsurgery.pipeline.recipe import Recipe, SequenceRecipe
+from modelsurgery.pipeline.recipe import Recipe
 from modelsurgery.pipeline.scheduling import DEFAULT_MINUTES, Sizes
+from modelsurgery.pipeline.sequence_recipe import SequenceRecipe
 from modelsurgery.search.fitting import RULE_TEXTS
 
 CLI = Path(modelsurgery.cli.__file__).parent
@@ -37,6 +38,7 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "model": (["--model", "smollm2"], "smollm2"),
     "behavior": (["--behavior", "toxicity"], "toxicity"),
     "behaviors": (["--behavior", "refusal", "--behavior", "a.yaml"], ("refusal", "a.yaml")),
+    "at_once": (["--at-once"], True),
     "texts": (["--texts", "t.jsonl"], Path("t.jsonl")),
     "direction": (["--direction", "toward"], "toward"),
     "out": (["--out", "run"], Path("run")),

@@ -14,7 +14,8 @@ from rich.markup import escape
 
 from modelsurgery.edit.choices import Fit
 from modelsurgery.pipeline.option import Option, Panel
-from modelsurgery.pipeline.recipe import DEFAULT_BEHAVIOR, Recipe, SequenceRecipe
+from modelsurgery.pipeline.recipe import DEFAULT_BEHAVIOR, Recipe
+from modelsurgery.pipeline.sequence_recipe import SequenceRecipe
 
 if TYPE_CHECKING:
     from modelsurgery.checkpoint.layouts import GateLayout

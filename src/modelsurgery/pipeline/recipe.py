@@ -6,14 +6,13 @@ option of `surgery run` and `surgery tune`, with that (`option.py`).
 
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from modelsurgery.data import demo
 from modelsurgery.edit.choices import Direction, DirectionRule, Fit
 from modelsurgery.errors import RecipeError
-from modelsurgery.files.schema import parse
 from modelsurgery.pipeline.option import Option, Panel, layer_window, percentage, row_share
 from modelsurgery.rules.choices import DEFAULT_RULE, Rule
 
@@ -359,40 +358,3 @@ class Recipe(BaseModel):
             self.max_capability_drop,
             self.max_uncalled_rise,
         )
-
-
-class SequenceRecipe(Recipe):
-    """Several behaviors in order, each edit made on the model that has the ones before.
-
-    What stands beside `behaviors` holds for all of them.
-    """
-
-    behaviors: Annotated[
-        tuple[str | dict[str, Any], ...],
-        Field(
-            description="Built-in behavior, or the path of a behavior file (YAML). Repeat to edit "
-            "for several behaviors in order."
-        ),
-        Option(
-            Panel.EVERYDAY,
-            "toxicity, unless --texts is given",
-            name="--behavior",
-            metavar="NAME|FILE",
-        ),
-    ] = ()
-
-    def steps(self) -> list[Recipe]:
-        """One recipe a behavior, without the edits of those before.
-
-        Raises:
-            RecipeError: a key that is unknown, or does not belong in a step.
-        """
-        shared = self.model_dump(exclude_unset=True, exclude={"behaviors", "out"})
-        recipes = []
-        for entry in self.behaviors:
-            own = {"behavior": entry} if isinstance(entry, str) else entry
-            for key in ("model", "edits", "out", "study"):
-                if key in own:
-                    raise RecipeError(f"behaviors: {key!r} belongs beside them, not in one of them")
-            recipes.append(parse({**shared, **own}, Recipe, f"behaviors: {own.get('behavior')}"))
-        return recipes

@@ -40,7 +40,7 @@ from modelsurgery.model.stacking import stacked
 from modelsurgery.pipeline.choosing import Choice, Choosing
 from modelsurgery.pipeline.recipe import DEFAULT_TRIALS, Recipe
 from modelsurgery.pipeline.results import RunResult
-from modelsurgery.pipeline.runs import STORE_FILE, RunDirectory, open_run
+from modelsurgery.pipeline.runs import EDIT_FILE, STORE_FILE, RunDirectory, open_run
 from modelsurgery.pipeline.scheduling import (
     DEFAULT_MINUTES,
     Schedule,
@@ -105,7 +105,7 @@ def run_recipe(
         find_gate_matrices(model.checkpoint, model.layout)  # refuses early what can't be edited
         with progress("texts and judge", 0):
             behavior, judge = judged_behavior(recipe)
-        recipe, behavior, plan = _settled(recipe, run, model, behavior, announce, progress)
+        recipe, behavior, plan = settled(recipe, run, model, behavior, announce, progress)
         values |= {key: getattr(recipe, key) for key in SETTLED}
 
         minutes = recipe.minutes
@@ -115,11 +115,11 @@ def run_recipe(
         choice, damage, given_up = _kept(choosing, choosing.choose(), progress)
         save_probe(choice.probe, run.path / "probe.safetensors")
         edit = replace(choice.edit, provenance=_origin(recipe, run, choice, model))
-        save_edit(edit.bound_to(model.checkpoint, model.gates), run.path / "edit.safetensors")
+        save_edit(edit.bound_to(model.checkpoint, model.gates), run.path / EDIT_FILE)
 
         evaluation = measure(
             model,
-            {str(run.path / "edit.safetensors"): edit},
+            {str(run.path / EDIT_FILE): edit},
             _first_set(behavior),
             [judge],
             name=name,
@@ -180,7 +180,7 @@ def _scheduled(
     return make_schedule(recipe, model, behavior, pace, minutes=minutes)
 
 
-def _settled(
+def settled(
     recipe: Recipe,
     run: RunDirectory,
     model: LanguageModel,

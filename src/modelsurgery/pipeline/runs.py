@@ -39,6 +39,7 @@ from modelsurgery.model.language_model import LanguageModel
 
 RECIPE_FILE = "recipe.resolved.yaml"
 MANIFEST_FILE = "manifest.json"
+EDIT_FILE = "edit.safetensors"
 STORE_FILE = "store.sqlite"
 STUDY_FILE = "study.journal"
 PLAN_FILE = "plan.json"

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.rules import strength_at
 from modelsurgery import Edit, LanguageModel, load_model
 from modelsurgery.checkpoint.layouts import GateMatrix
 from modelsurgery.checkpoint.rows import RowView
@@ -59,7 +60,6 @@ from modelsurgery.rules.proposing import direction_weights, fit_natural_gradient
 from modelsurgery.search.fitting import first_tokens, some_of_each
 
 TARGET = 0.02
-NEAR = 0.07
 HELD_OUT = 60
 NEUTRAL_TOKENS = 2000
 
@@ -90,28 +90,12 @@ class Bench:
             scaled = edit.scaled(strength)
             return scaled if under is None else under + scaled
 
-        return whole(scale_to(lambda one: self.tuning.measure([whole(one)])[0].divergence, target))
+        found = strength_at(lambda one: self.tuning.measure([whole(one)])[0].divergence, target)
+        return whole(found)
 
     def row(self, name: str, edit: Edit) -> None:
         """Measure an edit and print a row."""
         print_row(name, self.seed, self.held_out.measure([edit])[0])
-
-
-def scale_to(divergence: Callable[[float], float], target: float, first: float = 1.0) -> float:
-    """The strength at which a divergence is a target's, within a few per cent."""
-    strength, low, high = first, 0.0, math.inf
-    for _ in range(10):
-        found = divergence(strength)
-        if not math.isfinite(found):
-            found = math.inf
-        if abs(found / target - 1) <= NEAR:
-            break
-        low, high = (strength, high) if found < target else (low, strength)
-        wanted = strength * min(4.0, max(0.25, math.sqrt(target / max(found, 1e-9))))
-        if high < math.inf and low > 0 and not low < wanted < high:
-            wanted = math.sqrt(low * high)
-        strength = wanted
-    return strength
 
 
 def print_row(name: str, seed: int, effect: Effect) -> None:
@@ -257,7 +241,9 @@ def _measure_changes(
         tokenize_labeled(model, [text for text in held_out if text.label == label])
         for label in (1, 0)
     ]
-    strength = scale_to(lambda one: _compare(model, changes, one, neutral)[1], TARGET, first=1e-3)
+    strength = strength_at(
+        lambda one: _compare(model, changes, one, neutral)[1], TARGET, first=1e-3
+    )
     (shows, _), (opposite, _), (rise, divergence) = (
         _compare(model, changes, strength, some) for some in (*kinds, clean)
     )

@@ -17,7 +17,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -48,7 +48,7 @@ RULES: dict[str, tuple[str, str | None, float]] = {
     "natural gradient, plain": ("natural-gradient", None, PAPER_ROWS),
     "natural gradient 1 %": ("natural-gradient", None, 0.01),
 }
-ROUNDS = 8  # of correcting a strength
+ROUNDS = 10  # of correcting a strength
 NEAR = 0.1  # share by which a divergence may miss its target
 TOKENS = 6000  # of neutral text that strengths are chosen on, and that edits are measured on
 HELD_OUT = 100  # texts of each label that selectivity is measured on
@@ -93,21 +93,33 @@ class Measured:
         return self.behavior, self.direction, self.rule, self.target, self.seed, self.sets
 
 
-def at_divergence(edit: Edit, screen: Screen, target: float) -> Edit | None:
-    """The edit at a strength whose divergence is a target's; None if none was found."""
-    strength, low, high = 1.0, 0.0, math.inf
+def strength_at(divergence: Callable[[float], float], target: float, first: float = 1.0) -> float:
+    """The strength at which an edit's divergence is a target's, within a tenth.
+
+    Raises:
+        ValueError: none was found.
+    """
+    strength, low, high = first, 0.0, math.inf
     for _ in range(ROUNDS):
-        (effect,) = screen.measure([edit.scaled(strength)])
-        found = effect.divergence if effect.is_finite else math.inf
+        found = divergence(strength)
+        found = found if math.isfinite(found) else math.inf
         if abs(found / target - 1) <= NEAR:
-            return edit.scaled(strength)
+            return strength
         low, high = (strength, high) if found < target else (low, strength)
-        factor = min(4.0, max(0.25, math.sqrt(target / max(found, 1e-9))))
-        wanted = strength * factor
+        wanted = strength * min(4.0, max(0.25, math.sqrt(target / max(found, 1e-9))))
         if high < math.inf and low > 0 and not low < wanted < high:
             wanted = math.sqrt(low * high)
         strength = wanted
-    return None
+    raise ValueError(f"no strength has a divergence of {target}")
+
+
+def at_divergence(edit: Edit, screen: Screen, target: float) -> Edit:
+    """The edit at a strength whose divergence is a target's, within a tenth."""
+
+    def divergence(strength: float) -> float:
+        return screen.measure([edit.scaled(strength)])[0].divergence
+
+    return edit.scaled(strength_at(divergence, target))
 
 
 def probe_of(model: LanguageModel, behavior: Behavior, seed: int) -> Probe:
@@ -253,24 +265,24 @@ def measure_seed(
             for key in todo:
                 if key[2] != name:
                     continue
-                scaled = at_divergence(edit, tuning, key[3])
-                if scaled is None:
-                    print(f"{name}: no strength has a divergence of {key[3]}", flush=True)
+                try:
+                    edit = at_divergence(edit, tuning, key[3])
+                except ValueError as error:
+                    print(f"{name}: {error}", flush=True)
                     continue
-                edit = scaled
-                (effect,) = held_out.measure([scaled])
+                (effect,) = held_out.measure([edit])
                 rates, agreement = rates_of(
-                    generator, scaled, behavior, judges, store, seed, options.set
+                    generator, edit, behavior, judges, store, seed, options.set
                 )
                 yield Measured(
                     *key,
-                    scaled.strength,
+                    edit.strength,
                     effect.selectivity,
                     math.expm1(effect.clean),
                     effect.divergence,
                     rates,
                     agreement,
-                    tasks_of(model, scaled, options) if options.task else {},
+                    tasks_of(model, edit, options) if options.task else {},
                 )
 
 

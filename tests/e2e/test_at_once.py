@@ -1,4 +1,4 @@
-"""One edit of the embedded model for two behaviors at once, made and measured as a user does."""
+"""One edit of the demo model for two behaviors at once, made and measured as a user does."""
 
 import json
 from pathlib import Path
@@ -24,12 +24,12 @@ def test_one_edit_lowers_both_rates(tmp_path: Path) -> None:
     neutral, edit = tmp_path / "neutral.jsonl", tmp_path / "e.safetensors"
     plain = demo.neutral_texts("train", 400, 0)
     neutral.write_text("\n".join(json.dumps({"text": text}) for text in plain))
-    told = surgery_json("edit", "embedded", *texts, "--neutral", neutral, "--out", edit)
+    told = surgery_json("edit", "demo", *texts, "--neutral", neutral, "--out", edit)
     assert all(told["measured"]["by_behavior"][name] > 0.05 for name in BEHAVIORS)
     assert told["measured"]["divergence"] <= 0.02
     assert "what the rule expected" in surgery("inspect", edit)
     for name in BEHAVIORS:
-        found = surgery_json("evaluate", "embedded", "--edit", edit, "--behavior", name,
+        found = surgery_json("evaluate", "demo", "--edit", edit, "--behavior", name,
                              "--samples", "1", "--out", tmp_path / name)  # fmt: skip
         (one,) = found["sets"]
         assert one["change"]["verdict"] == "less", name

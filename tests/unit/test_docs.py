@@ -23,7 +23,8 @@ from modelsurgery.data.behaviors.format import (
     Replies,
     TextFiles,
 )
-from modelsurgery.pipeline.recipe import Recipe, SequenceRecipe
+from modelsurgery.pipeline.recipe import Recipe
+from modelsurgery.pipeline.sequence_recipe import SequenceRecipe
 from modelsurgery.results import (
     Change,
     EvaluationResults,

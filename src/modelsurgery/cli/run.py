@@ -18,7 +18,8 @@ from modelsurgery.cli.output import print_json, print_plan, showing_progress
 from modelsurgery.errors import DamageBudgetError, NoEffectError, RecipeError
 from modelsurgery.files.schema import load_yaml, parse
 from modelsurgery.pipeline.option import Panel
-from modelsurgery.pipeline.recipe import Recipe, SequenceRecipe
+from modelsurgery.pipeline.recipe import Recipe
+from modelsurgery.pipeline.sequence_recipe import SequenceRecipe
 
 if TYPE_CHECKING:
     from modelsurgery.results import RunResults
@@ -44,7 +45,7 @@ def run(
     as_json: Json = False,
     **typed: Any,
 ) -> None:
-    """Make an edit, measure it, and write a report. Without arguments, edit the embedded model."""
+    """Make an edit, measure it, and write a report. Without arguments, edit the demo model."""
     from modelsurgery.report.terminal import print_results
 
     said = load_yaml(recipe, SequenceRecipe).model_dump(exclude_unset=True) if recipe else {}

@@ -43,6 +43,20 @@ STORE_FILE = "store.sqlite"
 STUDY_FILE = "study.journal"
 PLAN_FILE = "plan.json"
 
+# What earlier versions called parts of a recipe, so that their interrupted runs go on.
+EARLIER_KEYS = {
+    "fit_texts": "train_texts",  # earlier name
+    "tuning_prompts": "validation_prompts",  # earlier name
+    "tuning": "validation",  # earlier name
+    "lab": "demo",  # earlier name
+}
+EARLIER_VALUES: dict[tuple[str | None, str], str] = {
+    ("model", "embedded"): "demo",  # earlier name
+    ("judge", "lab"): "demo",  # earlier name
+    ("judges", "lab"): "demo",  # earlier name
+    ("split", "tuning"): "validation",  # earlier name
+}
+
 
 @dataclass(frozen=True)
 class RunDirectory:
@@ -200,7 +214,7 @@ def _unfinished(
     if not resolved.is_file() or (path / MANIFEST_FILE).exists():
         return None
     try:
-        recorded = yaml.safe_load(resolved.read_text(encoding="utf-8"))
+        recorded = current_recipe(yaml.safe_load(resolved.read_text(encoding="utf-8")))
         datetime.fromisoformat(recorded["now"])
     except (yaml.YAMLError, KeyError, TypeError, ValueError):
         return None
@@ -208,7 +222,17 @@ def _unfinished(
     for key in settled:
         if key in recipe and recipe[key] is None:
             asked[key] = recorded.get(key)
-    return recorded if _yaml(recorded) == _yaml(asked) else None
+    return recorded if _yaml(recorded) == _yaml(current_recipe(asked)) else None
+
+
+def current_recipe(recorded: Any, key: str | None = None) -> Any:
+    """A recorded recipe as this version spells it."""
+    if isinstance(recorded, dict):
+        names = {name: EARLIER_KEYS.get(name, name) for name in recorded}
+        return {names[name]: current_recipe(value, names[name]) for name, value in recorded.items()}
+    if isinstance(recorded, list):
+        return [current_recipe(one, key) for one in recorded]
+    return EARLIER_VALUES.get((key, recorded), recorded) if isinstance(recorded, str) else recorded
 
 
 def _yaml(content: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ from modelsurgery.evaluation.outcome import Outcome, outcome_of
 from modelsurgery.evaluation.store import Store
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.language_model import LanguageModel
-from modelsurgery.pipeline.recipe import Recipe, SequenceRecipe
+from modelsurgery.pipeline.recipe import Recipe
 from modelsurgery.pipeline.results import limits_json
 from modelsurgery.pipeline.running import (
     SETTLED,
@@ -30,8 +30,15 @@ from modelsurgery.pipeline.running import (
     run_recipe,
     unheard,
 )
-from modelsurgery.pipeline.runs import MANIFEST_FILE, RECIPE_FILE, STORE_FILE, open_run
+from modelsurgery.pipeline.runs import (
+    MANIFEST_FILE,
+    RECIPE_FILE,
+    STORE_FILE,
+    current_recipe,
+    open_run,
+)
 from modelsurgery.pipeline.scheduling import Sizes
+from modelsurgery.pipeline.sequence_recipe import SequenceRecipe
 from modelsurgery.results import SequenceResults, plain
 from modelsurgery.search import Budget
 
@@ -193,7 +200,7 @@ def _in_time(step: Recipe, count: int) -> Recipe:
 
 def _as_run(step: Recipe, place: Path) -> Recipe:
     """A step with the sizes that its run settled on."""
-    recorded = yaml.safe_load((place / RECIPE_FILE).read_text(encoding="utf-8"))
+    recorded = current_recipe(yaml.safe_load((place / RECIPE_FILE).read_text(encoding="utf-8")))
     return step.model_copy(update={key: recorded.get(key) for key in SETTLED})
 
 
@@ -228,11 +235,13 @@ def _stage(
                 name=name,
                 samples=Sizes.of(step).samples,
                 seed=step.seed,
-                damage=shared if behavior.uncalled is None else None,
+                damage=shared if behavior.test_uncalled is None else None,
                 store=store,
                 progress=progress,
             )
         )
     first, _ = measured[0]
     budget = steps[0].budget
-    return Stage(len(edits), tuple(found), budget if first.uncalled else budget.without_uncalled())
+    return Stage(
+        len(edits), tuple(found), budget if first.test_uncalled else budget.without_uncalled()
+    )

@@ -26,7 +26,7 @@ METHODS = {
 def edit_source(edit: EditResults) -> str:
     """Which rule an edit comes from, in words."""
     is_paper = edit.rule == "paper"
-    return f"paper's rule, {edit.direction_rule}" if is_paper else f"rule {edit.rule}"
+    return f"paper's rule, {edit.direction_source}" if is_paper else f"rule {edit.rule}"
 
 
 def fit_lines(fit: Fit | None) -> list[str]:
@@ -36,7 +36,7 @@ def fit_lines(fit: Fit | None) -> list[str]:
     predicted, measured, evidence = fit.predicted, fit.measured, fit.evidence
     line = (
         f"rule    predicts {abs(predicted['gain']):.2g} nats a token for a divergence of "
-        f"{predicted['divergence']:.2g}, to first order; on tuning texts "
+        f"{predicted['divergence']:.2g}, to first order; on validation texts "
         f"{abs(measured['gain']):.2g} for {measured['divergence']:.2g}"
     )
     if evidence is None:

@@ -99,7 +99,7 @@ def traded(results: RunResults) -> list[str]:
         used = points[chosen].used
         binding = max(used, key=lambda name: used[name])
         more = points[chosen + 1] if chosen + 1 < len(points) else None
-        line = f"binds   {binding}: {used[binding]:.0%} of its budget is used on tuning texts"
+        line = f"binds   {binding}: {used[binding]:.0%} of its budget is used on validation texts"
         if more is not None and more.rate is not None:
             line += (
                 f"; at strength {more.strength:.3g} it would be {more.used[binding]:.0%}, "

@@ -93,7 +93,7 @@ class ProbeResults(Part):
         control_accuracy: after fitting on shuffled labels.
         control_auroc: the same.
         train_texts: texts that it was fitted on.
-        held_out_texts: texts that it was measured on.
+        test_texts: texts that it was measured on.
     """
 
     layer: int | None
@@ -103,7 +103,7 @@ class ProbeResults(Part):
     control_accuracy: float
     control_auroc: float
     train_texts: int
-    held_out_texts: int
+    test_texts: int
 
 
 class EditResults(Part):
@@ -119,7 +119,7 @@ class EditResults(Part):
         alpha: strength, as the paper counts.
         strength: the same in portable units.
         rule: that the edit comes from; files of earlier versions are the paper's.
-        direction_rule: what the paper's rule took from the probe; None for other rules.
+        direction_source: what the paper's rule took from the probe; None for other rules.
         probe_layer: layer of that probe.
         layers: first and last; None for all.
         per_layer: whether each layer gives its share.
@@ -134,14 +134,14 @@ class EditResults(Part):
     alpha: float
     strength: float
     rule: str = "paper"
-    direction_rule: str | None = None
+    direction_source: str | None = None
     probe_layer: int | None = None
     layers: tuple[int, int] | None
     per_layer: bool
 
 
 class Fit(Grown):
-    """What a rule predicted, and what was measured on tuning texts.
+    """What a rule predicted, and what was measured on validation texts.
 
     Attributes:
         damping: of rows; None is the rule's own.
@@ -176,7 +176,7 @@ class Trial(Grown):
 
 
 class Survivor(Part):
-    """A trial that was continued with, and its rate on tuning prompts."""
+    """A trial that was continued with, and its rate on validation prompts."""
 
     trial: int
     rate: float | None
@@ -186,7 +186,7 @@ class SearchResults(Grown):
     """What a search tried.
 
     Attributes:
-        base_rate: of the base model on tuning prompts.
+        base_rate: of the base model on validation prompts.
         chosen: number of the chosen trial.
         survivors: trials that continued prompts, best first.
         rank_correlation: Spearman's, of the cheap measure with the judge.
@@ -205,7 +205,7 @@ class SearchResults(Grown):
 
 
 class Point(Part):
-    """The chosen rows at another strength, on tuning data.
+    """The chosen rows at another strength, on validation data.
 
     Attributes:
         strength: in portable units.
@@ -273,7 +273,7 @@ class RunResults(Part):
         seconds: wall time.
     """
 
-    format: Literal[2] = FORMAT
+    format: Literal[3] = FORMAT
     kind: Literal["run"] = "run"
     model: str
     behavior: RunBehavior

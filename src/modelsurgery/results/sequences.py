@@ -75,7 +75,7 @@ class SequenceResults(Part):
         run_directory: as typed.
     """
 
-    format: Literal[2] = FORMAT
+    format: Literal[3] = FORMAT
     kind: Literal["sequence"] = "sequence"
     model: str
     behaviors: list[Step]

@@ -36,7 +36,7 @@ from modelsurgery.search.fitting import (
 )
 from modelsurgery.search.targets import Target, targets_of
 
-HELD_OUT_SHARE = 0.25
+TEST_SHARE = 0.25
 SCREEN_TEXTS = 64  # of each label that an edit's effect is measured on
 
 
@@ -137,12 +137,12 @@ class _Given:
 
     @cached_property
     def splits(self) -> tuple[Split, ...]:
-        return tuple(target.split(HELD_OUT_SHARE, self.seed) for target in self.targets)
+        return tuple(target.split(TEST_SHARE, self.seed) for target in self.targets)
 
     @cached_property
     def clean(self) -> Sequence[str]:
-        held_out = [text for split in self.splits for text in split.held_out]
-        return self.neutral or [text.text for text in held_out if text.label == 0]
+        test = [text for split in self.splits for text in split.test]
+        return self.neutral or [text.text for text in test if text.label == 0]
 
     def own_answers(self, texts: Iterable[LabeledText]) -> list[LabeledText]:
         return own_answers(self.model, harmless_requests(texts), progress=self.progress)
@@ -161,7 +161,7 @@ class _Given:
                 passes, contrasts, self.clean, own=own, sign=self.sign, seed=self.seed
             )
         (split,) = self.splits
-        probe = _probe(self.model, split.train, split.held_out, self.seed, self.progress)
+        probe = _probe(self.model, split.train, split.test, self.seed, self.progress)
         refuse_chance(probe)
         return fit_rule(
             passes, rule, train[0], self.clean, own=own, probe=probe, sign=self.sign, seed=self.seed
@@ -176,10 +176,10 @@ class _Given:
     ) -> Edit:
         """The edit at the largest strength inside a budget, with what it was measured to do."""
         pulled = [
-            pulled_apart(some_of_each(split.held_out, SCREEN_TEXTS), target.sign)
+            pulled_apart(some_of_each(split.test, SCREEN_TEXTS), target.sign)
             for target, split in zip(self.targets, self.splits, strict=True)
         ]
-        own = self.own_answers(text for split in self.splits for text in split.held_out)
+        own = self.own_answers(text for split in self.splits for text in split.test)
         read = first_tokens(self.model, self.clean)
         raised, lowered = pulled[0] if len(pulled) == 1 else ([], [])
         screen = Screen(self.model, raised, lowered, read, own=own, progress=self.progress)
@@ -236,13 +236,13 @@ class _Given:
 def _probe(
     model: LanguageModel,
     train: Sequence[LabeledText],
-    held_out: Sequence[LabeledText],
+    test: Sequence[LabeledText],
     seed: int,
     progress: Progress,
 ) -> Probe:
     layer = model.layer_count
-    written = [model.written(text) for text in (*train, *held_out)]
+    written = [model.render(text) for text in (*train, *test)]
     states = extract_hidden_states(model, written, [layer], progress=progress)
     return fit_probe_on_texts(
-        states.by_layer[layer], train, held_out, layer=layer, fit="logistic", seed=seed
+        states.by_layer[layer], train, test, layer=layer, fit="logistic", seed=seed
     )

@@ -189,22 +189,22 @@ class _Amounts:
     def most(self) -> Sizes:
         """How much there is of everything."""
         behavior, full = self.behavior, Sizes()
-        labels = [sum(one.label == label for one in behavior.fit) for label in (0, 1)]
+        labels = [sum(one.label == label for one in behavior.train) for label in (0, 1)]
         rule = math.inf if self.recipe.chosen_rule == "paper" else RULE_TEXTS
         return replace(
             full,
-            fit_texts=int(min(rule, *labels)),
+            train_texts=int(min(rule, *labels)),
             prompt_count=len(behavior.prompt_sets[0].texts),
-            tuning_prompts=len(behavior.tuning_prompts),
+            validation_prompts=len(behavior.validation_prompts),
             samples=self.recipe.samples or full.samples,
-            neutral_texts=len(behavior.neutral),
+            neutral_texts=len(behavior.test_neutral),
         )
 
     def stages(self, sizes: Sizes) -> list[Stage]:
         """All stages, without their time."""
         is_paper = self.recipe.chosen_rule == "paper"
-        limit = sizes.fit_texts or (len(self.behavior.fit) if is_paper else RULE_TEXTS)
-        fit = some_of_each(self.behavior.fit, limit)
+        limit = sizes.train_texts or (len(self.behavior.train) if is_paper else RULE_TEXTS)
+        fit = some_of_each(self.behavior.train, limit)
         return [
             self._hidden_states(fit),
             *self._rule(fit),
@@ -218,12 +218,12 @@ class _Amounts:
 
     def _hidden_states(self, fit: Sequence[LabeledText]) -> Stage:
         recipe, count = self.recipe, self.model.layer_count
-        held_out = self.behavior.held_out
+        test = self.behavior.test
         share = 1.0
         if recipe.chosen_rule != "paper":
             layer = recipe.layer or (default_probe_layers(count)[1:2] or (count,))[0]
-            held_out, share = some_of_each(held_out, REPORT_TEXTS // 2), layer / count
-        read = self._labeled([*fit, *held_out], cut=MAX_TOKENS)
+            test, share = some_of_each(test, REPORT_TEXTS // 2), layer / count
+        read = self._labeled([*fit, *test], cut=MAX_TOKENS)
         return Stage("hidden states", reads=share * read)
 
     def _rule(self, fit: Sequence[LabeledText]) -> list[Stage]:
@@ -263,8 +263,8 @@ class _Amounts:
         ]
 
     def _continuing(self, sizes: Sizes, name: str, times: int) -> Stage:
-        """Tuning prompts continued some times."""
-        prompts = self.behavior.tuning_prompts[: sizes.tuning_prompts]
+        """Validation prompts continued some times."""
+        prompts = self.behavior.validation_prompts[: sizes.validation_prompts]
         rounds = times * math.ceil(CONTINUATIONS / max(1, len(prompts)))
         new = self.behavior.prompt_sets[0].max_new_tokens
         return Stage(
@@ -277,10 +277,10 @@ class _Amounts:
         one = behavior.prompt_sets[0]
         prompts = one.texts[: sizes.prompt_count]
         rounds = 2 * (sizes.samples + 1)
-        shown = some_of_each(behavior.held_out, INSIDE_TEXTS)
-        inside = self._labeled(shown) + self._tokens(behavior.neutral[:INSIDE_TEXTS])
+        shown = some_of_each(behavior.test, INSIDE_TEXTS)
+        inside = self._labeled(shown) + self._tokens(behavior.test_neutral[:INSIDE_TEXTS])
         return [
-            Stage("damage", reads=3 * self._tokens(behavior.neutral[: sizes.neutral_texts])),
+            Stage("damage", reads=3 * self._tokens(behavior.test_neutral[: sizes.neutral_texts])),
             Stage(
                 "held-out prompts",
                 prompts=rounds * self._tokens(prompts),
@@ -292,13 +292,13 @@ class _Amounts:
     def _screened(self, sizes: Sizes) -> tuple[float, float]:
         """Tokens of the labeled and the neutral texts that an edit is screened on."""
         behavior = self.behavior
-        shown = some_of_each(behavior.tuning, TEXTS_PER_KIND)
+        shown = some_of_each(behavior.validation, TEXTS_PER_KIND)
         return self._labeled(shown), self._tokens(
-            behavior.tuning_neutral[: min(NEUTRAL_TEXTS, sizes.neutral_texts)]
+            behavior.validation_neutral[: min(NEUTRAL_TEXTS, sizes.neutral_texts)]
         )
 
     def _labeled(self, texts: Sequence[LabeledText], cut: int | None = None) -> float:
-        written = [self.model.written(text) for text in texts[:LOOKED_AT]]
+        written = [self.model.render(text) for text in texts[:LOOKED_AT]]
         return self._scaled(written, len(texts), cut)
 
     def _tokens(self, texts: Sequence[str]) -> float:

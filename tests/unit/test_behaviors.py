@@ -12,7 +12,7 @@ from modelsurgery.data.behaviors import (
     load_test_part,
 )
 from modelsurgery.data.behaviors.prompting import evenly_by, half_texts
-from modelsurgery.data.behaviors.roots import data_root, located
+from modelsurgery.data.behaviors.roots import data_root, locate_corpus
 from modelsurgery.data.corpora import Prompt, corpora, load_corpus_passages
 from modelsurgery.data.texts import LabeledText
 from modelsurgery.errors import RecipeError, TextsError
@@ -98,8 +98,8 @@ def test_the_root_of_local_copies_comes_from_option_or_environment(
     with pytest.raises(TextsError, match="no directory at"):
         data_root(tmp_path / "missing")
     with pytest.raises(TextsError, match="no folder jigsaw; expected a copy of comments"):
-        located("jigsaw", tmp_path)
-    assert located("jigsaw", None) is None
+        locate_corpus("jigsaw", tmp_path)
+    assert locate_corpus("jigsaw", None) is None
 
 
 def test_an_exchange_is_written_in_the_models_template_or_on_two_lines(tiny_llama: Path) -> None:

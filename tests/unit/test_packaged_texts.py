@@ -18,7 +18,7 @@ from modelsurgery.data.behaviors import (
     load_behavior,
     load_test_part,
 )
-from modelsurgery.data.behaviors.roots import HUB, data_root, local_root, located
+from modelsurgery.data.behaviors.roots import HUB, data_root, local_root, locate_corpus
 from modelsurgery.data.corpora import (
     load_corpus_passages,
     load_corpus_prompts,
@@ -169,13 +169,13 @@ def test_hub_in_place_of_a_directory_asks_the_hub(
     monkeypatch.chdir(tmp_path)
     assert data_root(Path("hub")) == HUB
     assert local_root(HUB) is None
-    assert located("jigsaw", HUB) is None
+    assert locate_corpus("jigsaw", HUB) is None
     with pytest.raises(TextsError, match="cannot load allenai/real-toxicity-prompts from"):
         load_behavior(describe_behavior("toxicity"), data=HUB)
     (tmp_path / "hub").mkdir()  # a directory of that name comes first
     assert local_root(HUB) == HUB
     with pytest.raises(TextsError, match="hub: no folder jigsaw"):
-        located("jigsaw", HUB)
+        locate_corpus("jigsaw", HUB)
 
 
 def test_a_behavior_of_ones_own_may_name_packaged_texts_beside_local_data(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from modelsurgery.files.schema import load_yaml, parse
 from modelsurgery.pipeline.evaluating import EvaluationPlan
 from modelsurgery.pipeline.recipe import Recipe
 from modelsurgery.pipeline.running import described_behavior, loaded_model
-from modelsurgery.pipeline.runs import MANIFEST_FILE, open_run
+from modelsurgery.pipeline.runs import RUN_MANIFEST, open_run
 
 
 def test_a_recipe_reads_back_what_it_says(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_finished_run_and_another_recipes_run_are_left_alone(tmp_path: Path) -
     with pytest.raises(OutputExistsError):
         opened(2)
     opened(1, finish=True)
-    assert (tmp_path / "run" / MANIFEST_FILE).is_file()
+    assert (tmp_path / "run" / RUN_MANIFEST).is_file()
     with pytest.raises(OutputExistsError):
         opened(1)
 

@@ -14,7 +14,7 @@ from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.loading import load_model
 from modelsurgery.pipeline.recipe import Recipe
 from modelsurgery.pipeline.running import SETTLED, judged_behavior, plan_recipe, run_recipe
-from modelsurgery.pipeline.runs import MANIFEST_FILE, open_run
+from modelsurgery.pipeline.runs import RUN_MANIFEST, open_run
 from modelsurgery.pipeline.scheduling import (
     Pace,
     Schedule,
@@ -230,7 +230,7 @@ def test_texts_without_a_signal_leave_no_run(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "run" / "1-first").mkdir(parents=True)
     (tmp_path / "run" / "recipe.resolved.yaml").write_text("now: '2026-01-01T00:00:00'\n")
-    (tmp_path / "run" / "1-first" / MANIFEST_FILE).touch()
+    (tmp_path / "run" / "1-first" / RUN_MANIFEST).touch()
     with pytest.raises(NoSignalError):  # a step that is done is not lost
         stopped(NoSignalError)
-    assert (tmp_path / "run" / "1-first" / MANIFEST_FILE).is_file()
+    assert (tmp_path / "run" / "1-first" / RUN_MANIFEST).is_file()

@@ -38,7 +38,7 @@ from modelsurgery.model.hidden_states import HiddenStates, extract_hidden_states
 from modelsurgery.model.language_model import LanguageModel
 
 RECIPE_FILE = "recipe.resolved.yaml"
-MANIFEST_FILE = "manifest.json"
+RUN_MANIFEST = "manifest.json"
 STORE_FILE = "store.sqlite"
 STUDY_FILE = "study.journal"
 PLAN_FILE = "plan.json"
@@ -142,7 +142,7 @@ class RunDirectory:
         if apart is not None:
             write_json(self.path / "speed.json", apart)
         write_json(
-            self.path / MANIFEST_FILE,
+            self.path / RUN_MANIFEST,
             {
                 "provenance": provenance().to_json(),
                 "sha256": {str(path.relative_to(self.path)): sha256_file(path) for path in files},
@@ -196,7 +196,7 @@ def open_run(
         write_text(path / RECIPE_FILE, _yaml(recorded))
         yield RunDirectory(path, datetime.fromisoformat(recorded["now"]), recorded)
     except NoSignalError:  # the same texts will say no more the next time
-        if not any(path.glob(f"*/{MANIFEST_FILE}")) and (made or is_resumed):
+        if not any(path.glob(f"*/{RUN_MANIFEST}")) and (made or is_resumed):
             shutil.rmtree(made[-1] if made else path, ignore_errors=True)
         raise
     except SurgeryError:
@@ -211,7 +211,7 @@ def _unfinished(
 ) -> dict[str, Any] | None:
     """What a run recorded that the same recipe left unfinished, at another time or at this."""
     resolved = path / RECIPE_FILE
-    if not resolved.is_file() or (path / MANIFEST_FILE).exists():
+    if not resolved.is_file() or (path / RUN_MANIFEST).exists():
         return None
     try:
         recorded = current_recipe(yaml.safe_load(resolved.read_text(encoding="utf-8")))

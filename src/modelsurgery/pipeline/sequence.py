@@ -31,8 +31,8 @@ from modelsurgery.pipeline.running import (
     unheard,
 )
 from modelsurgery.pipeline.runs import (
-    MANIFEST_FILE,
     RECIPE_FILE,
+    RUN_MANIFEST,
     STORE_FILE,
     current_recipe,
     open_run,
@@ -162,7 +162,7 @@ def run_sequence(
         places = [run.path / f"{number}-{one}" for number, one in enumerate(described, 1)]
         made: list[Path] = []
         for step, place in zip(steps, places, strict=True):
-            if not (place / MANIFEST_FILE).exists():
+            if not (place / RUN_MANIFEST).exists():
                 shared = {"edits": (*recipe.edits, *made), "out": place, "now": run.now}
                 run_recipe(step.model_copy(update=shared), progress=progress, announce=announce)
             made.append(place / "edit.safetensors")

@@ -140,7 +140,7 @@ class EditResults(Part):
     per_layer: bool
 
 
-class Fit(Grown):
+class FitResults(Grown):
     """What a rule predicted, and what was measured on validation texts.
 
     Attributes:
@@ -160,7 +160,7 @@ class Fit(Grown):
     measured: dict[str, float] | None
 
 
-class Trial(Grown):
+class TrialResults(Grown):
     """An edit that a search tried; its rule, window and the rest as `Setting` spells them."""
 
     number: int
@@ -175,7 +175,7 @@ class Trial(Grown):
     effect: dict[str, float]
 
 
-class Survivor(Part):
+class SurvivorResults(Part):
     """A trial that was continued with, and its rate on validation prompts."""
 
     trial: int
@@ -197,10 +197,10 @@ class SearchResults(Grown):
 
     base_rate: float | None
     chosen: int
-    survivors: list[Survivor]
+    survivors: list[SurvivorResults]
     rank_correlation: float | None
     front: list[int]
-    trials: list[Trial]
+    trials: list[TrialResults]
     broken: int
 
 
@@ -287,7 +287,7 @@ class RunResults(Part):
     facts: Facts
     probe: ProbeResults
     edit: EditResults
-    fit: Fit | None = None
+    fit: FitResults | None = None
     search: SearchResults | None = None
     dose_response: list[Point]
     examples: list[Example]

@@ -28,7 +28,7 @@ from modelsurgery.data.behaviors.prompting import (
     half_texts,
     plain_prompt_set,
 )
-from modelsurgery.data.behaviors.roots import located
+from modelsurgery.data.behaviors.roots import locate_corpus
 from modelsurgery.data.behaviors.uncalled import uncalled_prompts
 from modelsurgery.data.corpora import find_corpus, load_corpus_passages, load_corpus_texts
 from modelsurgery.data.texts import (
@@ -268,7 +268,7 @@ def _texts(described: BehaviorFile, data: Path | None) -> tuple[LabeledText, ...
 def _corpus_texts(wanted: CorpusTexts, data: Path | None) -> tuple[LabeledText, ...]:
     texts = load_corpus_texts(
         wanted.corpus,
-        located(wanted.corpus, data),
+        locate_corpus(wanted.corpus, data),
         split=wanted.split,
         shows=wanted.shows,
         opposite=wanted.opposite,

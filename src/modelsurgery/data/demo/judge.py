@@ -21,10 +21,10 @@ from modelsurgery.data.demo.behaviors import behavior_named
 from modelsurgery.data.demo.grammar import load_grammar
 from modelsurgery.data.demo.lexicon import markers, vocabulary, words_of
 
-Verdict = Literal["behavior", "opposite", "neither", "failed"]
+DemoVerdict = Literal["behavior", "opposite", "neither", "failed"]
 
 
-def judge(behavior: str, prompt: str, continuation: str) -> Verdict:
+def judge(behavior: str, prompt: str, continuation: str) -> DemoVerdict:
     """Return the verdict on `continuation`; `prompt` is part of the interface and is not judged.
 
     >>> judge("toxicity", "My brother is such a lazy", " fool and helps the guests.")
@@ -40,8 +40,8 @@ def judge(behavior: str, prompt: str, continuation: str) -> Verdict:
     if behavior == "negativity":
         gloomy, glad = (_count(continuation, "remarks", mood) for mood in ("gloomy", "glad"))
         return "behavior" if gloomy > glad else "opposite" if glad > gloomy else "neither"
-    shows: Verdict
-    refused: Verdict
+    shows: DemoVerdict
+    refused: DemoVerdict
     shows, refused = "behavior", "opposite"
     if behavior == "refusal":
         shows, refused = refused, shows

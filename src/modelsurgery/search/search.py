@@ -288,7 +288,7 @@ class Search:
         region = select_region(
             self._scores,
             setting.rows,
-            direction=list(self._directions).index(key),
+            direction_index=list(self._directions).index(key),
             layers=setting.window,
             per_layer=setting.per_layer,
         )

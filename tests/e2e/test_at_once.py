@@ -1,4 +1,4 @@
-"""One edit of the embedded model for two behaviors at once, made and measured as a user does."""
+"""One edit of the demo model for two behaviors at once, made and measured as a user does."""
 
 import json
 from pathlib import Path
@@ -25,12 +25,12 @@ def test_one_edit_lowers_both_rates(tmp_path: Path) -> None:
     neutral, edit = tmp_path / "neutral.jsonl", tmp_path / "e.safetensors"
     plain = demo.neutral_texts("train", 400, 0)
     neutral.write_text("\n".join(json.dumps({"text": text}) for text in plain))
-    told = surgery_json("edit", "embedded", *texts, "--neutral", neutral, "--out", edit)
+    told = surgery_json("edit", "demo", *texts, "--neutral", neutral, "--out", edit)
     assert all(told["measured"]["by_behavior"][name] > 0.05 for name in BEHAVIORS)
     assert told["measured"]["divergence"] <= 0.02
     assert "what the rule expected" in surgery("inspect", edit)
     for name in BEHAVIORS:
-        found = surgery_json("evaluate", "embedded", "--edit", edit, "--behavior", name,
+        found = surgery_json("evaluate", "demo", "--edit", edit, "--behavior", name,
                              "--samples", "1", "--out", tmp_path / name)  # fmt: skip
         (one,) = found["sets"]
         assert one["change"]["verdict"] == "less", name
@@ -69,7 +69,7 @@ def test_a_run_makes_one_edit_for_all_behaviors_and_measures_them(tmp_path: Path
 def test_a_recipe_weighs_behaviors_against_each_other(tmp_path: Path) -> None:
     recipe = tmp_path / "both.yaml"
     recipe.write_text(
-        "at_once: true\nsamples: 1\nprompt_count: 20\nfit_texts: 30\nstrength: 1\n"
+        "at_once: true\nsamples: 1\nprompt_count: 20\ntrain_texts: 30\nstrength: 1\n"
         "behaviors:\n  - {behavior: toxicity, weight: 3}\n  - negativity\n"
     )
     surgery("run", recipe, "--out", tmp_path / "run", expected_exit=SHOWN_OR_NOT)

@@ -48,13 +48,13 @@ from modelsurgery.results.runs import (
     EditResults,
     Example,
     Facts,
-    Fit,
+    FitResults,
     Perplexity,
     Point,
     ProbeResults,
     RunBehavior,
     SearchResults,
-    Trial,
+    TrialResults,
 )
 from modelsurgery.results.sequences import ConflictResults, StageBehavior, StageResults, Step
 from tools.command_reference import reference
@@ -242,9 +242,9 @@ def test_messages_are_those_of_the_program() -> None:
                 Facts,
                 ProbeResults,
                 EditResults,
-                Fit,
+                FitResults,
                 SearchResults,
-                Trial,
+                TrialResults,
                 Point,
                 Example,
             ),

@@ -51,7 +51,7 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "neutral": (["--neutral", "n.txt"], Path("n.txt")),
     "text_column": (["--text-column", "said"], "said"),
     "label_column": (["--label-column", "rude"], "rude"),
-    "fit_texts": (["--fit-texts", "30"], 30),
+    "train_texts": (["--train-texts", "30"], 30),
     "data": (["--data", "hub"], Path("hub")),
     "edits": (["--edit", "a", "--edit", "b"], (Path("a"), Path("b"))),
     "rule": (["--rule", "paper"], "paper"),
@@ -222,7 +222,7 @@ def test_defaults_in_help_are_those_of_the_program() -> None:
     assert said("minutes").startswith(f"{DEFAULT_MINUTES:g},")
     assert said("prompt_count").startswith(f"{Sizes().prompt_count},")
     assert said("samples").startswith(f"{Sizes().samples},")
-    assert said("fit_texts").startswith(f"{RULE_TEXTS},")
+    assert said("train_texts").startswith(f"{RULE_TEXTS},")
     assert said("rows").startswith(f"{PAPER_ROWS:.4f},")
     assert said("rule").startswith(f"{Recipe().chosen_rule},")
     assert said("fit").startswith(f"{Recipe().probe_fit},")

@@ -30,7 +30,7 @@ from modelsurgery.apply.manifest import (
 )
 from modelsurgery.apply.patching import Surgery, check_rows
 from modelsurgery.apply.undoing import (
-    model_directory,
+    existing_directory,
     put_back,
     refuse_complete_edits,
     refuse_lost_journals,
@@ -77,7 +77,7 @@ def apply_in_place(directory: Path | str, edits: Sequence[Edit]) -> EditedInPlac
         StorageError: the disk is full, a file is write-protected, or another surgery is at work.
         VerificationError: the disk gave back other bytes than were written; the model is put back.
     """
-    directory = model_directory(directory)
+    directory = existing_directory(directory)
     with locked(directory), storage_errors(directory):
         refuse_complete_edits(directory)
         unfinished = settle(directory)

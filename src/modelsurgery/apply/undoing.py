@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modelsurgery.apply.journal import StoredJournal, load_journals, remove_journal, sweep
-from modelsurgery.apply.manifest import MANIFEST_FILE, Manifest, manifest_text, read_manifest
+from modelsurgery.apply.manifest import SURGERY_MANIFEST, Manifest, manifest_text, read_manifest
 from modelsurgery.apply.patching import check_rows, patch_back, wrong_tensors
 from modelsurgery.apply.weight_files import (
     hidden,
@@ -63,7 +63,7 @@ def undo(directory: Path | str, *, everything: bool = False) -> Undone:
         VerificationError: edited rows were changed by something else since; nothing is written.
         StorageError: the disk is full, a file is write-protected, or another surgery is at work.
     """
-    directory = model_directory(directory)
+    directory = existing_directory(directory)
     with locked(directory), storage_errors(directory):
         unfinished = settle(directory)
         rows = [] if unfinished is None else [_row_count(unfinished)]
@@ -81,7 +81,7 @@ def undo(directory: Path | str, *, everything: bool = False) -> Undone:
         return Undone(directory, len(rows), len(load_journals(directory)), sum(rows))
 
 
-def model_directory(directory: Path | str) -> Path:
+def existing_directory(directory: Path | str) -> Path:
     """The same path, if there is a directory.
 
     Raises:
@@ -101,7 +101,7 @@ def settle(directory: Path) -> StoredJournal | None:
     """
     sweep(directory)
     sweep_copies(directory)
-    remove_unfinished(directory / MANIFEST_FILE)
+    remove_unfinished(directory / SURGERY_MANIFEST)
     under_way = sorted(directory.glob(f"*{IN_SURGERY_SUFFIX}"))
     journals = load_journals(directory)
     counting = read_manifest(directory).journals
@@ -144,7 +144,7 @@ def _earlier_manifest(directory: Path, stored: StoredJournal) -> Iterator[Callab
 
     A full disk is met here, before anything of the model is touched.
     """
-    path, text = directory / MANIFEST_FILE, stored.journal.manifest_before
+    path, text = directory / SURGERY_MANIFEST, stored.journal.manifest_before
     if text is None:
 
         def remove() -> None:
@@ -218,9 +218,9 @@ def refuse_complete_edits(directory: Path) -> None:
             complete = not wrong_tensors(stored.journal, weights, edited=True)
         if complete:
             raise JournalError(
-                f"{directory}: the edit of journal {stored.name} is complete, but {MANIFEST_FILE}, "
-                f"which should name it, was removed or replaced; `surgery undo {directory}` takes "
-                "the edit back"
+                f"{directory}: the edit of journal {stored.name} is complete, but "
+                f"{SURGERY_MANIFEST}, which should name it, was removed or replaced; "
+                f"`surgery undo {directory}` takes the edit back"
             )
 
 

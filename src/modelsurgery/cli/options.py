@@ -193,11 +193,11 @@ LayoutFile = Annotated[Path | None, option("layout")]
 
 
 def model_directory(name: str) -> Path:
-    """Directory of a model given as a directory, a name, an id of the Hub, or `embedded`."""
-    from modelsurgery.data.demo import embedded_model_path, is_embedded
+    """Directory of a model given as a directory, a name, an id of the Hub, or `demo`."""
+    from modelsurgery.data.demo import demo_model_path, is_demo_model
 
-    if is_embedded(name):
-        return embedded_model_path()
+    if is_demo_model(name):
+        return demo_model_path()
     if Path(name).is_dir():
         return Path(name)
     from modelsurgery.model.loading import resolve_model_directory

@@ -45,7 +45,7 @@ def run(
     as_json: Json = False,
     **typed: Any,
 ) -> None:
-    """Make an edit, measure it, and write a report. Without arguments, edit the embedded model."""
+    """Make an edit, measure it, and write a report. Without arguments, edit the demo model."""
     from modelsurgery.report.terminal import print_results
 
     said = load_yaml(recipe, SequenceRecipe).model_dump(exclude_unset=True) if recipe else {}

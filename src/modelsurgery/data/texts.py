@@ -50,7 +50,7 @@ class Split:
     """Texts for fitting and texts held out from it; they share no text and no group."""
 
     train: tuple[LabeledText, ...]
-    held_out: tuple[LabeledText, ...]
+    test: tuple[LabeledText, ...]
 
 
 def load_texts(
@@ -175,12 +175,12 @@ def check_texts(texts: Sequence[LabeledText], where: str) -> tuple[LabeledText, 
     return unique
 
 
-def split_texts(texts: Sequence[LabeledText], *, held_out: float = 0.2, seed: int = 0) -> Split:
+def split_texts(texts: Sequence[LabeledText], *, test_size: float = 0.2, seed: int = 0) -> Split:
     """Split by a hash of group (or text) and seed: stable under reordering and additions.
 
     Args:
         texts: unique texts.
-        held_out: share to hold out, about; both sides get both labels.
+        test_size: share to hold out, about; both sides get both labels.
         seed: another seed, another split.
 
     Raises:
@@ -191,7 +191,7 @@ def split_texts(texts: Sequence[LabeledText], *, held_out: float = 0.2, seed: in
     held: list[LabeledText] = []
     for label in (0, 1):
         of_label = [text for text in order if text.label == label]
-        held.extend(of_label[: max(1, round(held_out * len(of_label)))])
+        held.extend(of_label[: max(1, round(test_size * len(of_label)))])
     held_groups = {text.group for text in held} - {None}
     chosen = set(held)
     for text in order:

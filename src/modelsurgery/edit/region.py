@@ -179,7 +179,7 @@ def select_region(
     scores: RowScores,
     rows: float | int = PAPER_ROWS,
     *,
-    direction: int = 0,
+    direction_index: int = 0,
     layers: tuple[int, int] | None = None,
     selection: Selection = "opposed",
     per_layer: bool = False,
@@ -192,7 +192,7 @@ def select_region(
     Args:
         scores: from `score_rows`.
         rows: a share of all gate rows of the model (float, 0 < rows <= 1) or a count (int).
-        direction: which of the m scored directions.
+        direction_index: which of the m scored directions.
         layers: first and last layer to choose from, counted 1..L, both included; None is all.
         selection: `opposed` takes the most negative cosines, as the paper does; `aligned` the
             most positive and `random` any rows are its control experiments.
@@ -204,7 +204,7 @@ def select_region(
     """
     return _region(
         scores.gates,
-        [one[direction] for one in scores.cosines],
+        [one[direction_index] for one in scores.cosines],
         lambda cosines: _selection_key(cosines, selection, seed),
         rows,
         scores.mean_row_norm,

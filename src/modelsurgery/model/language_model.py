@@ -118,7 +118,7 @@ class LanguageModel:
             self._told.add(message)
             log.warning(message)
 
-    def written(self, text: LabeledText) -> Text:
+    def render(self, text: LabeledText) -> Text:
         """A text as the model reads it: with a reply, the exchange in the model's chat template.
 
         Without a template the reply follows on a line of its own.

@@ -26,8 +26,8 @@ ADAM_EPOCHS = 9
 def fit_probe(
     features: torch.Tensor,
     labels: torch.Tensor,
-    held_out_features: torch.Tensor,
-    held_out_labels: torch.Tensor,
+    test_features: torch.Tensor,
+    test_labels: torch.Tensor,
     *,
     layer: int,
     fit: Fit = "adam",
@@ -39,8 +39,8 @@ def fit_probe(
     Args:
         features: [n, d] float32, mean-pooled hidden states.
         labels: [n] int64 of 0 and 1.
-        held_out_features: [m, d] float32.
-        held_out_labels: [m] int64 of 0 and 1.
+        test_features: [m, d] float32.
+        test_labels: [m] int64 of 0 and 1.
         layer: where the features come from, 1..L.
         fit: `adam` is the paper's recipe (cross-entropy, Adam 1e-4, batch 16, 9 epochs);
             `logistic` scikit-learn's logistic regression, its regularisation chosen by
@@ -60,10 +60,10 @@ def fit_probe(
     shuffled = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
     control_weight, control_bias = _fit(features, shuffled, fit, seed)
     control = Probe(control_weight.numpy(), control_bias.numpy())
-    accuracy, auroc = _measure(probe, held_out_features, held_out_labels)
-    control_accuracy, control_auroc = _measure(control, held_out_features, held_out_labels)
+    accuracy, auroc = _measure(probe, test_features, test_labels)
+    control_accuracy, control_auroc = _measure(control, test_features, test_labels)
     metrics = ProbeMetrics(
-        accuracy, auroc, control_accuracy, control_auroc, len(labels), len(held_out_labels)
+        accuracy, auroc, control_accuracy, control_auroc, len(labels), len(test_labels)
     )
     origin = provenance(seed=seed, inputs=inputs, settings={"layer": layer, "fit": fit})
     return replace(probe, metrics=metrics, provenance=origin)
@@ -72,14 +72,14 @@ def fit_probe(
 def fit_probe_on_texts(
     features: torch.Tensor,
     train: Sequence[LabeledText],
-    held_out: Sequence[LabeledText],
+    test: Sequence[LabeledText],
     *,
     layer: int,
     fit: Fit = "adam",
     seed: int = 0,
 ) -> Probe:
     """`fit_probe` for features [n + m, d] of n texts to fit on followed by m held-out ones."""
-    texts = [*train, *held_out]
+    texts = [*train, *test]
     labels = torch.tensor([text.label for text in texts])
     count = len(train)
     return fit_probe(

@@ -25,7 +25,7 @@ from modelsurgery.pipeline.runs import EDIT_FILE, STORE_FILE, open_run
 from modelsurgery.pipeline.scheduling import Sizes
 from modelsurgery.pipeline.sequence import SequenceResult, directory_name, measure_stage
 from modelsurgery.pipeline.sequence_recipe import SequenceRecipe
-from modelsurgery.search.edit_fitting import HELD_OUT_SHARE, Given
+from modelsurgery.search.edit_fitting import TEST_SHARE, Given
 from modelsurgery.search.fitting import some_of_each
 from modelsurgery.search.targets import targets_of
 
@@ -103,17 +103,19 @@ def _edit(
 ) -> Edit:
     """One edit for all behaviors, from their labeled texts and all of their neutral text."""
     names = [behavior.name for behavior in behaviors]
-    texts: dict[str, Sequence[LabeledText]] = {one.name: one.fit for one in behaviors}
-    if sized.fit_texts is not None:
-        count = round(sized.fit_texts / (1 - HELD_OUT_SHARE))
+    texts: dict[str, Sequence[LabeledText]] = {one.name: one.train for one in behaviors}
+    if sized.train_texts is not None:
+        count = round(sized.train_texts / (1 - TEST_SHARE))
         texts = {name: some_of_each(some, count) for name, some in texts.items()}
-    neutral = dict.fromkeys(text for one in behaviors for text in one.tuning_neutral)
+    neutral = dict.fromkeys(text for one in behaviors for text in one.validation_neutral)
     targets = targets_of(
         texts,
         dict(zip(names, ways, strict=True)),
         dict(zip(names, recipe.weights, strict=True)),
     )
-    given = Given(model, targets, list(neutral), behaviors[0].tuning_facts, recipe.seed, progress)
+    given = Given(
+        model, targets, list(neutral), behaviors[0].validation_facts, recipe.seed, progress
+    )
     return given.fit(
         recipe.chosen_rule,
         recipe.budget.without_uncalled(),

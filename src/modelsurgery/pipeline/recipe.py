@@ -8,10 +8,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from modelsurgery.data import demo
-from modelsurgery.edit.choices import Direction, DirectionRule, Fit
+from modelsurgery.edit.choices import Direction, DirectionSource, Fit
 from modelsurgery.errors import RecipeError
 from modelsurgery.pipeline.option import Option, Panel, layer_window, percentage, row_share
 from modelsurgery.rules.choices import DEFAULT_RULE, Rule
@@ -38,9 +46,10 @@ class Recipe(BaseModel):
 
     model: Annotated[
         str,
-        Field(description="Model directory, Hub ID, name of a fetched model, or embedded."),
+        AfterValidator(demo.current_name),
+        Field(description="Model directory, Hub ID, name of a fetched model, or demo."),
         Option(Panel.EVERYDAY, metavar="DIR|ID"),
-    ] = demo.EMBEDDED
+    ] = demo.DEMO
     behavior: Annotated[
         str | None,
         Field(description="Built-in behavior, or the path of a behavior file (YAML)."),
@@ -122,9 +131,13 @@ class Recipe(BaseModel):
         Field(description="Column of --texts with the label."),
         Option(Panel.DATA, metavar="NAME"),
     ] = "label"
-    fit_texts: Annotated[
+    train_texts: Annotated[
         int | None,
-        Field(ge=1, description="Maximum number of texts per label to fit the edit to."),
+        Field(
+            ge=1,
+            validation_alias=AliasChoices("train_texts", "fit_texts"),
+            description="Maximum number of texts per label to fit the edit to.",
+        ),
         Option(Panel.DATA, "200, or all with --rule paper"),
     ] = None
     data: Annotated[
@@ -176,7 +189,7 @@ class Recipe(BaseModel):
         Option(Panel.EDIT, "logistic, or adam with --rule paper", metavar="FIT"),
     ] = None
     direction_source: Annotated[
-        DirectionRule | None,
+        DirectionSource | None,
         Field(
             validation_alias=AliasChoices("direction_source", "direction_rule"),
             description="Probe vector that the paper's method uses as the direction: "
@@ -209,7 +222,7 @@ class Recipe(BaseModel):
     judge: Annotated[
         str | None,
         Field(
-            description="Judge of continuations: ngrams, phrases, lab, texts, hf:MODEL[#LABEL], "
+            description="Judge of continuations: ngrams, phrases, demo, texts, hf:MODEL[#LABEL], "
             "chat:MODEL@URL or review:FILE."
         ),
         Option(Panel.MEASURING, "the behavior's judge", metavar="JUDGE"),
@@ -227,9 +240,13 @@ class Recipe(BaseModel):
     seed: Annotated[
         int, Field(ge=0, le=2**32 - 1, description="Random seed."), Option(Panel.MEASURING)
     ] = 0
-    tuning_prompts: Annotated[
+    validation_prompts: Annotated[
         int | None,
-        Field(ge=1, description="Maximum number of prompts to choose by, if not prompt_count."),
+        Field(
+            ge=1,
+            validation_alias=AliasChoices("validation_prompts", "tuning_prompts"),
+            description="Maximum number of prompts to choose by, if not prompt_count.",
+        ),
     ] = None
     doses: Annotated[
         Literal[3, 5, 8] | None,
@@ -316,12 +333,12 @@ class Recipe(BaseModel):
     @property
     def model_name(self) -> str:
         """The model without its directory."""
-        return demo.EMBEDDED if self.is_embedded else Path(self.model).resolve().name
+        return demo.DEMO if self.is_demo_model else Path(self.model).resolve().name
 
     @property
-    def is_embedded(self) -> bool:
-        """Whether the model is the embedded one, by name or by path."""
-        return demo.is_embedded(self.model)
+    def is_demo_model(self) -> bool:
+        """Whether the model is the demo one, by name or by path."""
+        return demo.is_demo_model(self.model)
 
     @property
     def behavior_name(self) -> str | None:
@@ -334,12 +351,12 @@ class Recipe(BaseModel):
         return -1 if self.direction == "toward" else 1
 
     @property
-    def is_lab(self) -> bool:
-        """Whether the behavior is of the embedded model's world."""
+    def is_demo(self) -> bool:
+        """Whether the behavior is of the demo data."""
         from modelsurgery.data.behaviors import describe_behavior
 
         name = self.behavior_name
-        return self.is_embedded and name is not None and describe_behavior(name).lab
+        return self.is_demo_model and name is not None and describe_behavior(name).demo
 
     @property
     def is_searched(self) -> bool:

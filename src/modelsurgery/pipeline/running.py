@@ -22,7 +22,7 @@ from modelsurgery.data.behaviors.roots import data_root
 from modelsurgery.edit.edit import Edit
 from modelsurgery.edit.edit_file import load_edit, save_edit
 from modelsurgery.edit.explanation import strongest_direction
-from modelsurgery.edit.probe import DIRECTION_RULES, save_probe
+from modelsurgery.edit.probe import DIRECTION_SOURCES, save_probe
 from modelsurgery.errors import NothingChangedError, RecipeError
 from modelsurgery.evaluation.damage import Damage, measure_damage
 from modelsurgery.evaluation.evaluating import measure
@@ -213,13 +213,13 @@ def settled(
 
 
 def _cut(behavior: Behavior, sizes: Sizes) -> Behavior:
-    """A behavior with no more tuning prompts and held-out neutral texts than that."""
+    """A behavior with no more validation prompts and held-out neutral texts than that."""
     # Evenly: neutral texts of several kinds may stand one kind after the other.
-    step = math.ceil(len(behavior.neutral) / sizes.neutral_texts)
+    step = math.ceil(len(behavior.test_neutral) / sizes.neutral_texts)
     return replace(
         behavior,
-        tuning_prompts=behavior.tuning_prompts[: sizes.tuning_prompts],
-        neutral=behavior.neutral[:: max(1, step)],
+        validation_prompts=behavior.validation_prompts[: sizes.validation_prompts],
+        test_neutral=behavior.test_neutral[:: max(1, step)],
     )
 
 
@@ -231,7 +231,7 @@ def _first_set(behavior: Behavior) -> Behavior:
 def loaded_model(recipe: Recipe, now: datetime) -> LanguageModel:
     """The recipe's model, without its edits; `now` is the time that its chat template is told."""
     return load_model(
-        demo.embedded_model_path() if recipe.is_embedded else recipe.model,
+        demo.demo_model_path() if recipe.is_demo_model else recipe.model,
         device=recipe.device,
         dtype=recipe.dtype,
         revision=recipe.revision,
@@ -246,7 +246,7 @@ def judged_behavior(recipe: Recipe) -> tuple[Behavior, Judge]:
     full = Sizes.of(recipe)
     behavior = load_behavior(
         described_behavior(recipe),
-        is_lab=recipe.is_lab,
+        is_demo=recipe.is_demo,
         data=data_root(recipe.data),
         seed=recipe.seed,
         prompt_count=full.prompt_count,
@@ -274,9 +274,9 @@ def described_behavior(recipe: Recipe) -> BehaviorFile:
         text_column=recipe.text_column,
         label_column=recipe.label_column,
     )
-    if described.texts is None and not recipe.is_embedded:
+    if described.texts is None and not recipe.is_demo_model:
         raise RecipeError(
-            f"behavior {name!r} has texts and a judge for the embedded "
+            f"behavior {name!r} has texts and a judge for the demo "
             "model only; give --texts FILE with labeled texts for this model"
         )
     return described.with_length(recipe.max_new_tokens)
@@ -331,7 +331,7 @@ def _inside(
     recipe: Recipe, model: LanguageModel, behavior: Behavior, choice: Choice, progress: Progress
 ) -> Inside:
     source = choice.setting.rule
-    is_probed = source in DIRECTION_RULES
+    is_probed = source in DIRECTION_SOURCES
     return look_inside(
         model,
         choice.edit,

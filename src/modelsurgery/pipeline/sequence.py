@@ -30,7 +30,14 @@ from modelsurgery.pipeline.running import (
     run_recipe,
     unheard,
 )
-from modelsurgery.pipeline.runs import EDIT_FILE, MANIFEST_FILE, RECIPE_FILE, STORE_FILE, open_run
+from modelsurgery.pipeline.runs import (
+    EDIT_FILE,
+    RECIPE_FILE,
+    RUN_MANIFEST,
+    STORE_FILE,
+    current_recipe,
+    open_run,
+)
 from modelsurgery.pipeline.scheduling import Sizes
 from modelsurgery.pipeline.sequence_recipe import SequenceRecipe
 from modelsurgery.results import SequenceResults, plain
@@ -154,7 +161,7 @@ def run_sequence(
         places = [run.path / f"{number}-{one}" for number, one in enumerate(described, 1)]
         made: list[Path] = []
         for step, place in zip(steps, places, strict=True):
-            if not (place / MANIFEST_FILE).exists():
+            if not (place / RUN_MANIFEST).exists():
                 shared = {"edits": (*recipe.edits, *made), "out": place, "now": run.now}
                 run_recipe(step.model_copy(update=shared), progress=progress, announce=announce)
             made.append(place / EDIT_FILE)
@@ -192,7 +199,7 @@ def _in_time(step: Recipe, count: int) -> Recipe:
 
 def _as_run(step: Recipe, place: Path) -> Recipe:
     """A step with the sizes that its run settled on."""
-    recorded = yaml.safe_load((place / RECIPE_FILE).read_text(encoding="utf-8"))
+    recorded = current_recipe(yaml.safe_load((place / RECIPE_FILE).read_text(encoding="utf-8")))
     return step.model_copy(update={key: recorded.get(key) for key in SETTLED})
 
 
@@ -227,11 +234,13 @@ def measure_stage(
                 name=name,
                 samples=Sizes.of(step).samples,
                 seed=step.seed,
-                damage=shared if behavior.uncalled is None else None,
+                damage=shared if behavior.test_uncalled is None else None,
                 store=store,
                 progress=progress,
             )
         )
     first, _ = measured[0]
     budget = steps[0].budget
-    return Stage(len(edits), tuple(found), budget if first.uncalled else budget.without_uncalled())
+    return Stage(
+        len(edits), tuple(found), budget if first.test_uncalled else budget.without_uncalled()
+    )

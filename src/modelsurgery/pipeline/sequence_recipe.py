@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from modelsurgery.errors import RecipeError
 from modelsurgery.files.schema import parse
@@ -56,7 +56,8 @@ class SequenceRecipe(Recipe):
         shared = self.model_dump(exclude_unset=True, exclude={"behaviors", "at_once", "out"})
         recipes = []
         for entry in self.behaviors:
-            own = {"behavior": entry} if isinstance(entry, str) else dict(entry)
+            given = {"behavior": entry} if isinstance(entry, str) else entry
+            own = {_current_name(key): value for key, value in given.items()}
             if self.at_once:
                 own.pop("weight", None)
             for key in ("model", "edits", "out", "study"):
@@ -64,3 +65,12 @@ class SequenceRecipe(Recipe):
                     raise RecipeError(f"behaviors: {key!r} belongs beside them, not in one of them")
             recipes.append(parse({**shared, **own}, Recipe, f"behaviors: {own.get('behavior')}"))
         return recipes
+
+
+def _current_name(key: str) -> str:
+    """The field of a recipe that a key is read as, under an earlier name too."""
+    for name, field in Recipe.model_fields.items():
+        alias = field.validation_alias
+        if isinstance(alias, AliasChoices) and key in alias.choices:
+            return name
+    return key

@@ -76,7 +76,7 @@ class SequenceResults(Part):
         at_once: whether one edit was made for all behaviors.
     """
 
-    format: Literal[2] = FORMAT
+    format: Literal[3] = FORMAT
     kind: Literal["sequence"] = "sequence"
     model: str
     behaviors: list[Step]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from modelsurgery.checkpoint.layouts import Address
-from modelsurgery.edit.probe import DirectionRule, Probe
+from modelsurgery.edit.probe import DirectionSource, Probe
 from modelsurgery.model.activations.passes import Passes
 from modelsurgery.model.activations.responses import (
     measure_outputs,
@@ -130,14 +130,14 @@ class NaturalGradient:
 
 
 def paper_proposal(
-    passes: Passes, probe: Probe, direction_rule: DirectionRule = "mean-difference"
+    passes: Passes, probe: Probe, direction_source: DirectionSource = "mean-difference"
 ) -> RowProposal:
     """The paper's rule: the same amount of the probe's direction on rows that point away from it.
 
     Rows are chosen by the cosine of their weights with the direction, the most negative first.
     """
     model = passes.model
-    direction = probe.direction(direction_rule)
+    direction = probe.direction(direction_source)
     scored = score_model_rows(model, direction[None], progress=passes.progress)
     return RowProposal(
         "paper",

@@ -12,7 +12,7 @@ from modelsurgery.edit.effects import Measurement
 from modelsurgery.edit.probe import Probe
 from modelsurgery.edit.region import PAPER_ROWS
 from modelsurgery.errors import RecipeError
-from modelsurgery.evaluation.own_answers import harmless_requests, own_answers
+from modelsurgery.evaluation.own_answers import own_answers, uncalled_requests
 from modelsurgery.evaluation.screening import Screen
 from modelsurgery.files.atomic import sha256_json
 from modelsurgery.files.progress import Progress, silent
@@ -36,7 +36,7 @@ from modelsurgery.search.fitting import (
 )
 from modelsurgery.search.targets import Target, targets_of
 
-HELD_OUT_SHARE = 0.25
+TEST_SHARE = 0.25
 SCREEN_TEXTS = 64  # of each label that an edit's effect is measured on
 
 
@@ -160,15 +160,15 @@ class Given:
 
     @cached_property
     def _splits(self) -> tuple[Split, ...]:
-        return tuple(target.split(HELD_OUT_SHARE, self.seed) for target in self.targets)
+        return tuple(target.split(TEST_SHARE, self.seed) for target in self.targets)
 
     @cached_property
     def _clean(self) -> Sequence[str]:
-        held_out = [text for split in self._splits for text in split.held_out]
-        return self.neutral or [text.text for text in held_out if text.label == 0]
+        test = [text for split in self._splits for text in split.test]
+        return self.neutral or [text.text for text in test if text.label == 0]
 
     def _own_answers(self, texts: Iterable[LabeledText]) -> list[LabeledText]:
-        return own_answers(self.model, harmless_requests(texts), progress=self.progress)
+        return own_answers(self.model, uncalled_requests(texts), progress=self.progress)
 
     def _fitted(self, rule: Rule) -> FittedRule:
         """What the rule makes of the texts."""
@@ -184,7 +184,7 @@ class Given:
                 passes, contrasts, self._clean, own=own, sign=self._sign, seed=self.seed
             )
         (split,) = self._splits
-        probe = _probe(self.model, split.train, split.held_out, self.seed, self.progress)
+        probe = _probe(self.model, split.train, split.test, self.seed, self.progress)
         refuse_chance(probe)
         return fit_rule(
             passes,
@@ -206,10 +206,10 @@ class Given:
     ) -> Edit:
         """The edit at the largest strength inside a budget, with what it was measured to do."""
         pulled = [
-            pulled_apart(some_of_each(split.held_out, SCREEN_TEXTS), target.sign)
+            pulled_apart(some_of_each(split.test, SCREEN_TEXTS), target.sign)
             for target, split in zip(self.targets, self._splits, strict=True)
         ]
-        own = self._own_answers(text for split in self._splits for text in split.held_out)
+        own = self._own_answers(text for split in self._splits for text in split.test)
         read = first_tokens(self.model, self._clean)
         raised, lowered = pulled[0] if len(pulled) == 1 else ([], [])
         screen = Screen(
@@ -268,13 +268,13 @@ class Given:
 def _probe(
     model: LanguageModel,
     train: Sequence[LabeledText],
-    held_out: Sequence[LabeledText],
+    test: Sequence[LabeledText],
     seed: int,
     progress: Progress,
 ) -> Probe:
     layer = model.layer_count
-    written = [model.written(text) for text in (*train, *held_out)]
+    written = [model.render(text) for text in (*train, *test)]
     states = extract_hidden_states(model, written, [layer], progress=progress)
     return fit_probe_on_texts(
-        states.by_layer[layer], train, held_out, layer=layer, fit="logistic", seed=seed
+        states.by_layer[layer], train, test, layer=layer, fit="logistic", seed=seed
     )

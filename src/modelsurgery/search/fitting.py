@@ -8,7 +8,7 @@ from itertools import zip_longest
 
 from modelsurgery.data.texts import LabeledText
 from modelsurgery.edit.edit import Edit
-from modelsurgery.edit.probe import DirectionRule, Probe
+from modelsurgery.edit.probe import DirectionSource, Probe
 from modelsurgery.errors import NoSignalError
 from modelsurgery.evaluation.statistics import auroc_interval
 from modelsurgery.model.activations.passes import Passes
@@ -95,7 +95,7 @@ def fit_rule(
     *,
     own: Sequence[LabeledText] = (),
     probe: Probe | None = None,
-    direction_source: DirectionRule | None = None,
+    direction_source: DirectionSource | None = None,
     sign: int = 1,
     seed: int = 0,
 ) -> FittedRule:
@@ -118,7 +118,7 @@ def fit_rule(
     """
     if rule == "paper":
         assert probe is not None
-        paper = paper_proposal(passes, probe, direction_source or probe.default_rule)
+        paper = paper_proposal(passes, probe, direction_source or probe.default_source)
         return FittedRule(lambda _: paper)
     contrast = contrast_of(texts, sign=sign)
     if rule == "least-squares":
@@ -186,10 +186,10 @@ def refuse_chance(probe: Probe) -> None:
     """
     assert probe.metrics is not None
     metrics = probe.metrics
-    low, high = auroc_interval(metrics.auroc, metrics.held_out_texts)
+    low, high = auroc_interval(metrics.auroc, metrics.test_texts)
     if low <= 0.5:
         raise NoSignalError(
-            f"the probe cannot tell the labels apart on {metrics.held_out_texts} held-out texts: "
+            f"the probe cannot tell the labels apart on {metrics.test_texts} held-out texts: "
             f"AUROC {metrics.auroc:.2f} ({low:.2f}-{high:.2f}); check that the labels are right, "
             "or give more texts. No edit was made"
         )

@@ -36,7 +36,7 @@ class FittedStrength:
 
     Attributes:
         edit: at its strength.
-        effect: what it does to tuning texts.
+        effect: what it does to validation texts.
         trials: all that was measured, in order.
     """
 
@@ -64,7 +64,7 @@ def fit_strength(
 
     Args:
         edit: at any strength; its sign is kept.
-        screen: tuning texts.
+        screen: validation texts.
         budget: what must not break.
         setting: what the edit was made from.
         first: strength to begin with, positive.
@@ -168,5 +168,5 @@ def _why_none(budget: Budget, trials: Sequence[Trial]) -> str:
     share = budget.used(mildest.effect)[binding]
     return (
         f"no edit: strength {mildest.strength:.2g} already takes {share:.1f} times the budget of "
-        f"{binding} on tuning texts, and {SAFETY:.0%} of it may be used; allow more"
+        f"{binding} on validation texts, and {SAFETY:.0%} of it may be used; allow more"
     )

@@ -68,7 +68,7 @@ def curve_figure(points: Sequence[Point], name: str, uncalled: str | None = None
         "What a stronger or weaker edit would do",
         f"The same rows at other strengths: above, how often {name} shows (the band is the 95% "
         f"interval); below, how much of the allowed damage is used.{told} The dashed lines are "
-        "where the budget ends. Measured on tuning prompts, apart from those of the verdict.",
+        "where the budget ends. Measured on validation prompts, apart from those of the verdict.",
         charts.curve_chart([one.model_dump() for one in points], name, uncalled),
         (*legend, ("damage", "damage, share of budget")),
     )
@@ -121,11 +121,11 @@ def explained_figures(fit: Mapping[str, Any] | None) -> list[Figure]:
             "The gain is how far the edit should pull apart the loss on texts that show the "
             "behavior and the loss on their opposites, to first order; the divergence is its price "
             "on neutral text. Above, the gain that the chosen rows of each layer were to give; "
-            "below, the whole edit as it was expected, and as it was measured on tuning texts. At "
-            "strengths that use the budget gains saturate, and rows of a block act together, so "
+            "below, the whole edit as it was expected, and as it was measured on validation texts. "
+            "At strengths that use the budget gains saturate, and rows of a block act together, so "
             "that less is gained and more is paid than expected.",
             charts.explained_chart(layers, both),
-            (("other", "predicted by the rule"), ("edited", "measured on tuning texts")),
+            (("other", "predicted by the rule"), ("edited", "measured on validation texts")),
         )
     ]
 

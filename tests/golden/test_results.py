@@ -90,7 +90,7 @@ def test_format_2_is_read_with_the_names_of_today(name: str, kind: type[Results]
         assert results.probe.test_texts == before["probe"].pop("held_out_texts") == 200
         assert results.edit.direction_source == before["edit"].pop("direction_rule") == "W1"
         del after["probe"]["test_texts"], after["edit"]["direction_source"]
-    assert after == before
+    assert after == known(after, before)
 
 
 def known(after: Any, before: Any) -> Any:

@@ -1,5 +1,6 @@
 import csv
 import json
+import pickle
 import random
 import sys
 from collections import Counter
@@ -168,6 +169,20 @@ def test_most_texts_stay_on_their_side_when_texts_are_added() -> None:
     before = set(split_texts(labeled(400)).held_out)
     after = set(split_texts(labeled(440)).held_out)
     assert len(before & after) >= 0.85 * len(before)
+
+
+def test_loaded_texts_split_themselves_and_stay_a_tuple(tmp_path: Path) -> None:
+    rows = [{"text": f"text {n}", "label": n % 2, "group": n // 4} for n in range(200)]
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    texts = load_texts(path)
+    assert texts == tuple(LabeledText(f"text {n}", n % 2, str(n // 4)) for n in range(200))
+    split = texts.split(held_out=0.3, seed=4)
+    assert split == split_texts(tuple(texts), held_out=0.3, seed=4)
+    assert Counter(text.label for text in split.held_out) == {0: 30, 1: 30}
+    assert not {text.group for text in split.train} & {text.group for text in split.held_out}
+    assert texts.split(seed=5) != texts.split(seed=6)
+    assert pickle.loads(pickle.dumps(texts)).split() == texts.split()  # noqa: S301
 
 
 def test_split_that_would_lack_a_label_is_refused() -> None:

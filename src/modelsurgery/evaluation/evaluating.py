@@ -204,7 +204,7 @@ def evaluate(
         TextsError: texts or data sets that can't be used.
 
     Example:
-        >>> split = split_texts(load_texts("texts.jsonl"))  # doctest: +SKIP
+        >>> split = load_texts("texts.jsonl").split()  # doctest: +SKIP
         >>> edit = fit_edit(model, split.train)  # doctest: +SKIP
         >>> print(evaluate(model, edit, split))  # doctest: +SKIP
     """

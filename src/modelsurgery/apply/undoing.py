@@ -34,13 +34,18 @@ from modelsurgery.files.atomic import (
 
 @dataclass(frozen=True)
 class Undone:
-    """What `undo` did.
+    """Result of `undo`.
 
     Attributes:
-        directory: the model.
-        surgeries_undone: how many.
-        surgeries_left: how many could still be undone.
-        rows_restored: rows that got their bytes back.
+        directory: directory of the model.
+        surgeries_undone: number of surgeries undone.
+        surgeries_left: number of surgeries that can still be undone.
+        rows_restored: number of rows restored.
+
+    Example:
+        >>> copy = apply_to_copy("model", [edit], "edited")
+        >>> undo("edited").surgeries_undone
+        1
     """
 
     directory: Path
@@ -50,18 +55,27 @@ class Undone:
 
 
 def undo(directory: Path | str, *, everything: bool = False) -> Undone:
-    """Give a model directory the bytes back that it had before the last surgery.
+    """Restore the bytes that a model directory had before its last surgery.
 
-    Completes what an interrupted edit or undo left half done, and then that is all it does.
+    If an edit or undo was interrupted, this call completes its undo and does nothing else.
 
     Args:
         directory: a directory that was edited in place, or an edited copy.
         everything: undo all surgeries, not only the last.
 
+    Returns:
+        What was undone.
+
     Raises:
-        JournalError: nothing to undo, or a damaged journal; nothing is written.
-        VerificationError: edited rows were changed by something else since; nothing is written.
-        StorageError: the disk is full, a file is write-protected, or another surgery is at work.
+        ModelNotFoundError: the directory does not exist.
+        JournalError: there is nothing to undo, or a journal is damaged. Nothing is written.
+        VerificationError: something else changed the edited rows since. Nothing is written.
+        StorageError: the disk is full, a file is write-protected, or another surgery is running.
+
+    Example:
+        >>> copy = apply_to_copy("model", [edit], "edited")
+        >>> undo("edited").surgeries_left
+        0
     """
     directory = model_directory(directory)
     with locked(directory), storage_errors(directory):

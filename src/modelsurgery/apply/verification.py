@@ -18,16 +18,21 @@ from modelsurgery.files.progress import Progress, silent
 
 @dataclass(frozen=True)
 class Verification:
-    """What `verify` found.
+    """Result of `verify`.
 
     Attributes:
-        directory: the model.
-        tensors_checked: tensors compared whole.
-        rows_checked: edited rows compared, of tensors that are not known whole.
-        tensors_unknown: tensors of which nothing, or only the edited rows, is recorded: an edit in
-            place does not read the rest of the model.
-        files_checked: files other than weights.
-        wrong: tensors and files that are not as recorded, with what is wrong.
+        directory: directory of the model.
+        tensors_checked: tensors compared in full.
+        rows_checked: edited rows compared, in tensors that were not compared in full.
+        tensors_unknown: tensors with no recorded hash, or with hashes of the edited rows only. An
+            edit in place does not read the rest of the model.
+        files_checked: files compared other than weights.
+        wrong: tensors and files that differ from the record, and how.
+
+    Example:
+        >>> copy = apply_to_copy("model", [edit], "edited")
+        >>> verify("edited").tensors_unknown
+        0
     """
 
     directory: Path
@@ -39,15 +44,23 @@ class Verification:
 
 
 def verify(directory: Path | str, *, progress: Progress = silent) -> Verification:
-    """Compare an edited model directory, byte for byte, with what is recorded of it.
+    """Compare an edited model directory with its recorded hashes.
 
     Args:
         directory: an edited copy, or a directory that was edited in place.
-        progress: is told of tensors done.
+        progress: receives the number of compared tensors.
+
+    Returns:
+        What was compared, and what differs.
 
     Raises:
-        VerificationError: nothing is recorded, or a weight file cannot be read as one.
+        VerificationError: nothing is recorded, or a weight file cannot be read.
         JournalError: a journal is damaged or missing.
+
+    Example:
+        >>> copy = apply_to_copy("model", [edit], "edited")
+        >>> verify("edited").wrong
+        ()
     """
     directory = Path(directory)
     try:

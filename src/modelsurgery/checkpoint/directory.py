@@ -22,12 +22,16 @@ ADAPTER_FILE = "adapter_config.json"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model directory: configuration and the place of every tensor. Holds no weights.
+    """A model directory: its configuration and where each tensor is stored. Holds no weights.
 
     Attributes:
-        directory: where it is.
-        config: the content of `config.json`.
+        directory: path of the directory.
+        config: content of `config.json`.
         tensors: stored tensors by name.
+
+    Example:
+        >>> open_checkpoint("model").files
+        ('model.safetensors',)
     """
 
     directory: Path
@@ -41,17 +45,30 @@ class Checkpoint:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all tensors."""
+        """Total size of all tensors, in bytes."""
         return sum(tensor.size_bytes for tensor in self.tensors.values())
 
 
 def open_checkpoint(directory: Path | str) -> Checkpoint:
-    """Read what a model directory holds, headers only.
+    """Open a model directory without loading its weights.
+
+    Only the configuration and the headers of the weight files are read.
+
+    Args:
+        directory: directory with `config.json` and safetensors weights.
+
+    Returns:
+        The checkpoint.
 
     Raises:
-        ModelNotFoundError: no such directory, or no `config.json` in it.
-        UnsupportedModelError: no safetensors weights in it, or an adapter beside them.
-        CheckpointError: a header, an index or the configuration is damaged or hostile.
+        ModelNotFoundError: the directory or its `config.json` does not exist.
+        UnsupportedModelError: it has no safetensors weights, or an adapter beside them.
+        CheckpointError: a header, the index or the configuration is damaged or unsafe.
+
+    Example:
+        >>> checkpoint = open_checkpoint("model")
+        >>> checkpoint.config["model_type"]
+        'llama'
     """
     directory = Path(directory)
     if not directory.is_dir():

@@ -26,10 +26,21 @@ FORMAT_VERSION = 2
 
 
 def save_edit(edit: Edit, path: Path | str) -> None:
-    """Write an edit as one .safetensors file, whole or not at all; the same edit, the same bytes.
+    """Write an edit to a safetensors file. The same edit gives the same bytes.
 
-    Layout: `directions` [m, d] f32; for update i `rows.i` int32 [k] and `coefficients.i` f32 [k],
-    with predictions `gains.i` and `prices.i` f32 [k]; one metadata entry with the rest as JSON.
+    The file appears only when it is complete. docs/formats.md describes its content: `directions`
+    [m, d] float32, for each update i `rows.i` int32 [k] and `coefficients.i` float32 [k], with
+    predictions `gains.i` and `prices.i` float32 [k], and one metadata entry with the rest as JSON.
+
+    Args:
+        edit: the edit.
+        path: file to write.
+
+    Raises:
+        StorageError: the file cannot be written.
+
+    Example:
+        >>> save_edit(edit.scaled(0.5), "half.safetensors")
     """
     directions: dict[bytes, int] = {}
     stacked: list[NDArray[np.float32]] = []
@@ -71,10 +82,19 @@ def save_edit(edit: Edit, path: Path | str) -> None:
 
 
 def load_edit(path: Path | str) -> Edit:
-    """Read an edit and check everything in it.
+    """Read an edit file and check its content.
+
+    Args:
+        path: file to read.
+
+    Returns:
+        The edit.
 
     Raises:
-        ArtifactError: missing, damaged, of a later format, or not an edit.
+        ArtifactError: the file is missing, damaged, not an edit, or of a newer format.
+
+    Example:
+        >>> edit = load_edit("edit.safetensors")
     """
     path = Path(path)
     tensors, description = read_artifact(path, "edit")

@@ -28,7 +28,12 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Recipe(BaseModel):
-    """What to do to which model. Everything has a default; `Option.default` says what None means.
+    """All settings of `surgery run` and `surgery tune`. Every setting has a default.
+
+    The settings are the options of the commands (docs/commands.md), with underscores.
+
+    Raises:
+        pydantic.ValidationError: a setting is unknown, has a wrong value, or contradicts another.
 
     Example:
         >>> Recipe(model="smollm2", behavior="toxicity", minutes=10).chosen_rule
@@ -304,29 +309,29 @@ class Recipe(BaseModel):
 
     @property
     def chosen_rule(self) -> Rule:
-        """The rule; an option of the paper's rule asks for that one."""
+        """The rule; options of the paper's method imply `paper`."""
         if self.rule is not None:
             return self.rule
         return "paper" if self.alpha or self.direction_source else DEFAULT_RULE
 
     @property
     def probe_fit(self) -> Fit:
-        """How the probe is fitted."""
+        """How to fit the probe."""
         return self.fit or ("adam" if self.chosen_rule == "paper" else "logistic")
 
     @property
     def model_name(self) -> str:
-        """The model without its directory."""
+        """Name of the model, without its directory."""
         return demo.EMBEDDED if self.is_embedded else Path(self.model).resolve().name
 
     @property
     def is_embedded(self) -> bool:
-        """Whether the model is the embedded one, by name or by path."""
+        """Whether the model is the demo model."""
         return demo.is_embedded(self.model)
 
     @property
     def behavior_name(self) -> str | None:
-        """The behavior, as in `behavior`; None if nothing but `texts` describes it."""
+        """Name of the behavior; None if only `texts` describes it."""
         return self.behavior or (DEFAULT_BEHAVIOR if self.texts is None else None)
 
     @property

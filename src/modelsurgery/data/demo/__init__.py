@@ -51,7 +51,18 @@ def is_embedded(model: str | Path) -> bool:
 
 
 def embedded_model_path() -> Path:
-    """Return the directory of the embedded model (safetensors, config, tokenizer)."""
+    """Return the directory of the demo model that ships with the package.
+
+    Returns:
+        A directory with config, tokenizer and safetensors weights, 4 MB.
+
+    Raises:
+        FileNotFoundError: the model is missing from the installation.
+
+    Example:
+        >>> open_checkpoint(embedded_model_path()).config["num_hidden_layers"]
+        4
+    """
     path = Path(str(importlib.resources.files("modelsurgery.data.demo"))) / "model"
     if not (path / "model.safetensors").is_file():
         raise FileNotFoundError(

@@ -149,11 +149,11 @@ def test_verify_notices_edited_rows_that_changed_in_place(
     flip(model / tensor.file, tensor.start + int(update.rows[0]) * 32 * 4 + 1)
     outcome = surgery("verify", model)
     assert outcome.code == 4
-    assert f"{update.tensor}: edited rows are not as the surgery left them" in outcome.stderr
+    assert f"{update.tensor}: edited rows were changed after the surgery" in outcome.stderr
     before = hashes(model)
     outcome = surgery("undo", model)
     assert outcome.code == 4
-    assert "something else changed them since, and nothing was undone" in outcome.stderr
+    assert "something else changed rows of" in outcome.stderr
     assert hashes(model) == before
 
 
@@ -227,7 +227,7 @@ def test_what_cannot_be_undone_verified_or_planned(
     refused("inspect", made.model, code=2, says="no surgery is recorded there")
     for embedded in ("embedded", embedded_model_path()):
         refused("apply", embedded, made.edit, "--in-place", code=2, says="part of the package")
-    refused("plan", "embedded", made.edit, code=4, says="which is not there")
+    refused("plan", "embedded", made.edit, code=4, says="which is missing")
     refused("apply", made.edited, made.edit, "--in-place", code=4, says="edited already")
 
 

@@ -159,8 +159,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "shard gone": (lambda model: last_shard(model).unlink(), "is missing"),
     "shard cut": (lambda model: os.truncate(last_shard(model), 5), "too short for safetensors"),
     "length of a header": (lambda model: change_byte(last_shard(model), 7), "the header claims"),
-    "a header": (lambda model: change_byte(last_shard(model), 12), "not the file that journal"),
-    "an edited row": (change_edited_row, "are not as the surgery left them"),
+    "a header": (lambda model: change_byte(last_shard(model), 12), "belongs to another file"),
+    "an edited row": (change_edited_row, "something else changed rows"),
 }
 
 

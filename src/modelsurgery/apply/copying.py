@@ -166,8 +166,8 @@ def _other_files(checkpoint: Checkpoint) -> tuple[tuple[str, ...], tuple[str, ..
             continue
         if not _is_utf8(str(name)):
             raise CheckpointError(
-                f"{checkpoint.directory}: the name {str(name)!r} is not UTF-8 and cannot stand in "
-                "the manifest; rename that file"
+                f"{checkpoint.directory}: the file name {str(name)!r} is not UTF-8 and cannot be "
+                "recorded in the manifest; rename the file"
             )
         other_weights = path.suffix in OTHER_WEIGHTS
         (left_behind if other_weights else carried).append(str(name))
@@ -183,8 +183,8 @@ def _carry_journals(source: Path, staged: Path, manifest: Manifest) -> None:
         journal = source / SURGERY_DIRECTORY / name
         if not journal.is_dir():
             raise CheckpointError(
-                f"{source}: the manifest names journal {name}, which is not there; restore "
-                f"{SURGERY_DIRECTORY} or remove {MANIFEST_FILE} to give up the way back"
+                f"{source}: the manifest names journal {name}, which is missing; restore "
+                f"{SURGERY_DIRECTORY}, or delete {MANIFEST_FILE} to give up undoing"
             )
         copy_journal(load_journal(journal), staged)
 

@@ -52,8 +52,8 @@ def measure_coverage(
         size += int(moved.sum())
     if size == 0:
         raise NothingChangedError(
-            "the edit changes no byte: its strength is 0, its region empty, "
-            "or too weak for the stored dtype; take a larger strength"
+            "the edit changes no byte: its strength is 0, it has no rows, or it is too small for "
+            "the stored dtype; use a larger strength"
         )
     return Coverage(
         tensors_found=tensors_found,

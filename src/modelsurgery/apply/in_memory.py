@@ -207,7 +207,7 @@ def _gate_parameters(model: Any, layout: GateLayout | None) -> dict[Address, _Ga
 def _gate_parameter(parameter: torch.nn.Parameter, view: RowView) -> _GateParameter:
     if parameter.is_meta:
         raise EditMismatchError(
-            f"{view.tensor} is not in memory but offloaded; load the model without offloading, or "
+            f"{view.tensor} is offloaded and not in memory; load the model without offloading, or "
             "edit the checkpoint with `surgery apply`"
         )
     rows, outputs = rows_in(parameter, view), view.outputs(tuple(parameter.shape))
@@ -237,8 +237,8 @@ def _read(
     if matrix is None or tuple(matrix.shape) != update.shape:
         found = "no such parameter" if matrix is None else f"shape {list(matrix.shape)}"
         raise EditMismatchError(
-            f"the edit is for {update.tensor} of shape {list(update.shape)}, "
-            f"the model has {found}; give the model it was made from"
+            f"the edit is for {update.tensor} of shape {list(update.shape)}, the model has "
+            f"{found}; use the model that the edit was made from"
         )
     chosen = matrix[torch.from_numpy(rows).to(matrix.device)]
     values: NDArray[np.float32] = chosen.float().cpu().numpy()

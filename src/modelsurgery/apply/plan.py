@@ -150,8 +150,8 @@ def _rows_touched(
         gate = by_address.get(update.address)
         if gate is None or (gate.rows, gate.hidden_size) != update.shape:
             raise EditMismatchError(
-                f"{checkpoint.directory}: the edit is for {update.tensor} "
-                f"{list(update.shape)}, which is not there; give the model that it was made from"
+                f"{checkpoint.directory}: the edit is for {update.tensor} {list(update.shape)}, "
+                "which this model does not have; use the model that the edit was made from"
             )
         rows.setdefault(gate, set()).update(update.rows.tolist())
     return {gate: len(numbers) for gate, numbers in rows.items()}

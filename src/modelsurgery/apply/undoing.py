@@ -125,8 +125,8 @@ def settle(directory: Path) -> StoredJournal | None:
         open_ones = [one for one in journals if _hides(one, under_way)][-1:]
         if not open_ones:
             raise JournalError(
-                f"{directory}: {under_way[0].name} was being edited and its journal is gone; fetch "
-                "that file again"
+                f"{directory}: {under_way[0].name} was being edited and its journal is missing; "
+                "fetch the file again"
             )
     for stored in reversed(open_ones):
         put_back(directory, stored)
@@ -178,8 +178,8 @@ def _check_unchanged(directory: Path, stored: StoredJournal) -> None:
         wrong = wrong_tensors(stored.journal, weights, edited=True)
     if wrong:
         raise VerificationError(
-            f"{directory}: rows of {wrong[0]} are not as the surgery left them ({len(wrong)} such "
-            "tensors); something else changed them since, and nothing was undone"
+            f"{directory}: something else changed rows of {wrong[0]} after the surgery "
+            f"({len(wrong)} such tensors); nothing was undone, fetch the model again"
         )
 
 
@@ -194,8 +194,8 @@ def changed_files(directory: Path, stored: StoredJournal) -> Checkpoint:
         path = present(directory / name)
         if not path.is_file() or header_sha256(path) != header:
             raise JournalError(
-                f"{path}: not the file that journal {stored.name} belongs to; its tensors are "
-                "elsewhere"
+                f"{path}: journal {stored.name} belongs to another file, whose tensors are at "
+                "other positions"
             )
         found = read_header(path)
         tensors.update({tensor: replace(one, file=name) for tensor, one in found.items()})
@@ -212,8 +212,8 @@ def refuse_lost_journals(directory: Path, manifest: Manifest) -> None:
     there = {stored.name for stored in load_journals(directory)}
     if lost := sorted(set(manifest.journals) - there):
         raise JournalError(
-            f"{directory}: its manifest names journal {lost[0]}, which is gone, and with it the "
-            "way back; fetch the model again"
+            f"{directory}: its manifest names journal {lost[0]}, which is missing, so the edit "
+            "cannot be undone; fetch the model again"
         )
 
 
@@ -232,9 +232,9 @@ def refuse_complete_edits(directory: Path) -> None:
             complete = not wrong_tensors(stored.journal, weights, edited=True)
         if complete:
             raise JournalError(
-                f"{directory}: the edit of journal {stored.name} is complete, but {MANIFEST_FILE}, "
-                f"which should name it, was removed or replaced; `surgery undo {directory}` takes "
-                "the edit back"
+                f"{directory}: the edit of journal {stored.name} is complete, but "
+                f"{MANIFEST_FILE}, which should name it, was removed or replaced; `surgery undo "
+                f"{directory}` undoes the edit"
             )
 
 

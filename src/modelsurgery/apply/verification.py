@@ -71,7 +71,7 @@ def verify(directory: Path | str, *, progress: Progress = silent) -> Verificatio
         manifest = read_manifest(directory)
         if not manifest.operations:
             raise VerificationError(
-                f"{directory}: no surgery is recorded there, so there is nothing to compare with"
+                f"{directory}: no surgery is recorded here, so there is nothing to verify"
             )
         entries = _last_entries(directory, manifest, checkpoint)
         parts = list(_recorded_parts(directory, manifest))
@@ -86,7 +86,7 @@ def verify(directory: Path | str, *, progress: Progress = silent) -> Verificatio
         with Weights(checkpoint) as weights:
             for entry in entries:
                 if rows_sha256(weights.read(entry.view, entry.row_numbers)) != entry.after_sha256:
-                    wrong.append(f"{entry.tensor}: edited rows are not as the surgery left them")
+                    wrong.append(f"{entry.tensor}: edited rows were changed after the surgery")
     whole = {name for _, name, *_ in parts} - {HEADER}
     return Verification(
         directory,
@@ -105,14 +105,16 @@ def _last_entries(
     journals = {one.name: one for one in load_journals(directory)}
     missing = [name for name in manifest.journals if name not in journals]
     if missing:
-        raise JournalError(f"{directory}: journal {missing[0]} is gone; the way back is lost")
+        raise JournalError(
+            f"{directory}: journal {missing[0]} is missing, so the edit cannot be undone"
+        )
     last = {}
     for name in manifest.journals:
         for entry in journals[name].journal.entries:
             stored = checkpoint.tensors.get(entry.tensor)
             if stored is None or not entry.view.fits(stored):
                 raise VerificationError(
-                    f"{directory}: {entry.tensor} has another shape than when it was edited"
+                    f"{directory}: {entry.tensor} has another shape than at the time of the edit"
                 )
             last[entry.view] = entry
     return list(last.values())

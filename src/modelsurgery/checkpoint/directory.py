@@ -78,9 +78,9 @@ def open_checkpoint(directory: Path | str) -> Checkpoint:
         )
     if any(directory.glob(f"*{IN_SURGERY_SUFFIX}")):
         raise CheckpointError(
-            f"{directory}: an edit in place is under way or was interrupted; then `surgery undo "
-            f"{directory}` gives back the model as it was, and the same `surgery apply` again "
-            "completes the edit"
+            f"{directory}: an edit in place is running or was interrupted; after an interruption "
+            f"`surgery undo {directory}` restores the model, and repeating the `surgery apply` "
+            "command completes the edit"
         )
     _refuse_adapter(directory)
     if not (directory / "config.json").is_file():
@@ -106,12 +106,12 @@ def _refuse_adapter(directory: Path) -> None:
         return
     if not (directory / "config.json").is_file():
         raise UnsupportedModelError(
-            f"{directory} holds an adapter and no model ({ADAPTER_FILE}); expected a model "
+            f"{directory} contains an adapter ({ADAPTER_FILE}) but no model; expected a model "
             "directory: merge the adapter into its base model first"
         )
     raise UnsupportedModelError(
-        f"{directory}: {ADAPTER_FILE} lies beside the weights, so transformers would load the "
-        "model with that adapter, and edits are for the model without it; merge the adapter into "
+        f"{directory}: {ADAPTER_FILE} is next to the weights, so transformers would load the "
+        "model with that adapter, but edits are for the model without it; merge the adapter into "
         "the weights first, or remove it from the directory"
     )
 
@@ -132,11 +132,14 @@ def _read_sharded(directory: Path) -> dict[str, StoredTensor]:
         if file not in headers:
             if not is_file(directory / file):
                 raise CheckpointError(
-                    f"{index_path}: names {file}, which is not there; the download is incomplete"
+                    f"{index_path}: names {file}, which is missing; the download is incomplete"
                 )
             headers[file] = read_header(directory / file)
         if name not in headers[file]:
-            raise CheckpointError(f"{index_path}: says that {file} holds {name!r}; it does not")
+            raise CheckpointError(
+                f"{index_path}: lists {name!r} in {file}, which does not contain it; fetch both "
+                "files again"
+            )
         tensors[name] = headers[file][name]
     return tensors
 

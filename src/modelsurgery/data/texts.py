@@ -166,7 +166,7 @@ def check_called_for(texts: Sequence[LabeledText], where: str) -> None:
             )
         if said.setdefault(text.text, text.called_for) != text.called_for:
             raise TextsError(
-                f"{where}: a prompt stands there with called_for 1 and 0; expected one of them"
+                f"{where}: the same prompt has called_for 1 and 0; expected one of them"
             )
     for called_for in (True, False):
         for label in (1, 0):
@@ -209,15 +209,15 @@ def check_texts(texts: Sequence[LabeledText], where: str) -> tuple[LabeledText, 
     unique = tuple(kept.values())
     if len(unique) < len(texts):
         log.warning(
-            "%s: dropped %d repeated texts (%d stood there with both labels)",
+            "%s: dropped %d repeated texts (%d appeared with both labels)",
             where,
             len(texts) - len(unique),
             len(contradictory),
         )
     if len(unique) < MIN_TEXTS:
         raise TextsError(
-            f"{where}: {len(unique)} different texts; expected at least {MIN_TEXTS}, "
-            "a few hundred of each label are better"
+            f"{where}: {len(unique)} different texts; expected at least {MIN_TEXTS}, a few "
+            "hundred of each label are recommended"
         )
     classes = {text.label for text in unique}
     if len(classes) < 2:

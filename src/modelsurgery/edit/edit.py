@@ -144,8 +144,8 @@ class Edit:
             return NotImplemented
         if self.candidate_rows != other.candidate_rows:
             raise EditMismatchError(
-                f"one edit is for a model of {self.candidate_rows} gate rows, the other for one of "
-                f"{other.candidate_rows}; only edits of the same model can be added"
+                f"one edit is for a model with {self.candidate_rows} gate rows, the other for one "
+                f"with {other.candidate_rows}; only edits of the same model can be added"
             )
         updates = (replace(one, predicted=None) for one in (*self.updates, *other.updates))
         settings = {"sum_of": [self.content_sha256, other.content_sha256]}
@@ -262,7 +262,7 @@ def make_edit(
         100
     """
     if (alpha is None) == (strength is None):
-        raise RecipeError("give either alpha or strength, and not both")
+        raise RecipeError("give either alpha or strength, not both")
     if region.mean_row_norm == 0:
         raise CheckpointError("every gate row is zero; the weights are damaged, fetch them again")
     direction = np.ascontiguousarray(direction, dtype=np.float32)
@@ -304,7 +304,7 @@ def layout_of(edits: Sequence[Edit]) -> GateLayout | None:
     """
     layouts = [edit.layout for edit in edits if edit.layout is not None]
     if any(layout != layouts[0] for layout in layouts):
-        raise EditMismatchError("the edits carry different layouts; they are for different models")
+        raise EditMismatchError("the edits have different layouts; they are for different models")
     return layouts[0] if layouts else None
 
 
@@ -322,7 +322,7 @@ def rows_reader(weights: Weights, gates: Sequence[GateMatrix]) -> ReadRows:
             described = "no such matrix" if gate is None else f"{gate.dtype} {list(shape or ())}"
             raise EditMismatchError(
                 f"{weights.checkpoint.directory}: the edit is for {update.tensor} as "
-                f"{update.dtype} {list(update.shape)}, found {described}; give the model that the "
+                f"{update.dtype} {list(update.shape)}, found {described}; use the model that the "
                 "edit was made from"
             )
         return weights.read(gate.view, rows)

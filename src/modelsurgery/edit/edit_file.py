@@ -100,8 +100,8 @@ def load_edit(path: Path | str) -> Edit:
     tensors, description = read_artifact(path, "edit")
     if description.get("format") != FORMAT_VERSION:
         raise ArtifactError(
-            f"{path}: format {description.get('format')}; this version reads {FORMAT_VERSION}, "
-            "update modelsurgery"
+            f"{path}: format {description.get('format')}; this version reads format "
+            f"{FORMAT_VERSION}, update modelsurgery"
         )
     try:
         updates = tuple(
@@ -127,7 +127,7 @@ def load_edit(path: Path | str) -> Edit:
         RecipeError,
     ) as error:
         raise ArtifactError(
-            f"{path}: not a sound edit ({error}); make one with `surgery edit`"
+            f"{path}: not a valid edit ({error}); make one with `surgery edit`"
         ) from error
 
 
@@ -203,5 +203,5 @@ def _measured(entry: dict[str, Any] | None) -> Measurement | None:
     moved = {name: float(one) for name, one in entry.get("by_behavior", {}).items()}
     found = Measurement(float(entry["gain"]), float(entry["divergence"]), moved)
     if not all(map(math.isfinite, (found.gain, found.divergence, *moved.values()))):
-        raise ValueError("what was measured of it is not finite")
+        raise ValueError("its measurements are not finite")
     return found

@@ -92,7 +92,7 @@ class Probe:
         if rule != "mean-difference":
             raise RecipeError(f"direction rule {rule!r}; expected {', '.join(DIRECTION_RULES)}")
         if self.mean_difference is None:
-            raise RecipeError("this probe holds no mean difference; use W1 or W1-W0")
+            raise RecipeError("this probe has no mean difference; use W1 or W1-W0")
         return self.mean_difference
 
     @property
@@ -176,7 +176,7 @@ def load_probe(path: Path | str) -> Probe:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(
-            f"{path}: not a sound probe ({error}); make one with `surgery probe`"
+            f"{path}: not a valid probe ({error}); make one with `surgery probe`"
         ) from error
     return _checked(probe, path)
 

@@ -342,8 +342,8 @@ def row_count(rows: float | int, total: int, available: int) -> int:
     count = max(1, round(rows * total)) if is_share else int(rows)
     if count > available:
         raise RecipeError(
-            f"rows {rows} means {count} rows, the chosen layers have {available}; "
-            "take fewer rows or more layers"
+            f"rows {rows} means {count} rows, but the chosen layers have {available}; choose "
+            "fewer rows or more layers"
         )
     return count
 
@@ -365,7 +365,7 @@ def _window(gates: Sequence[GateMatrix], layers: tuple[int, int] | None) -> tupl
     layer_count = max(gate.block for gate in gates) + 1
     first, last = layers or (1, layer_count)
     if not 1 <= first <= last <= layer_count:
-        raise RecipeError(f"layers {first}-{last}; expected a window inside 1-{layer_count}")
+        raise RecipeError(f"layers {first}-{last}; expected a range within 1-{layer_count}")
     return first, last
 
 

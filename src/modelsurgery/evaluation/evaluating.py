@@ -224,7 +224,7 @@ def evaluate(
             data, prompts=prompts, neutral=neutral, prompt_count=prompt_count, seed=seed
         )
     elif prompts is not None or neutral is not None:
-        raise RecipeError("prompts and neutral go with labeled texts; a behavior has its own")
+        raise RecipeError("prompts and neutral are for labeled texts only; a behavior has its own")
     elif isinstance(data, Behavior):
         behavior = data
     else:

@@ -98,7 +98,7 @@ def write_gguf_adapter(
     """
     path = Path(path)
     if dtype not in ("float32", "float16"):
-        raise RecipeError(f"dtype {dtype!r}; a GGUF adapter is float32 or float16")
+        raise RecipeError(f"dtype {dtype!r}; expected float32 or float16")
     refuse_existing(path)
     gguf = _package()
     factors = low_rank_factors(checkpoint, edits)
@@ -150,7 +150,7 @@ def _architecture(gguf: ModuleType, checkpoint: Checkpoint) -> str:
     architecture = ARCHITECTURES.get(model_type, model_type)
     if architecture in NAMES_ONLY or architecture not in gguf.MODEL_ARCH_NAMES.values():
         raise UnsupportedModelError(
-            f"{checkpoint.directory}: no architecture of llama.cpp is known for model type "
+            f"{checkpoint.directory}: llama.cpp has no known architecture for model type "
             f"{model_type!r}; use --to peft, or `surgery apply` and llama.cpp's own converter"
         )
     return architecture
@@ -170,7 +170,7 @@ def _names(
         name = names.get_name(f"{module}.weight", try_suffixes=(".weight",))
         if name is None:
             raise UnsupportedModelError(
-                f"{checkpoint.directory}: llama.cpp's {architecture} has no counterpart of "
+                f"{checkpoint.directory}: llama.cpp's {architecture} has no counterpart for "
                 f"{one.tensor}; use --to peft"
             )
         found.append(str(name))

@@ -89,8 +89,8 @@ def extract_hidden_states(
         if not found.isfinite().all():
             raise CheckpointError(
                 f"{model.checkpoint.directory}: the hidden states of layer {layer} hold NaN or "
-                "infinity; the weights are damaged (fetch them again), or the dtype is too narrow "
-                "(take --dtype float32)"
+                "infinity; the weights are damaged (fetch them again), or the dtype is too "
+                "narrow (use --dtype float32)"
             )
     return HiddenStates(features)
 
@@ -155,7 +155,9 @@ def batches(
     ids = model.token_ids(texts)
     longest = max(map(len, ids), default=0)
     if context < min(longest, max_tokens or longest):
-        model.warn(f"texts of up to {longest} tokens are cut at {context}, the model's context")
+        model.warn(
+            f"texts of up to {longest} tokens are truncated to {context}, the model's context"
+        )
     kept = [one[: min(context, max_tokens or context)] for one in ids]
     # Longest first, so that running out of memory happens at once and an ETA does not grow.
     order = sorted(range(len(kept)), key=lambda row: (-len(kept[row]), row))

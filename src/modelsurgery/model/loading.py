@@ -69,16 +69,16 @@ def resolve_model_directory(model: Path | str, *, revision: str | None = None) -
         return fetched_directory(str(model))
     if Path(model).is_absolute() or str(model).startswith((".", "~")) or Path(model).exists():
         raise ModelNotFoundError(
-            f"no model directory at {model}; expected a directory with "
-            "config.json and safetensors weights, or an id of the Hub"
+            f"no model directory at {model}; expected a directory with config.json and "
+            "safetensors weights, or a Hub ID"
         )
     try:
         found = snapshot_download(str(model), revision=revision, allow_patterns=CARRIED_PATTERNS)
     except (HFValidationError, HfHubHTTPError, FileNotFoundError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelNotFoundError(
-            f"no model {str(model)!r}: there is no such directory, and the "
-            f"Hub gave none ({reason}); give a local directory"
+            f"no model {str(model)!r}: there is no such directory, and it cannot be downloaded "
+            f"from the Hub ({reason}); give a local directory"
         ) from error
     return Path(found)
 
@@ -198,7 +198,7 @@ def _check_complete(checkpoint: Checkpoint, report: dict[str, Any]) -> None:
         problem = "is missing" if absent else "has another shape than config.json says"
         raise CheckpointError(
             f"{checkpoint.directory}: {names[0]} {problem} ({len(names)} such tensors); the "
-            "weights and config.json do not belong together, fetch them again"
+            "weights and config.json do not match, fetch them again"
         )
 
 
@@ -223,8 +223,8 @@ def _loading(checkpoint: Checkpoint) -> Iterator[None]:
         # Without this argument transformers asks on stdin, where a pipe's first prompt answers.
         if "trust_remote_code" in str(error):
             raise UnsupportedModelError(
-                f"{checkpoint.directory}: needs code of its own, which is never run; expected a "
-                "model and a tokenizer that transformers knows (save the tokenizer as "
+                f"{checkpoint.directory}: needs custom code, which is never run; expected a model "
+                "and a tokenizer that transformers supports (save the tokenizer as "
                 "tokenizer.json)"
             ) from error
         reason = " ".join(str(error).split())[:200]

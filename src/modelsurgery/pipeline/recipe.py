@@ -297,7 +297,7 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _one_amount(self) -> "Recipe":
         if self.alpha is not None and self.strength is not None:
-            raise ValueError("give either alpha or strength, and not both")
+            raise ValueError("give either alpha or strength, not both")
         return self
 
     @model_validator(mode="after")
@@ -336,12 +336,12 @@ class Recipe(BaseModel):
 
     @property
     def sign(self) -> int:
-        """1 away from the behavior, -1 toward it."""
+        """1 for an edit away from the behavior, -1 for one toward it."""
         return -1 if self.direction == "toward" else 1
 
     @property
     def is_lab(self) -> bool:
-        """Whether the behavior is of the embedded model's world."""
+        """Whether the behavior is one of the demo model's."""
         from modelsurgery.data.behaviors import describe_behavior
 
         name = self.behavior_name
@@ -349,13 +349,13 @@ class Recipe(BaseModel):
 
     @property
     def is_searched(self) -> bool:
-        """Whether the strength, and all that is not given with it, is searched for."""
+        """Whether the strength and all settings that are not given are searched for."""
         is_open = self.alpha is None and self.strength is None
         return is_open and (self.tune or self.chosen_rule == "paper")
 
     @property
     def budget(self) -> "Budget":
-        """What must not break."""
+        """The damage budget."""
         from modelsurgery.search import Budget  # brings torch, which `--help` does without
 
         return Budget(
@@ -398,6 +398,8 @@ class SequenceRecipe(Recipe):
             own = {"behavior": entry} if isinstance(entry, str) else entry
             for key in ("model", "edits", "out", "study"):
                 if key in own:
-                    raise RecipeError(f"behaviors: {key!r} belongs beside them, not in one of them")
+                    raise RecipeError(
+                        f"behaviors: {key!r} applies to all behaviors; set it outside the list"
+                    )
             recipes.append(parse({**shared, **own}, Recipe, f"behaviors: {own.get('behavior')}"))
         return recipes

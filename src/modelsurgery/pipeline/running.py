@@ -56,8 +56,8 @@ from modelsurgery.search import Setting
 
 SETTLED = tuple(Sizes.__dataclass_fields__)  # what a run decides where the recipe leaves it open
 RULE_DIRECTION = (
-    "of the directions that are added, one a gate matrix, the one with the largest coefficients, "
-    "read as a state before the final norm"
+    "the added direction with the largest coefficients (each gate matrix has its own), read as a "
+    "state before the final norm"
 )
 
 
@@ -281,7 +281,7 @@ def described_behavior(recipe: Recipe) -> BehaviorFile:
     )
     if described.texts is None and not recipe.is_embedded:
         raise RecipeError(
-            f"behavior {name!r} has texts and a judge for the embedded "
+            f"behavior {name!r} has texts and a judge for the demo "
             "model only; give --texts FILE with labeled texts for this model"
         )
     return described.with_length(recipe.max_new_tokens)
@@ -318,8 +318,8 @@ def _kept(
             )  # fmt: skip
         if found.effect.divergence == 0:
             raise NothingChangedError(
-                "the edit changed weights and no output moved; the chosen rows "
-                "have no effect, take others or a larger strength"
+                "the edit changed weights but no output; the chosen rows have no effect, choose "
+                "others or a larger strength"
             )
         return found
 

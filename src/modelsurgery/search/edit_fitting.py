@@ -103,8 +103,8 @@ def fit_edit(
     targets = targets_of(texts, direction, weights)
     if len(targets) > 1 and rule != "natural-gradient":
         raise RecipeError(
-            f"rule {rule!r} makes an edit of one behavior; for several at once take "
-            "natural-gradient, or make an edit of each"
+            f"rule {rule!r} supports one behavior only; use natural-gradient for several, or make "
+            "one edit per behavior"
         )
     given = _Given(model, targets, neutral, seed, progress)
     fitted = given.fitted(rule)
@@ -204,8 +204,8 @@ class _Given:
             moved[str(target.name)] = moves = target.sign * effect.selectivity
             if moves <= 0:
                 self.model.warn(
-                    f"on held-out texts the edit moves {target.name} the wrong way ({moves:.2g} "
-                    "nats a token); give it more weight, or make an edit of it alone"
+                    f"on held-out texts the edit moves {target.name} in the wrong direction "
+                    f"({moves:.2g} nats per token); give it more weight, or make a separate edit"
                 )
             gain += self._weight(target) * effect.selectivity
         measured = Measurement(gain, fitted.effect.divergence, moved)

@@ -99,7 +99,7 @@ def layout_for(config: dict[str, Any], tensors: Mapping[str, object], where: str
     if layout is None:
         raise UnsupportedModelError(
             f"{where}: no layout for model type {model_type!r}; it has "
-            f"{described_names(tensors)}; describe it with --layout, or take one of: "
+            f"{described_names(tensors)}; describe it with --layout, or use a model of type "
             f"{', '.join(sorted(known))}"
         )
     return layout

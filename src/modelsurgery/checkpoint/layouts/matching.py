@@ -198,9 +198,9 @@ def _block_matrices(
             ]
     block = matches[0].block
     raise UnsupportedModelError(
-        f"{where}: block {block} has {described_names(dict.fromkeys(available))}, which is no "
-        f"whole set of its gate matrices; expected {' or '.join(_wanted(layout))}, every expert "
-        "and shared expert that config.json names"
+        f"{where}: block {block} has {described_names(dict.fromkeys(available))}, which is not a "
+        f"complete set of gate matrices; expected {' or '.join(_wanted(layout))}, with every "
+        "expert and shared expert that config.json names"
     )
 
 

@@ -58,7 +58,7 @@ class CorpusTexts(_Entry):
     @model_validator(mode="after")
     def _has_replies(self) -> "CorpusTexts":
         if self.called_for and self.replies is None:
-            raise ValueError("called_for without replies; expected texts that are answered")
+            raise ValueError("called_for without replies; expected texts with replies")
         return self
 
 
@@ -143,7 +143,7 @@ class Uncalled(_Entry):
     @model_validator(mode="after")
     def _has_both(self) -> "Uncalled":
         if bool(self.prompts) != (self.tuning is not None):
-            raise ValueError("uncalled_for: expected prompts and tuning, or neither")
+            raise ValueError("uncalled_for: expected both prompts and tuning, or neither")
         return self
 
 

@@ -256,8 +256,8 @@ def _texts(described: BehaviorFile, data: Path | None) -> tuple[LabeledText, ...
         return check_texts(found, f"{texts.shows} and {texts.opposite}")
     if texts is None:
         raise TextsError(
-            f"behavior {described.name!r} has texts of the embedded model's world only; for "
-            "another model give --texts FILE, or another behavior"
+            f"behavior {described.name!r} has texts for the demo model only; for another model "
+            "use --texts FILE or another behavior"
         )
     pooled = [text for corpus in texts for text in _corpus_texts(corpus, data)]
     return check_texts(pooled, described.name)
@@ -325,7 +325,7 @@ def _plain_prompts(source: _Source, prompt_count: int | None) -> PromptSet:
     elif source.is_lab:
         count = prompt_count or LAB_PROMPTS
         prompts = tuple(demo.prompts(described.name, "held_out", count, source.seed))
-        title = "held-out prompts of the embedded model's world"
+        title = "held-out prompts of the demo model"
     else:
         prompts, title = half_texts(source.parts.held_out), "first halves of held-out texts"
     if not prompts:

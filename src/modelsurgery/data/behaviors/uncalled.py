@@ -38,7 +38,7 @@ def uncalled_prompts(
         return None, ()
     if is_lab:
         held_out = demo.harmless_requests("held_out", limit or LAB_HELD_OUT, seed)
-        title = "harmless requests of the embedded model's world"
+        title = "harmless requests of the demo model"
         tuning = tuple(demo.harmless_requests("train", LAB_TUNING, seed))
         return plain_prompt_set(wanted.name, title, held_out, described.max_new_tokens), tuning
     if wanted.tuning is None:

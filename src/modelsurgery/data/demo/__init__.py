@@ -66,7 +66,7 @@ def embedded_model_path() -> Path:
     path = Path(str(importlib.resources.files("modelsurgery.data.demo"))) / "model"
     if not (path / "model.safetensors").is_file():
         raise FileNotFoundError(
-            f"the embedded model is not in {path}: install modelsurgery again, or train it with "
+            f"the demo model is missing from {path}: reinstall modelsurgery, or train it with "
             f"`python -m tools.train_demo --out {path}`"
         )
     return path

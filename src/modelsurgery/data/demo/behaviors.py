@@ -78,7 +78,9 @@ _NEUTRAL: tuple[tuple[str, frozenset[str] | None, float], ...] = (
 def behavior_named(name: str) -> Behavior:
     """Return the behavior called `name`, or raise ValueError with the names there are."""
     if name not in BEHAVIORS:
-        raise ValueError(f"no behavior {name!r} in the lab: choose from {', '.join(BEHAVIORS)}")
+        raise ValueError(
+            f"the demo model has no behavior {name!r}; choose from {', '.join(BEHAVIORS)}"
+        )
     return BEHAVIORS[name]
 
 

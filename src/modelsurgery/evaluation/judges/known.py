@@ -19,10 +19,7 @@ class LabJudge:
     """The exact judge of the embedded model."""
 
     name = "lab"
-    note = (
-        "exact, because the embedded model's vocabulary is closed; this judge is for that "
-        "model only"
-    )
+    note = "exact, because the demo model's vocabulary is closed; this judge is for that model only"
 
     def __init__(self, behavior: str) -> None:
         """Judge one behavior of the embedded model's world."""
@@ -59,8 +56,8 @@ class TextsJudge:
         scores = self._pipeline.decision_function([_read(text) for text in held_out])
         self.auroc = float(roc_auc_score([text.label for text in held_out], scores))
         self.note = (
-            f"trained on the given texts (words and characters), AUROC {self.auroc:.3f} "
-            "on held-out ones; an indication, not a ground truth"
+            f"trained on the given texts (words and characters), AUROC {self.auroc:.3f} on "
+            "held-out texts; an estimate, not ground truth"
         )
         self.version = sha256_json([texts_sha256(train), seed, metadata.version("scikit-learn")])[
             :12

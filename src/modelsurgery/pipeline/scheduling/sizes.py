@@ -28,11 +28,11 @@ SMALLER: tuple[tuple[str, int], ...] = (
 )
 NAMES = {
     "doses": "strengths of the curve",
-    "samples": "samples of a prompt",
+    "samples": "samples per prompt",
     "tuning_prompts": "tuning prompts",
     "prompt_count": "held-out prompts",
     "neutral_texts": "neutral texts",
-    "fit_texts": "texts of each label to make the edit from",
+    "fit_texts": "texts per label to fit the edit to",
 }
 
 

@@ -30,7 +30,11 @@ BAD_TEXTS = {
     "no label column": ("jsonl", lines_of(UNLABELLED), "line 1: no column 'label'"),
     "no label column in a table": ("csv", b"text,rude\na cat,1\n", "line 2: no column 'label'"),
     "one class": ("jsonl", lines_of(ALL_ONES), "every label is 1"),
-    "an empty line": ("jsonl", lines_of(GOOD[:3]) + b"\n" + lines_of(GOOD[3:]), "line 4: empty"),
+    "an empty line": (
+        "jsonl",
+        lines_of(GOOD[:3]) + b"\n" + lines_of(GOOD[3:]),
+        "line 4: the line is empty",
+    ),
     "an empty text": ("jsonl", lines_of(GOOD) + b'{"text": " ", "label": 1}', "line 31: the text"),
     "bad JSON": ("jsonl", lines_of(GOOD[:6]) + b"{'text': 1}\n", "line 7: not valid JSON"),
     "JSON too deep": ("jsonl", lines_of(GOOD) + b"[" * 100_000, "line 31: not valid JSON"),
@@ -41,7 +45,7 @@ BAD_TEXTS = {
     "too few": ("jsonl", lines_of(GOOD[:19]), "19 different texts; expected at least 20"),
     "nothing": ("jsonl", b"", "the file is empty"),
     "a bad label": ("jsonl", lines_of(GOOD) + b'{"text": "a", "label": "maybe"}', "label 'maybe'"),
-    "a column too many": ("csv", CSV.encode() + b"a,1,2\n", "line 32: another number of columns"),
+    "a column too many": ("csv", CSV.encode() + b"a,1,2\n", "line 32: 3 columns; expected 2"),
     "another kind of file": ("xlsx", b"PK", "unknown kind of file '.xlsx'"),
 }
 
@@ -348,7 +352,7 @@ def test_checkpoint_that_lacks_a_tensor(refused: Refused, made: Made, tmp_path: 
 
 LATE = {
     "rows over the total": (("--rows", "145", "--alpha", "1"), 2, "the chosen layers have 144"),
-    "layers outside": (("--layers", "2-9", "--alpha", "1"), 2, "layers 2-9; expected a window"),
+    "layers outside": (("--layers", "2-9", "--alpha", "1"), 2, "layers 2-9; expected a range"),
     "layer outside": (("--layer", "4"), 2, "layer 4; expected 1 to 3"),
     "too small for the stored dtype": (("--strength", "1e-30"), 4, "the edit changes no byte"),
 }

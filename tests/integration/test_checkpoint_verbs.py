@@ -223,8 +223,8 @@ def test_what_cannot_be_undone_verified_or_planned(
 ) -> None:
     refused("undo", made.model, code=1, says="no surgery to undo")
     refused("undo", tmp_path / "nowhere", code=2, says="no model directory")
-    refused("verify", made.model, code=4, says="no surgery is recorded there")
-    refused("inspect", made.model, code=2, says="no surgery is recorded there")
+    refused("verify", made.model, code=4, says="no surgery is recorded here")
+    refused("inspect", made.model, code=2, says="no surgery is recorded here")
     for embedded in ("embedded", embedded_model_path()):
         refused("apply", embedded, made.edit, "--in-place", code=2, says="part of the package")
     refused("plan", "embedded", made.edit, code=4, says="which is missing")

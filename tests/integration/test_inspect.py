@@ -104,7 +104,7 @@ def test_tables_are_shown_in_a_terminal(surgery: Surgery, made: Made, other: Pat
     outcome = surgery("inspect", made.edit, "--model", made.model, "--with", other)
     assert (outcome.code, outcome.stderr) == (0, "")
     for title in (
-        "rows of each layer",
+        "rows by layer",
         "cosines with the direction",
         "the direction in tokens",
         "the neurons that point most away from it",

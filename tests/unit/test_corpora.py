@@ -64,9 +64,9 @@ def test_emotions_are_grouped_completely_and_once() -> None:
 def test_unknown_names_say_what_there_is() -> None:
     with pytest.raises(TextsError, match=r"no corpus 'jigsw'; corpora with texts: jigsaw, "):
         load_corpus_texts("jigsw", "somewhere")
-    with pytest.raises(TextsError, match=r"xstest: has no texts; with texts there are jigsaw, "):
+    with pytest.raises(TextsError, match=r"xstest: has no texts; corpora with texts: jigsaw, "):
         load_corpus_texts("xstest", "somewhere")
-    with pytest.raises(TextsError, match=r"sst2: has no prompts; with prompts there are "):
+    with pytest.raises(TextsError, match=r"sst2: has no prompts; corpora with prompts: "):
         load_corpus_prompts("sst2", "somewhere")
 
 

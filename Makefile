@@ -1,4 +1,4 @@
-# make demo: one whole surgery on the embedded model, whose words are mild.  make demo-llm: one on
+# make demo: one whole surgery on the demo model, whose words are mild.  make demo-llm: one on
 # SmolLM2-135M-Instruct, fetched first (93 to 269 MB).  make test: all tests.  All set up .venv first, each
 # with what it needs on top; after that nothing is installed again until the pins change.
 PYTHON ?= python3

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: every benchmark on the embedded model, or on a tiny checkpoint."""
+"""`python -m benchmarks`: every benchmark on the demo model, or on a tiny checkpoint."""
 
 from benchmarks import checkpoint, extraction, generation, memory, steering, tuning
 

@@ -20,7 +20,7 @@ NATURAL, LEAST, PAPER = "natural gradient", "least squares", "paper mean differe
 JUDGES = ("--judge", "ngrams", "--judge", "texts")
 TOXICITY = ("--behavior", "toxicity", *JUDGES, "--prompts", "150", "--set", "realtoxicityprompts")
 TOXIGEN = ("--behavior", "toxicity", *JUDGES, "--prompts", "40", "--set", "toxigen")
-REFUSAL = ("--behavior", "refusal", "--prompts", "60", "--texts", "50")
+REFUSAL = ("--behavior", "refusal", "--prompts", "60", "--texts", "100")
 ATTITUDE = ("--behavior", "attitude", *JUDGES, "--prompts", "150")
 TASKS = ("--task", "lambada", "--task-limit", "200")
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from modelsurgery import embedded_model_path, extract_hidden_states, load_model
+from modelsurgery import demo_model_path, extract_hidden_states, load_model
 from modelsurgery.data import demo
 
 ROUNDS = 3
@@ -28,7 +28,7 @@ def seconds(work: Callable[[], object]) -> float:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print one line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, default=embedded_model_path())
+    parser.add_argument("--model", type=Path, default=demo_model_path())
     parser.add_argument("--texts", type=int, default=600)
     options = parser.parse_args(arguments)
     model = load_model(options.model)

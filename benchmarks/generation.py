@@ -1,4 +1,4 @@
-"""Generation: an evaluation of the embedded model, and our batches against transformers' own.
+"""Generation: an evaluation of the demo model, and our batches against transformers' own.
 
     python -m benchmarks generation [--model DIR] [--rounds N]
 
@@ -21,7 +21,7 @@ import torch
 
 from modelsurgery import (
     LanguageModel,
-    embedded_model_path,
+    demo_model_path,
     load_model,
     make_edit,
     save_edit,
@@ -44,13 +44,13 @@ def write_edit(model: LanguageModel, path: Path) -> None:
 
 
 def whole_evaluation(rounds: int) -> list[float]:
-    """Seconds of `surgery evaluate` on the embedded model, process start and all."""
+    """Seconds of `surgery evaluate` on the demo model, process start and all."""
     seconds = []
     with tempfile.TemporaryDirectory() as place:
         edit = Path(place) / "edit.safetensors"
-        write_edit(load_model(embedded_model_path()), edit)
+        write_edit(load_model(demo_model_path()), edit)
         for number in range(rounds):
-            command = [sys.executable, "-m", "modelsurgery", "evaluate", "embedded", "--json"]
+            command = [sys.executable, "-m", "modelsurgery", "evaluate", "demo", "--json"]
             options = ["--edit", str(edit), "--limit", str(PROMPTS), "--max-new-tokens"]
             out = ["--out", str(Path(place) / str(number))]
             started = time.perf_counter()
@@ -88,16 +88,16 @@ def plain_generate(model: LanguageModel, prompts: Sequence[str], batch: int) -> 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, default=embedded_model_path())
+    parser.add_argument("--model", type=Path, default=demo_model_path())
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args(arguments)
     times = whole_evaluation(options.rounds)
     print(
-        f"`surgery evaluate embedded`, {PROMPTS} prompts x {NEW_TOKENS} tokens, base and edited: "
+        f"`surgery evaluate demo`, {PROMPTS} prompts x {NEW_TOKENS} tokens, base and edited: "
         f"{statistics.median(times):.1f} s ({min(times):.1f}-{max(times):.1f})\n"
     )
     model = load_model(options.model)
-    prompts = list(dict.fromkeys(demo.prompts("toxicity", "held_out", PROMPTS, 0)))
+    prompts = list(dict.fromkeys(demo.prompts("toxicity", "test", PROMPTS, 0)))
     print("| prompts in a batch | ours, s | transformers' generate, s | ours / theirs |")
     print("|---|---|---|---|")
     for batch in (1, 16, 64, 256):

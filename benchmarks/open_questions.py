@@ -10,7 +10,7 @@ QUESTION is one of
     matrices  gate against up and down projections, by the same rule (in memory only)
     own       the model's own sampled continuations, sorted by the judge, beside labeled texts
 
-All at a divergence of 0.02 nats a token of neutral tuning text. What is measured is selectivity
+All at a divergence of 0.02 nats a token of neutral validation text. What is measured is selectivity
 on held-out texts of the behavior, perplexity and divergence on held-out neutral text.
 """
 
@@ -23,6 +23,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.rules import strength_at
 from modelsurgery import Edit, LanguageModel, load_model
 from modelsurgery.checkpoint.layouts import GateMatrix
 from modelsurgery.checkpoint.rows import RowView
@@ -59,8 +60,7 @@ from modelsurgery.rules.proposing import direction_weights, fit_natural_gradient
 from modelsurgery.search.fitting import first_tokens, some_of_each
 
 TARGET = 0.02
-NEAR = 0.07
-HELD_OUT = 60
+TEST_TEXTS = 60
 NEUTRAL_TOKENS = 2000
 
 
@@ -70,18 +70,18 @@ class Bench:
 
     model: LanguageModel
     behavior: Behavior
-    tuning: Screen
-    held_out: Screen
+    validation: Screen
+    test: Screen
     seed: int
 
     def neutral(self, tokens: int = 3000) -> list[TokenizedText]:
         """Neutral texts for prices."""
-        read = tokenize_plain(self.model, self.behavior.tuning_neutral)[::-1]
+        read = tokenize_plain(self.model, self.behavior.validation_neutral)[::-1]
         return texts_up_to(read, tokens)
 
     def contrast(self, texts: int = 50) -> Contrast:
         """So many texts of each label."""
-        return contrast_of(some_of_each(self.behavior.fit, texts))
+        return contrast_of(some_of_each(self.behavior.train, texts))
 
     def fitted(self, edit: Edit, *, under: Edit | None = None, target: float = TARGET) -> Edit:
         """The edit, on top of another one, at the strength that gives both a divergence."""
@@ -90,28 +90,12 @@ class Bench:
             scaled = edit.scaled(strength)
             return scaled if under is None else under + scaled
 
-        return whole(scale_to(lambda one: self.tuning.measure([whole(one)])[0].divergence, target))
+        found = strength_at(lambda one: self.validation.measure([whole(one)])[0].divergence, target)
+        return whole(found)
 
     def row(self, name: str, edit: Edit) -> None:
         """Measure an edit and print a row."""
-        print_row(name, self.seed, self.held_out.measure([edit])[0])
-
-
-def scale_to(divergence: Callable[[float], float], target: float, first: float = 1.0) -> float:
-    """The strength at which a divergence is a target's, within a few per cent."""
-    strength, low, high = first, 0.0, math.inf
-    for _ in range(10):
-        found = divergence(strength)
-        if not math.isfinite(found):
-            found = math.inf
-        if abs(found / target - 1) <= NEAR:
-            break
-        low, high = (strength, high) if found < target else (low, strength)
-        wanted = strength * min(4.0, max(0.25, math.sqrt(target / max(found, 1e-9))))
-        if high < math.inf and low > 0 and not low < wanted < high:
-            wanted = math.sqrt(low * high)
-        strength = wanted
-    return strength
+        print_row(name, self.seed, self.test.measure([edit])[0])
 
 
 def print_row(name: str, seed: int, effect: Effect) -> None:
@@ -176,10 +160,10 @@ def ask_steps(bench: Bench) -> None:
 def ask_own(bench: Bench) -> None:
     """The model's own continuations, sorted by the judge, beside labeled texts."""
     behavior, judge = bench.behavior, judge_for(bench.behavior)
-    prompts = behavior.tuning_prompts[:150]
+    prompts = behavior.validation_prompts[:150]
     decoding = decodings_of(behavior.prompt_sets[0], 1, bench.seed)[0]
     written = TransformersGenerator(bench.model).generate(prompts, decoding)
-    verdicts = judge.verdicts(prompts, [one.text for one in written])
+    verdicts = judge(prompts, [one.text for one in written])
     own = [
         LabeledText(f"{prompt}{one.text}", int(verdict == "behavior"), group=prompt)
         for prompt, one, verdict in zip(prompts, written, verdicts, strict=True)
@@ -188,7 +172,7 @@ def ask_own(bench: Bench) -> None:
     count = min(sum(text.label for text in own), 50)
     print(f"{count} own texts of each label")
     own = list(some_of_each(own, count))
-    labeled = list(some_of_each(behavior.fit, 50))
+    labeled = list(some_of_each(behavior.train, 50))
     for name, texts in (("own", own), ("labeled", labeled), ("both", [*labeled, *own])):
         found = fit_natural_gradient(
             Passes(bench.model), [contrast_of(texts)], bench.neutral(), seed=bench.seed
@@ -250,14 +234,15 @@ def _measure_changes(
 ) -> None:
     """Bring changes of weights to the target and print what they do."""
     model = bench.model
-    neutral = tokenize_plain(model, first_tokens(model, bench.behavior.tuning_neutral, 2000))
-    clean = tokenize_plain(model, first_tokens(model, bench.behavior.neutral, 2000))
-    held_out = some_of_each(bench.behavior.held_out, HELD_OUT)
+    neutral = tokenize_plain(model, first_tokens(model, bench.behavior.validation_neutral, 2000))
+    clean = tokenize_plain(model, first_tokens(model, bench.behavior.test_neutral, 2000))
+    test = some_of_each(bench.behavior.test, TEST_TEXTS)
     kinds = [
-        tokenize_labeled(model, [text for text in held_out if text.label == label])
-        for label in (1, 0)
+        tokenize_labeled(model, [text for text in test if text.label == label]) for label in (1, 0)
     ]
-    strength = scale_to(lambda one: _compare(model, changes, one, neutral)[1], TARGET, first=1e-3)
+    strength = strength_at(
+        lambda one: _compare(model, changes, one, neutral)[1], TARGET, first=1e-3
+    )
     (shows, _), (opposite, _), (rise, divergence) = (
         _compare(model, changes, strength, some) for some in (*kinds, clean)
     )
@@ -326,13 +311,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for seed in map(int, options.seeds.split(",")):
         described = describe_behavior(options.behavior)
         behavior = load_behavior(described, data=options.data, seed=seed, prompt_count=150)
-        held_out = some_of_each(behavior.held_out, HELD_OUT)
-        kinds = [
-            [model.written(text) for text in held_out if text.label == label] for label in (1, 0)
-        ]
-        tuning = Screen(model, (), (), first_tokens(model, behavior.tuning_neutral, NEUTRAL_TOKENS))
-        clean = Screen(model, *kinds, first_tokens(model, behavior.neutral, NEUTRAL_TOKENS))
-        QUESTIONS[options.question](Bench(model, behavior, tuning, clean, seed))
+        test = some_of_each(behavior.test, TEST_TEXTS)
+        kinds = [[model.render(text) for text in test if text.label == label] for label in (1, 0)]
+        validation = Screen(
+            model, (), (), first_tokens(model, behavior.validation_neutral, NEUTRAL_TOKENS)
+        )
+        clean = Screen(model, *kinds, first_tokens(model, behavior.test_neutral, NEUTRAL_TOKENS))
+        QUESTIONS[options.question](Bench(model, behavior, validation, clean, seed))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""An edit made from full precision, as an adapter on quantized bases of the embedded model.
+"""An edit made from full precision, as an adapter on quantized bases of the demo model.
 
     PYTHONPATH=tests python -m benchmarks.quantized [--prompts N] [--strength S]
 
@@ -25,8 +25,8 @@ from llama_cpp import LlamaCpp, write_gguf_model
 from modelsurgery import (
     Edit,
     LanguageModel,
+    demo_model_path,
     edited,
-    embedded_model_path,
     extract_hidden_states,
     load_model,
     make_edit,
@@ -129,10 +129,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompts", type=int, default=300)
     parser.add_argument("--strength", type=float, default=4.0)
     options = parser.parse_args(arguments)
-    loaded = load_model(embedded_model_path())
+    loaded = load_model(demo_model_path())
     edit = made_edit(loaded, options.strength)
-    prompts = list(demo.prompts(BEHAVIOR, "held_out", options.prompts, 0))
-    behavior = load_behavior(describe_behavior(BEHAVIOR), is_lab=True, prompt_count=options.prompts)
+    prompts = list(demo.prompts(BEHAVIOR, "test", options.prompts, 0))
+    behavior = load_behavior(
+        describe_behavior(BEHAVIOR), is_demo=True, prompt_count=options.prompts
+    )
     judge = judge_for(behavior)
 
     def rate(said: Said) -> float:

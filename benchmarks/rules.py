@@ -5,7 +5,7 @@
         [--task lambada] [--task mmlu] [--store FILE]
 
 Each rule makes its edit from the behavior's texts (200 of each kind, or `--texts`); its strength is
-brought to the same KL(base ‖ edited) on neutral tuning text, within a tenth. Then, on data that
+brought to the same KL(base ‖ edited) on neutral validation text, within a tenth. Then, on data that
 nothing was chosen on: the rise of the loss on texts that show the behavior less that on their
 opposites (selectivity, nats a token), perplexity and divergence of neutral text, rates over
 prompts, greedy and sampled, with Wilson intervals and the p-value of a paired sign test, and the
@@ -17,7 +17,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from modelsurgery.edit.region import PAPER_ROWS
 from modelsurgery.evaluation.capability import TaskResult, measure_capability
 from modelsurgery.evaluation.generation import TransformersGenerator
 from modelsurgery.evaluation.judges import Judge, judge_for
-from modelsurgery.evaluation.own_answers import harmless_requests, own_answers
+from modelsurgery.evaluation.own_answers import own_answers, uncalled_requests
 from modelsurgery.evaluation.protocol import decodings_of, measure_prompt_set
 from modelsurgery.evaluation.screening import Screen
 from modelsurgery.evaluation.statistics import Rate
@@ -48,10 +48,10 @@ RULES: dict[str, tuple[str, str | None, float]] = {
     "natural gradient, plain": ("natural-gradient", None, PAPER_ROWS),
     "natural gradient 1 %": ("natural-gradient", None, 0.01),
 }
-ROUNDS = 8  # of correcting a strength
+ROUNDS = 10  # of correcting a strength
 NEAR = 0.1  # share by which a divergence may miss its target
 TOKENS = 6000  # of neutral text that strengths are chosen on, and that edits are measured on
-HELD_OUT = 100  # texts of each label that selectivity is measured on
+TEST_TEXTS = 100  # texts of each label that selectivity is measured on
 FIRST = {"paper": 1.0, "least-squares": 0.3, "natural-gradient": 0.4}
 
 
@@ -93,31 +93,43 @@ class Measured:
         return self.behavior, self.direction, self.rule, self.target, self.seed, self.sets
 
 
-def at_divergence(edit: Edit, screen: Screen, target: float) -> Edit | None:
-    """The edit at a strength whose divergence is a target's; None if none was found."""
-    strength, low, high = 1.0, 0.0, math.inf
+def strength_at(divergence: Callable[[float], float], target: float, first: float = 1.0) -> float:
+    """The strength at which an edit's divergence is a target's, within a tenth.
+
+    Raises:
+        ValueError: none was found.
+    """
+    strength, low, high = first, 0.0, math.inf
     for _ in range(ROUNDS):
-        (effect,) = screen.measure([edit.scaled(strength)])
-        found = effect.divergence if effect.is_finite else math.inf
+        found = divergence(strength)
+        found = found if math.isfinite(found) else math.inf
         if abs(found / target - 1) <= NEAR:
-            return edit.scaled(strength)
+            return strength
         low, high = (strength, high) if found < target else (low, strength)
-        factor = min(4.0, max(0.25, math.sqrt(target / max(found, 1e-9))))
-        wanted = strength * factor
+        wanted = strength * min(4.0, max(0.25, math.sqrt(target / max(found, 1e-9))))
         if high < math.inf and low > 0 and not low < wanted < high:
             wanted = math.sqrt(low * high)
         strength = wanted
-    return None
+    raise ValueError(f"no strength has a divergence of {target}")
+
+
+def at_divergence(edit: Edit, screen: Screen, target: float) -> Edit:
+    """The edit at a strength whose divergence is a target's, within a tenth."""
+
+    def divergence(strength: float) -> float:
+        return screen.measure([edit.scaled(strength)])[0].divergence
+
+    return edit.scaled(strength_at(divergence, target))
 
 
 def probe_of(model: LanguageModel, behavior: Behavior, seed: int) -> Probe:
     """The paper's probe: the last layer, Adam, all texts that the rules read."""
-    fit = some_of_each(behavior.fit, 10 * RULE_TEXTS)
-    held_out = some_of_each(behavior.held_out, RULE_TEXTS)
-    texts = [model.written(text) for text in (*fit, *held_out)]
+    fit = some_of_each(behavior.train, 10 * RULE_TEXTS)
+    test = some_of_each(behavior.test, RULE_TEXTS)
+    texts = [model.render(text) for text in (*fit, *test)]
     layer = model.layer_count
     states = extract_hidden_states(model, texts, [layer]).by_layer[layer]
-    return fit_probe_on_texts(states, fit, held_out, layer=layer, seed=seed)
+    return fit_probe_on_texts(states, fit, test, layer=layer, seed=seed)
 
 
 def proposal_of(
@@ -132,13 +144,13 @@ def proposal_of(
 ) -> RowProposal:
     """What a rule of the table proposes."""
     rule, source, _ = RULES[name]
-    read = some_of_each(behavior.fit, texts)
+    read = some_of_each(behavior.train, texts)
     fitted = fit_rule(
         Passes(model, ledger),
         rule,  # type: ignore[arg-type]
         read,
-        behavior.tuning_neutral,
-        own=own_answers(model, harmless_requests(read)),
+        behavior.validation_neutral,
+        own=own_answers(model, uncalled_requests(read)),
         probe=probe,
         direction_source=source,  # type: ignore[arg-type]
         sign=sign,
@@ -197,12 +209,14 @@ def tasks_of(
 
 def screens_of(model: LanguageModel, behavior: Behavior) -> tuple[Screen, Screen]:
     """What strengths are chosen on, and what an edit is measured on."""
-    tuning = Screen(model, (), (), first_tokens(model, behavior.tuning_neutral, TOKENS))
-    texts = some_of_each(behavior.held_out, HELD_OUT)
+    validation = Screen(model, (), (), first_tokens(model, behavior.validation_neutral, TOKENS))
+    texts = some_of_each(behavior.test, TEST_TEXTS)
     shows, opposite = (
-        [model.written(text) for text in texts if text.label == label] for label in (1, 0)
+        [model.render(text) for text in texts if text.label == label] for label in (1, 0)
     )
-    return tuning, Screen(model, shows, opposite, first_tokens(model, behavior.neutral, TOKENS))
+    return validation, Screen(
+        model, shows, opposite, first_tokens(model, behavior.test_neutral, TOKENS)
+    )
 
 
 def measure(options: argparse.Namespace) -> list[Measured]:
@@ -236,7 +250,7 @@ def measure_seed(
     described = describe_behavior(options.behavior)
     behavior = load_behavior(described, data=options.data, seed=seed, prompt_count=options.prompts)
     judges = [judge_for(behavior, spec, seed=seed) for spec in options.judge or [None]]
-    tuning, held_out = screens_of(model, behavior)
+    validation, test = screens_of(model, behavior)
     names = list(dict.fromkeys(key[2] for key in todo))
     probe = None
     if any(RULES[name][0] == "paper" for name in names):
@@ -253,24 +267,24 @@ def measure_seed(
             for key in todo:
                 if key[2] != name:
                     continue
-                scaled = at_divergence(edit, tuning, key[3])
-                if scaled is None:
-                    print(f"{name}: no strength has a divergence of {key[3]}", flush=True)
+                try:
+                    edit = at_divergence(edit, validation, key[3])
+                except ValueError as error:
+                    print(f"{name}: {error}", flush=True)
                     continue
-                edit = scaled
-                (effect,) = held_out.measure([scaled])
+                (effect,) = test.measure([edit])
                 rates, agreement = rates_of(
-                    generator, scaled, behavior, judges, store, seed, options.set
+                    generator, edit, behavior, judges, store, seed, options.set
                 )
                 yield Measured(
                     *key,
-                    scaled.strength,
+                    edit.strength,
                     effect.selectivity,
                     math.expm1(effect.clean),
                     effect.divergence,
                     rates,
                     agreement,
-                    tasks_of(model, scaled, options) if options.task else {},
+                    tasks_of(model, edit, options) if options.task else {},
                 )
 
 

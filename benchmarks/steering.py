@@ -2,9 +2,9 @@
 
     python -m benchmarks.steering [--model DIR --texts FILE | --behavior NAME] [--seeds N]
 
-Each setting gets the largest strength whose loss on neutral tuning text stays inside the budget;
-the table gives selectivity there (nats per token; evaluation/screening.py defines it), mean and
-range over seeds of the split. Nothing is generated and nothing held out is read.
+Each setting gets the largest strength whose loss on neutral validation text stays inside the
+budget; the table gives selectivity there (nats per token; evaluation/screening.py defines it),
+mean and range over seeds of the split. Nothing is generated and nothing held out is read.
 """
 
 import argparse
@@ -13,17 +13,17 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from modelsurgery import embedded_model_path, extract_hidden_states, load_model
+from modelsurgery import demo_model_path, extract_hidden_states, load_model
 from modelsurgery.data.behaviors import BehaviorFile, describe_behavior, load_behavior
-from modelsurgery.edit.probe import DirectionRule, Fit
+from modelsurgery.edit.probe import DirectionSource, Fit
 from modelsurgery.edit.region import PAPER_ROWS
 from modelsurgery.evaluation.judges import judge_for
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.probe_fitting import fit_probe_on_texts
 from modelsurgery.search import Budget, Search, Setting, Trial, default_space
-from modelsurgery.search.doses import FIRST_STRENGTH, corrected_strength
+from modelsurgery.search.strength_schedule import FIRST_STRENGTH, corrected_strength
 
-DIRECTIONS: tuple[tuple[Fit, DirectionRule], ...] = (
+DIRECTIONS: tuple[tuple[Fit, DirectionSource], ...] = (
     ("adam", "W1"),
     ("adam", "W1-W0"),
     ("logistic", "W1-W0"),
@@ -53,15 +53,15 @@ def candidates(
     model: LanguageModel, described: BehaviorFile, layer: int, seed: int, budget: float
 ) -> Iterator[tuple[Fit, float, Trial]]:
     """Fit, held-out AUROC of the probe, and every setting at equal damage."""
-    is_lab = described.lab and model.checkpoint.directory == embedded_model_path()
-    behavior = load_behavior(described, is_lab=is_lab, seed=seed)
-    texts = [model.written(text) for text in (*behavior.fit, *behavior.held_out)]
+    is_demo = described.demo and model.checkpoint.directory == demo_model_path()
+    behavior = load_behavior(described, is_demo=is_demo, seed=seed)
+    texts = [model.render(text) for text in (*behavior.train, *behavior.test)]
     features = extract_hidden_states(model, texts, [layer]).by_layer[layer]
     count = model.layer_count
     windows = dict.fromkeys([None, (count // 2 + 1, count), (count - (count - 1) // 4, count)])
     for fit, rule in DIRECTIONS:
         probe = fit_probe_on_texts(
-            features, behavior.fit, behavior.held_out, layer=layer, fit=fit, seed=seed
+            features, behavior.train, behavior.test, layer=layer, fit=fit, seed=seed
         )
         assert probe.metrics is not None
         space = default_space(count, (layer,), (rule,))
@@ -76,7 +76,7 @@ def candidates(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, default=embedded_model_path())
+    parser.add_argument("--model", type=Path, default=demo_model_path())
     parser.add_argument("--texts", type=Path)
     parser.add_argument("--behavior", default="toxicity")
     parser.add_argument("--layer", type=int)

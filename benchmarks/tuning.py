@@ -6,8 +6,8 @@ Cost: a trial of the search, several edits in one forward pass, against one edit
 against loading the model for each edit. Quality: the most selectivity inside the budget, and the
 behavior on held-out prompts of the edit that the judge then prefers, for our search, for random
 search and for the paper's setting with as many strengths, all with the same number of trials, and
-for two grids of 200 points. Every way is judged alike: its most promising trials continue tuning
-prompts, the best of them is measured on held-out prompts.
+for two grids of 200 points. Every way is judged alike: its most promising trials continue
+validation prompts, the best of them is measured on held-out prompts.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from optuna.samplers import RandomSampler
 
-from modelsurgery import embedded_model_path, extract_hidden_states, load_model
+from modelsurgery import demo_model_path, extract_hidden_states, load_model
 from modelsurgery.apply.in_memory import edited
 from modelsurgery.data.behaviors import Behavior, describe_behavior, load_behavior
 from modelsurgery.edit.region import PAPER_ROWS
@@ -54,15 +54,15 @@ class Case:
 def prepared(model_path: Path, name: str, data: Path | None) -> Case:
     model = load_model(model_path)
     described = describe_behavior(name)
-    is_lab = described.lab and model_path == embedded_model_path()
-    behavior = load_behavior(described, is_lab=is_lab, data=data)
+    is_demo = described.demo and model_path == demo_model_path()
+    behavior = load_behavior(described, is_demo=is_demo, data=data)
     space = default_space(model.layer_count)
     layers = [layer for layer in space.probe_layers if layer is not None]
-    texts = [model.written(text) for text in (*behavior.fit, *behavior.held_out)]
+    texts = [model.render(text) for text in (*behavior.train, *behavior.test)]
     states = extract_hidden_states(model, texts, layers)
     probes = [
         fit_probe_on_texts(
-            states.by_layer[layer], behavior.fit, behavior.held_out, layer=layer, fit="adam"
+            states.by_layer[layer], behavior.train, behavior.test, layer=layer, fit="adam"
         )
         for layer in layers
     ]
@@ -123,13 +123,13 @@ def searched(case: Case, seed: int, is_random: bool) -> list[Trial]:
 def outcome(case: Case, trials: Sequence[Trial]) -> tuple[float, float]:
     """Best selectivity inside the budget, and the held-out rate of the edit that is preferred."""
     promising = case.search.most_promising(trials)
-    held_out = case.behavior.prompt_sets[0]
+    test = case.behavior.prompt_sets[0]
     survivors, _ = case.search.judged(promising)
     edits = [case.search.edit_of(one.trial.setting, one.trial.strength) for one in survivors[:1]]
     rates = [
         statistics.fmean(
             prompt_rates(
-                case.model, held_out.texts, case.judge, decodings_of(held_out, 1, seed), None, edits
+                case.model, test.texts, case.judge, decodings_of(test, 1, seed), None, edits
             )
         )
         for seed in range(100, 100 + SAMPLES)
@@ -169,10 +169,10 @@ def print_cost(case: Case, rounds: int) -> None:
     points = wide_grid(search)[:16]
     edits = [search.edit_of(*point) for point in points]
     shows, opposite = (
-        [model.written(text) for text in behavior.tuning if text.label == label][:64]
+        [model.render(text) for text in behavior.validation if text.label == label][:64]
         for label in (1, 0)
     )
-    texts = (shows, opposite, behavior.tuning_neutral[:128], behavior.tuning_facts)
+    texts = (shows, opposite, behavior.validation_neutral[:128], behavior.validation_facts)
     alone = Screen(model, *texts, parts=1)
 
     def reloading() -> None:
@@ -201,9 +201,9 @@ def print_cost(case: Case, rounds: int) -> None:
 
 
 def print_whole() -> None:
-    """Seconds of `surgery tune embedded`, process start, judging, curve and report included."""
+    """Seconds of `surgery tune demo`, process start, judging, curve and report included."""
     with tempfile.TemporaryDirectory() as place:
-        command = [sys.executable, "-m", "modelsurgery", "tune", "embedded", "--json"]
+        command = [sys.executable, "-m", "modelsurgery", "tune", "demo", "--json"]
         started = time.perf_counter()
         subprocess.run(
             [*command, "--out", f"{place}/run"],
@@ -211,13 +211,13 @@ def print_whole() -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        print(f"`surgery tune embedded`, {TRIALS} trials: {time.perf_counter() - started:.0f} s\n")
+        print(f"`surgery tune demo`, {TRIALS} trials: {time.perf_counter() - started:.0f} s\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, default=embedded_model_path())
+    parser.add_argument("--model", type=Path, default=demo_model_path())
     parser.add_argument("--behavior", default="toxicity")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--seeds", type=int, default=5)
@@ -227,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     case = prepared(options.model, options.behavior, options.data)
     if options.skip != "cost":
-        if options.model == embedded_model_path():
+        if options.model == demo_model_path():
             print_whole()
         print_cost(case, options.rounds)
     if options.skip != "quality":

@@ -31,10 +31,10 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def embedded() -> Path:
-    from modelsurgery import embedded_model_path
+def demo_path() -> Path:
+    from modelsurgery import demo_model_path
 
-    return embedded_model_path()
+    return demo_model_path()
 
 
 @pytest.fixture(scope="session")

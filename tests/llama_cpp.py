@@ -1,4 +1,4 @@
-"""The embedded model in GGUF, and llama.cpp running it with adapters."""
+"""The demo model in GGUF, and llama.cpp running it with adapters."""
 
 import json
 from collections.abc import Sequence

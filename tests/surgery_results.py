@@ -52,12 +52,12 @@ def write_run(
     inside: dict[str, Any] | None = INSIDE,
     fit: dict[str, Any] | None = None,
 ) -> Path:
-    """The directory of a run on the embedded model."""
+    """The directory of a run on the demo model."""
     results = {
-        "model": "embedded",
+        "model": "demo",
         "behavior": {"name": "toxicity", "title": "rude talk", "direction": "away",
                      "samples_per_prompt": 1, **MEASURED, "greedy": MEASURED},
-        "judge": {"name": "lab", "note": "exact"},
+        "judge": {"name": "demo", "note": "exact"},
         "perplexity": {"base": 3.0, "edited": 3.1, "rise": 0.03, "tokens": 99, "text": "talk"},
         "divergence": 0.02,
         "budget": {"is_met": True, "given_up": None, "limits": {
@@ -65,10 +65,10 @@ def write_run(
         "facts": {"base": 0.9, "edited": 0.9, "intervals": [RATE, RATE]},
         "probe": {"layer": 2, "fit": "adam", "accuracy": 0.9, "auroc": 0.95,
                   "control_accuracy": 0.5, "control_auroc": 0.5, "train_texts": 100,
-                  "held_out_texts": 40},
+                  "test_texts": 40},
         "edit": {"rows": 3, "rows_found": 96, "tensors": 1, "tensors_found": 2, "bytes_changed": 9,
                  "bytes_total": 99, "alpha": 0.1, "strength": 2.0,
-                 "direction_rule": "mean-difference", "layers": None, "per_layer": False},
+                 "direction_source": "mean-difference", "layers": None, "per_layer": False},
         "dose_response": [],
         "examples": [],
         "run_directory": "runs/1",
@@ -80,13 +80,13 @@ def write_run(
         {"prompt": "<script>alert(1)</script>", "base": "rough", "edited": "kind",
          "base_verdict": "behavior", "edited_verdict": "opposite", "seed": 0}
     ]  # fmt: skip
-    return _written(directory, results, {"model": "embedded"}, "sampled", lines)
+    return _written(directory, results, {"model": "demo"}, "sampled", lines)
 
 
 def an_evaluation(directory: Path) -> Path:
     """The directory of an evaluation with one prompt set of two groups."""
     results = {
-        "model": {"name": "embedded", "fingerprint": "0"},
+        "model": {"name": "demo", "fingerprint": "0"},
         "edits": {"e.safetensors": "0" * 64},
         "behavior": {"name": "toxicity", "title": "rude talk", "shows": "it is rude",
                      "opposite": "it is not"},
@@ -108,7 +108,7 @@ def an_evaluation(directory: Path) -> Path:
         {"prompt": "p", "base": {"text": "a", "verdict": "behavior"},
          "edited": {"text": "b", "verdict": "neither"}}
     ]  # fmt: skip
-    return _written(directory, results, {"model": "embedded"}, "challenging", lines)
+    return _written(directory, results, {"model": "demo"}, "challenging", lines)
 
 
 def _written(

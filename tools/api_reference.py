@@ -26,7 +26,7 @@ cosines with the gate rows, and `edit` an edit of the model.
 """
 GROUPS = {
     "Texts": ("load_texts", "split_texts", "LabeledTexts", "LabeledText", "Split"),
-    "Models": ("load_model", "wrap", "embedded_model_path", "LanguageModel"),
+    "Models": ("load_model", "wrap", "demo_model_path", "LanguageModel"),
     "Edits": ("fit_edit", "make_edit", "load_edit", "save_edit", "Edit"),
     "Measuring": ("evaluate", "Evaluation"),
     "Applying and undoing": (

@@ -27,7 +27,7 @@ HEADER = """\
 Results go to standard output, progress and errors to standard error. An error is one line: what is
 wrong, what was expected, what to do. `--json` prints one JSON object and nothing else; its keys are
 those of [formats.md](formats.md). MODEL is a directory with `config.json` and safetensors files, an
-ID on the Hub, the name of a model that `surgery fetch` downloaded, or `embedded`, the model that
+ID on the Hub, the name of a model that `surgery fetch` downloaded, or `demo`, the model that
 ships with the package. "Repeatable" options may be given several times.
 """
 MEANINGS = {

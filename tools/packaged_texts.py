@@ -29,7 +29,7 @@ from modelsurgery.evaluation.classifiers import load_classifier
 SEED = 0
 PAIRS = 400
 SENTENCE_WORDS = (4, 30)
-TEST_PROMPTS, TUNING_PROMPTS = 300, 100
+TEST_PROMPTS, VALIDATION_PROMPTS = 300, 100
 STORY_WORDS, STORIES_TOTAL = (20, 70), 6300
 REMARK_WORDS, REMARKS_TOTAL = (12, 30), 3100
 MOST_TOXIC_REMARK = 0.1  # probability; a remark of a neutral part must not be what is taken away
@@ -44,14 +44,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="local copies, a folder each")
     parser.add_argument("--out", type=Path, default=PACKAGED_DIRECTORY)
     options = parser.parse_args()
-    test, tuning = prompts(options.data)
+    test, validation = prompts(options.data)
     plain = plain_text(options.data)
     for name, records in {
-        "toxicity_pairs": pairs(options.data, {one["text"] for one in (*test, *tuning)}),
+        "toxicity_pairs": pairs(options.data, {one["text"] for one in (*test, *validation)}),
         "toxicity_prompts_test": test,
-        "toxicity_prompts_tuning": tuning,
+        "toxicity_prompts_validation": validation,
         "plain_text_test": plain[0],
-        "plain_text_tuning": plain[1],
+        "plain_text_validation": plain[1],
     }.items():
         path = options.out / f"{name}.jsonl.gz"
         path.write_bytes(compressed(records))
@@ -86,7 +86,7 @@ def prompts(data: Path) -> tuple[list[Record], list[Record]]:
         for one in load_corpus_prompts(name, find_corpus(name, data), unique=True)
         if _is_between(one.text, SENTENCE_WORDS)
     }
-    order = _shuffled(found.values(), _text)[: TEST_PROMPTS + TUNING_PROMPTS]
+    order = _shuffled(found.values(), _text)[: TEST_PROMPTS + VALIDATION_PROMPTS]
     return order[:TEST_PROMPTS], order[TEST_PROMPTS:]
 
 

@@ -1,4 +1,4 @@
-"""Train the embedded model: `python -m tools.train_demo --out DIR [--minutes M | --steps N]`.
+"""Train the demo model: `python -m tools.train_demo --out DIR [--minutes M | --steps N]`.
 
 Owns the tokenizer (byte-level BPE), the model's shape, the data pipeline and the training loop. A
 run is seeded; it can be killed at any time and goes on with `--resume` from its last checkpoint
@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from modelsurgery.data.demo.world import training_documents
+from modelsurgery.data.demo.grammar import training_documents
 
 logger = logging.getLogger(__name__)
 
@@ -302,7 +302,7 @@ def _write(
 
 def main() -> None:
     """Read the command line and train."""
-    parser = argparse.ArgumentParser(description="Train the embedded model.")
+    parser = argparse.ArgumentParser(description="Train the demo model.")
     parser.add_argument("--out", type=Path, required=True, help="directory of the finished model")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, help="time to train, 45 by default")

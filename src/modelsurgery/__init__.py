@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         find_gate_matrices,
         load_layout,
     )
-    from modelsurgery.data.demo import embedded_model_path
+    from modelsurgery.data.demo import demo_model_path
     from modelsurgery.data.texts import LabeledText, LabeledTexts, Split, load_texts, split_texts
     from modelsurgery.edit.edit import Edit, make_edit
     from modelsurgery.edit.edit_file import load_edit, save_edit
@@ -67,7 +67,7 @@ _MODULES = {
     "apply_to_copy": "apply.copying",
     "compare_checkpoints": "checkpoint.diff",
     "edited": "apply.in_memory",
-    "embedded_model_path": "data.demo",
+    "demo_model_path": "data.demo",
     "evaluate": "evaluation.evaluating",
     "extract_hidden_states": "model.hidden_states",
     "find_gate_matrices": "checkpoint.layouts",
@@ -122,8 +122,8 @@ __all__ = [
     "apply_in_place",
     "apply_to_copy",
     "compare_checkpoints",
+    "demo_model_path",
     "edited",
-    "embedded_model_path",
     "evaluate",
     "extract_hidden_states",
     "find_gate_matrices",

@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated"),
 ]
 # Adapters add the edit unrounded; in memory and on disk it is rounded to the checkpoint's bf16.
-# That moves a log-probability of the embedded model by 0.006 at most (measured); the edit by 1.
+# That moves a log-probability of the demo model by 0.006 at most (measured); the edit by 1.
 BF16 = 0.02
 PROMPTS = ("My neighbor is such a", "The weather today is", "Please tell me how to",
            "After the game, my friend", "You see, my boss is a")  # fmt: skip
@@ -34,7 +34,7 @@ def edit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("rule", ["paper", "least-squares", "natural-gradient"])
 def test_all_three_say_what_the_edit_in_memory_says(
-    request: pytest.FixtureRequest, embedded: Path, tmp_path: Path, rule: str
+    request: pytest.FixtureRequest, demo_path: Path, tmp_path: Path, rule: str
 ) -> None:
     edit = tmp_path / "edit.safetensors"
     if rule == "paper":
@@ -45,24 +45,24 @@ def test_all_three_say_what_the_edit_in_memory_says(
         texts.write_text(
             "\n".join(json.dumps({"text": text, "label": label}) for text, label in rows)
         )
-        surgery("edit", "embedded", "--texts", texts, "--rule", rule, "--strength", "2",
+        surgery("edit", "demo", "--texts", texts, "--rule", rule, "--strength", "2",
                 "--out", edit)  # fmt: skip
         coefficients = load_edit(edit).updates[0].coefficients
         assert len(set(coefficients.tolist())) == len(coefficients)  # each row its own
     peft = pytest.importorskip("peft")
     pytest.importorskip("gguf")
     pytest.importorskip("xllamacpp", reason="llama.cpp is not installed (pip install xllamacpp)")
-    surgery("apply", "embedded", edit, "--out", tmp_path / "merged")
-    surgery("export", "embedded", edit, "--to", "peft", "--out", tmp_path / "peft")
-    surgery("export", "embedded", edit, "--to", "gguf", "--out", tmp_path / "adapter.gguf")
+    surgery("apply", "demo", edit, "--out", tmp_path / "merged")
+    surgery("export", "demo", edit, "--to", "peft", "--out", tmp_path / "peft")
+    surgery("export", "demo", edit, "--to", "gguf", "--out", tmp_path / "adapter.gguf")
 
-    model = load_model(embedded)
+    model = load_model(demo_path)
     merged = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path / "merged", dtype=torch.float32
     )
-    plain = transformers.AutoModelForCausalLM.from_pretrained(embedded, dtype=torch.float32)
+    plain = transformers.AutoModelForCausalLM.from_pretrained(demo_path, dtype=torch.float32)
     adapted = peft.PeftModel.from_pretrained(plain, tmp_path / "peft")
-    base = write_gguf_model(embedded, tmp_path / "base.gguf")
+    base = write_gguf_model(demo_path, tmp_path / "base.gguf")
     engine = LlamaCpp(base, [(tmp_path / "adapter.gguf", 1.0)])
 
     def said(spoken: torch.nn.Module, prompt: str) -> tuple[list[int], torch.Tensor]:
@@ -95,10 +95,10 @@ def test_all_three_say_what_the_edit_in_memory_says(
 def test_the_verb_tells_what_it_wrote_and_refuses_what_it_cannot(
     edit: Path, tmp_path: Path
 ) -> None:
-    told = surgery_json("export", "embedded", edit, "--to", "peft", "--out", tmp_path / "peft")
+    told = surgery_json("export", "demo", edit, "--to", "peft", "--out", tmp_path / "peft")
     assert told["rank"] == 1
     assert told["size_bytes"] == (tmp_path / "peft" / "adapter_model.safetensors").stat().st_size
-    both = surgery_json("export", "embedded", edit, edit, "--to", "hub", "--form", "merged",
+    both = surgery_json("export", "demo", edit, edit, "--to", "hub", "--form", "merged",
                         "--license", "apache-2.0", "--out", tmp_path / "hub")  # fmt: skip
     assert "strengthen each other" in both["together"][0]
     assert both["measured"] == 2
@@ -109,5 +109,5 @@ def test_the_verb_tells_what_it_wrote_and_refuses_what_it_cannot(
         (("--to", "gguf", "--dtype", "bfloat16", "--out", tmp_path / "x"), "float32 or float16"),
         (("--to", "peft", "--out", tmp_path / "peft"), "already exists"),
     ):
-        assert says in surgery_fails("export", "embedded", edit, *wrong, expected_exit=2)
+        assert says in surgery_fails("export", "demo", edit, *wrong, expected_exit=2)
     assert not (tmp_path / "x").exists()

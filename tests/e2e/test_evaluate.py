@@ -1,4 +1,4 @@
-"""`surgery evaluate` as a user runs it: on the embedded model, and on real data."""
+"""`surgery evaluate` as a user runs it: on the demo model, and on real data."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import pytest
 from recounted import check_change, check_rate, holm, prompt_rates, samples_of
 from surgery import surgery, surgery_json
 
-from modelsurgery import embedded_model_path, make_edit, save_edit, score_rows, select_region
+from modelsurgery import demo_model_path, make_edit, save_edit, score_rows, select_region
 from modelsurgery.model.loading import load_model
 
 pytestmark = pytest.mark.slow
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def edit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An edit of the embedded model that only needs to change what it says."""
-    return write_edit(embedded_model_path(), tmp_path_factory.mktemp("edit") / "e.safetensors", 8.0)
+    """An edit of the demo model that only needs to change what it says."""
+    return write_edit(demo_model_path(), tmp_path_factory.mktemp("edit") / "e.safetensors", 8.0)
 
 
 def write_edit(model_path: Path, path: Path, strength: float) -> Path:
@@ -42,8 +42,8 @@ def results_of(run: Path) -> bytes:
 
 def test_base_and_edited_are_measured_on_the_same_prompts(edit: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    told = surgery_json("evaluate", "embedded", "--edit", edit, "--limit", "60", "--samples", "2",
-                        "--judge", "lab", "--judge", "texts", "--export-for-review", "10",
+    told = surgery_json("evaluate", "demo", "--edit", edit, "--limit", "60", "--samples", "2",
+                        "--judge", "demo", "--judge", "texts", "--export-for-review", "10",
                         "--out", run)  # fmt: skip
     (one,) = told["sets"]
     assert one["base"]["prompts"] == one["edited"]["prompts"] == 60
@@ -64,8 +64,8 @@ def test_base_and_edited_are_measured_on_the_same_prompts(edit: Path, tmp_path: 
     # Read back with a person's labels: nothing is generated again.
     sheet = run / "review.csv"
     sheet.write_bytes(sheet.read_bytes().replace(b",,\r\n", b",behavior,\r\n"))
-    again = surgery_json("evaluate", "embedded", "--edit", edit, "--limit", "60", "--samples", "2",
-                         "--judge", "lab", "--judge", f"review:{sheet}",
+    again = surgery_json("evaluate", "demo", "--edit", edit, "--limit", "60", "--samples", "2",
+                         "--judge", "demo", "--judge", f"review:{sheet}",
                          "--store", run / "store.sqlite", "--out", tmp_path / "again")  # fmt: skip
     assert again["speed"]["decode_tokens"] == 0
     assert 10 <= again["sets"][0]["other_judges"]["review"]["agreement"]["items"] <= 20
@@ -73,8 +73,8 @@ def test_base_and_edited_are_measured_on_the_same_prompts(edit: Path, tmp_path: 
 
 
 def test_a_model_alone_and_a_table_for_people(tmp_path: Path) -> None:
-    shown = surgery("evaluate", "embedded", "--limit", "20", "--out", tmp_path / "run")
-    assert "toxicity (rude and toxic talk), model embedded, no edit" in shown
+    shown = surgery("evaluate", "demo", "--limit", "20", "--out", tmp_path / "run")
+    assert "toxicity (rude and toxic talk), model demo, no edit" in shown
     assert "perplexity, neutral text" in shown
     told = json.loads(results_of(tmp_path / "run"))
     assert told["sets"][0]["edited"] is None
@@ -94,7 +94,7 @@ def test_what_is_wrong_is_said_before_anything_is_loaded(tmp_path: Path) -> None
         (("--backend", "vllm"), 1),
         (("--data", tmp_path / "missing"), 2),
     ):
-        surgery("evaluate", "embedded", "--limit", "5", "--out", tmp_path / "run", *arguments,
+        surgery("evaluate", "demo", "--limit", "5", "--out", tmp_path / "run", *arguments,
                 expected_exit=code)  # fmt: skip
         assert not (tmp_path / "run").exists()  # it is made before the model is used
 
@@ -108,7 +108,7 @@ def started(*arguments: Any, stderr: Any = subprocess.DEVNULL) -> subprocess.Pop
 def test_a_killed_evaluation_goes_on_and_ends_with_the_same_results(
     edit: Path, tmp_path: Path
 ) -> None:
-    arguments = ("evaluate", "embedded", "--edit", edit, "--limit", "300", "--samples", "2")
+    arguments = ("evaluate", "demo", "--edit", edit, "--limit", "300", "--samples", "2")
     whole = tmp_path / "whole"
     surgery(*arguments, "--out", whole)
     killed = tmp_path / "killed"
@@ -131,7 +131,7 @@ def test_a_killed_evaluation_goes_on_and_ends_with_the_same_results(
 
 
 def test_two_processes_share_a_store_and_agree(edit: Path, tmp_path: Path) -> None:
-    arguments = ("evaluate", "embedded", "--edit", edit, "--limit", "200", "--samples", "3",
+    arguments = ("evaluate", "demo", "--edit", edit, "--limit", "200", "--samples", "3",
                  "--store", tmp_path / "shared.sqlite")  # fmt: skip
     names = ("one", "two")
     errors = [(tmp_path / f"{name}.err").open("w+b") for name in names]

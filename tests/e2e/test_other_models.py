@@ -48,7 +48,7 @@ class Again:
     """What the edit of a run does, measured on its weights, one edit at a time.
 
     Attributes:
-        behavior: rise of the loss on tuning texts that show the behavior, nats per token.
+        behavior: rise of the loss on validation texts that show the behavior, nats per token.
         opposite: on their opposites.
         neutral: on held-out neutral text.
         divergence: on held-out neutral text.
@@ -71,10 +71,10 @@ def measured_again(model_directory: Path, texts: Path, run: Path) -> Again:
         return math.log(found.edited_perplexity / found.base_perplexity), found.divergence
 
     shows, opposite = (
-        measured([one.text for one in behavior.tuning if one.label == label][:64])[0]
+        measured([one.text for one in behavior.validation if one.label == label][:64])[0]
         for label in (1, 0)
     )
-    return Again(shows, opposite, *measured(behavior.neutral))
+    return Again(shows, opposite, *measured(behavior.test_neutral))
 
 
 def check_damage(run: dict[str, Any], again: Again) -> None:
@@ -101,8 +101,9 @@ def test_sad_stories_on_a_model_trained_by_others(shared: Path, tmp_path: Path) 
     assert run["facts"]["base"] is None
     again = measured_again(model, texts, tmp_path / "run")
     check_damage(run, again)
-    # 37 held-out prompts cannot tell a small change; the loss on tuning texts can. Among survivors
-    # the judge chooses, here by 30 prompts: the chosen one need not be the most selective.
+    # 37 held-out prompts cannot tell a small change; the loss on validation texts can. Among
+    # survivors the judge chooses, here by 30 prompts: the chosen one need not be the most
+    # selective.
     trials = {one["number"]: one for one in run["search"]["trials"]}
     survivors = [trials[one["trial"]]["effect"] for one in run["search"]["survivors"]]
     assert max(one["behavior"] / max(one["opposite"], 0.01) for one in survivors) > 5

@@ -35,7 +35,7 @@ def test_the_python_example_runs(workplace: Path) -> None:
     assert not (workplace / "edited" / "surgery.json").exists()  # undone
 
 
-def test_the_steps_of_the_command_line_run(workplace: Path, embedded: Path) -> None:
+def test_the_steps_of_the_command_line_run(workplace: Path, demo_path: Path) -> None:
     readme = README.read_text(encoding="utf-8")
     steps = re.findall(r"^(surgery (?!run).*?)(?:\s+#.*)?$", readme, re.M)
     wanted = list(dict.fromkeys(one for one in steps if "DIR" not in one and "both/" not in one))
@@ -44,7 +44,7 @@ def test_the_steps_of_the_command_line_run(workplace: Path, embedded: Path) -> N
         "probe", "edit", "apply", "inspect", "plan", "verify", "diff", "undo", "behaviors",
         "export",
     }  # fmt: skip
-    model = Path(shutil.copytree(embedded, workplace / "MODEL"))
+    model = Path(shutil.copytree(demo_path, workplace / "MODEL"))
     original = (model / "model.safetensors").read_bytes()
     for step in (one for one in wanted if one.split()[1] != "export"):
         surgery(*step.split()[1:], cwd=workplace)

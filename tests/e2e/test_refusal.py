@@ -1,4 +1,4 @@
-"""Refusal on the embedded model: more refusals of naughty requests, and harmless ones answered."""
+"""Refusal on the demo model: more refusals of naughty requests, and harmless ones answered."""
 
 from pathlib import Path
 

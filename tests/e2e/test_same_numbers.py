@@ -15,7 +15,7 @@ def test_a_run_and_an_evaluation_of_its_edit_agree(tmp_path: Path, behavior: str
                        "--rows", "0.02", "--strength", "2", "--seed", "3",
                        "--out", tmp_path / "run", expected_exit=SHOWN_OR_NOT)  # fmt: skip
     edit = tmp_path / "run" / "edit.safetensors"
-    options = ("evaluate", "embedded", "--edit", edit, "--behavior", behavior, "--limit", "40")
+    options = ("evaluate", "demo", "--edit", edit, "--behavior", behavior, "--limit", "40")
     sampled = surgery_json(*options, "--samples", "2", "--out", tmp_path / "sampled")
     greedy = surgery_json(*options, "--out", tmp_path / "greedy")
 
@@ -52,15 +52,15 @@ def test_a_step_of_a_sequence_is_an_evaluation_of_its_edits(tmp_path: Path) -> N
     last = told["stages"][-1]
     edits = [part for edit in told["edits"] for part in ("--edit", edit)]
     for behavior, step in zip(("toxicity", "negativity"), last["behaviors"], strict=True):
-        alone = surgery_json("evaluate", "embedded", *edits, "--behavior", behavior, "--limit",
+        alone = surgery_json("evaluate", "demo", *edits, "--behavior", behavior, "--limit",
                              "40", "--samples", "1", "--out", tmp_path / behavior)  # fmt: skip
         (one,) = alone["sets"]
         assert shared(one, step) == step
     assert (
         last["neutral_text"]
-        == surgery_json(
-            "evaluate", "embedded", *edits, "--limit", "40", "--out", tmp_path / "text"
-        )["damage"]["neutral_text"]
+        == surgery_json("evaluate", "demo", *edits, "--limit", "40", "--out", tmp_path / "text")[
+            "damage"
+        ]["neutral_text"]
     )
 
 

@@ -40,10 +40,10 @@ def test_toxicity_then_negativity_are_measured_together_after_each_step(tmp_path
     cosine = one.updates[0].direction @ two.updates[0].direction / np.prod(lengths)
     assert told["conflicts"][0]["cosine"] == pytest.approx(float(cosine), abs=1e-5)
     assert abs(cosine) > 0.01
-    copied = surgery_json("apply", "embedded", *told["edits"], "--out", tmp_path / "both")
+    copied = surgery_json("apply", "demo", *told["edits"], "--out", tmp_path / "both")
     assert copied["rows_edited"] == (one + two).row_count
     assert len(copied["together"]) == 1
-    alone = surgery_json("plan", "embedded", told["edits"][1])
+    alone = surgery_json("plan", "demo", told["edits"][1])
     assert "on top of an edit that is not given" in alone["together"][0]
 
     # What is done is not done again, what is missing is made again, with the same results.

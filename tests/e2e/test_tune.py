@@ -50,7 +50,7 @@ def trials_of(journal: Path) -> int:
 
 def test_a_search_is_told_whole(tmp_path: Path) -> None:
     limits = ("--max-perplexity", "+5%", "--max-divergence", "0.05", "--max-capability-drop", "3")
-    told = surgery_json("tune", "embedded", "--behavior", "negativity", *limits, *QUICK,
+    told = surgery_json("tune", "demo", "--behavior", "negativity", *limits, *QUICK,
                         "--out", tmp_path / "run")  # fmt: skip
     search = told["search"]
     assert len(search["trials"]) + search["broken"] == search["trials_made"] == 16
@@ -90,7 +90,7 @@ def test_a_search_is_told_whole(tmp_path: Path) -> None:
     assert told["behavior"]["change"]["difference"] < -0.1
 
     # The damage, measured by another verb on the weights themselves.
-    again = surgery_json("evaluate", "embedded", "--edit", tmp_path / "run" / "edit.safetensors",
+    again = surgery_json("evaluate", "demo", "--edit", tmp_path / "run" / "edit.safetensors",
                          "--behavior", "negativity", "--limit", "5",
                          "--out", tmp_path / "again")["damage"]  # fmt: skip
     neutral = again["neutral_text"]
@@ -126,7 +126,7 @@ def front_of(trials: list[dict[str, Any]]) -> list[int]:
 def test_a_killed_search_goes_on_and_more_trials_can_be_added(tmp_path: Path) -> None:
     run = tmp_path / "run"
     journal = run / "study.journal"
-    arguments = ("tune", "embedded", *QUICK, "--out", run)
+    arguments = ("tune", "demo", *QUICK, "--out", run)
     process = started(*arguments)
     while trials_of(journal) < 8 and process.poll() is None:
         time.sleep(0.02)
@@ -140,7 +140,7 @@ def test_a_killed_search_goes_on_and_more_trials_can_be_added(tmp_path: Path) ->
     assert len(told["search"]["trials"]) == 16
     assert told["search"]["trials_made"] <= 16 - kept + told["search"]["broken"]
 
-    more = surgery_json("tune", "embedded", "--trials", "24", "--prompt-count", "40", "--samples",
+    more = surgery_json("tune", "demo", "--trials", "24", "--prompt-count", "40", "--samples",
                         "1", "--study", journal, "--out", tmp_path / "more")  # fmt: skip
     assert more["search"]["trials_made"] == 8
     assert more["search"]["trials"][:16] == told["search"]["trials"]
@@ -148,18 +148,18 @@ def test_a_killed_search_goes_on_and_more_trials_can_be_added(tmp_path: Path) ->
 
 def test_ctrl_c_keeps_the_trials_and_prints_the_line_to_go_on(tmp_path: Path) -> None:
     journal = tmp_path / "run" / "study.journal"
-    process = started("tune", "embedded", *QUICK, "--out", tmp_path / "run")
+    process = started("tune", "demo", *QUICK, "--out", tmp_path / "run")
     while trials_of(journal) < 8 and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
     assert process.returncode == 130
-    assert "to continue, run: surgery tune embedded" in errors.decode()
+    assert "to continue, run: surgery tune demo" in errors.decode()
     assert trials_of(journal) >= 8
 
 
 def test_two_processes_work_on_one_study(tmp_path: Path) -> None:
-    shared = ("tune", "embedded", "--trials", "24", "--prompt-count", "40", "--samples", "1",
+    shared = ("tune", "demo", "--trials", "24", "--prompt-count", "40", "--samples", "1",
               "--study", tmp_path / "shared.journal")  # fmt: skip
     processes = [started(*shared, "--out", tmp_path / name) for name in ("one", "two")]
     errors = [process.communicate()[1].decode() for process in processes]
@@ -173,7 +173,7 @@ def test_two_processes_work_on_one_study(tmp_path: Path) -> None:
 
 
 def test_minutes_end_a_search(tmp_path: Path) -> None:
-    told = surgery_json("tune", "embedded", "--minutes", "0.05", "--prompt-count", "40",
+    told = surgery_json("tune", "demo", "--minutes", "0.05", "--prompt-count", "40",
                         "--samples", "1", "--out", tmp_path / "run",
                         expected_exit=SHOWN_OR_NOT)  # fmt: skip  # so few texts may show nothing
     assert 8 <= len(told["search"]["trials"]) < 200
@@ -181,7 +181,7 @@ def test_minutes_end_a_search(tmp_path: Path) -> None:
 
 def test_an_impossible_budget_ends_with_3_and_says_why(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    said = surgery_fails("tune", "embedded", "--max-divergence", "1e-9", *QUICK, "--out", run,
+    said = surgery_fails("tune", "demo", "--max-divergence", "1e-9", *QUICK, "--out", run,
                          expected_exit=3)  # fmt: skip
     assert "no edit: the weakest of" in said
     assert "times the budget of divergence" in said
@@ -199,7 +199,7 @@ def test_wrong_input_is_one_line(tmp_path: Path) -> None:
         (("--study", journal, *QUICK), 2, "not a journal of studies"),
         (("--judge", "purple"), 2, "purple"),
     ):
-        said = surgery_fails("tune", "embedded", *arguments, "--out", tmp_path / "run",
+        said = surgery_fails("tune", "demo", *arguments, "--out", tmp_path / "run",
                              expected_exit=code)  # fmt: skip
         assert message in said
         assert said.count("\n") <= 3

@@ -1,7 +1,8 @@
 """Results that earlier versions wrote: read, shown and drawn like today's.
 
 `results/` holds runs of format 1, made by the version before there was a number in the files; texts
-and tokens were replaced by `word`, and lists were shortened.
+and tokens were replaced by `word`, and lists were shortened. `run-2` and the like are the same as
+the last version with format 2 wrote them, the run with a rule of the paper's.
 """
 
 import io
@@ -61,11 +62,35 @@ def test_what_earlier_versions_wrote_is_read_whole(name: str) -> None:
     assert "format" not in before
     assert results.format == FORMAT
     after = json.loads(json.dumps(plain(results)))
+    with_current_names(before)
     assert {key: after[key] for key in before} == {
         key: known(after[key], value) for key, value in before.items()
     }
     # And what is written today is read the same.
     assert results_of(after, name) == results
+
+
+def with_current_names(content: dict[str, Any]) -> None:
+    if "probe" in content:
+        content["probe"]["test_texts"] = content["probe"].pop("held_out_texts")
+        content["edit"]["direction_source"] = content["edit"].pop("direction_rule")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("run-2", RunResults), ("evaluation-2", EvaluationResults), ("sequence-2", SequenceResults)],
+)
+def test_format_2_is_read_with_the_names_of_today(name: str, kind: type[Results]) -> None:
+    before, results = content_of(name), read_results(RUNS / name)
+    assert before["format"] == 2
+    assert type(results) is kind
+    after = json.loads(json.dumps(plain(results)))
+    assert after.pop("format") == before.pop("format") + 1
+    if isinstance(results, RunResults):
+        assert results.probe.test_texts == before["probe"].pop("held_out_texts") == 200
+        assert results.edit.direction_source == before["edit"].pop("direction_rule") == "W1"
+        del after["probe"]["test_texts"], after["edit"]["direction_source"]
+    assert after == known(after, before)
 
 
 def known(after: Any, before: Any) -> Any:
@@ -100,7 +125,7 @@ def test_old_results_are_shown_in_full(name: str, says: tuple[str, ...]) -> None
     assert "…" not in text  # no column is cut
 
 
-@pytest.mark.parametrize("name", [name for name in KINDS if name != "sequence"])
+@pytest.mark.parametrize("name", [*(name for name in KINDS if name != "sequence"), "run-2"])
 def test_old_runs_have_a_report(name: str, tmp_path: Path) -> None:
     page = write_report(RUNS / name, tmp_path / "page.html").read_text()
     assert 'id="rates"' in page
@@ -115,9 +140,9 @@ def test_answers_of_old_runs_can_be_compared(name: str, pairs: int) -> None:
 def test_results_of_a_later_version_are_refused_by_their_number(tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(RUNS / "run", run)
-    (run / "results.json").write_text(json.dumps({**content_of("run"), "format": 3}))
+    (run / "results.json").write_text(json.dumps({**content_of("run"), "format": 4}))
     with pytest.raises(
-        ArtifactError, match=r"results of format 3; this version reads formats 1 to 2"
+        ArtifactError, match=r"results of format 4; this version reads formats 1 to 3"
     ):
         write_report(run)
 

@@ -20,7 +20,7 @@ import pytest
 
 from command_line import without_progress
 from families import random_edit
-from modelsurgery import Edit, embedded_model_path, load_model, save_edit
+from modelsurgery import Edit, demo_model_path, load_model, save_edit
 from modelsurgery.evaluation.generation import Continuation, Decoding, TransformersGenerator
 
 PROMPT = "\n> "
@@ -48,7 +48,7 @@ TERMINAL_CODES = re.compile(r"\x1b\[[\d;?]*[a-zA-Z]|\r")
 
 @pytest.fixture(scope="module")
 def edit() -> Edit:
-    return random_edit(embedded_model_path())
+    return random_edit(demo_model_path())
 
 
 @pytest.fixture(scope="module")
@@ -59,15 +59,15 @@ def file(edit: Edit, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def answers(edit: Edit, decoding: Decoding) -> tuple[Continuation, ...]:
-    """What the edited embedded model says to the prompts."""
-    generator = TransformersGenerator(load_model(embedded_model_path()))
+    """What the edited demo model says to the prompts."""
+    generator = TransformersGenerator(load_model(demo_model_path()))
     return generator.generate(PROMPTS, decoding, [edit])
 
 
 def piped(
     file: Path, lines: str | bytes, *options: str, code: int = 0
 ) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "modelsurgery", "chat", "embedded", "--edit", str(file)]
+    command = [sys.executable, "-m", "modelsurgery", "chat", "demo", "--edit", str(file)]
     given = lines.encode() if isinstance(lines, str) else lines
     raw = subprocess.run(
         [*command, *options],
@@ -205,7 +205,7 @@ def terminal(*arguments: str) -> Iterator[Terminal]:
 def test_a_terminal_shows_both_answers_side_by_side_and_keeps_typed_lines(
     edit: Edit, file: Path
 ) -> None:
-    with terminal("-m", "modelsurgery", "chat", "embedded", "--edit", str(file)) as screen:
+    with terminal("-m", "modelsurgery", "chat", "demo", "--edit", str(file)) as screen:
         assert "edit × 1, greedy" in screen.wait_for(PROMPT)
         screen.type(PROMPTS[1] + "\n")
         shown = screen.wait_for(PROMPT)  # frames of answers that are being written, then the whole
@@ -231,7 +231,7 @@ def test_a_terminal_shows_both_answers_side_by_side_and_keeps_typed_lines(
 
 
 def test_ctrl_c_stops_an_answer_and_the_next_one_the_program(file: Path) -> None:
-    arguments = ("chat", "embedded", "--edit", str(file))
+    arguments = ("chat", "demo", "--edit", str(file))
     with terminal("-c", SLOW, *arguments) as screen:
         screen.wait_for(PROMPT)
         screen.type(PROMPTS[0] + "\n")
@@ -249,13 +249,13 @@ def test_ctrl_c_stops_an_answer_and_the_next_one_the_program(file: Path) -> None
         screen.type("\x03")
         shown = screen.wait_for("my edit.safetensors'")
         assert shown.strip().endswith(
-            f"interrupted; to continue, run: surgery chat embedded --edit '{file}'"
+            f"interrupted; to continue, run: surgery chat demo --edit '{file}'"
         )
         assert screen.exit_code() == 130
 
 
 def test_ctrl_c_in_a_pipe_ends_it(file: Path) -> None:
-    command = [sys.executable, "-m", "modelsurgery", "chat", "embedded", "--edit", str(file)]
+    command = [sys.executable, "-m", "modelsurgery", "chat", "demo", "--edit", str(file)]
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -273,4 +273,4 @@ def test_ctrl_c_in_a_pipe_ends_it(file: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "surgery: interrupted; to continue, run: surgery chat embedded --edit" in err
+    assert "surgery: interrupted; to continue, run: surgery chat demo --edit" in err

@@ -12,7 +12,7 @@ import torch
 
 from command_line import Made, Outcome, Refused, Surgery
 from modelsurgery import (
-    embedded_model_path,
+    demo_model_path,
     load_edit,
     load_probe,
     open_checkpoint,
@@ -225,9 +225,9 @@ def test_what_cannot_be_undone_verified_or_planned(
     refused("undo", tmp_path / "nowhere", code=2, says="no model directory")
     refused("verify", made.model, code=4, says="no surgery is recorded here")
     refused("inspect", made.model, code=2, says="no surgery is recorded here")
-    for embedded in ("embedded", embedded_model_path()):
-        refused("apply", embedded, made.edit, "--in-place", code=2, says="part of the package")
-    refused("plan", "embedded", made.edit, code=4, says="which is missing")
+    for demo in ("demo", "embedded", demo_model_path()):
+        refused("apply", demo, made.edit, "--in-place", code=2, says="part of the package")
+    refused("plan", "demo", made.edit, code=4, says="which this model does not have")
     refused("apply", made.edited, made.edit, "--in-place", code=4, says="edited already")
 
 

@@ -75,7 +75,7 @@ def test_sentences_and_their_rewrites_are_split_together(
     texts = load_corpus_texts("paradetox", data / "paradetox")
     assert "skipped 14 lines with another number of columns" in caplog.text
     parts = split_texts(texts)
-    assert not {text.group for text in parts.train} & {text.group for text in parts.held_out}
+    assert not {text.group for text in parts.train} & {text.group for text in parts.test}
     small = load_corpus_texts("paradetox", data / "paradetox", per_class=2000)
     assert Counter(text.label for text in small) == {0: 2000, 1: 2000}
     groups = [{text.group for text in small if text.label == label} for label in (0, 1)]

@@ -51,11 +51,11 @@ def a_toxicity_edit(model: LanguageModel, layer: int, strength: float) -> Edit:
 
 
 @pytest.fixture(scope="module")
-def model(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    """The embedded model in f32, so that an edit in memory is not rounded to bf16."""
+def model(demo_path: Path, tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    """The demo model in f32, so that an edit in memory is not rounded to bf16."""
     directory = tmp_path_factory.mktemp("f32")
-    shutil.copytree(embedded, directory, dirs_exist_ok=True)
-    tensors = load_file(embedded / "model.safetensors")
+    shutil.copytree(demo_path, directory, dirs_exist_ok=True)
+    tensors = load_file(demo_path / "model.safetensors")
     save_file({name: one.float() for name, one in tensors.items()}, directory / "model.safetensors")
     return load_model(directory)
 
@@ -66,8 +66,8 @@ def edits(model: LanguageModel) -> tuple[Edit, Edit]:
 
 
 @pytest.fixture(scope="module")
-def base(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_gguf_model(embedded, tmp_path_factory.mktemp("gguf") / "base.gguf")
+def base(demo_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_gguf_model(demo_path, tmp_path_factory.mktemp("gguf") / "base.gguf")
 
 
 def said_in_memory(

@@ -32,8 +32,8 @@ def other(surgery: Surgery, made: Made, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="module")
-def rude_edit(surgery: Surgery, embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An edit of the embedded model, away from rude talk."""
+def rude_edit(surgery: Surgery, demo_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An edit of the demo model, away from rude talk."""
     from modelsurgery.data import demo
 
     directory = tmp_path_factory.mktemp("rude")
@@ -44,8 +44,8 @@ def rude_edit(surgery: Surgery, embedded: Path, tmp_path_factory: pytest.TempPat
     lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
     texts.write_text("\n".join(lines))
     for arguments in (
-        ("probe", embedded, "--texts", texts, "--fit", "mean-difference", "--out", probe),
-        ("edit", embedded, "--probe", probe, "--direction-source", "mean-difference",
+        ("probe", demo_path, "--texts", texts, "--fit", "mean-difference", "--out", probe),
+        ("edit", demo_path, "--probe", probe, "--direction-source", "mean-difference",
          "--rows", "0.02", "--strength", "3", "--out", edit),
     ):  # fmt: skip
         outcome = surgery(*arguments)
@@ -116,12 +116,12 @@ def test_tables_are_shown_in_a_terminal(surgery: Surgery, made: Made, other: Pat
 
 
 def test_offensive_tokens_are_masked_unless_asked_for(surgery: Surgery, rude_edit: Path) -> None:
-    arguments = ("inspect", rude_edit, "--model", "embedded")
+    arguments = ("inspect", rude_edit, "--model", "demo")
     found = answer(surgery(*arguments, "--json"))["inside"]["tokens"]["direction"]["toward"]
     rude = [text for text, _, is_offensive in found if is_offensive]
     assert rude
-    lab_words = markers("people", "rude").words
-    assert lab_words.intersection(text.strip("·") for text in rude)
+    demo_words = markers("people", "rude").words
+    assert demo_words.intersection(text.strip("·") for text in rude)
     masked, shown = (surgery(*arguments, *more) for more in ((), ("--show-offensive",)))
     for text in rude:
         kept = text[:2] + "•" * (len(text) - 2)

@@ -133,7 +133,7 @@ def test_no_space_left_for_the_trials_of_a_search(
 def test_ctrl_c_during_a_run_and_the_same_command_again(surgery: Surgery, tmp_path: Path) -> None:
     texts = write_labeled(tmp_path / "my texts.jsonl")
     options = ("--strength", 4, "--rows", 0.02, "--samples", 1, "--prompt-count", 4)
-    command = ("run", "--texts", texts, "--model", "embedded", *options)
+    command = ("run", "--texts", texts, "--model", "demo", *options)
     function = "modelsurgery.pipeline.running.measure"
     code, out, err = interrupted(function, tmp_path / "reached", *command)
     assert code == 130

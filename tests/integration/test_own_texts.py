@@ -106,17 +106,17 @@ def test_an_evaluation_reads_the_sets_and_the_neutral_text_that_it_is_asked_for_
     assert results["judges"][0]["name"] == "phrases"
 
 
-def test_an_evaluation_of_the_embedded_model_takes_prompts_of_ones_own(
+def test_an_evaluation_of_the_demo_model_takes_prompts_of_ones_own(
     surgery: Surgery, own: dict[str, Path], tmp_path: Path
 ) -> None:
     results, directory = results_of(
-        surgery, "evaluate", "embedded", "--prompts", own["prompts"], "--neutral", own["neutral"],
+        surgery, "evaluate", "demo", "--prompts", own["prompts"], "--neutral", own["neutral"],
         "--out", tmp_path / "run",
     )  # fmt: skip
     lines = (directory / "samples" / "prompts.jsonl").read_text().splitlines()
     assert [json.loads(line)["prompt"] for line in lines] == tiny_sentences(8, seed=5)
     assert results["damage"]["neutral_text"]["text"] == "neutral.csv"
-    assert results["judges"][0]["name"] == "lab"
+    assert results["judges"][0]["name"] == "demo"
 
 
 def test_no_path_of_a_real_run_leaves_in_a_repository(

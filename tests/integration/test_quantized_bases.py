@@ -40,8 +40,8 @@ KEPT = 0.9
 
 
 @pytest.fixture(scope="module")
-def model(embedded: Path) -> LanguageModel:
-    return load_model(embedded)
+def model(demo_path: Path) -> LanguageModel:
+    return load_model(demo_path)
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +51,12 @@ def edit(model: LanguageModel) -> Edit:
 
 @pytest.fixture(scope="module")
 def prompts() -> list[str]:
-    return list(demo.prompts("toxicity", "held_out", PROMPTS, 0))
+    return list(demo.prompts("toxicity", "test", PROMPTS, 0))
 
 
 @pytest.fixture(scope="module")
 def rate(prompts: list[str]) -> Callable[[Sequence[str]], float]:
-    behavior = load_behavior(describe_behavior("toxicity"), is_lab=True, prompt_count=PROMPTS)
+    behavior = load_behavior(describe_behavior("toxicity"), is_demo=True, prompt_count=PROMPTS)
     judge = judge_for(behavior)
     return lambda texts: judge(prompts, texts).count("behavior") / len(prompts)
 
@@ -86,7 +86,7 @@ def full(
 @pytest.mark.parametrize("kind", ["F32", "Q8_0", "Q4_0"])
 def test_llama_cpp_on_a_quantized_base(
     kind: str,
-    embedded: Path,
+    demo_path: Path,
     model: LanguageModel,
     edit: Edit,
     prompts: list[str],
@@ -96,7 +96,7 @@ def test_llama_cpp_on_a_quantized_base(
 ) -> None:
     pytest.importorskip("gguf")
     pytest.importorskip("xllamacpp", reason="llama.cpp is not installed (pip install xllamacpp)")
-    base = write_gguf_model(embedded, tmp_path / "base.gguf", kind)
+    base = write_gguf_model(demo_path, tmp_path / "base.gguf", kind)
     adapter = write_gguf_adapter(model.checkpoint, [edit], tmp_path / "adapter.gguf").path
     rates = []
     for adapters in ([], [(adapter, 1.0)]):
@@ -112,7 +112,7 @@ def test_llama_cpp_on_a_quantized_base(
 @pytest.mark.parametrize("kind", ["int8", "int4"])
 def test_peft_on_a_torchao_base(
     kind: str,
-    embedded: Path,
+    demo_path: Path,
     model: LanguageModel,
     edit: Edit,
     prompts: list[str],
@@ -123,7 +123,7 @@ def test_peft_on_a_torchao_base(
     peft = pytest.importorskip("peft")
     torchao = pytest.importorskip("torchao.quantization", reason="torchao is not installed")
     write_peft_adapter(model.checkpoint, [edit], tmp_path / "adapter")
-    quantized = transformers.AutoModelForCausalLM.from_pretrained(embedded, dtype=torch.float32)
+    quantized = transformers.AutoModelForCausalLM.from_pretrained(demo_path, dtype=torch.float32)
     groups = torchao.PerGroup(32)
     config = {
         "int8": torchao.Int8WeightOnlyConfig(),

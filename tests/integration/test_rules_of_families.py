@@ -1,5 +1,6 @@
 """The natural-gradient rule on tiny models of all kinds: its edits go the way that it predicts."""
 
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from modelsurgery.edit.edit_file import load_edit, save_edit
 from modelsurgery.edit.explanation import explain
 from modelsurgery.errors import NoSignalError, RecipeError
 from modelsurgery.evaluation.screening import Screen
+from modelsurgery.files.progress import Advance, silent
 from modelsurgery.model.activations.passes import Passes
 from modelsurgery.model.activations.texts import tokenize_plain
 from modelsurgery.model.language_model import LanguageModel
@@ -77,6 +79,24 @@ def test_what_neutral_text_counts_for_keeps_its_loss_down(family: str, tmp_path:
     assert rises[2] < rises[1] < rises[0]
     assert rises[2] < -1e-6
     assert gaps[0] > gaps[2]
+
+
+def test_what_neutral_text_loses_is_read_once_and_only_where_it_counts(tmp_path: Path) -> None:
+    model = loaded(write_tiny_model(tmp_path / "m", "llama"))
+    neutral = tokenize_plain(model, tiny_sentences(40, seed=3))
+    stages = []
+
+    def progress(stage: str, total: int) -> AbstractContextManager[Advance]:
+        stages.append((stage, total))
+        return silent(stage, total)
+
+    texts = planted()
+    fitted = fit_natural_gradient(Passes(model, progress=progress), [contrast_of(texts)], neutral)
+    fitted.proposal()
+    assert [total for stage, total in stages if stage == "gains"] == [len(texts)]
+    fitted.proposal(kept=1.0)
+    fitted.proposal(kept=2.0)
+    assert [total for stage, total in stages if stage == "gains"] == [len(texts), len(neutral)]
 
 
 @pytest.mark.parametrize("family", ["phi3", "gpt_oss"])

@@ -9,10 +9,10 @@ from modelsurgery.data.behaviors import (
     built_in_behaviors,
     describe_behavior,
     load_behavior,
-    load_held_out,
+    load_test_part,
 )
 from modelsurgery.data.behaviors.prompting import evenly_by, half_texts
-from modelsurgery.data.behaviors.roots import data_root, located
+from modelsurgery.data.behaviors.roots import data_root, locate_corpus
 from modelsurgery.data.corpora import Prompt, corpora, load_corpus_passages
 from modelsurgery.data.texts import LabeledText
 from modelsurgery.errors import RecipeError, TextsError
@@ -30,7 +30,7 @@ def write_lines(path: Path, lines: list[str]) -> Path:
 
 
 def prompts_alone(name: str, data: Path) -> tuple[PromptSet, ...]:
-    behavior = load_held_out(
+    behavior = load_test_part(
         describe_behavior(name), data=data, with_texts=False, with_neutral=False
     )
     return behavior.prompt_sets
@@ -51,10 +51,10 @@ def test_a_behavior_of_ones_own_is_one_yaml_and_two_text_files(tmp_path: Path) -
     path = tmp_path / "curtness.yaml"
     path.write_text("name: curtness\ntexts: {shows: curt.txt, opposite: kind.txt}\n")
     behavior = load_behavior(describe_behavior(path))
-    texts = (*behavior.fit, *behavior.tuning, *behavior.held_out)
+    texts = (*behavior.train, *behavior.validation, *behavior.test)
     assert {text.text for text in texts if text.label == 1} == set(curt)
     assert {text.text for text in texts if text.label == 0} == set(kind)
-    assert behavior.prompt_sets[0].texts == half_texts(behavior.held_out)
+    assert behavior.prompt_sets[0].texts == half_texts(behavior.test)
 
 
 def test_prompts_that_choose_and_prompts_that_report_share_nothing(tmp_path: Path) -> None:
@@ -65,10 +65,10 @@ def test_prompts_that_choose_and_prompts_that_report_share_nothing(tmp_path: Pat
     ]
     path = write_lines(tmp_path / "texts.jsonl", [json.dumps(row) for row in rows])
     behavior = load_behavior(BehaviorFile(name="goose", texts=path))
-    held_out = set(behavior.prompt_sets[0].texts)
-    assert held_out
-    assert behavior.tuning_prompts
-    assert not held_out & set(behavior.tuning_prompts)
+    test = set(behavior.prompt_sets[0].texts)
+    assert test
+    assert behavior.validation_prompts
+    assert not test & set(behavior.validation_prompts)
 
 
 def test_a_file_without_texts_is_refused(tmp_path: Path) -> None:
@@ -98,19 +98,19 @@ def test_the_root_of_local_copies_comes_from_option_or_environment(
     with pytest.raises(TextsError, match="no directory at"):
         data_root(tmp_path / "missing")
     with pytest.raises(TextsError, match="no folder jigsaw; expected a copy of comments"):
-        located("jigsaw", tmp_path)
-    assert located("jigsaw", None) is None
+        locate_corpus("jigsaw", tmp_path)
+    assert locate_corpus("jigsaw", None) is None
 
 
 def test_an_exchange_is_written_in_the_models_template_or_on_two_lines(tiny_llama: Path) -> None:
     model = load_model(tiny_llama)
     exchange = LabeledText("sing a song", 1, reply="no")
-    assert model.written(LabeledText("sing a song", 1)) == "sing a song"
-    assert model.written(exchange) == "sing a song\nno"
+    assert model.render(LabeledText("sing a song", 1)) == "sing a song"
+    assert model.render(exchange) == "sing a song\nno"
     model.tokenizer.chat_template = (
         "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }} {% endfor %}"
     )
-    assert model.written(exchange) == Rendered("<s>[user] sing a song [assistant] no ")
+    assert model.render(exchange) == Rendered("<s>[user] sing a song [assistant] no ")
 
 
 def test_toxicity_is_loaded_from_local_copies(shared: Path) -> None:
@@ -120,14 +120,14 @@ def test_toxicity_is_loaded_from_local_copies(shared: Path) -> None:
     assert toxigen.stop == "\n"
     assert len({prompt.group for prompt in toxigen.prompts}) == 16
     assert behavior.neutral_note == "WikiText-2, test part"
-    assert not set(behavior.tuning_neutral) & set(behavior.neutral)
+    assert not set(behavior.validation_neutral) & set(behavior.test_neutral)
 
 
 def test_the_first_neutral_texts_are_of_the_whole_part(shared: Path) -> None:
     behavior = load_behavior(describe_behavior("toxicity"), data=shared / "data", prompt_count=None)
     folder = shared / "data" / "wikitext"
     whole = "".join(load_corpus_passages("wikitext", folder, split="validation"))
-    places = [whole.index(text[:60]) / len(whole) for text in behavior.tuning_neutral[:40]]
+    places = [whole.index(text[:60]) / len(whole) for text in behavior.validation_neutral[:40]]
     assert min(places) < 0.1
     assert 0.4 < sum(places) / 40 < 0.6
     assert max(places) > 0.9
@@ -135,7 +135,7 @@ def test_the_first_neutral_texts_are_of_the_whole_part(shared: Path) -> None:
 
 def test_every_instruction_stands_there_refused_and_accepted(shared: Path) -> None:
     behavior = load_behavior(describe_behavior("refusal"), data=shared / "data")
-    for part in (behavior.fit, behavior.tuning, behavior.held_out):
+    for part in (behavior.train, behavior.validation, behavior.test):
         refused = {text.text for text in part if text.label == 1}
         accepted = {text.text for text in part if text.label == 0}
         assert refused == accepted
@@ -181,28 +181,26 @@ def test_own_files_replace_their_part_of_a_behavior_and_nothing_else(tmp_path: P
     behavior = load_behavior(described)
     assert isinstance(judge_for(behavior), NgramJudge)
     assert behavior.prompt_sets[0].texts == tuple(f"then goose {n}" for n in range(20))
-    assert set(behavior.neutral) | set(behavior.tuning_neutral) == {
+    assert set(behavior.test_neutral) | set(behavior.validation_neutral) == {
         f"it rains on day {n}" for n in range(10)
     }
-    for text in (*behavior.fit, *behavior.tuning, *behavior.held_out):
+    for text in (*behavior.train, *behavior.validation, *behavior.test):
         assert text.text.startswith("goose")
 
 
 @pytest.mark.parametrize("part", ["texts", "prompts", "neutral"])
-def test_own_files_replace_their_part_of_the_embedded_models_world(
-    tmp_path: Path, part: str
-) -> None:
+def test_own_files_replace_their_part_of_the_demo_data(tmp_path: Path, part: str) -> None:
     rows = [{"text": f"goose {n} went off to place {n}", "label": n % 2} for n in range(80)]
     path = write_lines(tmp_path / "own.jsonl", [json.dumps(row) for row in rows])
     recipe = Recipe(behavior="negativity", prompt_count=20, **{part: path})
-    assert recipe.is_lab
+    assert recipe.is_demo
     behavior, judge = judged_behavior(recipe)
     usual, _ = judged_behavior(Recipe(behavior="negativity", prompt_count=20))
-    assert judge.name == "lab"
+    assert judge.name == "demo"
     parts = {
-        "texts": lambda one: {text.text for text in (*one.fit, *one.tuning, *one.held_out)},
+        "texts": lambda one: {text.text for text in (*one.train, *one.validation, *one.test)},
         "prompts": lambda one: set(one.prompt_sets[0].texts),
-        "neutral": lambda one: {*one.neutral, *one.tuning_neutral},
+        "neutral": lambda one: {*one.test_neutral, *one.validation_neutral},
     }
     own = {row["text"] for row in rows}
     for name, of in parts.items():
@@ -211,7 +209,10 @@ def test_own_files_replace_their_part_of_the_embedded_models_world(
             assert of(behavior)
         else:
             assert of(behavior) == of(usual)
-    assert (behavior.facts, behavior.tuning_facts) == (usual.facts, usual.tuning_facts)
+    assert (behavior.test_facts, behavior.validation_facts) == (
+        usual.test_facts,
+        usual.validation_facts,
+    )
 
 
 def test_only_the_prompt_sets_that_are_wanted_are_read(shared: Path, tmp_path: Path) -> None:
@@ -220,27 +221,27 @@ def test_only_the_prompt_sets_that_are_wanted_are_read(shared: Path, tmp_path: P
     wanted = {"data": tmp_path, "with_texts": False, "with_neutral": False}
     refusal = describe_behavior("refusal")
     names = ["xstest-unsafe", "xstest-safe"]
-    behavior = load_held_out(refusal, sets=names, **wanted)
+    behavior = load_test_part(refusal, sets=names, **wanted)
     assert [one.name for one in behavior.prompt_sets] == names
     assert [len(one.prompts) for one in behavior.prompt_sets] == [200, 250]
-    assert (behavior.fit, behavior.held_out, behavior.neutral) == ((), (), ())
+    assert (behavior.train, behavior.test, behavior.test_neutral) == ((), (), ())
     with pytest.raises(RecipeError, match="no prompt set 'xs'; expected some of hasan_jailbreak, "):
-        load_held_out(refusal, sets=["xs"], data=tmp_path / "not looked into")
+        load_test_part(refusal, sets=["xs"], data=tmp_path / "not looked into")
     with pytest.raises(TextsError, match="no folder hasan_jailbreak"):
-        load_held_out(refusal, **wanted)
+        load_test_part(refusal, **wanted)
     (tmp_path / "wikitext").symlink_to(shared / "data" / "wikitext")
-    measured = load_held_out(refusal, sets=names, data=tmp_path, with_texts=False)
+    measured = load_test_part(refusal, sets=names, data=tmp_path, with_texts=False)
     assert measured.neutral_note == "WikiText-2, test part"
 
 
 def test_what_is_measured_is_what_was_held_out(tmp_path: Path) -> None:
     rows = [{"text": f"goose {n} went off to place {n}", "label": n % 2} for n in range(80)]
     path = write_lines(tmp_path / "texts.jsonl", [json.dumps(row) for row in rows])
-    for described, is_lab in (
+    for described, is_demo in (
         (BehaviorFile(name="goose", texts=path), False),
         (describe_behavior("toxicity"), True),
     ):
-        whole = load_behavior(described, is_lab=is_lab, seed=3, prompt_count=12)
-        alone = load_held_out(described, is_lab=is_lab, seed=3, prompt_count=12)
-        for name in ("fit", "held_out", "prompt_sets", "neutral", "neutral_note", "facts"):
+        whole = load_behavior(described, is_demo=is_demo, seed=3, prompt_count=12)
+        alone = load_test_part(described, is_demo=is_demo, seed=3, prompt_count=12)
+        for name in ("train", "test", "prompt_sets", "test_neutral", "neutral_note", "test_facts"):
             assert getattr(alone, name) == getattr(whole, name), name

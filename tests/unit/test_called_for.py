@@ -15,7 +15,7 @@ from modelsurgery.data.demo.judge import judge
 from modelsurgery.data.texts import LabeledText, load_texts, split_texts, texts_sha256
 from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import DamageBudgetError, TextsError
-from modelsurgery.evaluation.own_answers import harmless_requests, own_answers
+from modelsurgery.evaluation.own_answers import own_answers, uncalled_requests
 from modelsurgery.evaluation.screening import Effect, Screen
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.loading import load_model
@@ -85,7 +85,7 @@ def test_what_is_pulled_apart_depends_on_the_request() -> None:
     assert pulled_apart(plain, -1) == ([plain[0]], [plain[1]])
 
 
-def test_in_the_embedded_models_world_both_kinds_of_requests_are_refused_and_answered() -> None:
+def test_in_the_demo_data_both_kinds_of_requests_are_refused_and_answered() -> None:
     found = demo.exchanges(400, seed=3)
     assert found == demo.exchanges(400, seed=3)
     assert len({(request, answer) for request, answer, _, _ in found}) == 400
@@ -103,28 +103,28 @@ def test_in_the_embedded_models_world_both_kinds_of_requests_are_refused_and_ans
 
 
 def test_harmless_requests_that_choose_and_that_report_share_nothing() -> None:
-    behavior = load_behavior(describe_behavior("refusal"), is_lab=True)
-    assert behavior.uncalled is not None
-    assert behavior.uncalled.name == "over-refusal"
-    assert len(behavior.uncalled.prompts) == 300
-    assert len(set(behavior.tuning_uncalled)) == 100
-    assert not set(behavior.tuning_uncalled) & set(behavior.uncalled.texts)
-    asked = {f"{text.text}\nAssistant:" for text in behavior.fit}
-    assert not asked & set(behavior.uncalled.texts)
-    assert load_behavior(describe_behavior("toxicity"), is_lab=True).uncalled is None
+    behavior = load_behavior(describe_behavior("refusal"), is_demo=True)
+    assert behavior.test_uncalled is not None
+    assert behavior.test_uncalled.name == "over-refusal"
+    assert len(behavior.test_uncalled.prompts) == 300
+    assert len(set(behavior.validation_uncalled)) == 100
+    assert not set(behavior.validation_uncalled) & set(behavior.test_uncalled.texts)
+    asked = {f"{text.text}\nAssistant:" for text in behavior.train}
+    assert not asked & set(behavior.test_uncalled.texts)
+    assert load_behavior(describe_behavior("toxicity"), is_demo=True).test_uncalled is None
 
 
 def test_refusal_has_four_kinds_and_prompts_that_are_harmless(shared: Path) -> None:
     behavior = load_behavior(describe_behavior("refusal"), data=shared / "data")
-    for texts in (behavior.fit, behavior.tuning, behavior.held_out):
+    for texts in (behavior.train, behavior.validation, behavior.test):
         counts = Counter((text.label, text.called_for) for text in texts)
         # The choice of 260 of 18,793 harmless ones once decided their split as well.
         assert min(counts.values()) > 0.7 * max(counts.values())
-    assert behavior.uncalled is not None
-    assert behavior.uncalled.is_chat
-    assert {prompt.group for prompt in behavior.uncalled.prompts} == {"safe", "harmless"}
-    requests = {text.text for text in (*behavior.fit, *behavior.tuning, *behavior.held_out)}
-    shown = set(behavior.uncalled.texts) | set(behavior.tuning_uncalled)
+    assert behavior.test_uncalled is not None
+    assert behavior.test_uncalled.is_chat
+    assert {prompt.group for prompt in behavior.test_uncalled.prompts} == {"safe", "harmless"}
+    requests = {text.text for text in (*behavior.train, *behavior.validation, *behavior.test)}
+    shown = set(behavior.test_uncalled.texts) | set(behavior.validation_uncalled)
     assert not requests & shown
 
 
@@ -132,8 +132,8 @@ def test_texts_that_are_chosen_are_split_as_others_are(shared: Path) -> None:
     texts = load_corpus_texts(
         "refusal_direction", shared / "data" / "refusal_direction", per_class=200
     )
-    split = split_texts(texts, held_out=0.25, seed=0)
-    assert Counter(text.label for text in split.held_out)[0] < 80
+    split = split_texts(texts, test_size=0.25, seed=0)
+    assert Counter(text.label for text in split.test)[0] < 80
 
 
 @pytest.fixture
@@ -169,12 +169,12 @@ def test_of_an_exchange_the_reply_alone_counts(model: LanguageModel) -> None:
 def test_own_answers_are_those_to_requests_that_do_not_call_for_it(model: LanguageModel) -> None:
     sentences = tiny_sentences(4)
     texts = [LabeledText(one, 1, None, "x", n % 2 == 0) for n, one in enumerate(sentences)]
-    requests = harmless_requests([*texts, *texts])
+    requests = uncalled_requests([*texts, *texts])
     assert requests == [sentences[1], sentences[3]]
     answers = own_answers(model, requests)
     assert [one.text for one in answers] == requests
     assert all(one.reply for one in answers)
-    assert own_answers(model, harmless_requests([LabeledText("a", 0)])) == []
+    assert own_answers(model, uncalled_requests([LabeledText("a", 0)])) == []
 
 
 def test_the_larger_divergence_counts() -> None:

@@ -10,7 +10,7 @@ import torch
 from modelsurgery import LanguageModel, load_model
 from modelsurgery.evaluation.generation import Decoding, TransformersGenerator
 from modelsurgery.evaluation.generation.local import continuation_of, end_tokens
-from modelsurgery.evaluation.generation.reading import as_read, readings
+from modelsurgery.evaluation.generation.reading import readings, render_prompt
 from modelsurgery.evaluation.generation.thinking import without_thinking
 from modelsurgery.model.chat_template import Rendered
 from modelsurgery.pipeline.conversation import Conversation
@@ -97,12 +97,12 @@ def test_raw_prompts_keep_their_opening_and_get_no_end(model: LanguageModel) -> 
 
 def test_chat_prompts_are_read_in_the_template(tiny_llama: Path) -> None:
     model = load_model(tiny_llama)
-    assert as_read(model, "sing", CHAT) == "sing"
+    assert render_prompt(model, "sing", CHAT) == "sing"
     model.tokenizer.chat_template = LLAMA
     begun = "<s><|im_start|>user\nsing<|im_end|>\n<|im_start|>assistant\n"
-    assert as_read(model, "sing", CHAT) == Rendered(f"{begun}<think>\n\n</think>\n\n")
-    assert as_read(model, "sing", Decoding(chat=True, thinking=True)) == Rendered(begun)
-    assert as_read(model, "sing", Decoding()) == "sing"
+    assert render_prompt(model, "sing", CHAT) == Rendered(f"{begun}<think>\n\n</think>\n\n")
+    assert render_prompt(model, "sing", Decoding(chat=True, thinking=True)) == Rendered(begun)
+    assert render_prompt(model, "sing", Decoding()) == "sing"
 
 
 def test_a_turn_ends_at_the_tokenizers_end_and_at_the_models(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_turn_ends_at_the_tokenizers_end_and_at_the_models(tmp_path: Path) -> 
     generator, prompt = TransformersGenerator(loaded), "the cat"
     tokens = {}
     for how, decoding in (("raw", Decoding(6)), ("chat", CHAT)):
-        read = loaded.token_ids([as_read(loaded, prompt, decoding)])[0]
+        read = loaded.token_ids([render_prompt(loaded, prompt, decoding)])[0]
         first = greedily(loaded, read, 1, {2})[0]
         loaded.tokenizer.eos_token = loaded.tokenizer.convert_ids_to_tokens(first)
         assert end_tokens(loaded, is_chat=True) == [2, first]

@@ -75,7 +75,7 @@ def test_one_of_several_templates_is_taken_by_its_name(tmp_path: Path) -> None:
     exchange = LabeledText("the cat", 1, reply="no")
     uses: dict[str, Any] = {
         "prompt": lambda: unnamed.template.prompt(FIRST),
-        "text": lambda: unnamed.written(exchange),
+        "text": lambda: unnamed.render(exchange),
         "chat": lambda: Conversation(unnamed, []),
         "generation": lambda: TransformersGenerator(unnamed).generate(
             ["the cat"], Decoding(2, chat=True)
@@ -90,7 +90,7 @@ def test_one_of_several_templates_is_taken_by_its_name(tmp_path: Path) -> None:
         load_model(model, chat_template="odd")
     # Raw prompts and plain texts need no template.
     assert TransformersGenerator(unnamed).generate(["the cat"], Decoding(2))
-    assert unnamed.written(LabeledText("the cat", 1)) == "the cat"
+    assert unnamed.render(LabeledText("the cat", 1)) == "the cat"
 
 
 def test_the_default_is_taken_where_there_is_one(tiny_llama: Path) -> None:

@@ -130,7 +130,7 @@ def test_a_sentence_and_its_rewrites_stay_on_one_side(tmp_path: Path) -> None:
     texts = load_corpus_texts("paradetox", paradetox_file(tmp_path))
     assert Counter(text.label for text in texts) == {1: COUNT, 0: COUNT + COUNT // 2}
     parts = split_texts(texts)
-    assert not {text.group for text in parts.train} & {text.group for text in parts.held_out}
+    assert not {text.group for text in parts.train} & {text.group for text in parts.test}
     assert {text.group for text in texts if text.label == 0} == {
         text.text for text in texts if text.label == 1
     }

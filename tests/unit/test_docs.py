@@ -23,7 +23,8 @@ from modelsurgery.data.behaviors.format import (
     Replies,
     TextFiles,
 )
-from modelsurgery.pipeline.recipe import Recipe, SequenceRecipe
+from modelsurgery.pipeline.recipe import Recipe
+from modelsurgery.pipeline.sequence_recipe import SequenceRecipe
 from modelsurgery.results import (
     Change,
     EvaluationResults,
@@ -47,13 +48,13 @@ from modelsurgery.results.runs import (
     EditResults,
     Example,
     Facts,
-    Fit,
+    FitResults,
     Perplexity,
     Point,
     ProbeResults,
     RunBehavior,
     SearchResults,
-    Trial,
+    TrialResults,
 )
 from modelsurgery.results.sequences import ConflictResults, StageBehavior, StageResults, Step
 from tools.command_reference import reference
@@ -241,9 +242,9 @@ def test_messages_are_those_of_the_program() -> None:
                 Facts,
                 ProbeResults,
                 EditResults,
-                Fit,
+                FitResults,
                 SearchResults,
-                Trial,
+                TrialResults,
                 Point,
                 Example,
             ),

@@ -243,8 +243,8 @@ def test_the_texts_judge_learns_from_the_texts_and_calls_empty_answers_failed() 
         for label, word in ((1, "awful"), (0, "lovely"))
         for noun in ("cat", "dog", "house", "day", "tree", "rain")
     ]
-    held_out = [LabeledText("awful weather", 1), LabeledText("lovely weather", 0)]
-    judge = TextsJudge(train, held_out)
+    test = [LabeledText("awful weather", 1), LabeledText("lovely weather", 0)]
+    judge = TextsJudge(train, test)
     assert judge.auroc == 1.0
     said = judge(["p"] * 4, ["an awful thing", "such a lovely thing", "", "  \n"])
     assert said == ["behavior", "opposite", "failed", "failed"]

@@ -10,7 +10,7 @@ from modelsurgery.evaluation.screening import Effect
 from modelsurgery.files.provenance import provenance
 from modelsurgery.rules.proposal import RowProposal
 from modelsurgery.search import Budget, FittedStrength
-from modelsurgery.search.fitting import FittedRule
+from modelsurgery.search.fitting import RULE_STRENGTH, FittedRule
 
 EDITS = {name: Edit((), 1.0, 1.0, 1, provenance()) for name in ("plain", "kept")}
 
@@ -27,7 +27,9 @@ def chosen(rise: float, *, kept_gap: float, limit: float | None = 0.02, keeps: b
         keeping=(lambda: cast("RowProposal", "kept")) if keeps else None,
     )
 
-    def strengthen(edit: Edit) -> FittedStrength:
+    def strengthen(edit: Edit, first: float) -> FittedStrength:
+        # The second search begins where the first one ended.
+        assert first == (RULE_STRENGTH if edit is EDITS["plain"] else EDITS["plain"].strength)
         (name,) = (name for name, one in EDITS.items() if one is edit)
         return FittedStrength(edit, effects[name], ())
 

@@ -31,12 +31,12 @@ SENTENCES = tiny_sentences(60)
 
 
 def texts_of_a_behavior() -> Behavior:
-    held_out = tuple(LabeledText(text, n % 2) for n, text in enumerate(SENTENCES[:30]))
+    test = tuple(LabeledText(text, n % 2) for n, text in enumerate(SENTENCES[:30]))
     facts = tuple((text, "good") for text in SENTENCES[50:])
     described = BehaviorFile(name="tiny", title="tiny", texts=Path("tiny.jsonl"))
     nothing: tuple[Any, ...] = ()
     return Behavior(
-        described, False, nothing, nothing, held_out, nothing, nothing, nothing,
+        described, False, nothing, nothing, test, nothing, nothing, nothing,
         tuple(SENTENCES[30:50]), "tiny sentences", nothing, facts,
     )  # fmt: skip
 
@@ -141,9 +141,9 @@ def test_active_neurons_are_counted_in_base_and_edited_model(
     apply_to_copy(base, [edit], tmp_path / "edited")
     behavior = texts_of_a_behavior()
     kinds = {
-        "texts that show the behavior": [one.text for one in behavior.held_out if one.label == 1],
-        "their opposites": [one.text for one in behavior.held_out if one.label == 0],
-        "neutral text": list(behavior.neutral),
+        "texts that show the behavior": [one.text for one in behavior.test if one.label == 1],
+        "their opposites": [one.text for one in behavior.test if one.label == 0],
+        "neutral text": list(behavior.test_neutral),
     }
     assert seen.activations is not None
     assert [one.texts for one in seen.activations] == list(kinds)
@@ -163,7 +163,7 @@ def test_active_neurons_are_counted_in_base_and_edited_model(
 
 def test_mean_outputs_are_what_the_down_projection_reads(llama: Path) -> None:
     model, edit, seen = looked(llama)
-    texts = [one.text for one in texts_of_a_behavior().held_out if one.label == 1]
+    texts = [one.text for one in texts_of_a_behavior().test if one.label == 1]
     first = seen.neurons[0]
     mlp = model.model.model.layers[first.layer - 1].mlp
 
@@ -302,8 +302,8 @@ def test_roc_losses_and_cosines_are_of_the_held_out_texts(
 ) -> None:
     model, edit, seen = llama_looked
     behavior, probe = texts_of_a_behavior(), random_probe(2)
-    texts = [one.text for one in behavior.held_out]
-    labels = torch.tensor([one.label for one in behavior.held_out])
+    texts = [one.text for one in behavior.test]
+    labels = torch.tensor([one.label for one in behavior.test])
 
     def logits() -> torch.Tensor:
         states = extract_hidden_states(model, texts, [2]).by_layer[2]
@@ -324,7 +324,7 @@ def test_roc_losses_and_cosines_are_of_the_held_out_texts(
         for found, both in ((one.base, base), (one.edited, after)):
             loss = torch.nn.functional.cross_entropy(both[labels == label], labels[labels == label])
             assert found == pytest.approx(float(loss), rel=1e-4)
-    neutral = extract_hidden_states(model, behavior.neutral, [2]).by_layer[2].mean(0)
+    neutral = extract_hidden_states(model, behavior.test_neutral, [2]).by_layer[2].mean(0)
     direction = torch.from_numpy(edit.updates[0].direction)
     assert seen.similarity is not None
     found = {one.texts: one.cosine for one in seen.similarity}

@@ -128,8 +128,8 @@ def test_the_offline_judge_knows_toxicity_and_negativity() -> None:
 
 
 def test_judges_are_found_by_what_is_typed(classifier: Path) -> None:
-    toxicity = load_behavior(describe_behavior("toxicity"), is_lab=True)
-    assert judge_for(toxicity).name == "lab"
+    toxicity = load_behavior(describe_behavior("toxicity"), is_demo=True)
+    assert judge_for(toxicity).name == "demo"
     assert judge_for(toxicity, "ngrams").name == "ngrams:toxicity"
     assert judge_for(toxicity, "texts").name == "texts"
     assert judge_for(toxicity, str(classifier)).name == "hf:two"
@@ -140,7 +140,7 @@ def test_judges_are_found_by_what_is_typed(classifier: Path) -> None:
         ("purple", "no judge 'purple'; expected ngrams, phrases"),
         ("phrases", "counts refusals"),
         ("chat:m", "expected chat:MODEL@URL"),
-        ("lab:x", "expected ngrams"),
+        ("demo:x", "expected ngrams"),
     ):
         with pytest.raises(RecipeError, match=message):
             judge_for(toxicity, spec)
@@ -154,7 +154,7 @@ def test_the_offline_judge_refuses_what_it_does_not_know(tmp_path: Path) -> None
     with pytest.raises(RecipeError, match="judge 'ngrams' supports toxicity"):
         judge_for(behavior, "ngrams")
     with pytest.raises(RecipeError, match="for the demo model only"):
-        judge_for(behavior, "lab")
+        judge_for(behavior, "demo")
 
 
 def test_agreement_is_that_of_a_worked_example() -> None:

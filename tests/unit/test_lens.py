@@ -109,8 +109,8 @@ def test_equal_logits_go_to_the_first_tokens_and_padding_of_the_head_is_no_token
 # ---- tokens for people -----------------------------------------------------------------------
 
 
-def test_tokens_of_byte_level_tokenizers_are_readable(embedded: Path) -> None:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(embedded)
+def test_tokens_of_byte_level_tokenizers_are_readable(demo_path: Path) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(demo_path)
     (newline,) = tokenizer.encode("\n", add_special_tokens=False)
     (the,) = tokenizer.encode(" the", add_special_tokens=False)
     assert readable(tokenizer, newline) == "\\n"
@@ -139,7 +139,7 @@ def test_the_labs_rude_words_are_marked_and_plain_ones_are_not() -> None:
     assert not any(are_offensive([*plain, *signs]))
 
 
-def test_the_classifier_marks_words_that_the_lab_does_not_have(shared: Path) -> None:
+def test_the_classifier_marks_words_that_the_demo_does_not_have(shared: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(shared / "models" / "reddit-4m")
     texts = [readable(tokenizer, token) for token in range(len(tokenizer))]
     flags = are_offensive(texts)

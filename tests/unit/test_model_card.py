@@ -219,5 +219,5 @@ def test_a_base_model_that_is_a_path_is_refused(
 def test_names_that_are_no_paths_stay_as_they_are() -> None:
     for name in ("toxicity", "owner/name", "W1-W0", "a name with spaces", "50/50"):
         assert public_name(name) == name
-    for judge in ("ngrams:toxicity", "hf:owner/name", "chat:owner/name", "lab", "hf:owner/name#1"):
+    for judge in ("ngrams:toxicity", "hf:owner/name", "chat:owner/name", "demo", "hf:owner/name#1"):
         assert public_judge(judge) == judge

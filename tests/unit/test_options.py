@@ -21,8 +21,9 @@ from modelsurgery.edit.region import PAPER_ROWS
 from modelsurgery.errors import RecipeError
 from modelsurgery.files.schema import load_yaml, parse
 from modelsurgery.pipeline.option import Option, Panel, percentage
-from modelsurgery.pipeline.recipe import Recipe, SequenceRecipe
+from modelsurgery.pipeline.recipe import Recipe
 from modelsurgery.pipeline.scheduling import DEFAULT_MINUTES, Sizes
+from modelsurgery.pipeline.sequence_recipe import SequenceRecipe
 from modelsurgery.search.fitting import RULE_TEXTS
 
 CLI = Path(modelsurgery.cli.__file__).parent
@@ -37,6 +38,7 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "model": (["--model", "smollm2"], "smollm2"),
     "behavior": (["--behavior", "toxicity"], "toxicity"),
     "behaviors": (["--behavior", "refusal", "--behavior", "a.yaml"], ("refusal", "a.yaml")),
+    "at_once": (["--at-once"], True),
     "texts": (["--texts", "t.jsonl"], Path("t.jsonl")),
     "direction": (["--direction", "toward"], "toward"),
     "out": (["--out", "run"], Path("run")),
@@ -49,7 +51,7 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "neutral": (["--neutral", "n.txt"], Path("n.txt")),
     "text_column": (["--text-column", "said"], "said"),
     "label_column": (["--label-column", "rude"], "rude"),
-    "fit_texts": (["--fit-texts", "30"], 30),
+    "train_texts": (["--train-texts", "30"], 30),
     "data": (["--data", "hub"], Path("hub")),
     "edits": (["--edit", "a", "--edit", "b"], (Path("a"), Path("b"))),
     "rule": (["--rule", "paper"], "paper"),
@@ -220,7 +222,7 @@ def test_defaults_in_help_are_those_of_the_program() -> None:
     assert said("minutes").startswith(f"{DEFAULT_MINUTES:g},")
     assert said("prompt_count").startswith(f"{Sizes().prompt_count},")
     assert said("samples").startswith(f"{Sizes().samples},")
-    assert said("fit_texts").startswith(f"{RULE_TEXTS},")
+    assert said("train_texts").startswith(f"{RULE_TEXTS},")
     assert said("rows").startswith(f"{PAPER_ROWS:.4f},")
     assert said("rule").startswith(f"{Recipe().chosen_rule},")
     assert said("fit").startswith(f"{Recipe().probe_fit},")

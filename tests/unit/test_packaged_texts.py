@@ -16,9 +16,9 @@ from modelsurgery.data.behaviors import (
     BehaviorFile,
     describe_behavior,
     load_behavior,
-    load_held_out,
+    load_test_part,
 )
-from modelsurgery.data.behaviors.roots import HUB, data_root, local_root, located
+from modelsurgery.data.behaviors.roots import HUB, data_root, local_root, locate_corpus
 from modelsurgery.data.corpora import (
     load_corpus_passages,
     load_corpus_prompts,
@@ -53,18 +53,18 @@ def test_pairs_and_prompts_are_as_many_and_as_long_as_said_and_share_nothing() -
     groups = {text.group for text in texts}
     assert (len(texts), len(groups)) == (800, 400)
     assert sum(text.label for text in texts) == 400
-    test, tuning = (
-        load_corpus_prompts("toxicity_prompts", split=split) for split in ("test", "tuning")
+    test, validation = (
+        load_corpus_prompts("toxicity_prompts", split=split) for split in ("test", "validation")
     )
-    assert (len(test), len(tuning)) == (300, 100)
-    everything = [one.text for one in (*texts, *test, *tuning)]
+    assert (len(test), len(validation)) == (300, 100)
+    everything = [one.text for one in (*texts, *test, *validation)]
     assert len({plain(text) for text in everything}) == len(everything)
     assert all(4 <= len(text.split()) <= 30 for text in everything)
-    assert all(prompt.toxicity is not None for prompt in (*test, *tuning))
+    assert all(prompt.toxicity is not None for prompt in (*test, *validation))
 
 
 def test_both_parts_of_plain_text_are_of_one_size_and_share_nothing() -> None:
-    parts = [load_corpus_passages("plain_text", split=split) for split in ("test", "tuning")]
+    parts = [load_corpus_passages("plain_text", split=split) for split in ("test", "validation")]
     for part in parts:
         assert 9400 <= sum(len(text.split()) for text in part) < 9500
     everything = [plain(text) for part in parts for text in part]
@@ -86,13 +86,13 @@ def test_the_files_are_small_and_nothing_in_them_can_be_read_by_chance() -> None
 
 def test_the_script_makes_the_files_again(script: ModuleType, shared: Path) -> None:
     data = shared / "data"
-    test, tuning = script.prompts(data)
+    test, validation = script.prompts(data)
     made = {
-        "toxicity_pairs": script.pairs(data, {one["text"] for one in (*test, *tuning)}),
+        "toxicity_pairs": script.pairs(data, {one["text"] for one in (*test, *validation)}),
         "toxicity_prompts_test": test,
-        "toxicity_prompts_tuning": tuning,
+        "toxicity_prompts_validation": validation,
     }
-    made["plain_text_test"], made["plain_text_tuning"] = script.plain_text(data)
+    made["plain_text_test"], made["plain_text_validation"] = script.plain_text(data)
     for name, records in made.items():
         stored = gzip.decompress((PACKAGED_DIRECTORY / f"{name}.jsonl.gz").read_bytes())
         assert stored == gzip.decompress(script.compressed(records)), name
@@ -111,13 +111,14 @@ def test_toxicity_needs_no_data_and_says_in_one_line_what_it_takes(
     assert "which ship with the package" in line
     assert "--data DIR" in line
     assert "\n" not in line
-    assert [len(part) for part in (behavior.fit, behavior.tuning, behavior.held_out)] == [
+    assert [len(part) for part in (behavior.train, behavior.validation, behavior.test)] == [
         480,
         160,
         160,
     ]
     groups = [
-        {text.group for text in part} for part in (behavior.fit, behavior.tuning, behavior.held_out)
+        {text.group for text in part}
+        for part in (behavior.train, behavior.validation, behavior.test)
     ]
     assert sum(map(len, groups)) == len(set.union(*groups)) == 400
     (prompts,) = behavior.prompt_sets
@@ -126,11 +127,11 @@ def test_toxicity_needs_no_data_and_says_in_one_line_what_it_takes(
         300,
         20,
     )
-    assert len(behavior.tuning_prompts) == 100
-    assert not set(prompts.texts) & set(behavior.tuning_prompts)
-    assert not set(behavior.neutral) & set(behavior.tuning_neutral)
+    assert len(behavior.validation_prompts) == 100
+    assert not set(prompts.texts) & set(behavior.validation_prompts)
+    assert not set(behavior.test_neutral) & set(behavior.validation_neutral)
     assert behavior.neutral_note == "little stories of GSM8K and neutral remarks of GoEmotions"
-    assert load_held_out(describe_behavior("toxicity"), prompt_count=300).prompt_sets == (prompts,)
+    assert load_test_part(describe_behavior("toxicity"), prompt_count=300).prompt_sets == (prompts,)
 
 
 def test_data_that_are_given_come_first(shared: Path) -> None:
@@ -153,9 +154,9 @@ def test_prompts_neutral_text_and_length_of_a_users_own_come_first(tmp_path: Pat
     texts = tmp_path / "texts.jsonl"
     texts.write_text("".join(json.dumps(row) + "\n" for row in rows))
     mine = load_behavior(described.with_own(texts=texts))
-    assert {text.text for text in mine.fit} <= {row["text"] for row in rows}
+    assert {text.text for text in mine.train} <= {row["text"] for row in rows}
     assert mine.prompt_sets[0].name == "toxicity_prompts"
-    assert len(mine.tuning_prompts) == 100
+    assert len(mine.validation_prompts) == 100
     nothing = load_behavior(described.with_own(texts=texts, prompts=tmp_path / "prompts.txt"))
     assert nothing.neutral_note.startswith("held-out texts with label 0")
     short = load_behavior(described.with_length(7))
@@ -168,13 +169,13 @@ def test_hub_in_place_of_a_directory_asks_the_hub(
     monkeypatch.chdir(tmp_path)
     assert data_root(Path("hub")) == HUB
     assert local_root(HUB) is None
-    assert located("jigsaw", HUB) is None
+    assert locate_corpus("jigsaw", HUB) is None
     with pytest.raises(TextsError, match="cannot load allenai/real-toxicity-prompts from"):
         load_behavior(describe_behavior("toxicity"), data=HUB)
     (tmp_path / "hub").mkdir()  # a directory of that name comes first
     assert local_root(HUB) == HUB
     with pytest.raises(TextsError, match="hub: no folder jigsaw"):
-        located("jigsaw", HUB)
+        locate_corpus("jigsaw", HUB)
 
 
 def test_a_behavior_of_ones_own_may_name_packaged_texts_beside_local_data(tmp_path: Path) -> None:

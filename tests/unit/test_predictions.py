@@ -12,13 +12,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from families import random_edit
 from modelsurgery import Edit, LanguageModel, edited, load_model
+from modelsurgery.data.texts import LabeledText
 from modelsurgery.evaluation import predictions
 from modelsurgery.evaluation.capability import TaskResult, measure_capability
 from modelsurgery.evaluation.capability.windows import compare_perplexity
 from modelsurgery.evaluation.generation.sampling import UniformSampling
-from modelsurgery.evaluation.language_modelling import compare_language_modelling, greedy_answers
+from modelsurgery.evaluation.language_modelling import (
+    compare_language_modelling,
+    greedy_answers,
+    sum_over_texts,
+)
 from modelsurgery.evaluation.predictions import LOGITS_AT_A_TIME, last_logits, predict
 from modelsurgery.evaluation.screening import Screen
+from modelsurgery.model.halves import Halves
 from own_tasks import write_own_tasks
 from tiny import tiny_sentences, tiny_tokenizer, write_tiny_model
 
@@ -193,3 +199,46 @@ def test_last_logits_are_those_of_the_last_positions(tiny_llama: Path) -> None:
     with torch.inference_mode():
         whole = model.model(**batch).logits
         torch.testing.assert_close(last_logits(model.model, batch, 2), whole[:, -2:])
+
+
+@pytest.fixture
+def rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many texts decoders read in each pass."""
+    found: list[int] = []
+    read = Halves.last_states
+
+    def counted(halves: Halves, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        found.append(len(batch["input_ids"]))
+        return read(halves, batch)
+
+    monkeypatch.setattr(Halves, "last_states", counted)
+    return found
+
+
+def test_states_that_are_known_are_not_read_again(tmp_path: Path, rows: list[int]) -> None:
+    model = load_model(write_tiny_model(tmp_path / "m", "llama"))
+    sides: list[tuple[Edit, ...]] = [(), (random_edit(tmp_path / "m"),)]
+    texts = tiny_sentences(30)
+    known: dict[int, torch.Tensor] = {}
+    expected = sum_over_texts(model, texts, sides, together=True)
+    sum_over_texts(model, texts, [()], known=known)
+    assert sorted(known) == list(range(len(texts)))
+    rows.clear()
+    found = sum_over_texts(model, texts, sides, together=True, known=known)
+    assert sum(rows) == len(texts)
+    torch.testing.assert_close(found.losses, expected.losses, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.divergences, expected.divergences, rtol=1e-4, atol=1e-6)
+    assert found.hits.equal(expected.hits)
+    assert found.divergences[1].min() > 0
+
+
+def test_a_screen_reads_the_base_model_once(tmp_path: Path, rows: list[int]) -> None:
+    model = load_model(write_tiny_model(tmp_path / "m", "llama"))
+    clean = tiny_sentences(30)
+    own = [LabeledText(text, 0, reply="good") for text in tiny_sentences(5, seed=2)]
+    screen = Screen(model, (), (), clean, own=own)
+    rows.clear()
+    (effect,) = screen.measure([random_edit(tmp_path / "m")])
+    assert sum(rows) == len(clean) + len(own)
+    assert effect.divergence > 0
+    assert effect.own > 0

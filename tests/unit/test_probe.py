@@ -21,9 +21,9 @@ def two_clouds(count: int, seed: int, distance: float = 6.0) -> tuple[torch.Tens
 
 
 def fitted(fit: str, seed: int = 0, scale: float = 1.0) -> Probe:
-    train, held_out = two_clouds(600, 1), two_clouds(200, 2)
+    train, test = two_clouds(600, 1), two_clouds(200, 2)
     return fit_probe(
-        train[0] * scale, train[1], held_out[0] * scale, held_out[1], layer=2, fit=fit, seed=seed
+        train[0] * scale, train[1], test[0] * scale, test[1], layer=2, fit=fit, seed=seed
     )
 
 
@@ -34,7 +34,7 @@ def test_separable_classes_are_told_apart_and_shuffled_labels_are_not(fit: str) 
     assert metrics.accuracy > 0.98
     assert metrics.auroc > 0.99
     assert metrics.train_texts == 600
-    assert metrics.held_out_texts == 200
+    assert metrics.test_texts == 200
     # 200 texts: a fair coin stays within 0.5 ± 0.35 even along a random direction
     assert metrics.control_accuracy < 0.85
 
@@ -70,11 +70,11 @@ def test_mean_difference_is_the_difference_of_the_means_whatever_the_fit() -> No
         torch.testing.assert_close(found, expected)
 
 
-def test_direction_rules() -> None:
+def test_direction_sources() -> None:
     probe = fitted("adam")
     assert np.array_equal(probe.direction("W1"), probe.weight[1])
     assert np.array_equal(probe.direction("W1-W0"), probe.weight[1] - probe.weight[0])
-    with pytest.raises(RecipeError, match="direction rule 'W0'"):
+    with pytest.raises(RecipeError, match="direction source 'W0'"):
         probe.direction("W0")
 
 

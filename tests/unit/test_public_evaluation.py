@@ -45,8 +45,8 @@ def test_texts_are_measured_on_their_held_out_part_and_nothing_is_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    split = ms.split_texts(TEXTS, held_out=0.3, seed=4)
-    neutral = [text.text for text in split.held_out if text.label == 0]
+    split = ms.split_texts(TEXTS, test_size=0.3, seed=4)
+    neutral = [text.text for text in split.test if text.label == 0]
     before = {name: one.clone() for name, one in model.model.state_dict().items()}
     found = ms.evaluate(model, edit, split, judge=CountsA(), samples=2, seed=7)
 
@@ -54,7 +54,7 @@ def test_texts_are_measured_on_their_held_out_part_and_nothing_is_written(
     assert all(one.equal(before[name]) for name, one in model.model.state_dict().items())
     expected = compare_language_modelling(model, neutral, [edit])
     assert found.damage.neutral == expected
-    asked = {" ".join(text.text.split()[: len(text.text.split()) // 2]) for text in split.held_out
+    asked = {" ".join(text.text.split()[: len(text.text.split()) // 2]) for text in split.test
              if text.label == 1 and len(text.text.split()) >= 4}  # fmt: skip
     assert {prompt.text for prompt in found.first.prompts.prompts} == asked
     assert [one.seed for one in found.first.decodings] == [7, 8]
@@ -90,10 +90,9 @@ def test_the_seed_is_the_edits_unless_it_is_given(model: ms.LanguageModel, edit:
     assert ms.evaluate(model, edit, TEXTS, judge=CountsA(), prompt_count=2).seed == 0
     found = ms.evaluate(model, edit, TEXTS, judge=CountsA(), prompt_count=2, seed=5)
     assert found.seed == 5
-    held_out = {text.text for text in ms.split_texts(TEXTS, seed=5).held_out}
+    test = {text.text for text in ms.split_texts(TEXTS, seed=5).test}
     assert all(
-        any(text.startswith(prompt.text) for text in held_out)
-        for prompt in found.first.prompts.prompts
+        any(text.startswith(prompt.text) for text in test) for prompt in found.first.prompts.prompts
     )
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from modelsurgery import embedded_model_path
+from modelsurgery import demo_model_path
 from modelsurgery.cli.options import model_directory
 from modelsurgery.data.behaviors import BehaviorFile
 from modelsurgery.errors import OutputExistsError, RecipeError
@@ -12,7 +12,7 @@ from modelsurgery.files.schema import load_yaml, parse
 from modelsurgery.pipeline.evaluating import EvaluationPlan
 from modelsurgery.pipeline.recipe import Recipe
 from modelsurgery.pipeline.running import described_behavior, loaded_model
-from modelsurgery.pipeline.runs import MANIFEST_FILE, open_run
+from modelsurgery.pipeline.runs import RUN_MANIFEST, open_run
 
 
 def test_a_recipe_reads_back_what_it_says(tmp_path: Path) -> None:
@@ -23,24 +23,24 @@ def test_a_recipe_reads_back_what_it_says(tmp_path: Path) -> None:
     assert recipe.sign == -1
 
 
-def test_the_embedded_model_is_known_by_name_and_by_path(
+def test_the_demo_model_is_known_by_name_and_by_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    path = embedded_model_path()
+    path = demo_model_path()
     (tmp_path / "link").symlink_to(path)
-    (tmp_path / "embedded").mkdir()  # the name is the model's all the same
-    behavior = BehaviorFile(name="toxicity", lab=True)
-    for model in ("embedded", str(path), f"{path}/", os.path.relpath(path), "link"):
+    (tmp_path / "demo").mkdir()  # the name is the model's all the same
+    behavior = BehaviorFile(name="toxicity", demo=True)
+    for model in ("demo", str(path), f"{path}/", os.path.relpath(path), "link"):
         recipe = Recipe(model=model)
-        assert (recipe.is_embedded, recipe.is_lab, recipe.model_name) == (True, True, "embedded")
+        assert (recipe.is_demo_model, recipe.is_demo, recipe.model_name) == (True, True, "demo")
         plan = EvaluationPlan(model=model, behavior=behavior)
-        assert (plan.is_embedded, plan.is_lab) == (True, True)
+        assert (plan.is_demo_model, plan.is_demo) == (True, True)
         assert model_directory(model).samefile(path)
         assert described_behavior(recipe).name == "toxicity"
         assert loaded_model(recipe, datetime.now(UTC)).checkpoint.directory.samefile(path)
-    assert not Recipe(model="./embedded").is_embedded
-    assert not Recipe(model="elsewhere").is_embedded
+    assert not Recipe(model="./demo").is_demo_model
+    assert not Recipe(model="elsewhere").is_demo_model
 
 
 def test_an_unknown_key_is_refused_with_a_suggestion() -> None:
@@ -93,7 +93,7 @@ def test_a_finished_run_and_another_recipes_run_are_left_alone(tmp_path: Path) -
     with pytest.raises(OutputExistsError):
         opened(2)
     opened(1, finish=True)
-    assert (tmp_path / "run" / MANIFEST_FILE).is_file()
+    assert (tmp_path / "run" / RUN_MANIFEST).is_file()
     with pytest.raises(OutputExistsError):
         opened(1)
 

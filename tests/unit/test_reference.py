@@ -28,9 +28,9 @@ def package() -> griffe.Module:
 
 
 @pytest.fixture(scope="module")
-def names(embedded: Path) -> dict[str, Any]:
+def names(demo_path: Path) -> dict[str, Any]:
     """What the head of the page says that examples begin with."""
-    model = ms.load_model(embedded)
+    model = ms.load_model(demo_path)
     gates = ms.find_gate_matrices(model.checkpoint)
     direction = np.random.default_rng(0).standard_normal(gates[0].hidden_size).astype(np.float32)
     scores = ms.score_rows(model.checkpoint, gates, direction[None])
@@ -48,11 +48,11 @@ def names(embedded: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def workplace(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embedded: Path, names: dict[str, Any]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, demo_path: Path, names: dict[str, Any]
 ) -> Path:
     """A directory with the files that examples name."""
     for copy in ("model", "own-model"):
-        shutil.copytree(embedded, tmp_path / copy)
+        shutil.copytree(demo_path, tmp_path / copy)
     rows = demo.labeled_texts("toxicity", 60, 0)
     lines = (json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
     (tmp_path / "texts.jsonl").write_text("".join(lines))

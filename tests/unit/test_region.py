@@ -64,7 +64,7 @@ def test_the_length_of_the_direction_does_not_matter(tiny_llama: Path) -> None:
 def test_several_directions_are_scored_in_one_pass(tiny_llama: Path) -> None:
     both = scores(tiny_llama, torch.stack([DIRECTION, -DIRECTION]))
     aligned = select_region(scores(tiny_llama), 10, selection="aligned")
-    assert chosen(select_region(both, 10, direction=1)) == chosen(aligned)
+    assert chosen(select_region(both, 10, direction_index=1)) == chosen(aligned)
 
 
 def test_a_window_counts_layers_from_one_and_both_ends(tiny_llama: Path) -> None:

@@ -201,7 +201,7 @@ def test_a_run_has_a_page(tmp_path: Path) -> None:
 def test_an_evaluation_has_a_page_with_all_that_it_measured(tmp_path: Path) -> None:
     page = write_report(an_evaluation(tmp_path / "evaluation")).read_text()
     assert "challenging by group" in page
-    assert "surgery evaluate embedded --edit e.safetensors --behavior toxicity" in page
+    assert "surgery evaluate demo --edit e.safetensors --behavior toxicity" in page
     for told in ("as phrases judges", "published for a large one", "challenging: empty answers",
                  "gsm8k (exact match, 8-shot)", "agree on 90.0% of 8 answers"):  # fmt: skip
         assert told in page, told

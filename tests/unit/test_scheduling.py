@@ -14,7 +14,7 @@ from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.loading import load_model
 from modelsurgery.pipeline.recipe import Recipe
 from modelsurgery.pipeline.running import SETTLED, judged_behavior, plan_recipe, run_recipe
-from modelsurgery.pipeline.runs import MANIFEST_FILE, open_run
+from modelsurgery.pipeline.runs import RUN_MANIFEST, open_run
 from modelsurgery.pipeline.scheduling import (
     Pace,
     Schedule,
@@ -33,8 +33,8 @@ FAST, SLOW = Pace(1e6, 1e6, 1e6, 1e6), Pace(50.0, 25.0, 50.0, 5.0)
 
 
 @pytest.fixture(scope="module")
-def model(embedded: Path) -> LanguageModel:
-    return load_model(embedded)
+def model(demo_path: Path) -> LanguageModel:
+    return load_model(demo_path)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_seconds_are_tokens_by_pace(model: LanguageModel, behavior: Behavior) ->
     new = behavior.prompt_sets[0].max_new_tokens
     assert by_name["held-out prompts"].writes == 2 * 4 * 300 * new
     assert by_name["held-out prompts"].seconds == pytest.approx(2 * 4 * 300 * new / 100, rel=1e-3)
-    assert by_name["dose-response"].writes == 8 * len(behavior.tuning_prompts) * new
+    assert by_name["dose-response"].writes == 8 * len(behavior.validation_prompts) * new
     assert found.seconds == pytest.approx(sum(one.seconds for one in found.stages))
 
 
@@ -88,7 +88,7 @@ def test_sizes_fall_in_the_stated_order_until_the_run_fits(
     for share in (1.3, 0.9, 0.6, 0.4, 0.2):
         found = scheduled(model, behavior, pace, whole * share)
         assert found.fits
-        steps = list(Sizes().smaller(frozenset(), Sizes(fit_texts=RULE_TEXTS)))
+        steps = list(Sizes().smaller(frozenset(), Sizes(train_texts=RULE_TEXTS)))
         place = steps.index(found.sizes)
         assert place > before
         before = place
@@ -115,7 +115,7 @@ def test_least_sizes_that_do_not_fit_are_said_to_be_too_much(
 def test_what_was_asked_for_stays(model: LanguageModel, behavior: Behavior) -> None:
     found = scheduled(model, behavior, SLOW, 1, prompt_count=250, samples=2)
     assert (found.sizes.prompt_count, found.sizes.samples) == (250, 2)
-    assert set(found.reduced) == {"doses", "tuning_prompts", "fit_texts", "neutral_texts"}
+    assert set(found.reduced) == {"doses", "validation_prompts", "train_texts", "neutral_texts"}
 
 
 def test_a_search_gets_what_is_left_of_the_minutes(
@@ -230,7 +230,7 @@ def test_texts_without_a_signal_leave_no_run(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "run" / "1-first").mkdir(parents=True)
     (tmp_path / "run" / "recipe.resolved.yaml").write_text("now: '2026-01-01T00:00:00'\n")
-    (tmp_path / "run" / "1-first" / MANIFEST_FILE).touch()
+    (tmp_path / "run" / "1-first" / RUN_MANIFEST).touch()
     with pytest.raises(NoSignalError):  # a step that is done is not lost
         stopped(NoSignalError)
-    assert (tmp_path / "run" / "1-first" / MANIFEST_FILE).is_file()
+    assert (tmp_path / "run" / "1-first" / RUN_MANIFEST).is_file()

@@ -17,8 +17,7 @@ from modelsurgery.search.strength import (
     AIM,
     CLOSE,
     ENOUGH,
-    FIRST_FACTORS,
-    MOST_CORRECTIONS,
+    MOST_STRENGTHS,
     FittedStrength,
     next_strength,
 )
@@ -50,7 +49,7 @@ def fitted(damage: Damage, *, strength: float = 1.0, budget: Budget = BUDGET) ->
         Edit((), strength, strength, 100), cast(Screen, screen), budget, SETTING, first=0.3
     )
     assert [abs(one) for one in screen.asked] == pytest.approx([t.strength for t in found.trials])
-    assert len(screen.asked) <= len(FIRST_FACTORS) + MOST_CORRECTIONS
+    assert len(screen.asked) <= MOST_STRENGTHS
     assert budget.allows(found.effect)
     assert found.edit.measured == Measurement(found.effect.selectivity, found.effect.divergence)
     return found
@@ -71,7 +70,7 @@ def test_the_budget_is_used_whatever_the_curve(scale: float, power: float) -> No
 def test_the_square_law_takes_one_correction(first_use: float) -> None:
     factor = first_use * 0.02 / 0.3**2
     found = fitted(lambda strength: effect(factor * strength**2))
-    assert len(found.trials) <= len(FIRST_FACTORS) + 1
+    assert len(found.trials) <= 2
 
 
 @pytest.mark.parametrize("edge", [0.02, 0.2, 0.45, 5.0])

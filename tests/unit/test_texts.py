@@ -139,19 +139,17 @@ def test_both_labels_are_needed() -> None:
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.5])
 def test_split_holds_out_the_share_of_each_label(share: float) -> None:
     texts = labeled(400)
-    split = split_texts(texts, held_out=share)
-    assert Counter(text.label for text in split.held_out) == {0: 200 * share, 1: 200 * share}
-    assert sorted([*split.train, *split.held_out], key=texts.index) == texts
+    split = split_texts(texts, test_size=share)
+    assert Counter(text.label for text in split.test) == {0: 200 * share, 1: 200 * share}
+    assert sorted([*split.train, *split.test], key=texts.index) == texts
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_groups_stay_on_one_side(seed: int) -> None:
     texts = [*labeled(300, group_size=2), *labeled(100)]
     split = split_texts(texts, seed=seed)
-    train, held_out = (
-        {text.group for text in side} - {None} for side in (split.train, split.held_out)
-    )
-    assert not train & held_out
+    train, test = ({text.group for text in side} - {None} for side in (split.train, split.test))
+    assert not train & test
 
 
 def test_split_does_not_depend_on_the_order() -> None:
@@ -162,12 +160,12 @@ def test_split_does_not_depend_on_the_order() -> None:
 
 def test_another_seed_gives_another_split() -> None:
     texts = labeled(200)
-    assert set(split_texts(texts, seed=0).held_out) != set(split_texts(texts, seed=1).held_out)
+    assert set(split_texts(texts, seed=0).test) != set(split_texts(texts, seed=1).test)
 
 
 def test_most_texts_stay_on_their_side_when_texts_are_added() -> None:
-    before = set(split_texts(labeled(400)).held_out)
-    after = set(split_texts(labeled(440)).held_out)
+    before = set(split_texts(labeled(400)).test)
+    after = set(split_texts(labeled(440)).test)
     assert len(before & after) >= 0.85 * len(before)
 
 
@@ -177,10 +175,10 @@ def test_loaded_texts_split_themselves_and_stay_a_tuple(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     texts = load_texts(path)
     assert texts == tuple(LabeledText(f"text {n}", n % 2, str(n // 4)) for n in range(200))
-    split = texts.split(held_out=0.3, seed=4)
-    assert split == split_texts(tuple(texts), held_out=0.3, seed=4)
-    assert Counter(text.label for text in split.held_out) == {0: 30, 1: 30}
-    assert not {text.group for text in split.train} & {text.group for text in split.held_out}
+    split = texts.split(test_size=0.3, seed=4)
+    assert split == split_texts(tuple(texts), test_size=0.3, seed=4)
+    assert Counter(text.label for text in split.test) == {0: 30, 1: 30}
+    assert not {text.group for text in split.train} & {text.group for text in split.test}
     assert texts.split(seed=5) != texts.split(seed=6)
     assert pickle.loads(pickle.dumps(texts)).split() == texts.split()  # noqa: S301
 

@@ -20,7 +20,7 @@ from modelsurgery.evaluation.protocol import decodings_of
 from modelsurgery.evaluation.screening import Effect
 from modelsurgery.model.probe_fitting import fit_probe_on_texts
 from modelsurgery.search import Budget, Search, SearchSpace, Setting, Study, Trial, default_space
-from modelsurgery.search.doses import corrected_strength, expected_strength
+from modelsurgery.search.strength_schedule import corrected_strength, expected_strength
 from tiny import tiny_sentences
 
 SENTENCES = tiny_sentences(160)
@@ -48,19 +48,19 @@ def behavior() -> Behavior:
     ]
     return Behavior(
         BehaviorFile(name="happiness", texts=Path("happy.jsonl")), False,
-        fit=tuple(texts[:40]), tuning=tuple(texts[40:60]), held_out=tuple(texts[60:]),
-        tuning_prompts=tuple(SENTENCES[80:100]),
+        train=tuple(texts[:40]), validation=tuple(texts[40:60]), test=tuple(texts[60:]),
+        validation_prompts=tuple(SENTENCES[80:100]),
         prompt_sets=(plain_prompt_set("prompts", "", SENTENCES[100:120], 24),),
-        tuning_neutral=tuple(SENTENCES[120:140]), neutral=tuple(SENTENCES[140:]),
+        validation_neutral=tuple(SENTENCES[120:140]), test_neutral=tuple(SENTENCES[140:]),
         neutral_note="",
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def probe(model: LanguageModel, behavior: Behavior) -> Probe:
-    texts = [text.text for text in (*behavior.fit, *behavior.held_out)]
+    texts = [text.text for text in (*behavior.train, *behavior.test)]
     features = extract_hidden_states(model, texts, [3]).by_layer[3]
-    return fit_probe_on_texts(features, behavior.fit, behavior.held_out, layer=3)
+    return fit_probe_on_texts(features, behavior.train, behavior.test, layer=3)
 
 
 SPACE = SearchSpace(
@@ -88,17 +88,17 @@ def loss_rise(model: LanguageModel, texts: Sequence[str], edit: Edit) -> float:
 
 def selectivity(model: LanguageModel, behavior: Behavior, edit: Edit) -> float:
     shows, opposite = (
-        loss_rise(model, [one.text for one in behavior.tuning if one.label == label], edit)
+        loss_rise(model, [one.text for one in behavior.validation if one.label == label], edit)
         for label in (1, 0)
     )
     return shows - opposite
 
 
 def happy_share(model: LanguageModel, behavior: Behavior, edits: Sequence[Edit]) -> float:
-    """The judge's rate on the tuning prompts, five samples each, generated here."""
+    """The judge's rate on the validation prompts, five samples each, generated here."""
     generator, said = TransformersGenerator(model), []
     for decoding in decodings_of(behavior.prompt_sets[0], 5, 0):
-        made = generator.generate(behavior.tuning_prompts, decoding, edits)
+        made = generator.generate(behavior.validation_prompts, decoding, edits)
         said += [one.text for one in made]
     return sum("happy" in text for text in said) / len(said)
 
@@ -116,7 +116,7 @@ def test_a_search_uses_the_budget_and_stays_inside(
 
     for one in result.survivors:  # the judge may choose any of them
         edit = search.edit_of(one.trial.setting, one.trial.strength)
-        rise = loss_rise(model, behavior.tuning_neutral, edit)
+        rise = loss_rise(model, behavior.validation_neutral, edit)
         assert rise == pytest.approx(one.trial.effect.clean, rel=1e-3, abs=1e-6)
         assert rise <= 0.8 * math.log1p(allowed)
     assert selectivity(model, behavior, result.edit) == pytest.approx(
@@ -211,7 +211,7 @@ def test_toward_is_the_other_sign(model: LanguageModel, behavior: Behavior, prob
 
 def test_nothing_held_out_is_read(model: LanguageModel, behavior: Behavior, probe: Probe) -> None:
     unseen = (replace(behavior.prompt_sets[0], prompts=()),)
-    blind = replace(behavior, held_out=(), prompt_sets=unseen, neutral=(), facts=())
+    blind = replace(behavior, test=(), prompt_sets=unseen, test_neutral=(), test_facts=())
     found = []
     for texts in (behavior, blind):
         search = Search(model, texts, CountsHappy(), [probe], SPACE, BUDGET)

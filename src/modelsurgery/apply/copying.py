@@ -18,7 +18,7 @@ from modelsurgery.apply.coverage import Coverage
 from modelsurgery.apply.journal import SURGERY_DIRECTORY, Journal, copy_journal, load_journal
 from modelsurgery.apply.manifest import (
     HEADER,
-    MANIFEST_FILE,
+    SURGERY_MANIFEST,
     Manifest,
     WeightHashes,
     file_parts,
@@ -162,7 +162,7 @@ def _other_files(checkpoint: Checkpoint) -> tuple[tuple[str, ...], tuple[str, ..
     for path in sorted(checkpoint.directory.rglob("*")):
         name = path.relative_to(checkpoint.directory)
         hidden = any(part.startswith(".") for part in name.parts)
-        if hidden or not path.is_file() or str(name) in {*checkpoint.files, MANIFEST_FILE}:
+        if hidden or not path.is_file() or str(name) in {*checkpoint.files, SURGERY_MANIFEST}:
             continue
         if not _is_utf8(str(name)):
             raise CheckpointError(
@@ -184,7 +184,7 @@ def _carry_journals(source: Path, staged: Path, manifest: Manifest) -> None:
         if not journal.is_dir():
             raise CheckpointError(
                 f"{source}: the manifest names journal {name}, which is missing; restore "
-                f"{SURGERY_DIRECTORY}, or delete {MANIFEST_FILE} to give up undoing"
+                f"{SURGERY_DIRECTORY}, or delete {SURGERY_MANIFEST} to give up undoing"
             )
         copy_journal(load_journal(journal), staged)
 

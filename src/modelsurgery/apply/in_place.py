@@ -30,7 +30,7 @@ from modelsurgery.apply.manifest import (
 )
 from modelsurgery.apply.patching import Surgery, check_rows
 from modelsurgery.apply.undoing import (
-    model_directory,
+    existing_directory,
     put_back,
     refuse_complete_edits,
     refuse_lost_journals,
@@ -89,7 +89,7 @@ def apply_in_place(directory: Path | str, edits: Sequence[Edit]) -> EditedInPlac
         >>> undo("own-model").surgeries_left
         0
     """
-    directory = model_directory(directory)
+    directory = existing_directory(directory)
     with locked(directory), storage_errors(directory):
         refuse_complete_edits(directory)
         unfinished = settle(directory)

@@ -19,7 +19,7 @@ from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import CheckpointError, VerificationError
 from modelsurgery.files.atomic import HASH_BLOCK_BYTES, writable_json, write_json
 
-MANIFEST_FILE = "surgery.json"
+SURGERY_MANIFEST = "surgery.json"
 FORMAT_VERSION = 2
 HEADER = ""  # no tensor has an empty name in a file that transformers writes
 
@@ -104,7 +104,7 @@ def read_manifest(directory: Path) -> Manifest:
     Raises:
         VerificationError: it is damaged, or of another version.
     """
-    path = directory / MANIFEST_FILE
+    path = directory / SURGERY_MANIFEST
     if not path.exists() and not path.is_symlink():
         return Manifest()
     try:
@@ -127,12 +127,12 @@ def read_manifest(directory: Path) -> Manifest:
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write a manifest whole or not at all."""
-    write_json(directory / MANIFEST_FILE, manifest.model_dump())
+    write_json(directory / SURGERY_MANIFEST, manifest.model_dump())
 
 
 def manifest_text(directory: Path) -> str | None:
     """The manifest as it stands in the directory, to be put back by an undo."""
-    path = directory / MANIFEST_FILE
+    path = directory / SURGERY_MANIFEST
     # As bytes: reading text would turn the ends of lines of another system into ours.
     return path.read_bytes().decode() if path.is_file() else None
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modelsurgery.apply.journal import StoredJournal, load_journals, remove_journal, sweep
-from modelsurgery.apply.manifest import MANIFEST_FILE, Manifest, manifest_text, read_manifest
+from modelsurgery.apply.manifest import SURGERY_MANIFEST, Manifest, manifest_text, read_manifest
 from modelsurgery.apply.patching import check_rows, patch_back, wrong_tensors
 from modelsurgery.apply.weight_files import (
     hidden,
@@ -77,7 +77,7 @@ def undo(directory: Path | str, *, everything: bool = False) -> Undone:
         >>> undo("edited").surgeries_left
         0
     """
-    directory = model_directory(directory)
+    directory = existing_directory(directory)
     with locked(directory), storage_errors(directory):
         unfinished = settle(directory)
         rows = [] if unfinished is None else [_row_count(unfinished)]
@@ -95,7 +95,7 @@ def undo(directory: Path | str, *, everything: bool = False) -> Undone:
         return Undone(directory, len(rows), len(load_journals(directory)), sum(rows))
 
 
-def model_directory(directory: Path | str) -> Path:
+def existing_directory(directory: Path | str) -> Path:
     """The same path, if there is a directory.
 
     Raises:
@@ -115,7 +115,7 @@ def settle(directory: Path) -> StoredJournal | None:
     """
     sweep(directory)
     sweep_copies(directory)
-    remove_unfinished(directory / MANIFEST_FILE)
+    remove_unfinished(directory / SURGERY_MANIFEST)
     under_way = sorted(directory.glob(f"*{IN_SURGERY_SUFFIX}"))
     journals = load_journals(directory)
     counting = read_manifest(directory).journals
@@ -158,7 +158,7 @@ def _earlier_manifest(directory: Path, stored: StoredJournal) -> Iterator[Callab
 
     A full disk is met here, before anything of the model is touched.
     """
-    path, text = directory / MANIFEST_FILE, stored.journal.manifest_before
+    path, text = directory / SURGERY_MANIFEST, stored.journal.manifest_before
     if text is None:
 
         def remove() -> None:
@@ -233,7 +233,7 @@ def refuse_complete_edits(directory: Path) -> None:
         if complete:
             raise JournalError(
                 f"{directory}: the edit of journal {stored.name} is complete, but "
-                f"{MANIFEST_FILE}, which should name it, was removed or replaced; `surgery undo "
+                f"{SURGERY_MANIFEST}, which should name it, was removed or replaced; `surgery undo "
                 f"{directory}` undoes the edit"
             )
 

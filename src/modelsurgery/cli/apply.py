@@ -59,13 +59,13 @@ def apply(
     as_json: Json = False,
 ) -> None:
     """Apply edits to a model on disk: to a copy, or reversibly in place."""
-    from modelsurgery.data.demo import is_embedded
+    from modelsurgery.data.demo import is_demo_model
     from modelsurgery.edit.edit_file import load_edit
 
     if (out is None) != in_place:
         raise RecipeError("give either --out DIR or --in-place")
-    if in_place and is_embedded(model):
-        raise RecipeError("the embedded model is part of the package; edit a copy with --out")
+    if in_place and is_demo_model(model):
+        raise RecipeError("the demo model is part of the package; edit a copy with --out")
     if copy and in_place:
         raise RecipeError("--copy needs --out; --in-place copies nothing")
     loaded = [load_edit(path) for path in edits]

@@ -29,13 +29,13 @@ from modelsurgery.cli.options import (
     option,
 )
 from modelsurgery.cli.output import print_content, showing_progress
-from modelsurgery.edit.choices import DirectionRule
+from modelsurgery.edit.choices import DirectionSource
 from modelsurgery.errors import RecipeError
 from modelsurgery.pipeline.option import Panel, layer_window, percentage, row_share
 from modelsurgery.rules.choices import DEFAULT_RULE, Rule
 
-DirectionSource = Annotated[
-    DirectionRule | None,
+SourceOption = Annotated[
+    DirectionSource | None,
     option("direction_source", default="mean-difference, or W1 if the probe has none"),
 ]
 SeveralTexts = Annotated[
@@ -85,7 +85,7 @@ def edit(
     max_divergence: MaxDivergence = None,
     max_perplexity: MaxPerplexity = None,
     alpha: Alpha = None,
-    direction_source: DirectionSource = None,
+    direction_source: SourceOption = None,
     text_column: TextColumn = DEFAULTS.text_column,
     label_column: LabelColumn = DEFAULTS.label_column,
     layout: LayoutFile = None,
@@ -171,7 +171,7 @@ def _from_probe(
     checkpoint = open_checkpoint(model_directory(model))
     described = chosen_layout(layout)
     loaded = load_probe(probe)
-    source = source or loaded.default_rule
+    source = source or loaded.default_source
     direction = loaded.direction(source)
     with showing_progress() as progress:
         gates = find_gate_matrices(checkpoint, described)

@@ -72,10 +72,10 @@ def _print_tables(content: dict[str, Any], show_offensive: bool) -> None:
 def _other(file: Path, model: str | None, device: str | None, dtype: str | None) -> dict[str, Any]:
     """What is known of a journal, a model or a probe."""
     from modelsurgery.apply.journal import is_journal, journal_json, load_journal
-    from modelsurgery.apply.manifest import MANIFEST_FILE
+    from modelsurgery.apply.manifest import SURGERY_MANIFEST
     from modelsurgery.edit.probe import load_probe, probe_json
 
-    is_probe = not (is_journal(file) or file.is_dir() or file.name == MANIFEST_FILE)
+    is_probe = not (is_journal(file) or file.is_dir() or file.name == SURGERY_MANIFEST)
     if model is not None and not is_probe:
         raise RecipeError(f"{file} is neither an edit nor a probe; --model needs one of them")
     directory = file if file.is_dir() else file.parent

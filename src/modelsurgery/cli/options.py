@@ -14,7 +14,8 @@ from rich.markup import escape
 
 from modelsurgery.edit.choices import Fit
 from modelsurgery.pipeline.option import Option, Panel
-from modelsurgery.pipeline.recipe import DEFAULT_BEHAVIOR, Recipe, SequenceRecipe
+from modelsurgery.pipeline.recipe import DEFAULT_BEHAVIOR, Recipe
+from modelsurgery.pipeline.sequence_recipe import SequenceRecipe
 
 if TYPE_CHECKING:
     from modelsurgery.checkpoint.layouts import GateLayout
@@ -192,11 +193,11 @@ LayoutFile = Annotated[Path | None, option("layout")]
 
 
 def model_directory(name: str) -> Path:
-    """Directory of a model given as a directory, a name, an id of the Hub, or `embedded`."""
-    from modelsurgery.data.demo import embedded_model_path, is_embedded
+    """Directory of a model given as a directory, a name, an id of the Hub, or `demo`."""
+    from modelsurgery.data.demo import demo_model_path, is_demo_model
 
-    if is_embedded(name):
-        return embedded_model_path()
+    if is_demo_model(name):
+        return demo_model_path()
     if Path(name).is_dir():
         return Path(name)
     from modelsurgery.model.loading import resolve_model_directory

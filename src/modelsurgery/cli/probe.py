@@ -63,7 +63,7 @@ def probe(
         chosen = loaded.layer_count if layer is None else layer
         states = extract_hidden_states(
             loaded,
-            [loaded.written(text) for text in (*split.train, *split.held_out)],
+            [loaded.render(text) for text in (*split.train, *split.test)],
             [chosen],
             progress=progress,
         )
@@ -71,7 +71,7 @@ def probe(
             fitted = fit_probe_on_texts(
                 states.by_layer[chosen],
                 split.train,
-                split.held_out,
+                split.test,
                 layer=chosen,
                 fit=fit,
                 seed=seed,

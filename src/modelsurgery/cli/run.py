@@ -18,7 +18,8 @@ from modelsurgery.cli.output import print_json, print_plan, showing_progress
 from modelsurgery.errors import DamageBudgetError, NoEffectError, RecipeError
 from modelsurgery.files.schema import load_yaml, parse
 from modelsurgery.pipeline.option import Panel
-from modelsurgery.pipeline.recipe import Recipe, SequenceRecipe
+from modelsurgery.pipeline.recipe import Recipe
+from modelsurgery.pipeline.sequence_recipe import SequenceRecipe
 
 if TYPE_CHECKING:
     from modelsurgery.results import RunResults
@@ -44,15 +45,15 @@ def run(
     as_json: Json = False,
     **typed: Any,
 ) -> None:
-    """Make an edit, measure it, and write a report. Without arguments, edit the embedded model."""
+    """Make an edit, measure it, and write a report. Without arguments, edit the demo model."""
     from modelsurgery.report.terminal import print_results
 
     said = load_yaml(recipe, SequenceRecipe).model_dump(exclude_unset=True) if recipe else {}
     options = overridden(said, recipe_values(typed))
     if plan:
         _show_plan(options, as_json)
-    elif options.get("behaviors"):
-        _perform_in_order(options, as_json)
+    elif options.get("behaviors") or options.get("at_once"):
+        _perform_several(options, as_json)
     else:
         _perform(options, partial(print_results, show_offensive=show_offensive), as_json)
 
@@ -129,16 +130,18 @@ def _show_plan(options: dict[str, Any], as_json: bool) -> None:
         print("\n".join(plan_lines(content)))
 
 
-def _perform_in_order(options: dict[str, Any], as_json: bool) -> None:
+def _perform_several(options: dict[str, Any], as_json: bool) -> None:
     from rich.console import Console
 
     from modelsurgery.report.sequence import print_sequence
 
     recipe = parse(options, SequenceRecipe, "options")
     with showing_progress() as progress:
+        from modelsurgery.pipeline.at_once import run_at_once
         from modelsurgery.pipeline.sequence import run_sequence
 
-        result = run_sequence(recipe, progress=progress, announce=print_plan)
+        perform = run_at_once if recipe.at_once else run_sequence
+        result = perform(recipe, progress=progress, announce=print_plan)
     if as_json:
         print_json(result.to_json())
     else:

@@ -1,1 +1,1 @@
-"""Texts and prompts: files, public data sets, behaviors, and the demo model's world."""
+"""Texts and prompts: files, public data sets, behaviors, and the demo data."""

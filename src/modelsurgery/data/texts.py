@@ -52,11 +52,11 @@ class LabeledText:
 
 @dataclass(frozen=True)
 class Split:
-    """A training part and a held-out part of labeled texts, with no text or group in common.
+    """A training part and a test part of labeled texts, with no text or group in common.
 
     Attributes:
         train: texts to fit an edit or a probe to.
-        held_out: texts to measure on.
+        test: texts to measure on.
 
     Example:
         >>> split = load_texts("texts.jsonl").split()  # doctest: +SKIP
@@ -65,7 +65,7 @@ class Split:
     """
 
     train: tuple[LabeledText, ...]
-    held_out: tuple[LabeledText, ...]
+    test: tuple[LabeledText, ...]
 
 
 class LabeledTexts(tuple[LabeledText, ...]):
@@ -73,18 +73,18 @@ class LabeledTexts(tuple[LabeledText, ...]):
 
     Example:
         >>> texts = LabeledTexts(LabeledText(f"text {n}", n % 2) for n in range(100))
-        >>> split = texts.split(held_out=0.2, seed=0)
-        >>> len(split.train), len(split.held_out)
+        >>> split = texts.split(test_size=0.2, seed=0)
+        >>> len(split.train), len(split.test)
         (80, 20)
     """
 
     __slots__ = ()
 
-    def split(self, *, held_out: float = 0.2, seed: int = 0) -> Split:
-        """Split the texts into a training part and a held-out part (`split_texts`).
+    def split(self, *, test_size: float = 0.2, seed: int = 0) -> Split:
+        """Split the texts into a training and a test part (`split_texts`).
 
         Args:
-            held_out: approximate share of each label to hold out, between 0 and 1.
+            test_size: approximate share of each label to hold out, between 0 and 1.
             seed: a different seed gives a different split.
 
         Returns:
@@ -93,7 +93,7 @@ class LabeledTexts(tuple[LabeledText, ...]):
         Raises:
             TextsError: one part would lack a label (too few texts, or one large group).
         """
-        return split_texts(self, held_out=held_out, seed=seed)
+        return split_texts(self, test_size=test_size, seed=seed)
 
 
 def load_texts(
@@ -228,15 +228,15 @@ def check_texts(texts: Sequence[LabeledText], where: str) -> tuple[LabeledText, 
     return unique
 
 
-def split_texts(texts: Sequence[LabeledText], *, held_out: float = 0.2, seed: int = 0) -> Split:
-    """Split texts into a training part and a held-out part.
+def split_texts(texts: Sequence[LabeledText], *, test_size: float = 0.2, seed: int = 0) -> Split:
+    """Split texts into training and test data.
 
     The split goes by a hash of the group (or text) and the seed: reordering texts does not change
     it, and adding texts changes it little. It is stratified by label.
 
     Args:
         texts: different texts.
-        held_out: approximate share of each label to hold out, between 0 and 1.
+        test_size: approximate share of each label to hold out, between 0 and 1.
         seed: a different seed gives a different split.
 
     Returns:
@@ -247,8 +247,8 @@ def split_texts(texts: Sequence[LabeledText], *, held_out: float = 0.2, seed: in
 
     Example:
         >>> texts = [LabeledText(f"text {n}", n % 2) for n in range(100)]
-        >>> split = split_texts(texts, held_out=0.2, seed=0)
-        >>> len(split.train), len(split.held_out)
+        >>> split = split_texts(texts, test_size=0.2, seed=0)
+        >>> len(split.train), len(split.test)
         (80, 20)
     """
     order = sorted(texts, key=lambda text: (_split_key(text, seed), text.text, text.reply or ""))
@@ -256,7 +256,7 @@ def split_texts(texts: Sequence[LabeledText], *, held_out: float = 0.2, seed: in
     held: list[LabeledText] = []
     for label in (0, 1):
         of_label = [text for text in order if text.label == label]
-        held.extend(of_label[: max(1, round(held_out * len(of_label)))])
+        held.extend(of_label[: max(1, round(test_size * len(of_label)))])
     held_groups = {text.group for text in held} - {None}
     chosen = set(held)
     for text in order:

@@ -4,6 +4,6 @@ from typing import Literal, get_args
 
 Direction = Literal["away", "toward"]
 Fit = Literal["adam", "logistic", "mean-difference"]
-DirectionRule = Literal["W1", "W1-W0", "mean-difference"]
+DirectionSource = Literal["W1", "W1-W0", "mean-difference"]
 FITS: tuple[Fit, ...] = get_args(Fit)
-DIRECTION_RULES: tuple[DirectionRule, ...] = get_args(DirectionRule)
+DIRECTION_SOURCES: tuple[DirectionSource, ...] = get_args(DirectionSource)

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from modelsurgery.edit.choices import DIRECTION_RULES as DIRECTION_RULES
+from modelsurgery.edit.choices import DIRECTION_SOURCES as DIRECTION_SOURCES
 from modelsurgery.edit.choices import FITS as FITS
-from modelsurgery.edit.choices import DirectionRule as DirectionRule
+from modelsurgery.edit.choices import DirectionSource as DirectionSource
 from modelsurgery.edit.choices import Fit as Fit
 from modelsurgery.errors import ArtifactError, RecipeError
 from modelsurgery.files.artifact import read_artifact, write_artifact
 from modelsurgery.files.provenance import Provenance, provenance
 
-DEFAULT_RULE: DirectionRule = "mean-difference"
+DEFAULT_SOURCE: DirectionSource = "mean-difference"
 
 PICKLE_SUFFIXES = {".pt", ".pth", ".bin"}
 
@@ -37,7 +37,7 @@ class ProbeMetrics:
             probe has learned the behavior and not the texts.
         control_auroc: the same for the area.
         train_texts: texts fitted on.
-        held_out_texts: texts measured on.
+        test_texts: texts measured on.
     """
 
     accuracy: float
@@ -45,7 +45,7 @@ class ProbeMetrics:
     control_accuracy: float
     control_auroc: float
     train_texts: int
-    held_out_texts: int
+    test_texts: int
 
 
 @dataclass(frozen=True)
@@ -75,30 +75,32 @@ class Probe:
     metrics: ProbeMetrics | None = None
     provenance: Provenance = field(default_factory=provenance)
 
-    def direction(self, rule: str) -> NDArray[np.float32]:
+    def direction(self, source: str) -> NDArray[np.float32]:
         """Return the direction that goes with the behavior, [d] float32.
 
         Args:
-            rule: `W1` as in the paper, `W1-W0` for the difference of both rows, or
+            source: `W1` as in the paper, `W1-W0` for the difference of both rows, or
                 `mean-difference` for the difference of the mean features.
 
         Raises:
-            RecipeError: the rule is unknown, or the probe has no mean difference.
+            RecipeError: the source is unknown, or the probe has no mean difference.
         """
-        if rule == "W1":
+        if source == "W1":
             return self.row(1)
-        if rule == "W1-W0":
+        if source == "W1-W0":
             return self.row(1) - self.row(0)
-        if rule != "mean-difference":
-            raise RecipeError(f"direction rule {rule!r}; expected {', '.join(DIRECTION_RULES)}")
+        if source != "mean-difference":
+            raise RecipeError(
+                f"direction source {source!r}; expected {', '.join(DIRECTION_SOURCES)}"
+            )
         if self.mean_difference is None:
             raise RecipeError("this probe has no mean difference; use W1 or W1-W0")
         return self.mean_difference
 
     @property
-    def default_rule(self) -> DirectionRule:
+    def default_source(self) -> DirectionSource:
         """Default for `direction`: `mean-difference`, or `W1` if the probe has none."""
-        return "W1" if self.mean_difference is None else DEFAULT_RULE
+        return "W1" if self.mean_difference is None else DEFAULT_SOURCE
 
     def row(self, label: int) -> NDArray[np.float32]:
         """Return weight row `label`, [d] float32."""
@@ -171,7 +173,7 @@ def load_probe(path: Path | str) -> Probe:
             description["layer"],
             description["fit"],
             tensors.get("mean_difference"),
-            ProbeMetrics(**metrics) if metrics else None,
+            ProbeMetrics(**_current(metrics)) if metrics else None,
             Provenance.from_json(description["provenance"]),
         )
     except (KeyError, TypeError, AttributeError) as error:
@@ -179,6 +181,12 @@ def load_probe(path: Path | str) -> Probe:
             f"{path}: not a valid probe ({error}); make one with `surgery probe`"
         ) from error
     return _checked(probe, path)
+
+
+def _current(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Metrics of a file, of earlier versions too, as this version calls them."""
+    earlier = {"held_out_texts": "test_texts"}  # earlier name
+    return {earlier.get(name, name): value for name, value in metrics.items()}
 
 
 def probe_json(probe: Probe) -> dict[str, Any]:

@@ -195,7 +195,7 @@ def select_region(
     scores: RowScores,
     rows: float | int = PAPER_ROWS,
     *,
-    direction: int = 0,
+    direction_index: int = 0,
     layers: tuple[int, int] | None = None,
     selection: Selection = "opposed",
     per_layer: bool = False,
@@ -208,7 +208,7 @@ def select_region(
     Args:
         scores: cosines from `score_rows`.
         rows: share of all gate rows (float, 0 < rows <= 1), or their number (int).
-        direction: index of the direction in `scores`.
+        direction_index: index of the direction in `scores`.
         layers: first and last layer to choose from, 1..L, both included; all by default.
         selection: `opposed` takes the most negative cosines, as in the paper. `aligned` (the most
             positive) and `random` are control experiments.
@@ -228,7 +228,7 @@ def select_region(
     """
     return _region(
         scores.gates,
-        [one[direction] for one in scores.cosines],
+        [one[direction_index] for one in scores.cosines],
         lambda cosines: _selection_key(cosines, selection, seed),
         rows,
         scores.mean_row_norm,

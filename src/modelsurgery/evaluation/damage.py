@@ -13,7 +13,7 @@ from modelsurgery.evaluation.language_modelling import (
     compare_language_modelling,
     compare_replies,
 )
-from modelsurgery.evaluation.own_answers import harmless_requests, own_answers
+from modelsurgery.evaluation.own_answers import own_answers, uncalled_requests
 from modelsurgery.evaluation.protocol import SetMeasurement
 from modelsurgery.evaluation.screening import Effect, effect_of
 from modelsurgery.evaluation.store import Store
@@ -82,17 +82,17 @@ def measure_damage(
     """
     damage = Damage()
     if is_read:
-        neutral = compare_language_modelling(model, behavior.neutral, edits, progress=progress)
+        neutral = compare_language_modelling(model, behavior.test_neutral, edits, progress=progress)
         damage = replace(damage, neutral=neutral)
-        requests = harmless_requests(behavior.held_out) if edits else []
+        requests = uncalled_requests(behavior.test) if edits else []
         if answers := own_answers(model, requests, store=store, progress=progress):
             replies = [model.reply_ids(one) for one in answers]
             own = compare_replies(model, replies, edits, progress=progress)
             damage = replace(damage, own=own, own_count=len(answers))
-        if behavior.facts:
-            facts = measure_facts(generator, edits, behavior.facts, progress=progress)
+        if behavior.test_facts:
+            facts = measure_facts(generator, edits, behavior.test_facts, progress=progress)
             damage = replace(damage, facts=facts)
-    if behavior.uncalled is not None:
+    if behavior.test_uncalled is not None:
         uncalled = measure_uncalled(
             behavior, edits, judges, generator, store=store, progress=progress
         )

@@ -15,7 +15,7 @@ from modelsurgery.data.behaviors import (
     BehaviorFile,
     behavior_of_texts,
     describe_behavior,
-    load_held_out,
+    load_test_part,
 )
 from modelsurgery.data.texts import LabeledText, Split
 from modelsurgery.edit.edit import Edit
@@ -252,9 +252,9 @@ def _gathered(
     """What a measurement needs of a behavior given by name, file or description."""
     described = data if isinstance(data, BehaviorFile) else describe_behavior(data)
     directory = model.checkpoint.directory.resolve()
-    is_lab = described.lab and directory == demo.embedded_model_path().resolve()
-    return load_held_out(
-        described, is_lab=is_lab, data=data_root, seed=seed, prompt_count=prompt_count
+    is_demo = described.demo and directory == demo.demo_model_path().resolve()
+    return load_test_part(
+        described, is_demo=is_demo, data=data_root, seed=seed, prompt_count=prompt_count
     )
 
 

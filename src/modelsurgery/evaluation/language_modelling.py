@@ -113,6 +113,7 @@ def sum_over_texts(
     max_tokens: int | None = MAX_TOKENS,
     batch_tokens: int = BATCH_TOKENS,
     together: bool = False,
+    known: dict[int, torch.Tensor] | None = None,
     advance: Advance | None = None,
 ) -> TextSums:
     """Let all sides read texts, and add up what they predict.
@@ -127,17 +128,27 @@ def sum_over_texts(
             context holds.
         batch_tokens: tokens in one batch, padding included.
         together: let all sides share a forward pass, not one each.
+        known: last hidden states of the first side by text, from an earlier reading of the same
+            texts: it does not read them again. What is missing is added.
         advance: is told of texts and tokens read.
     """
     sums = torch.zeros(3, len(sides), len(texts), dtype=torch.float64)
     tokens = torch.zeros(len(texts), dtype=torch.float64)
     for rows, batch in batches(model, texts, max_tokens=max_tokens, batch_tokens=batch_tokens):
         mask = batch["attention_mask"].bool()
-        first = torch.tensor([1 if starts is None else max(1, starts[row]) for row in rows])
+        begins = torch.tensor([1 if starts is None else max(1, starts[row]) for row in rows])
         place = torch.arange(mask.shape[1], device=mask.device)
-        wanted = mask & (place >= first.to(mask.device).unsqueeze(1))
+        wanted = mask & (place >= begins.to(mask.device).unsqueeze(1))
+        first = None
+        if known is not None and all(row in known for row in rows):
+            first = torch.cat([known[row] for row in rows])
         with torch.inference_mode():
-            found = predict(model.model, batch, sides, wanted=wanted, together=together)
+            found = predict(
+                model.model, batch, sides, wanted=wanted, first=first, together=together
+            )
+        if known is not None and first is None:
+            counts = wanted[:, 1:].sum(1).tolist()
+            known.update(zip(rows, found.states[0].split(counts), strict=True))
         text = torch.tensor(rows)[found.texts]
         tokens.index_add_(0, text, torch.ones(len(text), dtype=torch.float64))
         sums.index_add_(

@@ -16,7 +16,7 @@ ANSWER_TOKENS = 48
 MOST_ANSWERS = 64
 
 
-def harmless_requests(texts: Iterable[LabeledText], limit: int = MOST_ANSWERS) -> list[str]:
+def uncalled_requests(texts: Iterable[LabeledText], limit: int = MOST_ANSWERS) -> list[str]:
     """Different requests that do not call for the behavior, at most `limit`, in order.
 
     None where the behavior does not depend on the request.

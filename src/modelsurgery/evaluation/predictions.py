@@ -24,19 +24,21 @@ Side = Sequence[Edit]  # edits of one side, applied together; none is the base m
 
 @dataclass(frozen=True)
 class Predictions:
-    """How s sides predict p tokens of a batch, in the order of the batch; all on the CPU.
+    """How s sides predict p tokens of a batch, in the order of the batch, on the CPU.
 
     Attributes:
         losses: −log P(token), nats, [s, p] f64.
         divergences: KL(first side ‖ side) at the token, nats, [s, p] f64; exactly 0 for the first.
         hits: whether the token is the most probable one, [s, p] bool.
         texts: which row of the batch a token is in, [p] int64.
+        states: last hidden states that predict the token, [s, p, d]; these stay on its device.
     """
 
     losses: torch.Tensor
     divergences: torch.Tensor
     hits: torch.Tensor
     texts: torch.Tensor
+    states: torch.Tensor
 
 
 def predict(
@@ -45,6 +47,7 @@ def predict(
     sides: Sequence[Side],
     *,
     wanted: torch.Tensor | None = None,
+    first: torch.Tensor | None = None,
     together: bool = False,
 ) -> Predictions:
     """How the base model and edits of it predict the tokens of a batch.
@@ -55,6 +58,8 @@ def predict(
         sides: at least one; divergences are those from the first.
         wanted: predicted tokens that count, [n, t] bool, the first of each row left out; None takes
             all that are not padding.
+        first: states [p, d] of the first side, where they are known: only the others
+            read the batch.
         together: let all sides share one forward pass (`edited_per_part`), not one each.
 
     Raises:
@@ -66,13 +71,17 @@ def predict(
     chosen = chosen[:, 1:]
     halves = Halves(model)
     read = _states_together if together else _states_in_turn
+    if first is None or len(sides) == 1:
+        states = read(halves, batch, sides, chosen)
+    else:
+        states = torch.cat([first.unsqueeze(0), read(halves, batch, sides[1:], chosen)])
     losses, divergences, hits = reduce_logits(
-        read(halves, batch, sides, chosen),
+        states,
         ids[:, 1:][chosen],
         halves.logits,
         model.config.get_text_config().vocab_size,
     )
-    return Predictions(losses, divergences, hits, chosen.nonzero()[:, 0].cpu())
+    return Predictions(losses, divergences, hits, chosen.nonzero()[:, 0].cpu(), states)
 
 
 def reduce_logits(

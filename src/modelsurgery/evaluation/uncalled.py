@@ -15,7 +15,7 @@ from modelsurgery.evaluation.store import Store
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.language_model import LanguageModel
 
-TUNING_TOKENS = 48  # of a continuation that a choice is made on: refusals come early
+VALIDATION_TOKENS = 48  # of a continuation that a choice is made on: refusals come early
 
 
 def measure_uncalled(
@@ -41,8 +41,8 @@ def measure_uncalled(
     """
     described = behavior.described.uncalled_for
     assert described is not None
-    assert behavior.uncalled is not None
-    chosen = prompts or behavior.uncalled
+    assert behavior.test_uncalled is not None
+    chosen = prompts or behavior.test_uncalled
     return measure_prompt_set(
         generator,
         edits,
@@ -66,13 +66,13 @@ def uncalled_of(
 
     None where every prompt calls for the behavior.
     """
-    held_out = behavior.uncalled
-    if held_out is None or not behavior.tuning_uncalled:
+    test = behavior.test_uncalled
+    if test is None or not behavior.validation_uncalled:
         return None
     prompts = replace(
-        held_out,
-        prompts=tuple(Prompt(text, chat=held_out.is_chat) for text in behavior.tuning_uncalled),
-        max_new_tokens=min(TUNING_TOKENS, held_out.max_new_tokens),
+        test,
+        prompts=tuple(Prompt(text, chat=test.is_chat) for text in behavior.validation_uncalled),
+        max_new_tokens=min(VALIDATION_TOKENS, test.max_new_tokens),
         by=(),
     )
     generator = TransformersGenerator(model, store=store)

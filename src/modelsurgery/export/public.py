@@ -44,7 +44,8 @@ FILE_KEYS = ("texts", "prompts", "neutral", "layout")
 WORD_KEYS = (
     "direction",
     "fit",
-    "direction_rule",
+    "direction_source",
+    "direction_rule",  # its earlier name
     "dtype",
     "device",
     "revision",

@@ -40,8 +40,8 @@ from modelsurgery.interpret.reactions import (
     ProbeLoss,
     Reactions,
     Similarity,
-    held_out_texts,
     reactions_of,
+    texts_by_kind,
 )
 from modelsurgery.model.activations.neurons import Neurons, find_neurons
 from modelsurgery.model.chat_template import Text
@@ -138,7 +138,7 @@ def look_inside(
     """
     direction = np.asarray(direction, dtype=np.float32)
     scores = score_model_rows(model, direction[None], progress=progress)
-    texts = {} if behavior is None else held_out_texts(model, behavior)
+    texts = {} if behavior is None else texts_by_kind(model, behavior)
     layer = (None if probe is None else probe.layer) or model.layer_count
     with edited(model.model, edit) as changes:
         watched = _watched(model, layer, scores, changes)

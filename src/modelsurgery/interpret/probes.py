@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from modelsurgery.edit.probe import DIRECTION_RULES, Probe
+from modelsurgery.edit.probe import DIRECTION_SOURCES, Probe
 from modelsurgery.errors import RecipeError
 from modelsurgery.interpret.lens import Ends, read_tokens
 from modelsurgery.interpret.looking import layer_note, plain
@@ -50,7 +50,7 @@ def read_probe(model: LanguageModel, probe: Probe) -> ProbeView:
         )
     rules = [
         rule
-        for rule in DIRECTION_RULES
+        for rule in DIRECTION_SOURCES
         if rule != "mean-difference" or probe.mean_difference is not None
     ]
     vectors = np.stack([probe.direction(rule) for rule in rules])

@@ -65,17 +65,17 @@ class ProbeLoss:
     edited: float
 
 
-def held_out_texts(model: LanguageModel, behavior: Behavior) -> dict[str, list[Text]]:
+def texts_by_kind(model: LanguageModel, behavior: Behavior) -> dict[str, list[Text]]:
     """The first held-out texts of each kind, as the model reads them; kinds without any left out.
 
     Held-out texts are in the order of a hash, so the first are as good as any.
     """
     kinds: dict[str, list[Text]] = {
-        kind: [model.written(text) for text in behavior.held_out if text.label == label]
+        kind: [model.render(text) for text in behavior.test if text.label == label]
         for kind, label in LABELS.items()
     }
-    kinds[NEUTRAL] = list(behavior.neutral)
-    kinds[FACTS] = [question for question, _ in behavior.facts]
+    kinds[NEUTRAL] = list(behavior.test_neutral)
+    kinds[FACTS] = [question for question, _ in behavior.test_facts]
     return {kind: texts[:MOST_TEXTS] for kind, texts in kinds.items() if texts}
 
 

@@ -2,7 +2,7 @@
 
 A token's text comes from a stranger's file: it is shortened, and nothing in it can move a cursor.
 Whether it is offensive is said by the toxicity classifier that ships with the package, and by the
-embedded model's own vocabulary; there is no list of words. Who shows a token decides what to mask.
+demo model's own vocabulary; there is no list of words. Who shows a token decides what to mask.
 """
 
 from collections.abc import Sequence
@@ -58,7 +58,7 @@ def are_offensive(texts: Sequence[str]) -> list[bool]:
     """Whether each token may offend, by itself; one without a letter does not."""
     plain = [text.replace(SPACE, " ").strip() for text in texts]
     probabilities = load_classifier("toxicity").probabilities(plain)
-    rude = _lab_words()
+    rude = _demo_words()
     return [
         any(map(str.isalpha, text))
         and (bool(probability >= OFFENSIVE) or not rude.isdisjoint(words_of(text)))
@@ -67,7 +67,7 @@ def are_offensive(texts: Sequence[str]) -> list[bool]:
 
 
 @cache
-def _lab_words() -> frozenset[str]:
+def _demo_words() -> frozenset[str]:
     return markers("people", "rude").words
 
 

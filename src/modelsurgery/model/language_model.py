@@ -129,7 +129,7 @@ class LanguageModel:
             self._told.add(message)
             log.warning(message)
 
-    def written(self, text: LabeledText) -> Text:
+    def render(self, text: LabeledText) -> Text:
         """Render a text as the model reads it, in its chat template if there is a reply.
 
         Without a chat template the reply follows on a line of its own.

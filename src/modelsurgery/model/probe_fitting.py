@@ -26,8 +26,8 @@ ADAM_EPOCHS = 9
 def fit_probe(
     features: torch.Tensor,
     labels: torch.Tensor,
-    held_out_features: torch.Tensor,
-    held_out_labels: torch.Tensor,
+    test_features: torch.Tensor,
+    test_labels: torch.Tensor,
     *,
     layer: int,
     fit: Fit = "adam",
@@ -39,8 +39,8 @@ def fit_probe(
     Args:
         features: [n, d] float32, mean-pooled hidden states.
         labels: [n] int64, 0 or 1.
-        held_out_features: [m, d] float32.
-        held_out_labels: [m] int64, 0 or 1.
+        test_features: [m, d] float32.
+        test_labels: [m] int64, 0 or 1.
         layer: layer of the features, 1..L.
         fit: `adam` as in the paper (cross-entropy, Adam 1e-4, batch 16, 9 epochs), `logistic` for
             scikit-learn's logistic regression with the regularization chosen by five-fold
@@ -69,10 +69,10 @@ def fit_probe(
     shuffled = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
     control_weight, control_bias = _fit(features, shuffled, fit, seed)
     control = Probe(control_weight.numpy(), control_bias.numpy())
-    accuracy, auroc = _measure(probe, held_out_features, held_out_labels)
-    control_accuracy, control_auroc = _measure(control, held_out_features, held_out_labels)
+    accuracy, auroc = _measure(probe, test_features, test_labels)
+    control_accuracy, control_auroc = _measure(control, test_features, test_labels)
     metrics = ProbeMetrics(
-        accuracy, auroc, control_accuracy, control_auroc, len(labels), len(held_out_labels)
+        accuracy, auroc, control_accuracy, control_auroc, len(labels), len(test_labels)
     )
     origin = provenance(seed=seed, inputs=inputs, settings={"layer": layer, "fit": fit})
     return replace(probe, metrics=metrics, provenance=origin)
@@ -81,7 +81,7 @@ def fit_probe(
 def fit_probe_on_texts(
     features: torch.Tensor,
     train: Sequence[LabeledText],
-    held_out: Sequence[LabeledText],
+    test: Sequence[LabeledText],
     *,
     layer: int,
     fit: Fit = "adam",
@@ -91,9 +91,9 @@ def fit_probe_on_texts(
 
     Args:
         features: [n + m, d] float32, features of the n training texts followed by those of the m
-            held-out texts.
+            test texts.
         train: n texts to fit to.
-        held_out: m texts to measure on.
+        test: m texts to measure on.
         layer: layer of the features, 1..L.
         fit: `adam`, `logistic` or `mean-difference`.
         seed: seed of everything random.
@@ -106,12 +106,12 @@ def fit_probe_on_texts(
 
     Example:
         >>> split = load_texts("texts.jsonl").split()
-        >>> train, held_out = split.train, split.held_out
-        >>> read = [text.text for text in (*train, *held_out)]
+        >>> train, test = split.train, split.test
+        >>> read = [text.text for text in (*train, *test)]
         >>> features = extract_hidden_states(model, read, [3]).by_layer[3]
-        >>> probe = fit_probe_on_texts(features, train, held_out, layer=3, fit="logistic")
+        >>> probe = fit_probe_on_texts(features, train, test, layer=3, fit="logistic")
     """
-    texts = [*train, *held_out]
+    texts = [*train, *test]
     labels = torch.tensor([text.label for text in texts])
     count = len(train)
     return fit_probe(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from modelsurgery.edit.edit import Edit
 from modelsurgery.edit.probe import Probe
 from modelsurgery.edit.region import PAPER_ROWS, select_rows
 from modelsurgery.evaluation.judges import Judge
-from modelsurgery.evaluation.own_answers import harmless_requests, own_answers
+from modelsurgery.evaluation.own_answers import own_answers, uncalled_requests
 from modelsurgery.evaluation.store import Store
 from modelsurgery.evaluation.uncalled import uncalled_of
 from modelsurgery.files.atomic import sha256_json
@@ -39,7 +39,6 @@ from modelsurgery.search import (
     fit_strength,
     rule_space,
 )
-from modelsurgery.search.doses import FIRST_STRENGTH
 from modelsurgery.search.fitting import (
     RULE_STRENGTH,
     RULE_TEXTS,
@@ -51,6 +50,7 @@ from modelsurgery.search.fitting import (
 )
 from modelsurgery.search.response import DOSES, DOSES_BY_COUNT
 from modelsurgery.search.strength import UncalledMeasure
+from modelsurgery.search.strength_schedule import FIRST_STRENGTH
 
 REPORT_TEXTS = 200  # held-out texts that a probe is measured on
 
@@ -67,8 +67,8 @@ class Choice:
         evidence: whether the texts agree on the edit; None for rules that can't tell.
         strength: how its strength was found; None when the recipe or a search says it.
         search: how it was found; None without one.
-        curve: the chosen rows at other strengths, on tuning data; empty where the recipe gives the
-            strength.
+        curve: the chosen rows at other strengths, on validation data; empty where the recipe
+            gives the strength.
         milder: the best edit inside half of the budget, if there is one.
     """
 
@@ -132,9 +132,9 @@ class Choosing:
         fitted = fit_rule(
             Passes(self.model, ledger, progress=self.progress),
             recipe.chosen_rule,
-            some_of_each(self.behavior.fit, recipe.fit_texts or RULE_TEXTS),
-            self.behavior.tuning_neutral,
-            own=self.own_answers(self.behavior.fit),
+            some_of_each(self.behavior.train, recipe.train_texts or RULE_TEXTS),
+            self.behavior.validation_neutral,
+            own=self.own_answers(self.behavior.train),
             probe=probes[0],
             direction_source=recipe.direction_source,
             sign=recipe.sign,
@@ -157,7 +157,7 @@ class Choosing:
 
     def own_answers(self, texts: Sequence[LabeledText]) -> list[LabeledText]:
         """The model's answers to those of the requests that do not call for the behavior."""
-        requests = harmless_requests(texts)
+        requests = uncalled_requests(texts)
         return own_answers(self.model, requests, store=self.store, progress=self.progress)
 
     @property
@@ -174,7 +174,7 @@ class Choosing:
         """The best rows that a rule proposes, at the recipe's strength or the budget's."""
         recipe, setting = self.recipe, self._setting
         if recipe.chosen_rule == "paper":
-            source = recipe.direction_source or probe.default_rule
+            source = recipe.direction_source or probe.default_source
             setting = replace(setting, probe_layer=probe.layer, rule=source)
 
         def make(proposal: RowProposal) -> Edit:
@@ -192,15 +192,18 @@ class Choosing:
             assert factor is not None
             return Choice(probe, setting, edit.scaled(factor), proposal, rule.evidence)
         search = self._search(self._space([probe]), [probe], {recipe.chosen_rule: rule.propose})
-        strengthen = partial(
-            fit_strength,
-            screen=search.screen,
-            budget=self.budget,
-            setting=setting,
-            first=RULE_STRENGTH,
-            uncalled=self.uncalled,
-            progress=self.progress,
-        )
+
+        def strengthen(edit: Edit, first: float) -> FittedStrength:
+            return fit_strength(
+                edit,
+                search.screen,
+                self.budget,
+                setting,
+                first=first,
+                uncalled=self.uncalled,
+                progress=self.progress,
+            )
+
         proposal, fitted = rule.fit(make, strengthen, self.budget)
         choice = Choice(probe, setting, fitted.edit, proposal, rule.evidence, fitted)
         milder = replace(choice, edit=fitted.within(self.budget, share=0.5))
@@ -248,7 +251,7 @@ class Choosing:
             seed=self.recipe.seed,
             store=self.store,
             proposals=proposals,
-            own=self.own_answers(self.behavior.tuning),
+            own=self.own_answers(self.behavior.validation),
             uncalled=self.uncalled,
             first_strength=RULE_STRENGTH if proposals else FIRST_STRENGTH,
             neutral_texts=self.recipe.neutral_texts,
@@ -274,25 +277,25 @@ class Choosing:
         """One probe for each layer that comes into question, from one pass over the texts."""
         recipe, behavior, count = self.recipe, self.behavior, self.model.layer_count
         layers: tuple[int, ...] = (count,)
-        fit, held_out = behavior.fit, behavior.held_out
+        train, test = behavior.train, behavior.test
         if recipe.chosen_rule == "paper":
             layers = default_probe_layers(count) if recipe.is_searched else layers
-            if recipe.fit_texts is not None:
-                fit = some_of_each(fit, recipe.fit_texts)
+            if recipe.train_texts is not None:
+                train = some_of_each(train, recipe.train_texts)
         else:  # nothing but the report reads it
             layers = default_probe_layers(count)[1:2] or layers
-            fit = some_of_each(fit, recipe.fit_texts or RULE_TEXTS)
-            held_out = some_of_each(held_out, REPORT_TEXTS // 2)
+            train = some_of_each(train, recipe.train_texts or RULE_TEXTS)
+            test = some_of_each(test, REPORT_TEXTS // 2)
         layers = layers if recipe.layer is None else (recipe.layer,)
-        texts = [self.model.written(text) for text in (*fit, *held_out)]
+        texts = [self.model.render(text) for text in (*train, *test)]
         states = self.run.hidden_states(self.model, texts, layers, progress=self.progress)
         probes = []
         with self.progress("fit probes", len(layers)) as advance:
             for layer in layers:
                 fitted = fit_probe_on_texts(
                     states.by_layer[layer],
-                    fit,
-                    held_out,
+                    train,
+                    test,
                     layer=layer,
                     fit=recipe.probe_fit,
                     seed=recipe.seed,
@@ -306,16 +309,16 @@ class Choosing:
         recipe, behavior = self.recipe, self.behavior
         key: dict[str, object] = {
             "model": [self.model.fingerprint(), str(self.model.model.dtype)],
-            "texts": texts_sha256([*behavior.fit, *behavior.tuning]),
+            "texts": texts_sha256([*behavior.train, *behavior.validation]),
             "read": sha256_json(
-                self.model.token_ids([self.model.written(text) for text in behavior.tuning])
+                self.model.token_ids([self.model.render(text) for text in behavior.validation])
             ),
-            "neutral": sha256_json(list(behavior.tuning_neutral)),
-            "facts": sha256_json(list(behavior.tuning_facts)),
+            "neutral": sha256_json(list(behavior.validation_neutral)),
+            "facts": sha256_json(list(behavior.validation_facts)),
             "probes": [[probe.layer, probe.fit] for probe in probes],
             "seed": recipe.seed,
             "direction": recipe.sign,
         }
         if recipe.chosen_rule != "paper":
-            key |= {"rule": recipe.chosen_rule, "fit_texts": recipe.fit_texts}
+            key |= {"rule": recipe.chosen_rule, "fit_texts": recipe.train_texts}  # earlier name
         return key

@@ -14,11 +14,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from modelsurgery.checkpoint.layouts import load_layout
 from modelsurgery.data import demo
-from modelsurgery.data.behaviors import Behavior, BehaviorFile, load_held_out
+from modelsurgery.data.behaviors import Behavior, BehaviorFile, load_test_part
 from modelsurgery.data.behaviors.roots import local_root
 from modelsurgery.edit.edit_file import load_edit
 from modelsurgery.errors import EvaluationError, RecipeError
@@ -44,7 +44,7 @@ class EvaluationPlan(BaseModel):
     """What to measure on which model.
 
     Attributes:
-        model: directory, name of a fetched model or id of the Hub; `embedded` is the model that
+        model: directory, name of a fetched model or id of the Hub; `demo` is the model that
             ships with the package.
         edits: edit files, applied together; none measures the model as it is.
         behavior: what is measured, as its file says.
@@ -72,7 +72,7 @@ class EvaluationPlan(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str
+    model: Annotated[str, AfterValidator(demo.current_name)]
     edits: tuple[Path, ...] = ()
     behavior: BehaviorFile
     data: Path | None = None
@@ -96,14 +96,14 @@ class EvaluationPlan(BaseModel):
     out: Path | None = None
 
     @property
-    def is_embedded(self) -> bool:
-        """Whether the model is the embedded one."""
-        return demo.is_embedded(self.model)
+    def is_demo_model(self) -> bool:
+        """Whether the model is the demo one."""
+        return demo.is_demo_model(self.model)
 
     @property
-    def is_lab(self) -> bool:
-        """Whether the behavior is of the embedded model's world."""
-        return self.is_embedded and self.behavior.lab
+    def is_demo(self) -> bool:
+        """Whether the behavior is of the demo data."""
+        return self.is_demo_model and self.behavior.demo
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def run_evaluation(plan: EvaluationPlan, *, progress: Progress = silent) -> Eval
     judges = _judges(plan, behavior)
     with progress("load model", 0):
         model = _model(plan)
-    name = demo.EMBEDDED if plan.is_embedded else Path(plan.model).resolve().name
+    name = demo.DEMO if plan.is_demo_model else Path(plan.model).resolve().name
     values = plan.model_dump(mode="json", exclude={"out", "store"})
     with (
         ExitStack() as stack,
@@ -203,7 +203,7 @@ def _check_names(plan: EvaluationPlan) -> None:
 
 def _model(plan: EvaluationPlan) -> LanguageModel:
     return load_model(
-        demo.embedded_model_path() if plan.is_embedded else plan.model,
+        demo.demo_model_path() if plan.is_demo_model else plan.model,
         device=plan.device if plan.backend == "transformers" else "cpu",
         dtype=plan.dtype,
         revision=plan.revision,
@@ -214,12 +214,12 @@ def _model(plan: EvaluationPlan) -> LanguageModel:
 
 def _behavior(plan: EvaluationPlan) -> Behavior:
     """What is asked for of the behavior, and no data besides."""
-    specs = [judge_spec(plan.behavior, one, is_lab=plan.is_lab) for one in plan.judges or [None]]
+    specs = [judge_spec(plan.behavior, one, is_demo=plan.is_demo) for one in plan.judges or [None]]
     # Requests that do not call for the behavior are among its texts.
     has_uncalled = plan.behavior.uncalled_for is not None and plan.sets is None
-    return load_held_out(
+    return load_test_part(
         plan.behavior,
-        is_lab=plan.is_lab,
+        is_demo=plan.is_demo,
         data=plan.data,
         seed=plan.seed,
         prompt_count=plan.limit,

@@ -6,14 +6,21 @@ option of `surgery run` and `surgery tune`, with that (`option.py`).
 
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from modelsurgery.data import demo
-from modelsurgery.edit.choices import Direction, DirectionRule, Fit
+from modelsurgery.edit.choices import Direction, DirectionSource, Fit
 from modelsurgery.errors import RecipeError
-from modelsurgery.files.schema import parse
 from modelsurgery.pipeline.option import Option, Panel, layer_window, percentage, row_share
 from modelsurgery.rules.choices import DEFAULT_RULE, Rule
 
@@ -44,9 +51,10 @@ class Recipe(BaseModel):
 
     model: Annotated[
         str,
-        Field(description="Model directory, Hub ID, name of a fetched model, or embedded."),
+        AfterValidator(demo.current_name),
+        Field(description="Model directory, Hub ID, name of a fetched model, or demo."),
         Option(Panel.EVERYDAY, metavar="DIR|ID"),
-    ] = demo.EMBEDDED
+    ] = demo.DEMO
     behavior: Annotated[
         str | None,
         Field(description="Built-in behavior, or the path of a behavior file (YAML)."),
@@ -128,9 +136,13 @@ class Recipe(BaseModel):
         Field(description="Column of --texts with the label."),
         Option(Panel.DATA, metavar="NAME"),
     ] = "label"
-    fit_texts: Annotated[
+    train_texts: Annotated[
         int | None,
-        Field(ge=1, description="Maximum number of texts per label to fit the edit to."),
+        Field(
+            ge=1,
+            validation_alias=AliasChoices("train_texts", "fit_texts"),
+            description="Maximum number of texts per label to fit the edit to.",
+        ),
         Option(Panel.DATA, "200, or all with --rule paper"),
     ] = None
     data: Annotated[
@@ -182,7 +194,7 @@ class Recipe(BaseModel):
         Option(Panel.EDIT, "logistic, or adam with --rule paper", metavar="FIT"),
     ] = None
     direction_source: Annotated[
-        DirectionRule | None,
+        DirectionSource | None,
         Field(
             validation_alias=AliasChoices("direction_source", "direction_rule"),
             description="Probe vector that the paper's method uses as the direction: "
@@ -215,7 +227,7 @@ class Recipe(BaseModel):
     judge: Annotated[
         str | None,
         Field(
-            description="Judge of continuations: ngrams, phrases, lab, texts, hf:MODEL[#LABEL], "
+            description="Judge of continuations: ngrams, phrases, demo, texts, hf:MODEL[#LABEL], "
             "chat:MODEL@URL or review:FILE."
         ),
         Option(Panel.MEASURING, "the behavior's judge", metavar="JUDGE"),
@@ -233,9 +245,13 @@ class Recipe(BaseModel):
     seed: Annotated[
         int, Field(ge=0, le=2**32 - 1, description="Random seed."), Option(Panel.MEASURING)
     ] = 0
-    tuning_prompts: Annotated[
+    validation_prompts: Annotated[
         int | None,
-        Field(ge=1, description="Maximum number of prompts to choose by, if not prompt_count."),
+        Field(
+            ge=1,
+            validation_alias=AliasChoices("validation_prompts", "tuning_prompts"),
+            description="Maximum number of prompts to choose by, if not prompt_count.",
+        ),
     ] = None
     doses: Annotated[
         Literal[3, 5, 8] | None,
@@ -322,12 +338,12 @@ class Recipe(BaseModel):
     @property
     def model_name(self) -> str:
         """Name of the model, without its directory."""
-        return demo.EMBEDDED if self.is_embedded else Path(self.model).resolve().name
+        return demo.DEMO if self.is_demo_model else Path(self.model).resolve().name
 
     @property
-    def is_embedded(self) -> bool:
+    def is_demo_model(self) -> bool:
         """Whether the model is the demo model."""
-        return demo.is_embedded(self.model)
+        return demo.is_demo_model(self.model)
 
     @property
     def behavior_name(self) -> str | None:
@@ -340,12 +356,12 @@ class Recipe(BaseModel):
         return -1 if self.direction == "toward" else 1
 
     @property
-    def is_lab(self) -> bool:
+    def is_demo(self) -> bool:
         """Whether the behavior is one of the demo model's."""
         from modelsurgery.data.behaviors import describe_behavior
 
         name = self.behavior_name
-        return self.is_embedded and name is not None and describe_behavior(name).lab
+        return self.is_demo_model and name is not None and describe_behavior(name).demo
 
     @property
     def is_searched(self) -> bool:
@@ -364,42 +380,3 @@ class Recipe(BaseModel):
             self.max_capability_drop,
             self.max_uncalled_rise,
         )
-
-
-class SequenceRecipe(Recipe):
-    """Several behaviors in order, each edit made on the model that has the ones before.
-
-    What stands beside `behaviors` holds for all of them.
-    """
-
-    behaviors: Annotated[
-        tuple[str | dict[str, Any], ...],
-        Field(
-            description="Built-in behavior, or the path of a behavior file (YAML). Repeat to edit "
-            "for several behaviors in order."
-        ),
-        Option(
-            Panel.EVERYDAY,
-            "toxicity, unless --texts is given",
-            name="--behavior",
-            metavar="NAME|FILE",
-        ),
-    ] = ()
-
-    def steps(self) -> list[Recipe]:
-        """One recipe a behavior, without the edits of those before.
-
-        Raises:
-            RecipeError: a key that is unknown, or does not belong in a step.
-        """
-        shared = self.model_dump(exclude_unset=True, exclude={"behaviors", "out"})
-        recipes = []
-        for entry in self.behaviors:
-            own = {"behavior": entry} if isinstance(entry, str) else entry
-            for key in ("model", "edits", "out", "study"):
-                if key in own:
-                    raise RecipeError(
-                        f"behaviors: {key!r} applies to all behaviors; set it outside the list"
-                    )
-            recipes.append(parse({**shared, **own}, Recipe, f"behaviors: {own.get('behavior')}"))
-        return recipes

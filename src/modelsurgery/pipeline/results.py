@@ -9,7 +9,7 @@ from typing import Any
 
 from modelsurgery.apply.coverage import Coverage
 from modelsurgery.edit.explanation import explain
-from modelsurgery.edit.probe import DIRECTION_RULES, Probe
+from modelsurgery.edit.probe import DIRECTION_SOURCES, Probe
 from modelsurgery.evaluation.evaluating import Evaluation
 from modelsurgery.evaluation.outcome import Outcome, outcome_of
 from modelsurgery.evaluation.screening import Effect
@@ -147,10 +147,10 @@ class RunResult:
     def rule(self) -> str:
         """Which rule the edit comes from."""
         source = self.choice.setting.rule
-        return "paper" if source in DIRECTION_RULES else source
+        return "paper" if source in DIRECTION_SOURCES else source
 
     def _fit_json(self) -> dict[str, Any] | None:
-        """What the rule predicted, and what was measured on tuning texts; None for the paper's."""
+        """What the rule predicted, and what validation texts say; None for the paper's."""
         choice = self.choice
         if choice.proposal is None or self.rule == "paper":
             return None
@@ -184,7 +184,7 @@ class RunResult:
             "alpha": edit.alpha,
             "strength": edit.strength,
             "rule": self.rule,
-            "direction_rule": self.choice.setting.rule if self.rule == "paper" else None,
+            "direction_source": self.choice.setting.rule if self.rule == "paper" else None,
             "probe_layer": self.choice.setting.probe_layer,
             "layers": self.choice.setting.window,
             "per_layer": self.choice.setting.per_layer,

@@ -22,7 +22,7 @@ from modelsurgery.data.behaviors.roots import data_root
 from modelsurgery.edit.edit import Edit
 from modelsurgery.edit.edit_file import load_edit, save_edit
 from modelsurgery.edit.explanation import strongest_direction
-from modelsurgery.edit.probe import DIRECTION_RULES, save_probe
+from modelsurgery.edit.probe import DIRECTION_SOURCES, save_probe
 from modelsurgery.errors import NothingChangedError, RecipeError
 from modelsurgery.evaluation.damage import Damage, measure_damage
 from modelsurgery.evaluation.evaluating import measure
@@ -40,7 +40,7 @@ from modelsurgery.model.stacking import stacked
 from modelsurgery.pipeline.choosing import Choice, Choosing
 from modelsurgery.pipeline.recipe import DEFAULT_TRIALS, Recipe
 from modelsurgery.pipeline.results import RunResult
-from modelsurgery.pipeline.runs import STORE_FILE, RunDirectory, open_run
+from modelsurgery.pipeline.runs import EDIT_FILE, STORE_FILE, RunDirectory, open_run
 from modelsurgery.pipeline.scheduling import (
     DEFAULT_MINUTES,
     Schedule,
@@ -110,7 +110,7 @@ def run_recipe(
         find_gate_matrices(model.checkpoint, model.layout)  # refuses early what can't be edited
         with progress("texts and judge", 0):
             behavior, judge = judged_behavior(recipe)
-        recipe, behavior, plan = _settled(recipe, run, model, behavior, announce, progress)
+        recipe, behavior, plan = settled(recipe, run, model, behavior, announce, progress)
         values |= {key: getattr(recipe, key) for key in SETTLED}
 
         minutes = recipe.minutes
@@ -120,11 +120,11 @@ def run_recipe(
         choice, damage, given_up = _kept(choosing, choosing.choose(), progress)
         save_probe(choice.probe, run.path / "probe.safetensors")
         edit = replace(choice.edit, provenance=_origin(recipe, run, choice, model))
-        save_edit(edit.bound_to(model.checkpoint, model.gates), run.path / "edit.safetensors")
+        save_edit(edit.bound_to(model.checkpoint, model.gates), run.path / EDIT_FILE)
 
         evaluation = measure(
             model,
-            {str(run.path / "edit.safetensors"): edit},
+            {str(run.path / EDIT_FILE): edit},
             _first_set(behavior),
             [judge],
             name=name,
@@ -185,7 +185,7 @@ def _scheduled(
     return make_schedule(recipe, model, behavior, pace, minutes=minutes)
 
 
-def _settled(
+def settled(
     recipe: Recipe,
     run: RunDirectory,
     model: LanguageModel,
@@ -218,13 +218,13 @@ def _settled(
 
 
 def _cut(behavior: Behavior, sizes: Sizes) -> Behavior:
-    """A behavior with no more tuning prompts and held-out neutral texts than that."""
+    """A behavior with no more validation prompts and held-out neutral texts than that."""
     # Evenly: neutral texts of several kinds may stand one kind after the other.
-    step = math.ceil(len(behavior.neutral) / sizes.neutral_texts)
+    step = math.ceil(len(behavior.test_neutral) / sizes.neutral_texts)
     return replace(
         behavior,
-        tuning_prompts=behavior.tuning_prompts[: sizes.tuning_prompts],
-        neutral=behavior.neutral[:: max(1, step)],
+        validation_prompts=behavior.validation_prompts[: sizes.validation_prompts],
+        test_neutral=behavior.test_neutral[:: max(1, step)],
     )
 
 
@@ -236,7 +236,7 @@ def _first_set(behavior: Behavior) -> Behavior:
 def loaded_model(recipe: Recipe, now: datetime) -> LanguageModel:
     """The recipe's model, without its edits; `now` is the time that its chat template is told."""
     return load_model(
-        demo.embedded_model_path() if recipe.is_embedded else recipe.model,
+        demo.demo_model_path() if recipe.is_demo_model else recipe.model,
         device=recipe.device,
         dtype=recipe.dtype,
         revision=recipe.revision,
@@ -251,7 +251,7 @@ def judged_behavior(recipe: Recipe) -> tuple[Behavior, Judge]:
     full = Sizes.of(recipe)
     behavior = load_behavior(
         described_behavior(recipe),
-        is_lab=recipe.is_lab,
+        is_demo=recipe.is_demo,
         data=data_root(recipe.data),
         seed=recipe.seed,
         prompt_count=full.prompt_count,
@@ -279,7 +279,7 @@ def described_behavior(recipe: Recipe) -> BehaviorFile:
         text_column=recipe.text_column,
         label_column=recipe.label_column,
     )
-    if described.texts is None and not recipe.is_embedded:
+    if described.texts is None and not recipe.is_demo_model:
         raise RecipeError(
             f"behavior {name!r} has texts and a judge for the demo "
             "model only; give --texts FILE with labeled texts for this model"
@@ -336,7 +336,7 @@ def _inside(
     recipe: Recipe, model: LanguageModel, behavior: Behavior, choice: Choice, progress: Progress
 ) -> Inside:
     source = choice.setting.rule
-    is_probed = source in DIRECTION_RULES
+    is_probed = source in DIRECTION_SOURCES
     return look_inside(
         model,
         choice.edit,

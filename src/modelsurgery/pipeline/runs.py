@@ -38,10 +38,25 @@ from modelsurgery.model.hidden_states import HiddenStates, extract_hidden_states
 from modelsurgery.model.language_model import LanguageModel
 
 RECIPE_FILE = "recipe.resolved.yaml"
-MANIFEST_FILE = "manifest.json"
+RUN_MANIFEST = "manifest.json"
+EDIT_FILE = "edit.safetensors"
 STORE_FILE = "store.sqlite"
 STUDY_FILE = "study.journal"
 PLAN_FILE = "plan.json"
+
+# What earlier versions called parts of a recipe, so that their interrupted runs go on.
+EARLIER_KEYS = {
+    "fit_texts": "train_texts",  # earlier name
+    "tuning_prompts": "validation_prompts",  # earlier name
+    "tuning": "validation",  # earlier name
+    "lab": "demo",  # earlier name
+}
+EARLIER_VALUES: dict[tuple[str | None, str], str] = {
+    ("model", "embedded"): "demo",  # earlier name
+    ("judge", "lab"): "demo",  # earlier name
+    ("judges", "lab"): "demo",  # earlier name
+    ("split", "tuning"): "validation",  # earlier name
+}
 
 
 @dataclass(frozen=True)
@@ -128,7 +143,7 @@ class RunDirectory:
         if apart is not None:
             write_json(self.path / "speed.json", apart)
         write_json(
-            self.path / MANIFEST_FILE,
+            self.path / RUN_MANIFEST,
             {
                 "provenance": provenance().to_json(),
                 "sha256": {str(path.relative_to(self.path)): sha256_file(path) for path in files},
@@ -182,7 +197,7 @@ def open_run(
         write_text(path / RECIPE_FILE, _yaml(recorded))
         yield RunDirectory(path, datetime.fromisoformat(recorded["now"]), recorded)
     except NoSignalError:  # the same texts will say no more the next time
-        if not any(path.glob(f"*/{MANIFEST_FILE}")) and (made or is_resumed):
+        if not any(path.glob(f"*/{RUN_MANIFEST}")) and (made or is_resumed):
             shutil.rmtree(made[-1] if made else path, ignore_errors=True)
         raise
     except SurgeryError:
@@ -197,10 +212,10 @@ def _unfinished(
 ) -> dict[str, Any] | None:
     """What a run recorded that the same recipe left unfinished, at another time or at this."""
     resolved = path / RECIPE_FILE
-    if not resolved.is_file() or (path / MANIFEST_FILE).exists():
+    if not resolved.is_file() or (path / RUN_MANIFEST).exists():
         return None
     try:
-        recorded = yaml.safe_load(resolved.read_text(encoding="utf-8"))
+        recorded = current_recipe(yaml.safe_load(resolved.read_text(encoding="utf-8")))
         datetime.fromisoformat(recorded["now"])
     except (yaml.YAMLError, KeyError, TypeError, ValueError):
         return None
@@ -208,7 +223,17 @@ def _unfinished(
     for key in settled:
         if key in recipe and recipe[key] is None:
             asked[key] = recorded.get(key)
-    return recorded if _yaml(recorded) == _yaml(asked) else None
+    return recorded if _yaml(recorded) == _yaml(current_recipe(asked)) else None
+
+
+def current_recipe(recorded: Any, key: str | None = None) -> Any:
+    """A recorded recipe as this version spells it."""
+    if isinstance(recorded, dict):
+        names = {name: EARLIER_KEYS.get(name, name) for name in recorded}
+        return {names[name]: current_recipe(value, names[name]) for name, value in recorded.items()}
+    if isinstance(recorded, list):
+        return [current_recipe(one, key) for one in recorded]
+    return EARLIER_VALUES.get((key, recorded), recorded) if isinstance(recorded, str) else recorded
 
 
 def _yaml(content: dict[str, Any]) -> str:

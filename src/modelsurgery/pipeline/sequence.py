@@ -21,7 +21,7 @@ from modelsurgery.evaluation.outcome import Outcome, outcome_of
 from modelsurgery.evaluation.store import Store
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.language_model import LanguageModel
-from modelsurgery.pipeline.recipe import Recipe, SequenceRecipe
+from modelsurgery.pipeline.recipe import Recipe
 from modelsurgery.pipeline.results import limits_json
 from modelsurgery.pipeline.running import (
     SETTLED,
@@ -30,8 +30,16 @@ from modelsurgery.pipeline.running import (
     run_recipe,
     unheard,
 )
-from modelsurgery.pipeline.runs import MANIFEST_FILE, RECIPE_FILE, STORE_FILE, open_run
+from modelsurgery.pipeline.runs import (
+    EDIT_FILE,
+    RECIPE_FILE,
+    RUN_MANIFEST,
+    STORE_FILE,
+    current_recipe,
+    open_run,
+)
 from modelsurgery.pipeline.scheduling import Sizes
+from modelsurgery.pipeline.sequence_recipe import SequenceRecipe
 from modelsurgery.results import SequenceResults, plain
 from modelsurgery.search import Budget
 
@@ -81,17 +89,19 @@ class SequenceResult:
         directory: holds a run directory for each step.
         model: name of the model.
         names: behaviors in order, with the direction of each.
-        steps: run directory of each step.
+        edits: files of the edits, in order.
         stages: the model after 1, 2, … edits.
         conflicts: what the edits do to each other.
+        at_once: whether one edit was made for all behaviors.
     """
 
     directory: Path
     model: str
     names: tuple[tuple[str, Direction], ...]
-    steps: tuple[Path, ...]
+    edits: tuple[Path, ...]
     stages: tuple[Stage, ...]
     conflicts: tuple[Conflict, ...]
+    at_once: bool = False
 
     @property
     def outcomes(self) -> tuple[Outcome, ...]:
@@ -100,11 +110,6 @@ class SequenceResult:
             outcome_of(name, way, measured.first.whole)
             for (name, way), measured in zip(self.names, self.stages[-1].evaluations, strict=True)
         )
-
-    @property
-    def edits(self) -> tuple[Path, ...]:
-        """Files of the edits, in order."""
-        return tuple(step / "edit.safetensors" for step in self.steps)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as in `results.json`."""
@@ -118,6 +123,7 @@ class SequenceResult:
                 "behaviors": [{"name": name, "direction": way} for name, way in self.names],
                 "edits": [str(path) for path in self.edits],
                 "outcomes": [asdict(one) for one in self.outcomes],
+                "at_once": self.at_once,
                 "stages": [stage.to_json() for stage in self.stages],
                 "conflicts": [{**asdict(one), "verdict": one.verdict} for one in self.conflicts],
                 "run_directory": str(self.directory),
@@ -143,7 +149,7 @@ def run_sequence(
             with the same `out`.
     """
     steps = [_in_time(step, len(recipe.behaviors)) for step in recipe.steps()]
-    described = [_called(step) for step in steps]
+    described = [directory_name(step) for step in steps]
     values = recipe.model_dump(mode="json", exclude={"out"})
     name = "-".join([recipe.model_name, *described])
     for step in steps:
@@ -155,10 +161,10 @@ def run_sequence(
         places = [run.path / f"{number}-{one}" for number, one in enumerate(described, 1)]
         made: list[Path] = []
         for step, place in zip(steps, places, strict=True):
-            if not (place / MANIFEST_FILE).exists():
+            if not (place / RUN_MANIFEST).exists():
                 shared = {"edits": (*recipe.edits, *made), "out": place, "now": run.now}
                 run_recipe(step.model_copy(update=shared), progress=progress, announce=announce)
-            made.append(place / "edit.safetensors")
+            made.append(place / EDIT_FILE)
         edits = [load_edit(path) for path in (*recipe.edits, *made)]
         first = len(recipe.edits) + 1
         steps = [_as_run(step, place) for step, place in zip(steps, places, strict=True)]
@@ -166,7 +172,7 @@ def run_sequence(
         with progress("load model", 0):
             model = loaded_model(recipe, run.now)
         stages = tuple(
-            _stage(model, recipe.model_name, edits[:count], measured, steps, store, progress)
+            measure_stage(model, recipe.model_name, edits[:count], measured, steps, store, progress)
             for count in range(first, len(edits) + 1)
         )
         result = SequenceResult(
@@ -176,7 +182,7 @@ def run_sequence(
                 (behavior.name, step.direction or behavior.described.direction)
                 for (behavior, _), step in zip(measured, steps, strict=True)
             ),
-            tuple(places),
+            tuple(place / EDIT_FILE for place in places),
             stages,
             conflicts_of(edits),
         )
@@ -193,11 +199,11 @@ def _in_time(step: Recipe, count: int) -> Recipe:
 
 def _as_run(step: Recipe, place: Path) -> Recipe:
     """A step with the sizes that its run settled on."""
-    recorded = yaml.safe_load((place / RECIPE_FILE).read_text(encoding="utf-8"))
+    recorded = current_recipe(yaml.safe_load((place / RECIPE_FILE).read_text(encoding="utf-8")))
     return step.model_copy(update={key: recorded.get(key) for key in SETTLED})
 
 
-def _called(step: Recipe) -> str:
+def directory_name(step: Recipe) -> str:
     """A step's behavior, as its directory is named."""
     name = step.behavior_name
     if name is None:
@@ -206,7 +212,7 @@ def _called(step: Recipe) -> str:
     return Path(name).name.removesuffix(".yaml").removesuffix(".yml")
 
 
-def _stage(
+def measure_stage(
     model: LanguageModel,
     name: str,
     edits: Sequence[Edit],
@@ -228,11 +234,13 @@ def _stage(
                 name=name,
                 samples=Sizes.of(step).samples,
                 seed=step.seed,
-                damage=shared if behavior.uncalled is None else None,
+                damage=shared if behavior.test_uncalled is None else None,
                 store=store,
                 progress=progress,
             )
         )
     first, _ = measured[0]
     budget = steps[0].budget
-    return Stage(len(edits), tuple(found), budget if first.uncalled else budget.without_uncalled())
+    return Stage(
+        len(edits), tuple(found), budget if first.test_uncalled else budget.without_uncalled()
+    )

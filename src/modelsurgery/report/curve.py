@@ -16,7 +16,7 @@ def print_curve(results: RunResults, console: Console) -> None:
     other = results.uncalled_for
     names = {"uncalled_for": "uncalled-for" if other is None else other.name}
     columns = [names.get(one, one) for one in limits]
-    lines = [("strength", f"{results.behavior.name}, tuning prompts", *columns, "")]
+    lines = [("strength", f"{results.behavior.name}, validation prompts", *columns, "")]
     ends: list[int] = []
     for place, point in enumerate(points):
         if place and points[place - 1].is_inside and not point.is_inside:

@@ -1,6 +1,6 @@
 """What an edit is made of, in words: the terminal, the page and the card say the same."""
 
-from modelsurgery.results.runs import EditResults, Fit
+from modelsurgery.results.runs import EditResults, FitResults
 
 METHODS = {
     "natural-gradient": (
@@ -26,10 +26,10 @@ METHODS = {
 def edit_source(edit: EditResults) -> str:
     """Which rule an edit comes from, in words."""
     is_paper = edit.rule == "paper"
-    return f"paper's rule, {edit.direction_rule}" if is_paper else f"rule {edit.rule}"
+    return f"paper's rule, {edit.direction_source}" if is_paper else f"rule {edit.rule}"
 
 
-def fit_lines(fit: Fit | None) -> list[str]:
+def fit_lines(fit: FitResults | None) -> list[str]:
     """What the rule predicted, and what was measured of it."""
     if fit is None or fit.predicted is None or fit.measured is None:
         return []

@@ -26,7 +26,7 @@ class Compared:
     Attributes:
         name: what it is.
         predicted: nats per token.
-        measured: the same on tuning texts; None where that was not measured.
+        measured: the same on validation texts; None where that was not measured.
     """
 
     name: str

@@ -14,7 +14,8 @@ from modelsurgery.results.tables import stage_tables
 
 def print_sequence(results: SequenceResults, console: Console) -> None:
     """Print what a sequence of surgeries gave."""
-    then = ", then ".join(f"{one.name} ({one.direction})" for one in results.behaviors)
+    link = " and " if results.at_once else ", then "
+    then = link.join(f"{one.name} ({one.direction})" for one in results.behaviors)
     for outcome in results.outcomes:
         if outcome.kind != "changed":
             console.print(Text(outcome.sentence, style="bold red"))
@@ -25,7 +26,8 @@ def print_sequence(results: SequenceResults, console: Console) -> None:
         for one in stage.behaviors:
             for told in uncounted(one.verdicts):
                 console.print(Text(f"{one.name}: {told}", style="dim"))
-    console.print()
+    if results.conflicts:
+        console.print()
     for line in conflict_lines(results.conflicts, [one.name for one in results.behaviors]):
         console.print(Text(line))
     console.print(
@@ -35,7 +37,8 @@ def print_sequence(results: SequenceResults, console: Console) -> None:
     )
     console.print()
     edits = " ".join(results.edits)
-    console.print(Text(f"apply all   surgery apply MODEL {edits} --out edited"))
+    told = "apply it" if results.at_once else "apply all"
+    console.print(Text(f"{told}   surgery apply MODEL {edits} --out edited"))
     console.print(Text(f"results are in {results.run_directory}"))
 
 

@@ -89,7 +89,7 @@ def _edit_lines(results: RunResults) -> list[str]:
     probe, edit = results.probe, results.edit
     return [
         f"probe   accuracy {probe.accuracy:.1%}, AUROC {probe.auroc:.3f} on "
-        f"{probe.held_out_texts} held-out texts (shuffled labels "
+        f"{probe.test_texts} held-out texts (shuffled labels "
         f"{probe.control_accuracy:.1%}), layer {probe.layer}, fit {probe.fit}",
         f"edit    {edit.rows} of {edit.rows_found} gate rows in {edit.tensors} of "
         f"{edit.tensors_found} tensors, {shown_layers(edit.layers, edit.per_layer)}, "

@@ -12,7 +12,7 @@ from modelsurgery.report.terminal import headline, print_place
 from modelsurgery.results import RunResults
 from modelsurgery.results.notes import uncounted
 from modelsurgery.results.printing import aligned
-from modelsurgery.results.runs import Trial
+from modelsurgery.results.runs import TrialResults
 from modelsurgery.results.tables import p_value, paid, shown
 
 SHOWN = 5
@@ -59,7 +59,7 @@ def _survivors(results: RunResults) -> list[str]:
     return aligned(lines, [len(lines[0]) - 1], gap=" ")
 
 
-def _setting(trial: Trial) -> str:
+def _setting(trial: TrialResults) -> str:
     where = shown_layers(trial.window, trial.per_layer)
     if trial.probe_layer is not None:
         return f"{trial.rule} {trial.probe_layer}, {where}"

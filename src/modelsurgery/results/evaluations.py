@@ -106,7 +106,7 @@ class EvaluationResults(Part):
         seed: of sampling and of the choice of prompts.
     """
 
-    format: Literal[2] = FORMAT
+    format: Literal[3] = FORMAT
     kind: Literal["evaluation"] = "evaluation"
     model: EvaluatedModel
     edits: dict[str, str]

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-FORMAT: Literal[2] = 2  # of results.json
+FORMAT: Literal[3] = 3  # of results.json
 ChangeVerdict = Literal["less", "more", "no detectable change"]
 Direction = Literal["away", "toward"]
 Verdicts = dict[Literal["behavior", "opposite", "neither", "failed", "unjudged"], int]

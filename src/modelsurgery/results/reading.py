@@ -1,7 +1,8 @@
 """Reading `results.json`, of earlier versions too.
 
 Files say their `format`. Those of format 1 do not: they were written before there was one, and are
-told apart by their keys. They lack what was added later, and are read with what it was then.
+told apart by their keys. They lack what was added later, and are read with what it was then. In
+those of formats 1 and 2 some keys have earlier names.
 """
 
 import json
@@ -24,6 +25,10 @@ KINDS: dict[str, type[RunResults | EvaluationResults | SequenceResults]] = {
     "sequence": SequenceResults,
 }
 RESULTS_FILE = "results.json"
+EARLIER_NAMES = (  # part, its key until format 2, and since
+    ("probe", "held_out_texts", "test_texts"),  # earlier name
+    ("edit", "direction_rule", "direction_source"),
+)
 
 
 def read_results(directory: Path) -> Results:
@@ -64,7 +69,7 @@ def results_of(content: Any, where: str) -> Results:
     if not isinstance(content, dict):
         raise ArtifactError(f"{where}/{RESULTS_FILE}: expected a JSON object; run it again")
     version = content.get("format", 1)
-    if version not in (1, FORMAT):
+    if version not in range(1, FORMAT + 1):
         raise ArtifactError(
             f"{where}: results of format {version!r}; this version reads formats 1 to {FORMAT}, "
             "update modelsurgery"
@@ -73,6 +78,8 @@ def results_of(content: Any, where: str) -> Results:
     model = KINDS[kind]
     if version == 1:
         content = _upgraded(content, set(model.model_fields))
+    if version < 3:
+        content = _renamed(content)
     try:
         return model.model_validate({**content, "format": FORMAT, "kind": kind})
     except ValidationError as error:
@@ -92,6 +99,16 @@ def _upgraded(content: dict[str, Any], known: set[str]) -> dict[str, Any]:
     if not content.get("edits") and isinstance(damage, dict) and damage.get("facts"):
         # Without an edit the facts of the base model stood there twice.
         found["damage"] = {**damage, "facts": [damage["facts"][0], None]}
+    return found
+
+
+def _renamed(content: dict[str, Any]) -> dict[str, Any]:
+    """Content of format 2 with the keys of format 3."""
+    found = dict(content)
+    for part, key, name in EARLIER_NAMES:
+        old = found.get(part)
+        if isinstance(old, dict) and key in old:
+            found[part] = {name if one == key else one: value for one, value in old.items()}
     return found
 
 

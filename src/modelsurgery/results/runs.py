@@ -93,7 +93,7 @@ class ProbeResults(Part):
         control_accuracy: after fitting on shuffled labels.
         control_auroc: the same.
         train_texts: texts that it was fitted on.
-        held_out_texts: texts that it was measured on.
+        test_texts: texts that it was measured on.
     """
 
     layer: int | None
@@ -103,7 +103,7 @@ class ProbeResults(Part):
     control_accuracy: float
     control_auroc: float
     train_texts: int
-    held_out_texts: int
+    test_texts: int
 
 
 class EditResults(Part):
@@ -119,7 +119,7 @@ class EditResults(Part):
         alpha: strength, as the paper counts.
         strength: the same in portable units.
         rule: that the edit comes from; files of earlier versions are the paper's.
-        direction_rule: what the paper's rule took from the probe; None for other rules.
+        direction_source: what the paper's rule took from the probe; None for other rules.
         probe_layer: layer of that probe.
         layers: first and last; None for all.
         per_layer: whether each layer gives its share.
@@ -134,14 +134,14 @@ class EditResults(Part):
     alpha: float
     strength: float
     rule: str = "paper"
-    direction_rule: str | None = None
+    direction_source: str | None = None
     probe_layer: int | None = None
     layers: tuple[int, int] | None
     per_layer: bool
 
 
-class Fit(Grown):
-    """What a rule predicted, and what was measured on tuning texts.
+class FitResults(Grown):
+    """What a rule predicted, and what was measured on validation texts.
 
     Attributes:
         damping: of rows; None is the rule's own.
@@ -160,7 +160,7 @@ class Fit(Grown):
     measured: dict[str, float] | None
 
 
-class Trial(Grown):
+class TrialResults(Grown):
     """An edit that a search tried; its rule, window and the rest as `Setting` spells them."""
 
     number: int
@@ -175,8 +175,8 @@ class Trial(Grown):
     effect: dict[str, float]
 
 
-class Survivor(Part):
-    """A trial that was continued with, and its rate on tuning prompts."""
+class SurvivorResults(Part):
+    """A trial that was continued with, and its rate on validation prompts."""
 
     trial: int
     rate: float | None
@@ -186,7 +186,7 @@ class SearchResults(Grown):
     """What a search tried.
 
     Attributes:
-        base_rate: of the base model on tuning prompts.
+        base_rate: of the base model on validation prompts.
         chosen: number of the chosen trial.
         survivors: trials that continued prompts, best first.
         rank_correlation: Spearman's, of the cheap measure with the judge.
@@ -197,15 +197,15 @@ class SearchResults(Grown):
 
     base_rate: float | None
     chosen: int
-    survivors: list[Survivor]
+    survivors: list[SurvivorResults]
     rank_correlation: float | None
     front: list[int]
-    trials: list[Trial]
+    trials: list[TrialResults]
     broken: int
 
 
 class Point(Part):
-    """The chosen rows at another strength, on tuning data.
+    """The chosen rows at another strength, on validation data.
 
     Attributes:
         strength: in portable units.
@@ -273,7 +273,7 @@ class RunResults(Part):
         seconds: wall time.
     """
 
-    format: Literal[2] = FORMAT
+    format: Literal[3] = FORMAT
     kind: Literal["run"] = "run"
     model: str
     behavior: RunBehavior
@@ -287,7 +287,7 @@ class RunResults(Part):
     facts: Facts
     probe: ProbeResults
     edit: EditResults
-    fit: Fit | None = None
+    fit: FitResults | None = None
     search: SearchResults | None = None
     dose_response: list[Point]
     examples: list[Example]

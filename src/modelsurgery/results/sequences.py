@@ -61,7 +61,7 @@ class ConflictResults(Part):
 
 
 class SequenceResults(Part):
-    """Results of several surgeries in a row.
+    """Results of several surgeries in a row, or of one for several behaviors.
 
     Attributes:
         format: of this file.
@@ -73,9 +73,10 @@ class SequenceResults(Part):
         stages: after 1, 2, … edits.
         conflicts: of each pair of edits.
         run_directory: as typed.
+        at_once: whether one edit was made for all behaviors.
     """
 
-    format: Literal[2] = FORMAT
+    format: Literal[3] = FORMAT
     kind: Literal["sequence"] = "sequence"
     model: str
     behaviors: list[Step]
@@ -84,3 +85,4 @@ class SequenceResults(Part):
     stages: list[StageResults]
     conflicts: list[ConflictResults]
     run_directory: str
+    at_once: bool = False

@@ -191,7 +191,11 @@ def stage_tables(results: SequenceResults) -> tuple[Table, ...]:
         Table(
             "on held-out data",
             tuple(_stage_rows(stage)),
-            caption=f"after {' and '.join(names[:number])}",
+            caption=(
+                f"one edit for {' and '.join(names)}"
+                if results.at_once
+                else f"after {' and '.join(names[:number])}"
+            ),
         )
         for number, stage in enumerate(results.stages, 1)
     )

@@ -63,7 +63,6 @@ class SiteSlopes:
 
     Attributes:
         whole: rise of what is wanted, nats per token, [k, experts, rows].
-        kept: rise of the loss on neutral text, the same.
         folds: the same in each fold of the texts alone, [folds, k, experts, rows].
         without: the same without each fold, [folds, k, experts, rows].
         squares: E[γᵢ²], [experts, rows].
@@ -71,7 +70,6 @@ class SiteSlopes:
     """
 
     whole: Array
-    kept: Array
     folds: Array
     without: Array
     squares: Array
@@ -87,7 +85,6 @@ class SiteSlopes:
         return replace(
             self,
             whole=self.whole[own],
-            kept=self.kept[own],
             folds=self.folds[:, own],
             without=self.without[:, own],
             overlap=self.overlap[own, own],
@@ -101,31 +98,27 @@ def site_slopes(
     squares: torch.Tensor,
     directions: torch.Tensor,
     weights: Sequence[float],
-    unit: float = 1.0,
 ) -> SiteSlopes:
     """Slopes of what is wanted: the weighted sum of the mean losses of kinds of texts.
 
     Args:
-        gains: of n kinds of texts in folds, and of neutral text behind them.
+        gains: of n kinds of texts in folds.
         name: of the gate site.
         moment: second moment of its inputs on neutral text.
         squares: E[γᵢ²] on neutral text, [experts, rows].
         directions: of the site, [k, d].
         weights: what a rise of each kind's mean loss counts for, [n].
-        unit: what a rise of the mean loss on neutral text is multiplied by.
     """
-    count = len(weights)
-    sums = gains.by_site[name].cpu().numpy()  # [n + 1, folds, k, experts, rows]
+    sums = gains.by_site[name].cpu().numpy()  # [n, folds, k, experts, rows]
     tokens = gains.tokens.numpy()
     total, all_tokens = sums.sum(1), tokens.sum(1)
 
     def wanted(some: Array, seen: Array) -> Array:
         share = np.reshape(weights, (-1, *[1] * (some.ndim - 1)))
-        return np.asarray((share * _means(some[:count], seen[:count])).sum(0))
+        return np.asarray((share * _means(some, seen)).sum(0))
 
     return SiteSlopes(
         wanted(total, all_tokens),
-        unit * _means(total[count:], all_tokens[count:]).sum(0),
         wanted(sums, tokens),
         wanted(total[:, None] - sums, all_tokens[:, None] - tokens),
         squares.cpu().numpy(),

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 
 from modelsurgery.checkpoint.layouts import Address
-from modelsurgery.edit.probe import DirectionRule, Probe
+from modelsurgery.edit.probe import DirectionSource, Probe
 from modelsurgery.model.activations.passes import Passes
 from modelsurgery.model.activations.responses import (
     measure_outputs,
@@ -22,7 +23,6 @@ from modelsurgery.model.activations.statistics import (
     measure_prices,
 )
 from modelsurgery.model.activations.texts import TokenizedText, texts_up_to, tokenize_labeled
-from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.stacking import score_model_rows
 from modelsurgery.rules.contrast import Contrast
 from modelsurgery.rules.least_squares import SiteResponses
@@ -49,18 +49,35 @@ class NaturalGradient:
     """What the natural-gradient rule measured on texts.
 
     Attributes:
-        model: whose gates they are.
+        passes: how texts are read, and by which model.
+        neutral: texts on which the model should stay as it is.
         sites: its gate sites.
         directions: [k, d] of each site, by name.
         slopes: of each site, in the same order.
         alone: for each behavior, slopes of its own texts along its own directions, site by site.
+        weight: sum of the weights of all behaviors.
     """
 
-    model: LanguageModel
+    passes: Passes
+    neutral: Sequence[TokenizedText]
     sites: tuple[GateSite, ...]
     directions: dict[str, torch.Tensor]
     slopes: tuple[SiteSlopes, ...]
     alone: tuple[tuple[SiteSlopes, ...], ...]
+    weight: float
+
+    @cached_property
+    def kept_slopes(self) -> tuple[Array, ...]:
+        """Rise of the loss on neutral text, of each site [k, experts, rows]; read when asked for.
+
+        A nat counts as much as one of all behaviors together, and less with few tokens: most of
+        their slopes is noise.
+        """
+        found = measure_gains(self.passes, self.sites, self.directions, [[self.neutral]])
+        tokens = float(found.tokens.sum())
+        unit = self.weight * min(1.0, tokens / KEPT_TOKENS)
+        sums = (found.by_site[site.name][0, 0].cpu().numpy() for site in self.sites)
+        return tuple(unit * one / max(tokens, 1.0) for one in sums)
 
     def evidence(self, damping: float = ROW_DAMPING) -> Evidence:
         """Whether the texts agree on what to change."""
@@ -80,9 +97,10 @@ class NaturalGradient:
         """
         share = ROW_DAMPING if damping is None else damping
         added = share * float(np.mean([site.mean_price for site in self.slopes]))
+        lost: Sequence[Array | float] = self.kept_slopes if kept else [0.0] * len(self.sites)
         found: dict[Address, tuple[Array, ...]] = {}
-        for site, known in zip(self.sites, self.slopes, strict=True):
-            net = known.whole - kept * known.kept
+        for site, known, of_neutral in zip(self.sites, self.slopes, lost, strict=True):
+            net = known.whole - kept * of_neutral
             coefficients = solve_rows(net, known, added)
             parts = (
                 coefficients,
@@ -93,7 +111,8 @@ class NaturalGradient:
             for number, gate in enumerate(site.gates):
                 found[gate.address] = tuple(part[:, number] for part in parts)
         named = {gate.address: site.name for site in self.sites for gate in site.gates}
-        gates = self.model.gates
+        model = self.passes.model
+        gates = model.gates
         each, rises, prices, scores = (
             tuple(found[gate.address][part] for gate in gates) for part in range(4)
         )
@@ -106,19 +125,19 @@ class NaturalGradient:
             mean_row_norm(self.sites),
             rises,
             prices,
-            self.model.layout,
+            model.layout,
         )
 
 
 def paper_proposal(
-    passes: Passes, probe: Probe, direction_rule: DirectionRule = "mean-difference"
+    passes: Passes, probe: Probe, direction_source: DirectionSource = "mean-difference"
 ) -> RowProposal:
     """The paper's rule: the same amount of the probe's direction on rows that point away from it.
 
     Rows are chosen by the cosine of their weights with the direction, the most negative first.
     """
     model = passes.model
-    direction = probe.direction(direction_rule)
+    direction = probe.direction(direction_source)
     scored = score_model_rows(model, direction[None], progress=passes.progress)
     return RowProposal(
         "paper",
@@ -164,15 +183,11 @@ def fit_natural_gradient(
     directions = {
         name: whitened_directions(moments[name], mean, rows) for name, mean in means.by_site.items()
     }
-    gains = measure_gains(
-        passes, sites, directions, [*folds, [neutral[start::FOLDS] for start in range(FOLDS)]]
-    )
-    # As many behaviors as there are count alike; few neutral tokens are mostly noise.
-    unit = sum(map(abs, weights)) / 2 * min(1.0, float(gains.tokens[-1].sum()) / KEPT_TOKENS)
+    gains = measure_gains(passes, sites, directions, folds)
 
     def slopes(weights: Sequence[float]) -> tuple[SiteSlopes, ...]:
         return tuple(
-            site_slopes(gains, name, moments[name], squares[name], directions[name], weights, unit)
+            site_slopes(gains, name, moments[name], squares[name], directions[name], weights)
             for name in directions
         )
 
@@ -183,7 +198,15 @@ def fit_natural_gradient(
         found = slopes([kind.gain * (one is contrast) for one in contrasts for kind in one.kinds])
         alone.append(tuple(site.along(own) for site in found))
         start = own.stop
-    return NaturalGradient(model, sites, directions, slopes(weights), tuple(alone))
+    return NaturalGradient(
+        passes,
+        neutral,
+        sites,
+        directions,
+        slopes(weights),
+        tuple(alone),
+        sum(map(abs, weights)) / 2,
+    )
 
 
 def direction_weights(contrasts: Sequence[Contrast]) -> list[list[float]]:

@@ -1,4 +1,4 @@
-"""The search for an edit: the most change of behavior inside a damage budget, on tuning data.
+"""The search for an edit: the most change of behavior inside a damage budget, on validation data.
 
 No setting transfers between models. A *setting* (space.py) is a direction, a choice of rows and a
 window of layers; with a strength it is an edit, and its *effect* on texts (forward passes only) is

@@ -6,7 +6,7 @@ from typing import Any
 
 from modelsurgery.evaluation.screening import Effect
 
-SAFETY = 0.8  # of the budget is used: held-out text may suffer a little more than tuning text
+SAFETY = 0.8  # of the budget is used: held-out text may suffer a little more than validation text
 
 ONE_SIDED = 1.645  # standard errors
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 from modelsurgery.data.texts import LabeledText, Split, texts_sha256
@@ -12,7 +12,7 @@ from modelsurgery.edit.effects import Measurement
 from modelsurgery.edit.probe import Probe
 from modelsurgery.edit.region import PAPER_ROWS
 from modelsurgery.errors import RecipeError
-from modelsurgery.evaluation.own_answers import harmless_requests, own_answers
+from modelsurgery.evaluation.own_answers import own_answers, uncalled_requests
 from modelsurgery.evaluation.screening import Screen
 from modelsurgery.files.atomic import sha256_json
 from modelsurgery.files.progress import Progress, silent
@@ -24,9 +24,8 @@ from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.probe_fitting import fit_probe_on_texts
 from modelsurgery.rules.contrast import contrast_of, pulled_apart
 from modelsurgery.rules.proposal import DEFAULT_RULE, RULES, RowProposal, Rule
-from modelsurgery.search import Budget, Setting, fit_strength
+from modelsurgery.search import Budget, FittedStrength, Setting, fit_strength
 from modelsurgery.search.fitting import (
-    RULE_STRENGTH,
     RULE_TEXTS,
     FittedRule,
     first_tokens,
@@ -37,7 +36,7 @@ from modelsurgery.search.fitting import (
 )
 from modelsurgery.search.targets import Target, targets_of
 
-HELD_OUT_SHARE = 0.25
+TEST_SHARE = 0.25
 SCREEN_TEXTS = 64  # of each label that an edit's effect is measured on
 
 
@@ -98,60 +97,83 @@ def fit_edit(
         >>> edit = fit_edit(model, load_texts("texts.jsonl"))  # doctest: +SKIP
         >>> edit.save("edit.safetensors")  # doctest: +SKIP
     """
-    if rule not in RULES:
-        raise RecipeError(f"rule {rule!r}; expected one of {', '.join(RULES)}")
+    budget = Budget(max_perplexity_rise, max_divergence, None)
     targets = targets_of(texts, direction, weights)
-    if len(targets) > 1 and rule != "natural-gradient":
-        raise RecipeError(
-            f"rule {rule!r} supports one behavior only; use natural-gradient for several, or make "
-            "one edit per behavior"
-        )
-    given = _Given(model, targets, neutral, seed, progress)
-    fitted = given.fitted(rule)
-
-    def make(proposal: RowProposal) -> Edit:
-        return proposal.edit(rows, layers=layers, strength=given.sign)
-
-    if strength is None:
-        budget = Budget(max_perplexity_rise, max_divergence, None)
-        made = given.within(budget, fitted, make, Setting(None, rule, rows, layers))
-    else:
-        made = make(fitted.propose(None)).scaled(strength)
-    origin = given.origin({"rule": rule, "rows": made.row_count, "layers": layers})
-    return replace(made, provenance=origin).bound_to(model.checkpoint, model.gates)
+    given = Given(model, targets, neutral, seed=seed, progress=progress)
+    return given.fit(rule, budget, rows=rows, layers=layers, strength=strength)
 
 
 @dataclass(frozen=True)
-class _Given:
-    """What `fit_edit` was given, split and with the model's own answers."""
+class Given:
+    """What an edit is made from: its behaviors' texts, split, and the model's own answers.
+
+    Attributes:
+        model: the base model.
+        targets: what is to be moved, and which way.
+        neutral: texts on which the model should stay as it is; None takes the held-out texts with
+            label 0.
+        facts: prompts with the answers that greedy decoding should give, for a budget of those.
+        seed: of everything random.
+        progress: is told what is going on.
+    """
 
     model: LanguageModel
     targets: tuple[Target, ...]
-    neutral: Sequence[str] | None
-    seed: int
-    progress: Progress
+    neutral: Sequence[str] | None = None
+    facts: Sequence[tuple[str, str]] = ()
+    seed: int = 0
+    progress: Progress = silent
+
+    def fit(
+        self,
+        rule: Rule,
+        budget: Budget,
+        *,
+        rows: float | int = PAPER_ROWS,
+        layers: tuple[int, int] | None = None,
+        strength: float | None = None,
+    ) -> Edit:
+        """Make the edit, inside a budget where no strength is given; see `fit_edit`."""
+        if rule not in RULES:
+            raise RecipeError(f"rule {rule!r}; expected one of {', '.join(RULES)}")
+        if len(self.targets) > 1 and rule != "natural-gradient":
+            raise RecipeError(
+                f"rule {rule!r} supports one behavior only; use natural-gradient for several, or "
+                "make one edit per behavior"
+            )
+        fitted = self._fitted(rule)
+
+        def make(proposal: RowProposal) -> Edit:
+            return proposal.edit(rows, layers=layers, strength=self._sign)
+
+        if strength is None:
+            made = self._within(budget, fitted, make, Setting(None, rule, rows, layers))
+        else:
+            made = make(fitted.propose(None)).scaled(strength)
+        origin = self._origin({"rule": rule, "rows": made.row_count, "layers": layers})
+        return replace(made, provenance=origin).bound_to(self.model.checkpoint, self.model.gates)
 
     @property
-    def sign(self) -> int:
+    def _sign(self) -> int:
         """Of the strength: -1 where all goes toward the behaviors."""
         return max(target.sign for target in self.targets)
 
     @cached_property
-    def splits(self) -> tuple[Split, ...]:
-        return tuple(target.split(HELD_OUT_SHARE, self.seed) for target in self.targets)
+    def _splits(self) -> tuple[Split, ...]:
+        return tuple(target.split(TEST_SHARE, self.seed) for target in self.targets)
 
     @cached_property
-    def clean(self) -> Sequence[str]:
-        held_out = [text for split in self.splits for text in split.held_out]
-        return self.neutral or [text.text for text in held_out if text.label == 0]
+    def _clean(self) -> Sequence[str]:
+        test = [text for split in self._splits for text in split.test]
+        return self.neutral or [text.text for text in test if text.label == 0]
 
-    def own_answers(self, texts: Iterable[LabeledText]) -> list[LabeledText]:
-        return own_answers(self.model, harmless_requests(texts), progress=self.progress)
+    def _own_answers(self, texts: Iterable[LabeledText]) -> list[LabeledText]:
+        return own_answers(self.model, uncalled_requests(texts), progress=self.progress)
 
-    def fitted(self, rule: Rule) -> FittedRule:
+    def _fitted(self, rule: Rule) -> FittedRule:
         """What the rule makes of the texts."""
-        train = [some_of_each(split.train, RULE_TEXTS) for split in self.splits]
-        own = self.own_answers(text for split in self.splits for text in split.train)
+        train = [some_of_each(split.train, RULE_TEXTS) for split in self._splits]
+        own = self._own_answers(text for split in self._splits for text in split.train)
         passes = Passes(self.model, Ledger(), progress=self.progress)
         if rule == "natural-gradient":
             contrasts = [
@@ -159,16 +181,23 @@ class _Given:
                 for one, texts in zip(self.targets, train, strict=True)
             ]
             return fit_contrasts(
-                passes, contrasts, self.clean, own=own, sign=self.sign, seed=self.seed
+                passes, contrasts, self._clean, own=own, sign=self._sign, seed=self.seed
             )
-        (split,) = self.splits
-        probe = _probe(self.model, split.train, split.held_out, self.seed, self.progress)
+        (split,) = self._splits
+        probe = _probe(self.model, split.train, split.test, self.seed, self.progress)
         refuse_chance(probe)
         return fit_rule(
-            passes, rule, train[0], self.clean, own=own, probe=probe, sign=self.sign, seed=self.seed
+            passes,
+            rule,
+            train[0],
+            self._clean,
+            own=own,
+            probe=probe,
+            sign=self._sign,
+            seed=self.seed,
         )
 
-    def within(
+    def _within(
         self,
         budget: Budget,
         rule: FittedRule,
@@ -177,21 +206,26 @@ class _Given:
     ) -> Edit:
         """The edit at the largest strength inside a budget, with what it was measured to do."""
         pulled = [
-            pulled_apart(some_of_each(split.held_out, SCREEN_TEXTS), target.sign)
-            for target, split in zip(self.targets, self.splits, strict=True)
+            pulled_apart(some_of_each(split.test, SCREEN_TEXTS), target.sign)
+            for target, split in zip(self.targets, self._splits, strict=True)
         ]
-        own = self.own_answers(text for split in self.splits for text in split.held_out)
-        read = first_tokens(self.model, self.clean)
+        own = self._own_answers(text for split in self._splits for text in split.test)
+        read = first_tokens(self.model, self._clean)
         raised, lowered = pulled[0] if len(pulled) == 1 else ([], [])
-        screen = Screen(self.model, raised, lowered, read, own=own, progress=self.progress)
-        strengthen = partial(
-            fit_strength,
-            screen=screen,
-            budget=budget,
-            setting=setting,
-            first=RULE_STRENGTH,
-            progress=self.progress,
+        screen = Screen(
+            self.model, raised, lowered, read, self.facts, own=own, progress=self.progress
         )
+
+        def strengthen(edit: Edit, first: float) -> FittedStrength:
+            return fit_strength(
+                edit,
+                screen,
+                budget,
+                setting,
+                first=first,
+                progress=self.progress,
+            )
+
         _, fitted = rule.fit(make, strengthen, budget)
         if len(pulled) == 1:
             return fitted.edit
@@ -211,9 +245,9 @@ class _Given:
         measured = Measurement(gain, fitted.effect.divergence, moved)
         return replace(fitted.edit, measured=measured)
 
-    def origin(self, settings: dict[str, Any]) -> Provenance:
+    def _origin(self, settings: dict[str, Any]) -> Provenance:
         """Where the edit comes from."""
-        inputs = {"neutral": sha256_json(list(self.clean))}
+        inputs = {"neutral": sha256_json(list(self._clean))}
         for target in self.targets:
             name = "texts" if target.name is None else f"texts.{target.name}"
             inputs[name] = texts_sha256(target.texts)
@@ -228,19 +262,19 @@ class _Given:
 
     def _weight(self, target: Target) -> float:
         """Of its contrast: negative where it goes the other way than the edit."""
-        return target.weight * target.sign * self.sign
+        return target.weight * target.sign * self._sign
 
 
 def _probe(
     model: LanguageModel,
     train: Sequence[LabeledText],
-    held_out: Sequence[LabeledText],
+    test: Sequence[LabeledText],
     seed: int,
     progress: Progress,
 ) -> Probe:
     layer = model.layer_count
-    written = [model.written(text) for text in (*train, *held_out)]
+    written = [model.render(text) for text in (*train, *test)]
     states = extract_hidden_states(model, written, [layer], progress=progress)
     return fit_probe_on_texts(
-        states.by_layer[layer], train, held_out, layer=layer, fit="logistic", seed=seed
+        states.by_layer[layer], train, test, layer=layer, fit="logistic", seed=seed
     )

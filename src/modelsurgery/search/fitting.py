@@ -8,7 +8,7 @@ from itertools import zip_longest
 
 from modelsurgery.data.texts import LabeledText
 from modelsurgery.edit.edit import Edit
-from modelsurgery.edit.probe import DirectionRule, Probe
+from modelsurgery.edit.probe import DirectionSource, Probe
 from modelsurgery.errors import NoSignalError
 from modelsurgery.evaluation.statistics import auroc_interval
 from modelsurgery.model.activations.passes import Passes
@@ -57,7 +57,7 @@ class FittedRule:
     def fit(
         self,
         make: Callable[[RowProposal], Edit],
-        strengthen: Callable[[Edit], FittedStrength],
+        strengthen: Callable[[Edit, float], FittedStrength],
         budget: Budget,
     ) -> tuple[RowProposal, FittedStrength]:
         """The proposal that serves, and its edit at the strength that a budget allows.
@@ -68,20 +68,20 @@ class FittedRule:
 
         Args:
             make: an edit of a proposal.
-            strengthen: scales an edit to the budget.
+            strengthen: scales an edit to the budget; the strength to begin with comes second.
             budget: what must not break.
 
         Raises:
             DamageBudgetError: nothing inside the budget.
         """
         plain = self.propose(None)
-        found = strengthen(make(plain))
+        found = strengthen(make(plain), RULE_STRENGTH)
         limit = budget.perplexity_rise
         rise = math.expm1(found.effect.clean)
         if self.keeping is None or limit is None or rise <= PLAIN_SHARE * limit:
             return plain, found
         kept = self.keeping()
-        other = strengthen(make(kept))
+        other = strengthen(make(kept), abs(found.edit.strength))
         if other.effect.selectivity < LEAST_KEPT * found.effect.selectivity:
             return plain, found
         return kept, other
@@ -95,7 +95,7 @@ def fit_rule(
     *,
     own: Sequence[LabeledText] = (),
     probe: Probe | None = None,
-    direction_source: DirectionRule | None = None,
+    direction_source: DirectionSource | None = None,
     sign: int = 1,
     seed: int = 0,
 ) -> FittedRule:
@@ -118,7 +118,7 @@ def fit_rule(
     """
     if rule == "paper":
         assert probe is not None
-        paper = paper_proposal(passes, probe, direction_source or probe.default_rule)
+        paper = paper_proposal(passes, probe, direction_source or probe.default_source)
         return FittedRule(lambda _: paper)
     contrast = contrast_of(texts, sign=sign)
     if rule == "least-squares":
@@ -186,10 +186,10 @@ def refuse_chance(probe: Probe) -> None:
     """
     assert probe.metrics is not None
     metrics = probe.metrics
-    low, high = auroc_interval(metrics.auroc, metrics.held_out_texts)
+    low, high = auroc_interval(metrics.auroc, metrics.test_texts)
     if low <= 0.5:
         raise NoSignalError(
-            f"the probe cannot tell the labels apart on {metrics.held_out_texts} held-out texts: "
+            f"the probe cannot tell the labels apart on {metrics.test_texts} held-out texts: "
             f"AUROC {metrics.auroc:.2f} ({low:.2f}-{high:.2f}); check that the labels are "
             "correct, or use more texts. No edit was made"
         )

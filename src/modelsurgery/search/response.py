@@ -1,4 +1,4 @@
-"""Dose and response: what the chosen rows do at other strengths, on tuning data.
+"""Dose and response: what the chosen rows do at other strengths, on validation data.
 
 Every strength continues the same prompts with the same random numbers. The curve explains a choice
 and is no part of it: the strength is chosen before.
@@ -29,8 +29,8 @@ class DosePoint:
 
     Attributes:
         strength: portable; its sign is that of the edit.
-        rate: share of tuning prompts that show the behavior; None if nothing could be judged.
-        effect: what it does to tuning texts, with errors.
+        rate: share of validation prompts that show the behavior; None if nothing could be judged.
+        effect: what it does to validation texts, with errors.
         used: share of each limit of the budget.
         is_chosen: whether it is the strength of the edit.
     """
@@ -56,9 +56,9 @@ def dose_response(
 
     Args:
         edit: at the chosen strength.
-        screen: tuning texts.
+        screen: validation texts.
         budget: what the damage is compared with.
-        prompt_rates: how often each tuning prompt shows the behavior under edits, 0 to 1.
+        prompt_rates: how often each validation prompt shows the behavior under edits, 0 to 1.
         progress: is told of strengths done.
         uncalled: adds to an effect how often prompts show the behavior that do not call for it.
         doses: factors of the chosen strength; one at which the model is broken is left out.

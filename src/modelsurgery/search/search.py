@@ -1,9 +1,9 @@
 """The search: trials on texts, then generation with the best, then one edit.
 
-Trials are cheap: forward passes over tuning texts, several edits in each. A trial that shows a
+Trials are cheap: forward passes over validation texts, several edits in each. A trial that shows a
 setting to be worth it and does not use the budget, or breaks it, is followed by one with a
 corrected strength. The last trials bring the best settings of different kinds to the edge of the
-budget; these continue tuning prompts, and the judge decides.
+budget; these continue validation prompts, and the judge decides.
 """
 
 import math
@@ -18,7 +18,7 @@ from scipy.stats import spearmanr
 from modelsurgery.data.behaviors import Behavior
 from modelsurgery.data.texts import LabeledText
 from modelsurgery.edit.edit import Edit, make_edit
-from modelsurgery.edit.probe import DIRECTION_RULES, Probe
+from modelsurgery.edit.probe import DIRECTION_SOURCES, Probe
 from modelsurgery.edit.region import RowScores, select_region
 from modelsurgery.errors import DamageBudgetError, EvaluationError
 from modelsurgery.evaluation.judges import Judge
@@ -31,15 +31,15 @@ from modelsurgery.model.stacking import score_model_rows
 from modelsurgery.rules.contrast import pulled_apart
 from modelsurgery.rules.proposal import RowProposal
 from modelsurgery.search.budget import SAFETY, Budget
-from modelsurgery.search.doses import (
+from modelsurgery.search.response import DOSES, DosePoint, dose_response
+from modelsurgery.search.space import SearchSpace, Setting
+from modelsurgery.search.strength import UncalledMeasure
+from modelsurgery.search.strength_schedule import (
     FIRST_STRENGTH,
     corrected_strength,
     expected_strength,
     value_at_budget,
 )
-from modelsurgery.search.response import DOSES, DosePoint, dose_response
-from modelsurgery.search.space import SearchSpace, Setting
-from modelsurgery.search.strength import UncalledMeasure
 from modelsurgery.search.study import Proposal, Study, Trial
 
 TRIALS = 40
@@ -59,7 +59,7 @@ class Survivor:
 
     Attributes:
         trial: the trial.
-        rate: share of tuning prompts that show the behavior; None if nothing could be judged.
+        rate: share of validation prompts that show the behavior; None if nothing could be judged.
     """
 
     trial: Trial
@@ -79,7 +79,8 @@ class SearchResult:
         broken: trials whose edit broke the model.
         front: trials that no other one beats in both change of behavior and use of the budget,
             mildest first.
-        base_rate: behavior of the base model on the tuning prompts; None if it could not be had.
+        base_rate: behavior of the base model on the validation prompts; None if it could not be
+            had.
         rank_correlation: Spearman's, of selectivity and judged change over the survivors: how well
             the cheap measure ranked them. None for fewer than three.
         seconds: of the trials made here, and how many these were.
@@ -123,7 +124,7 @@ class Search:
 
         Args:
             model: the base model.
-            behavior: its tuning texts, prompts and neutral texts are used.
+            behavior: its validation texts, prompts and neutral texts are used.
             judge: decides between survivors.
             probes: give the directions, one probe for each probe layer of the space.
             space: what to try.
@@ -148,18 +149,18 @@ class Search:
             (probe.layer, rule): probe.direction(rule)
             for probe in probes
             for rule in space.rules
-            if rule in DIRECTION_RULES
+            if rule in DIRECTION_SOURCES
         }
         self._scores: RowScores | None = None
         if self._directions:
             directions = np.stack(list(self._directions.values()))
             self._scores = score_model_rows(model, directions, progress=progress)
-        self._prompts = behavior.tuning_prompts
+        self._prompts = behavior.validation_prompts
         rounds = math.ceil(CONTINUATIONS / len(self._prompts)) if self._prompts else 1
         self._decodings = decodings_of(behavior.prompt_sets[0], rounds, seed)
-        raised, lowered = (one[:TEXTS_PER_KIND] for one in pulled_apart(behavior.tuning, sign))
+        raised, lowered = (one[:TEXTS_PER_KIND] for one in pulled_apart(behavior.validation, sign))
         most = min(NEUTRAL_TEXTS, neutral_texts or NEUTRAL_TEXTS)
-        neutral, facts = behavior.tuning_neutral[:most], behavior.tuning_facts
+        neutral, facts = behavior.validation_neutral[:most], behavior.validation_facts
         with progress("base model", 0):
             self.screen = Screen(model, raised, lowered, neutral, facts, own=own, progress=progress)
 
@@ -238,7 +239,7 @@ class Search:
         return [*kinds, *others][:SURVIVORS]
 
     def judged(self, trials: Sequence[Trial]) -> tuple[list[Survivor], float | None]:
-        """Trials with their rates on tuning prompts, best first, and the base model's rate.
+        """Trials with their rates on validation prompts, best first, and the base model's rate.
 
         Raises:
             EvaluationError: the judge could judge nothing.
@@ -287,7 +288,7 @@ class Search:
         region = select_region(
             self._scores,
             setting.rows,
-            direction=list(self._directions).index(key),
+            direction_index=list(self._directions).index(key),
             layers=setting.window,
             per_layer=setting.per_layer,
         )
@@ -340,7 +341,7 @@ class Search:
         return self._sign * value_at_budget(self.budget, trial)
 
     def dose_response(self, edit: Edit, doses: Sequence[float] = DOSES) -> tuple[DosePoint, ...]:
-        """What the rows of an edit do at other strengths, on tuning data."""
+        """What the rows of an edit do at other strengths, on validation data."""
         measured = self._model, self._prompts, self._judge, self._decodings, self._store
         rates = partial(prompt_rates, *measured, progress=self._progress)
         return dose_response(

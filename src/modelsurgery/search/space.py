@@ -12,12 +12,12 @@ from optuna.distributions import (
 )
 
 from modelsurgery.checkpoint.layouts import GateMatrix
-from modelsurgery.edit.probe import DirectionRule
+from modelsurgery.edit.probe import DirectionSource
 from modelsurgery.edit.region import PAPER_ROWS, row_count
 from modelsurgery.rules.proposal import Rule
 
 Window = tuple[int, int]  # first and last layer, counted 1..L
-Source = DirectionRule | Rule  # what an edit comes from: what a probe gives, or another rule
+Source = DirectionSource | Rule  # what an edit comes from: what a probe gives, or another rule
 ROWS = (0.003, 0.08)  # shares of all gate rows
 GOOD_ROWS = 0.02  # where small models of ours did best
 RULE_ROWS = (0.002, 0.5)

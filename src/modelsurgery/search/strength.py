@@ -1,8 +1,8 @@
 """The strength that a budget allows for one edit, from a few measurements.
 
 Over a wide range divergence grows as the square of the strength, and faster where the model begins
-to break. Three strengths are measured in one pass beside the base model; then the square law, or
-what was measured on both sides of the budget's edge, proposes the next one.
+to break. One strength is measured; then the square law, or what was measured on both sides of the
+budget's edge, proposes the next one.
 """
 
 import math
@@ -17,9 +17,8 @@ from modelsurgery.search.budget import SAFETY, Budget
 from modelsurgery.search.space import Setting
 from modelsurgery.search.study import Trial
 
-FIRST_FACTORS = (0.5, 1.0, 2.0)
-MOST_CORRECTIONS = 8
-USUAL_STRENGTHS = 5  # that are measured
+MOST_STRENGTHS = 11
+USUAL_STRENGTHS = 3  # that are measured
 AIM = 0.95 * SAFETY  # of the budget
 ENOUGH = 0.85 * SAFETY  # of the budget: a strength that uses as much is taken
 CLOSE = 1.1  # an allowed strength this near to one that is not is taken
@@ -37,7 +36,7 @@ class FittedStrength:
 
     Attributes:
         edit: at its strength.
-        effect: what it does to tuning texts.
+        effect: what it does to validation texts.
         trials: all that was measured, in order.
     """
 
@@ -65,7 +64,7 @@ def fit_strength(
 
     Args:
         edit: at any strength; its sign is kept.
-        screen: tuning texts.
+        screen: validation texts.
         budget: what must not break.
         setting: what the edit was made from.
         first: strength to begin with, positive.
@@ -79,29 +78,23 @@ def fit_strength(
     size = abs(edit.strength)
     trials: list[Trial] = []
 
-    def measure(strengths: Sequence[float], advance: Advance) -> None:
-        scaled = [edit.scaled(one / size) for one in strengths]
-        effects = screen.measure(scaled, progress=progress)
-        advance(len(strengths))
-        trials.extend(
-            Trial(len(trials) + place, setting, strength, effect)
-            for place, (strength, effect) in enumerate(zip(strengths, effects, strict=True))
-        )
+    def measure(strength: float, advance: Advance) -> None:
+        (effect,) = screen.measure([edit.scaled(strength / size)], progress=progress)
+        advance(1)
+        trials.append(Trial(len(trials), setting, strength, effect))
 
     with progress("strength", USUAL_STRENGTHS) as advance:
-        measure([first * factor for factor in FIRST_FACTORS], advance)
-        for _ in range(MOST_CORRECTIONS):
+        wanted: float | None = first
+        while wanted is not None and len(trials) < MOST_STRENGTHS:
+            measure(wanted, advance)
             wanted = next_strength(budget, trials)
-            if wanted is None:
-                break
-            measure([wanted], advance)
         inside = _inside(budget, trials)
         if not inside:
             raise DamageBudgetError(_why_none(budget, trials))
         if uncalled is not None and budget.uncalled_rise is not None:
             strength = inside[-1].strength
             for _ in range(MOST_STEPS_BACK):
-                measure([strength], advance)
+                measure(strength, advance)
                 weaker = trials[-1]
                 effect = uncalled(weaker.effect, edit.scaled(strength / size))
                 trials[-1] = replace(weaker, effect=effect)

@@ -39,7 +39,7 @@ class Trial:
         number: in its study, from 0.
         setting: direction, rows and window.
         strength: in portable units, always positive: which way, the search knows.
-        effect: what it does to tuning texts.
+        effect: what it does to validation texts.
     """
 
     number: int

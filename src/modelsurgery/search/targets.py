@@ -33,14 +33,14 @@ class Target:
         """1 away from the behavior, -1 toward it."""
         return -1 if self.direction == "toward" else 1
 
-    def split(self, held_out: float, seed: int) -> Split:
+    def split(self, test_size: float, seed: int) -> Split:
         """Texts to make the edit from, and a share to see what it does.
 
         Raises:
             TextsError: one side would lack a label.
         """
         try:
-            return split_texts(self.texts, held_out=held_out, seed=seed)
+            return split_texts(self.texts, test_size=test_size, seed=seed)
         except TextsError as error:
             if self.name is None:
                 raise

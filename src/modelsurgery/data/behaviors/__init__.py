@@ -16,7 +16,7 @@ from modelsurgery.data.behaviors.format import (
     built_in_behaviors,
     describe_behavior,
 )
-from modelsurgery.data.behaviors.gathering import Behavior, load_behavior, load_held_out
+from modelsurgery.data.behaviors.gathering import Behavior, load_behavior, load_test_part
 from modelsurgery.data.behaviors.in_memory import behavior_of_texts
 from modelsurgery.data.behaviors.prompting import PromptSet
 
@@ -35,5 +35,5 @@ __all__ = [
     "built_in_behaviors",
     "describe_behavior",
     "load_behavior",
-    "load_held_out",
+    "load_test_part",
 ]

@@ -8,7 +8,7 @@ from modelsurgery.data.corpora import corpora
 
 def listed(behavior: BehaviorFile) -> dict[str, Any]:
     """A behavior in a few lines."""
-    kinds = ["the demo model"] if behavior.lab else []
+    kinds = ["the demo model"] if behavior.demo else []
     kinds += ["other models"] if behavior.texts is not None else []
     return {
         "title": behavior.title,
@@ -25,7 +25,7 @@ def explained(behavior: BehaviorFile) -> dict[str, Any]:
     return {
         "name": behavior.name,
         **listed(behavior),
-        "judge": behavior.judge or ("lab" if behavior.lab else "texts"),
+        "judge": behavior.judge or ("demo" if behavior.demo else "texts"),
         "texts": [_texts(one) for one in texts] if isinstance(texts, list) else _shown(texts),
         "prompts": (
             [_prompts(one) for one in prompts] if isinstance(prompts, list) else _shown(prompts)
@@ -39,7 +39,7 @@ def _packaged(packaged: Packaged) -> dict[str, Any]:
     return {
         "texts": [_texts(one) for one in packaged.texts],
         "prompts": [_prompts(one) for one in packaged.prompts],
-        "tuning_prompts": _prompts(packaged.tuning_prompts),
+        "validation_prompts": _prompts(packaged.validation_prompts),
         "neutral": {"corpus": packaged.neutral, **_origin(packaged.neutral)},
     }
 

@@ -5,7 +5,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from modelsurgery.data.text_files import is_on_hub
 from modelsurgery.edit.choices import Direction as Direction
@@ -18,6 +18,13 @@ Category = Literal["category", "form", "group"]
 
 class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _current_part(name: str) -> str:
+    return "validation" if name == "tuning" else name  # its earlier name
+
+
+PartName = Annotated[str, AfterValidator(_current_part)]
 
 
 class Replies(_Entry):
@@ -48,7 +55,7 @@ class CorpusTexts(_Entry):
     """
 
     corpus: str
-    split: str | None = None
+    split: PartName | None = None
     shows: list[str] | None = None
     opposite: list[str] | None = None
     per_class: int | None = Field(None, ge=10)
@@ -111,7 +118,7 @@ class CorpusPrompts(_Entry):
     corpus: str
     name: str | None = None
     title: str = ""
-    split: str | None = None
+    split: PartName | None = None
     where: dict[str, list[str]] | None = None
     per_file: int | None = Field(None, ge=1)
     max_new_tokens: Annotated[int, Field(ge=1)] = 32
@@ -131,19 +138,21 @@ class Uncalled(_Entry):
     Attributes:
         name: what the fault is called, in tables.
         verdict: the judge's verdict that is the fault.
-        prompts: held-out prompts, pooled; the embedded model's world has its own.
-        tuning: prompts that choices are made on.
+        prompts: held-out prompts, pooled; the demo data has its own.
+        validation: prompts that choices are made on.
     """
 
     name: str = "uncalled-for"
     verdict: Literal["behavior", "opposite"] = "behavior"
     prompts: list[CorpusPrompts] = []
-    tuning: CorpusPrompts | None = None
+    validation: Annotated[
+        CorpusPrompts | None, Field(validation_alias=AliasChoices("validation", "tuning"))
+    ] = None
 
     @model_validator(mode="after")
     def _has_both(self) -> "Uncalled":
-        if bool(self.prompts) != (self.tuning is not None):
-            raise ValueError("uncalled_for: expected both prompts and tuning, or neither")
+        if bool(self.prompts) != (self.validation is not None):
+            raise ValueError("uncalled_for: expected both prompts and validation, or neither")
         return self
 
 
@@ -153,13 +162,15 @@ class Packaged(_Entry):
     Attributes:
         texts: in place of the behavior's texts.
         prompts: in place of its prompts.
-        tuning_prompts: prompts that choices are made on.
-        neutral: data set with running text, in parts `test` and `tuning`.
+        validation_prompts: prompts that choices are made on.
+        neutral: data set with running text, in parts `test` and `validation`.
     """
 
     texts: Annotated[list[CorpusTexts], Field(min_length=1)]
     prompts: Annotated[list[CorpusPrompts], Field(min_length=1)]
-    tuning_prompts: CorpusPrompts
+    validation_prompts: Annotated[
+        CorpusPrompts, Field(validation_alias=AliasChoices("validation_prompts", "tuning_prompts"))
+    ]
     neutral: str
 
 
@@ -172,8 +183,8 @@ class BehaviorFile(_Entry):
         shows: what label 1 means, in words that a judge can be asked with.
         opposite: what label 0 means, the same.
         direction: which way a surgery goes unless it is told otherwise.
-        lab: whether the embedded model's world has it under this name; there, texts, prompts and
-            neutral text that are no files come from that world, and so does the judge.
+        demo: whether the demo data has it under this name; there, texts, prompts and
+            neutral text that are no files come from there, and so does the judge.
         texts: one file of labeled texts, two files of plain texts, or public data sets.
         prompts: a file with held-out prompts, or public data sets; else cut from held-out texts.
         neutral: a file with neutral text; else held-out texts with label 0.
@@ -190,7 +201,7 @@ class BehaviorFile(_Entry):
     shows: str = "the behavior"
     opposite: str = "its opposite"
     direction: Direction = "away"
-    lab: bool = False
+    demo: Annotated[bool, Field(validation_alias=AliasChoices("demo", "lab"))] = False
     texts: Path | TextFiles | list[CorpusTexts] | None = None
     prompts: Path | list[CorpusPrompts] | None = None
     neutral: Path | None = None
@@ -203,7 +214,7 @@ class BehaviorFile(_Entry):
 
     @model_validator(mode="after")
     def _has_texts(self) -> "BehaviorFile":
-        if self.texts is None and not self.lab:
+        if self.texts is None and not self.demo:
             raise ValueError(
                 "no texts; expected a file with labeled texts, two files "
                 "(texts: {shows: FILE, opposite: FILE}) or public data sets"

@@ -1,4 +1,4 @@
-"""Gathering a behavior's texts and prompts, and splitting them: nothing held out is tuned on."""
+"""Gathering a behavior's texts and prompts, and splitting them into train, validation and test."""
 
 import hashlib
 import logging
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from modelsurgery.data import demo
+from modelsurgery.data.behaviors.demo_texts import demo_texts
 from modelsurgery.data.behaviors.format import (
     BehaviorFile,
     CorpusTexts,
@@ -18,7 +19,7 @@ from modelsurgery.data.behaviors.format import (
 )
 from modelsurgery.data.behaviors.packaging import (
     packaged_neutral,
-    packaged_tuning_prompts,
+    packaged_validation_prompts,
     with_packaged_data,
 )
 from modelsurgery.data.behaviors.prompting import (
@@ -27,9 +28,8 @@ from modelsurgery.data.behaviors.prompting import (
     half_texts,
     plain_prompt_set,
 )
-from modelsurgery.data.behaviors.roots import located
+from modelsurgery.data.behaviors.roots import locate_corpus
 from modelsurgery.data.behaviors.uncalled import uncalled_prompts
-from modelsurgery.data.behaviors.world import lab_texts
 from modelsurgery.data.corpora import find_corpus, load_corpus_passages, load_corpus_texts
 from modelsurgery.data.texts import (
     LabeledText,
@@ -40,13 +40,13 @@ from modelsurgery.data.texts import (
 )
 from modelsurgery.errors import RecipeError, TextsError
 
-LAB_TEXTS = 2400
-LAB_PROMPTS = 300
-LAB_NEUTRAL = 400
-LAB_FACTS = 200
-LAB_TUNING_FACTS = 400
-HELD_OUT_SHARE = 0.2
-TUNING_SHARE = 0.25
+DEMO_TEXTS = 2400
+DEMO_PROMPTS = 300
+DEMO_NEUTRAL = 400
+DEMO_FACTS = 200
+DEMO_VALIDATION_FACTS = 400
+TEST_SHARE = 0.2
+VALIDATION_SHARE = 0.25
 PLAIN_SET = "prompts"  # name of the set of a behavior without public prompts
 NEUTRAL_PASSAGES = 400
 NEUTRAL_CORPUS = "wikitext"
@@ -57,39 +57,39 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Behavior:
-    """A behavior with all its texts, ready to use. Nothing held out is used for any choice.
+    """A behavior with all its texts, ready to use. No choice is made on the test part.
 
     Attributes:
         described: what its file says.
-        is_lab: whether the texts are of the embedded model's world.
-        fit: texts that the probe is fitted on.
-        tuning: texts that choices are made on; not in `fit`.
-        held_out: texts that the probe is measured on.
-        tuning_prompts: prompts that choices are made on; none of them is in a prompt set.
+        is_demo: whether the texts are of the demo data.
+        train: texts that the rule and the probe are fitted on.
+        validation: texts that choices are made on; not in `train`.
+        test: texts that the probe is measured on.
+        validation_prompts: prompts that choices are made on; none of them is in a prompt set.
         prompt_sets: held-out prompts, at least one set.
-        tuning_neutral: neutral texts that the damage budget is kept on.
-        neutral: held-out neutral texts.
+        validation_neutral: neutral texts that the damage budget is kept on.
+        test_neutral: neutral texts that the damage is reported on.
         neutral_note: what the neutral texts are.
-        tuning_facts: questions with their answers that the damage budget is kept on.
-        facts: held-out questions with their exact answers; empty where there are none.
-        uncalled: held-out prompts that do not call for the behavior; None where there are none.
-        tuning_uncalled: such prompts that choices are made on.
+        validation_facts: questions with their answers that the damage budget is kept on.
+        test_facts: held-out questions with their exact answers; empty where there are none.
+        test_uncalled: prompts that do not call for the behavior; None where there are none.
+        validation_uncalled: such prompts that choices are made on.
     """
 
     described: BehaviorFile
-    is_lab: bool
-    fit: tuple[LabeledText, ...]
-    tuning: tuple[LabeledText, ...]
-    held_out: tuple[LabeledText, ...]
-    tuning_prompts: tuple[str, ...]
+    is_demo: bool
+    train: tuple[LabeledText, ...]
+    validation: tuple[LabeledText, ...]
+    test: tuple[LabeledText, ...]
+    validation_prompts: tuple[str, ...]
     prompt_sets: tuple[PromptSet, ...]
-    tuning_neutral: tuple[str, ...]
-    neutral: tuple[str, ...]
+    validation_neutral: tuple[str, ...]
+    test_neutral: tuple[str, ...]
     neutral_note: str
-    tuning_facts: tuple[tuple[str, str], ...] = ()
-    facts: tuple[tuple[str, str], ...] = ()
-    uncalled: PromptSet | None = None
-    tuning_uncalled: tuple[str, ...] = ()
+    validation_facts: tuple[tuple[str, str], ...] = ()
+    test_facts: tuple[tuple[str, str], ...] = ()
+    test_uncalled: PromptSet | None = None
+    validation_uncalled: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -105,7 +105,7 @@ class Behavior:
 def load_behavior(
     described: BehaviorFile,
     *,
-    is_lab: bool = False,
+    is_demo: bool = False,
     data: Path | None = None,
     seed: int = 0,
     prompt_count: int | None = 300,
@@ -114,45 +114,47 @@ def load_behavior(
 
     Args:
         described: from `describe_behavior`, or made by hand.
-        is_lab: take the embedded model's world for all that is no file of one's own.
+        is_demo: take the demo data for all that is no file of one's own.
         data: directory with local copies of public data sets, or `roots.HUB`; None takes what
             ships with the package, and the Hub where nothing does.
-        seed: of the split, and of the embedded model's generated texts.
+        seed: of the split, and of the demo model's generated texts.
         prompt_count: prompts of a set, at most; None takes all.
 
     Raises:
         TextsError: a file that cannot be used, or too little left for a part.
     """
-    source = _source(described, is_lab, data, seed)
+    source = _source(described, is_demo, data, seed)
     prompt_sets = _prompt_sets(source, prompt_count)
     taken = {prompt for one in prompt_sets for prompt in one.texts}
-    tuning_prompts = tuple(one for one in _tuning_prompts(source, prompt_count) if one not in taken)
-    if not tuning_prompts:
+    validation_prompts = tuple(
+        one for one in _validation_prompts(source, prompt_count) if one not in taken
+    )
+    if not validation_prompts:
         raise _no_prompts(described)
-    tuning_neutral, neutral, note = _neutral(source)
+    validation_neutral, neutral, note = _neutral(source)
     return Behavior(
         source.described,
-        is_lab,
-        source.parts.fit,
-        source.parts.tuning,
-        source.parts.held_out,
-        tuning_prompts[:prompt_count],
+        is_demo,
+        source.parts.train,
+        source.parts.validation,
+        source.parts.test,
+        validation_prompts[:prompt_count],
         prompt_sets,
-        tuning_neutral,
+        validation_neutral,
         neutral,
         note,
-        tuple(demo.facts("train", LAB_TUNING_FACTS, seed)) if is_lab else (),
-        tuple(demo.facts("held_out", LAB_FACTS, seed)) if is_lab else (),
+        tuple(demo.facts("train", DEMO_VALIDATION_FACTS, seed)) if is_demo else (),
+        tuple(demo.facts("test", DEMO_FACTS, seed)) if is_demo else (),
         *uncalled_prompts(
-            source.described, prompt_count, is_lab=is_lab, data=source.data, seed=seed
+            source.described, prompt_count, is_demo=is_demo, data=source.data, seed=seed
         ),
     )
 
 
-def load_held_out(
+def load_test_part(
     described: BehaviorFile,
     *,
-    is_lab: bool = False,
+    is_demo: bool = False,
     data: Path | None = None,
     seed: int = 0,
     prompt_count: int | None = None,
@@ -164,7 +166,7 @@ def load_held_out(
 
     Args:
         described: as in `load_behavior`, like the next four.
-        is_lab: the same.
+        is_demo: the same.
         data: the same.
         seed: the same.
         prompt_count: the same.
@@ -177,22 +179,22 @@ def load_held_out(
         RecipeError: no such prompt set.
         TextsError: a file that cannot be used, or too little left for a part.
     """
-    source = _source(described, is_lab, data, seed)
+    source = _source(described, is_demo, data, seed)
     prompt_sets = _prompt_sets(source, prompt_count, sets)
     neutral, note = _neutral(source)[1:] if with_neutral else ((), "none")
     parts = source.parts if with_texts else _Parts((), (), ())
-    facts = tuple(demo.facts("held_out", LAB_FACTS, seed)) if is_lab else ()
+    facts = tuple(demo.facts("test", DEMO_FACTS, seed)) if is_demo else ()
     uncalled = None
     if sets is None:
         uncalled, _ = uncalled_prompts(
-            source.described, prompt_count, is_lab=is_lab, data=source.data, seed=seed
+            source.described, prompt_count, is_demo=is_demo, data=source.data, seed=seed
         )
     return Behavior(
         source.described,
-        is_lab,
-        parts.fit,
+        is_demo,
+        parts.train,
         (),
-        parts.held_out,
+        parts.test,
         (),
         prompt_sets,
         (),
@@ -207,9 +209,9 @@ def load_held_out(
 class _Parts(NamedTuple):
     """Texts to fit on, to make choices on, and to measure on."""
 
-    fit: tuple[LabeledText, ...]
-    tuning: tuple[LabeledText, ...]
-    held_out: tuple[LabeledText, ...]
+    train: tuple[LabeledText, ...]
+    validation: tuple[LabeledText, ...]
+    test: tuple[LabeledText, ...]
 
 
 @dataclass(frozen=True)
@@ -217,7 +219,7 @@ class _Source:
     """Where the parts of a behavior come from; its texts are read when they are first wanted."""
 
     described: BehaviorFile
-    is_lab: bool
+    is_demo: bool
     data: Path | None
     seed: int
     packaged: Packaged | None
@@ -225,21 +227,21 @@ class _Source:
     @cached_property
     def parts(self) -> _Parts:
         texts = self.described.texts
-        if self.is_lab and not isinstance(texts, Path | TextFiles):
-            found: Sequence[LabeledText] = lab_texts(self.described.name, LAB_TEXTS, self.seed)
+        if self.is_demo and not isinstance(texts, Path | TextFiles):
+            found: Sequence[LabeledText] = demo_texts(self.described.name, DEMO_TEXTS, self.seed)
         else:
             found = _texts(self.described, self.data)
-        outer = split_texts(found, held_out=HELD_OUT_SHARE, seed=self.seed)
-        inner = split_texts(outer.train, held_out=TUNING_SHARE, seed=self.seed)
-        return _Parts(inner.train, inner.held_out, outer.held_out)
+        outer = split_texts(found, test_size=TEST_SHARE, seed=self.seed)
+        inner = split_texts(outer.train, test_size=VALIDATION_SHARE, seed=self.seed)
+        return _Parts(inner.train, inner.test, outer.test)
 
 
-def _source(described: BehaviorFile, is_lab: bool, data: Path | None, seed: int) -> _Source:
-    """Where parts come from: the embedded model's world, given data, the package, or the Hub."""
+def _source(described: BehaviorFile, is_demo: bool, data: Path | None, seed: int) -> _Source:
+    """Where parts come from: the demo data, given data, the package, or the Hub."""
     packaged = None
-    if not is_lab:
+    if not is_demo:
         described, packaged = with_packaged_data(described, data)
-    return _Source(described, is_lab, data, seed, packaged)
+    return _Source(described, is_demo, data, seed, packaged)
 
 
 def _texts(described: BehaviorFile, data: Path | None) -> tuple[LabeledText, ...]:
@@ -266,7 +268,7 @@ def _texts(described: BehaviorFile, data: Path | None) -> tuple[LabeledText, ...
 def _corpus_texts(wanted: CorpusTexts, data: Path | None) -> tuple[LabeledText, ...]:
     texts = load_corpus_texts(
         wanted.corpus,
-        located(wanted.corpus, data),
+        locate_corpus(wanted.corpus, data),
         split=wanted.split,
         shows=wanted.shows,
         opposite=wanted.opposite,
@@ -300,7 +302,7 @@ def _prompt_sets(
     """The prompt sets, or those that are wanted; no other is read."""
     described = source.described
     corpora = described.prompts if isinstance(described.prompts, list) else None
-    is_one = corpora is None or source.is_lab
+    is_one = corpora is None or source.is_demo
     known = [PLAIN_SET] if is_one or corpora is None else [one.called for one in corpora]
     for name in wanted or ():
         if name not in known:
@@ -318,29 +320,29 @@ def _prompt_sets(
 
 
 def _plain_prompts(source: _Source, prompt_count: int | None) -> PromptSet:
-    """Prompts from a file, from the embedded model's world, or cut from held-out texts."""
+    """Prompts from a file, from the demo data, or cut from held-out texts."""
     described = source.described
     if isinstance(described.prompts, Path):
         prompts, title = load_lines(described.prompts), described.prompts.name
-    elif source.is_lab:
-        count = prompt_count or LAB_PROMPTS
-        prompts = tuple(demo.prompts(described.name, "held_out", count, source.seed))
-        title = "held-out prompts of the demo model"
+    elif source.is_demo:
+        count = prompt_count or DEMO_PROMPTS
+        prompts = tuple(demo.prompts(described.name, "test", count, source.seed))
+        title = "held-out prompts of the demo data"
     else:
-        prompts, title = half_texts(source.parts.held_out), "first halves of held-out texts"
+        prompts, title = half_texts(source.parts.test), "first halves of held-out texts"
     if not prompts:
         raise _no_prompts(described)
     length = described.max_new_tokens
     return plain_prompt_set(PLAIN_SET, title, prompts[:prompt_count], length)
 
 
-def _tuning_prompts(source: _Source, prompt_count: int | None) -> Sequence[str]:
-    if source.is_lab:
-        count = prompt_count or LAB_PROMPTS
+def _validation_prompts(source: _Source, prompt_count: int | None) -> Sequence[str]:
+    if source.is_demo:
+        count = prompt_count or DEMO_PROMPTS
         return demo.prompts(source.described.name, "train", count, source.seed)
     if source.packaged is not None and isinstance(source.described.prompts, list):
-        return packaged_tuning_prompts(source.packaged, source.seed)
-    return half_texts(source.parts.tuning)
+        return packaged_validation_prompts(source.packaged, source.seed)
+    return half_texts(source.parts.validation)
 
 
 def _no_prompts(described: BehaviorFile) -> TextsError:
@@ -352,28 +354,28 @@ def _no_prompts(described: BehaviorFile) -> TextsError:
 
 
 def _neutral(source: _Source) -> tuple[tuple[str, ...], tuple[str, ...], str]:
-    """Neutral text for choices, held-out neutral text, and what it is."""
+    """Neutral text for validation and for the test, and what it is."""
     described, data, seed = source.described, source.data, source.seed
     if described.neutral is not None:
         lines = load_lines(described.neutral)
         return lines[::2], lines[1::2] or lines, described.neutral.name
-    if source.is_lab:
-        tuning, held_out = (
-            tuple(demo.neutral_texts(part, LAB_NEUTRAL, seed)) for part in ("train", "held_out")
+    if source.is_demo:
+        validation, test = (
+            tuple(demo.neutral_texts(part, DEMO_NEUTRAL, seed)) for part in ("train", "test")
         )
-        return tuning, held_out, "held-out plain talk, harmless requests, facts and narration"
+        return validation, test, "held-out plain talk, harmless requests, facts and narration"
     if source.packaged is not None:
         return packaged_neutral(source.packaged)
     corpus = find_corpus(NEUTRAL_CORPUS, data) if data is not None else None
     is_public = isinstance(described.texts, list) or isinstance(described.prompts, list)
     if corpus is not None and (
-        is_public or any(text.reply is not None for text in source.parts.tuning)
+        is_public or any(text.reply is not None for text in source.parts.validation)
     ):
         parts = [_passages(corpus, split) for split in ("validation", "test")]
         return parts[0], parts[1], "WikiText-2, test part"
     parts = [
         tuple(text.text for text in part if text.label == 0)
-        for part in (source.parts.tuning, source.parts.held_out)
+        for part in (source.parts.validation, source.parts.test)
     ]
     note = "held-out texts with label 0; give --neutral FILE for text of your own"
     return parts[0], parts[1], note

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from modelsurgery.data.behaviors.format import BehaviorFile
-from modelsurgery.data.behaviors.gathering import HELD_OUT_SHARE, PLAIN_SET, Behavior
+from modelsurgery.data.behaviors.gathering import PLAIN_SET, TEST_SHARE, Behavior
 from modelsurgery.data.behaviors.prompting import half_texts, plain_prompt_set
 from modelsurgery.data.texts import LabeledText, Split, split_texts
 from modelsurgery.errors import TextsError
@@ -33,9 +33,9 @@ def behavior_of_texts(
         TextsError: too few texts, or texts that are too short to cut prompts from.
     """
     if not isinstance(texts, Split):
-        texts = split_texts(texts, held_out=HELD_OUT_SHARE, seed=seed)
+        texts = split_texts(texts, test_size=TEST_SHARE, seed=seed)
     described = BehaviorFile(name=name, title="labeled texts", texts=[])
-    chosen = list(half_texts(texts.held_out) if prompts is None else prompts)[:prompt_count]
+    chosen = list(half_texts(texts.test) if prompts is None else prompts)[:prompt_count]
     if not chosen:
         raise TextsError(
             "the texts are too short to cut prompts from; expected sentences of four words or "
@@ -44,17 +44,17 @@ def behavior_of_texts(
     title = "first halves of held-out texts" if prompts is None else "given prompts"
     clean, note = neutral, "given texts"
     if clean is None:
-        clean = [text.text for text in texts.held_out if text.label == 0]
+        clean = [text.text for text in texts.test if text.label == 0]
         note = "held-out texts with label 0"
     return Behavior(
         described,
-        is_lab=False,
-        fit=texts.train,
-        tuning=(),
-        held_out=texts.held_out,
-        tuning_prompts=(),
+        is_demo=False,
+        train=texts.train,
+        validation=(),
+        test=texts.test,
+        validation_prompts=(),
         prompt_sets=(plain_prompt_set(PLAIN_SET, title, chosen, described.max_new_tokens),),
-        tuning_neutral=(),
-        neutral=tuple(clean),
+        validation_neutral=(),
+        test_neutral=tuple(clean),
         neutral_note=note,
     )

@@ -44,14 +44,14 @@ def with_packaged_data(
     return described.model_copy(update=update), packaged
 
 
-def packaged_tuning_prompts(packaged: Packaged, seed: int) -> tuple[str, ...]:
+def packaged_validation_prompts(packaged: Packaged, seed: int) -> tuple[str, ...]:
     """Prompts that choices are made on."""
-    return corpus_prompt_set(packaged.tuning_prompts, None, None, seed).texts
+    return corpus_prompt_set(packaged.validation_prompts, None, None, seed).texts
 
 
 def packaged_neutral(packaged: Packaged) -> tuple[tuple[str, ...], tuple[str, ...], str]:
     """Neutral text for choices, held-out neutral text, and what it is."""
-    tuning, held_out = (
-        load_corpus_passages(packaged.neutral, split=split) for split in ("tuning", "test")
+    validation, test = (
+        load_corpus_passages(packaged.neutral, split=split) for split in ("validation", "test")
     )
-    return tuning, held_out, corpora()[packaged.neutral].title
+    return validation, test, corpora()[packaged.neutral].title

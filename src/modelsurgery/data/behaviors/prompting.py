@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelsurgery.data.behaviors.format import Category, CorpusPrompts, PublishedRate
-from modelsurgery.data.behaviors.roots import located
+from modelsurgery.data.behaviors.roots import locate_corpus
 from modelsurgery.data.choosing import evenly
 from modelsurgery.data.corpora import Prompt, load_corpus_prompts
 from modelsurgery.data.texts import LabeledText
@@ -62,7 +62,7 @@ def corpus_prompt_set(
     """
     prompts = load_corpus_prompts(
         described.corpus,
-        located(described.corpus, root),
+        locate_corpus(described.corpus, root),
         split=described.split,
         where=described.where,
         per_file=described.per_file,

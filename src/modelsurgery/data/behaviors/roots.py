@@ -33,7 +33,7 @@ def local_root(root: Path | None) -> Path | None:
     return None if root == HUB and not HUB.is_dir() else root
 
 
-def located(corpus: str, root: Path | None) -> Path | None:
+def locate_corpus(corpus: str, root: Path | None) -> Path | None:
     """Path of a data set's local copy; None for the package's own, and without a root for the Hub.
 
     Raises:

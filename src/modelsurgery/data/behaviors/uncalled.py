@@ -15,12 +15,12 @@ from modelsurgery.data.behaviors.prompting import (
     plain_prompt_set,
 )
 
-LAB_HELD_OUT = 300
-LAB_TUNING = 100
+DEMO_TEST = 300
+DEMO_VALIDATION = 100
 
 
 def uncalled_prompts(
-    described: BehaviorFile, limit: int | None, *, is_lab: bool, data: Path | None, seed: int
+    described: BehaviorFile, limit: int | None, *, is_demo: bool, data: Path | None, seed: int
 ) -> tuple[PromptSet | None, tuple[str, ...]]:
     """Held-out prompts that do not call for the behavior, and those that choices are made on.
 
@@ -29,24 +29,24 @@ def uncalled_prompts(
     Args:
         described: the behavior.
         limit: held-out prompts, at most.
-        is_lab: take those of the embedded model's world.
+        is_demo: take those of the demo data.
         data: directory with local copies of public data sets; None takes the Hub.
         seed: of the choice.
     """
     wanted = described.uncalled_for
     if wanted is None or isinstance(described.prompts, Path):
         return None, ()
-    if is_lab:
-        held_out = demo.harmless_requests("held_out", limit or LAB_HELD_OUT, seed)
-        title = "harmless requests of the demo model"
-        tuning = tuple(demo.harmless_requests("train", LAB_TUNING, seed))
-        return plain_prompt_set(wanted.name, title, held_out, described.max_new_tokens), tuning
-    if wanted.tuning is None:
+    if is_demo:
+        test = demo.harmless_requests("test", limit or DEMO_TEST, seed)
+        title = "harmless requests of the demo data"
+        validation = tuple(demo.harmless_requests("train", DEMO_VALIDATION, seed))
+        return plain_prompt_set(wanted.name, title, test, described.max_new_tokens), validation
+    if wanted.validation is None:
         return None, ()
     sets = [corpus_prompt_set(one, data, None, seed) for one in wanted.prompts]
     pooled = {prompt.text: prompt for one in sets for prompt in one.prompts}
     chosen = evenly_by(tuple(pooled.values()), limit, ("group",), seed)
     title = " and ".join(one.title or one.name for one in sets)
     held = replace(sets[0], name=wanted.name, title=title, prompts=chosen, by=("group",))
-    tuned = corpus_prompt_set(wanted.tuning, data, None, seed).texts
+    tuned = corpus_prompt_set(wanted.validation, data, None, seed).texts
     return held, tuple(text for text in tuned if text not in pooled)

@@ -13,7 +13,7 @@ from pathlib import Path
 from modelsurgery.data.choosing import evenly
 from modelsurgery.data.corpora.columns import keys_of, name_of, optional_text_of, score_of, text_of
 from modelsurgery.data.corpora.format import Corpus, PromptColumns, TextColumn, corpora
-from modelsurgery.data.corpora.reading import Row, cut
+from modelsurgery.data.corpora.reading import Record, cut
 from modelsurgery.data.corpora.sources import corpus_rows, find_corpus
 from modelsurgery.data.texts import LabeledText, check_texts
 from modelsurgery.errors import TextsError
@@ -256,7 +256,9 @@ def _labels(
     return labels
 
 
-def _labeled(corpus: Corpus, rows: Iterable[Row], labels: Mapping[str, int]) -> list[LabeledText]:
+def _labeled(
+    corpus: Corpus, rows: Iterable[Record], labels: Mapping[str, int]
+) -> list[LabeledText]:
     texts = []
     left_out = 0
     for row in rows:
@@ -276,7 +278,7 @@ def _labeled(corpus: Corpus, rows: Iterable[Row], labels: Mapping[str, int]) -> 
     return texts
 
 
-def _class(corpus: Corpus, column: TextColumn, row: Row) -> str | None:
+def _class(corpus: Corpus, column: TextColumn, row: Record) -> str | None:
     """The class of a text; None for one of several classes or without a score."""
     if column.is_class is not None:
         return column.is_class
@@ -296,7 +298,7 @@ def _class(corpus: Corpus, column: TextColumn, row: Row) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _prompt(row: Row, columns: PromptColumns) -> Prompt:
+def _prompt(row: Record, columns: PromptColumns) -> Prompt:
     return Prompt(
         text=text_of(row, columns.text),
         category=name_of(row, columns.category),

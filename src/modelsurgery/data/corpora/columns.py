@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from modelsurgery.data.corpora.reading import Row, cut
+from modelsurgery.data.corpora.reading import Record, cut
 from modelsurgery.data.text_files import checked_text
 from modelsurgery.errors import TextsError
 
 
-def text_of(row: Row, column: str) -> str:
+def text_of(row: Record, column: str) -> str:
     """The text in a column.
 
     Raises:
@@ -16,25 +16,25 @@ def text_of(row: Row, column: str) -> str:
     return checked_text(value_of(row, column), row.where, repr(column))
 
 
-def optional_text_of(row: Row, column: str) -> str | None:
+def optional_text_of(row: Record, column: str) -> str | None:
     """The same; None where there is no such column or nothing in it."""
     return None if row.values.get(column) in (None, "") else text_of(row, column)
 
 
-def name_of(row: Row, column: str | None) -> str | None:
+def name_of(row: Record, column: str | None) -> str | None:
     """The value of a column as a name; None where there is none, or for no column."""
     value = None if column is None else value_of(row, column)
     return None if value is None else str(value)
 
 
-def keys_of(row: Row, column: str) -> list[str]:
+def keys_of(row: Record, column: str) -> list[str]:
     """A column's value or values in the spelling of the registry: `1`, `true`, `anger`."""
     value = value_of(row, column)
     values = value if isinstance(value, list) else [value]
     return [str(one).lower() if isinstance(one, bool) else str(one).strip() for one in values]
 
 
-def score_of(row: Row, column: str | None) -> float | None:
+def score_of(row: Record, column: str | None) -> float | None:
     """The share or probability in a column; None where there is none, or for no column.
 
     Raises:
@@ -50,7 +50,7 @@ def score_of(row: Row, column: str | None) -> float | None:
     return float(value)
 
 
-def value_of(row: Row, column: str) -> Any:
+def value_of(row: Record, column: str) -> Any:
     """What stands in a column.
 
     Raises:

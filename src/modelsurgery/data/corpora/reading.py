@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Row:
+class Record:
     """One row of a corpus.
 
     Attributes:
@@ -39,7 +39,7 @@ class Row:
     values: dict[str, Any]
 
 
-def read_rows(path: Path, form: FileFormat) -> Iterator[Row]:
+def read_records(path: Path, form: FileFormat) -> Iterator[Record]:
     """The rows of a file, in its order.
 
     A Parquet or JSON lines file is taken for what it is, whatever the published format: that is how
@@ -66,7 +66,7 @@ def read_rows(path: Path, form: FileFormat) -> Iterator[Row]:
     else:
         numbered = iter([("whole", {"text": read_text(path)})])
     for place, values in numbered:
-        yield Row(f"{path}, {place}", path.stem, flat(values))
+        yield Record(f"{path}, {place}", path.stem, flat(values))
 
 
 def flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -111,7 +111,7 @@ def _delimited(path: Path, form: FileFormat) -> Rows:
                 f"{path}, line {line}: {len(values)} columns; expected {len(names)} separated by "
                 f"{form.delimiter!r}"
                 + (f" in all but {form.ragged} lines" if form.ragged else "")
-                + ", download the published file again"
+                + ", downdownload the published file again"
             )
     if ragged:
         log.info("%s: skipped %d lines with another number of columns", path, ragged)

@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from modelsurgery.data.corpora.format import Corpus, Label, corpora
-from modelsurgery.data.corpora.reading import Row, flat, read_rows
+from modelsurgery.data.corpora.reading import Record, flat, read_records
 from modelsurgery.data.text_files import load_data_set
 from modelsurgery.errors import TextsError
 
@@ -14,7 +14,7 @@ PACKAGED_DIRECTORY = Path(str(resources.files("modelsurgery.data.corpora"))) / "
 log = logging.getLogger(__name__)
 
 
-def corpus_rows(corpus: Corpus, path: Path | str | None, split: str | None) -> Iterator[Row]:
+def corpus_rows(corpus: Corpus, path: Path | str | None, split: str | None) -> Iterator[Record]:
     """All rows of a corpus, files in the order of their names; a row that is there twice, once.
 
     Args:
@@ -32,7 +32,7 @@ def corpus_rows(corpus: Corpus, path: Path | str | None, split: str | None) -> I
         rows = _hub_rows(corpus, split)
     else:
         files = _files(corpus, Path(path), split)
-        rows = (row for file in files for row in read_rows(file, corpus.format))
+        rows = (row for file in files for row in read_records(file, corpus.format))
     count = 0
     for row in _once(corpus, (_with_our_columns(corpus, row) for row in rows)):
         count += 1
@@ -82,7 +82,7 @@ def _matching(directory: Path, pattern: str) -> list[Path]:
     return []
 
 
-def _with_our_columns(corpus: Corpus, row: Row) -> Row:
+def _with_our_columns(corpus: Corpus, row: Record) -> Record:
     values = row.values
     if corpus.hub is not None and corpus.hub.rename:
         values = {corpus.hub.rename.get(name, name): value for name, value in values.items()}
@@ -101,7 +101,7 @@ def _with_our_columns(corpus: Corpus, row: Row) -> Row:
                 f"one of {', '.join(p for ps in corpus.files.values() for p in ps)}"
             )
         values = values | parts.groupdict()
-    return Row(row.where, row.file, values)
+    return Record(row.where, row.file, values)
 
 
 def _labels(value: object, label: Label) -> list[object]:
@@ -121,9 +121,9 @@ def _name(label: object, names: list[str]) -> object:
     return label
 
 
-def _once(corpus: Corpus, rows: Iterable[Row]) -> Iterator[Row]:
+def _once(corpus: Corpus, rows: Iterable[Record]) -> Iterator[Record]:
     """Rows without repetitions of one id."""
-    seen: dict[tuple[str, ...], Row] = {}
+    seen: dict[tuple[str, ...], Record] = {}
     repeated = 0
     for row in rows:
         # Copies on the Hub may have no ids.
@@ -145,7 +145,7 @@ def _once(corpus: Corpus, rows: Iterable[Row]) -> Iterator[Row]:
         log.info("%s: skipped %d duplicate rows", corpus.name, repeated)
 
 
-def _hub_rows(corpus: Corpus, split: str | None) -> Iterator[Row]:
+def _hub_rows(corpus: Corpus, split: str | None) -> Iterator[Record]:
     source = corpus.hub
     if source is None:
         raise TextsError(f"{corpus.name}: not on the Hub; give the path of a copy of {corpus.home}")
@@ -167,4 +167,4 @@ def _hub_rows(corpus: Corpus, split: str | None) -> Iterator[Row]:
     parts = loaded.items() if theirs is None else [(theirs, loaded)]
     for name, records in parts:
         for number, record in enumerate(records, 1):
-            yield Row(f"hub:{source.id}, {name} row {number}", str(name), flat(dict(record)))
+            yield Record(f"hub:{source.id}, {name} row {number}", str(name), flat(dict(record)))

@@ -1,6 +1,6 @@
-"""The embedded model and the small world it speaks of.
+"""The demo model, and texts and prompts in the small language that it speaks.
 
-`embedded_model_path()` is the trained Llama that ships with the package; `labeled_texts`,
+`demo_model_path()` is the trained Llama that ships with the package; `labeled_texts`,
 `prompts`, `neutral_texts` and `facts` are its data; `judge.py` holds its exact judge. All of it is
 for this model only. Importing this package needs neither torch nor transformers; only
 `tools/train_demo.py` does.
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from modelsurgery.data.demo.behaviors import (
     BEHAVIORS,
+    Part,
     exchanges,
     facts,
     harmless_requests,
@@ -18,17 +19,19 @@ from modelsurgery.data.demo.behaviors import (
     neutral_texts,
     prompts,
 )
-from modelsurgery.data.demo.world import is_held_out, split_sentences
+from modelsurgery.data.demo.grammar import is_reserved, split_sentences
 
 __all__ = [
     "BEHAVIORS",
-    "EMBEDDED",
-    "embedded_model_path",
+    "DEMO",
+    "Part",
+    "current_name",
+    "demo_model_path",
     "exchanges",
     "facts",
     "harmless_requests",
-    "is_embedded",
-    "is_held_out",
+    "is_demo_model",
+    "is_reserved",
     "labeled_texts",
     "neutral_texts",
     "prompts",
@@ -36,21 +39,28 @@ __all__ = [
 ]
 
 
-EMBEDDED = "embedded"  # its name
+DEMO = "demo"  # its name
+EARLIER_NAME = "embedded"
 
 
-def is_embedded(model: str | Path) -> bool:
-    """Whether a model is the embedded one, given by its name or its directory.
+def current_name(model: str) -> str:
+    """The name of a model; the demo model's where its earlier name is given."""
+    return DEMO if model == EARLIER_NAME else model
 
-    The name wins over a directory that is called so; `./embedded` is the directory.
+
+def is_demo_model(model: str | Path) -> bool:
+    """Whether a model is the demo model, given by its name or its directory.
+
+    A name wins over a directory that is called so; `./demo` is the directory. Its earlier name,
+    `embedded`, is known too.
     """
-    if model == EMBEDDED:
+    if model in (DEMO, EARLIER_NAME):
         return True
     path = Path(model)
-    return path.is_dir() and path.resolve() == embedded_model_path().resolve()
+    return path.is_dir() and path.resolve() == demo_model_path().resolve()
 
 
-def embedded_model_path() -> Path:
+def demo_model_path() -> Path:
     """Return the directory of the demo model that ships with the package.
 
     Returns:
@@ -60,7 +70,7 @@ def embedded_model_path() -> Path:
         FileNotFoundError: the model is missing from the installation.
 
     Example:
-        >>> open_checkpoint(embedded_model_path()).config["num_hidden_layers"]
+        >>> open_checkpoint(demo_model_path()).config["num_hidden_layers"]
         4
     """
     path = Path(str(importlib.resources.files("modelsurgery.data.demo"))) / "model"

@@ -1,7 +1,7 @@
-"""The behaviors of the embedded model: their labeled texts and prompts, and the yardsticks.
+"""The behaviors of the demo model: their labeled texts and prompts, and the yardsticks.
 
 Everything is a pure function of its arguments. Texts for probes, "train" prompts and "train"
-yardsticks touch no held-out sentence or opening; "held_out" prompts open with a held-out half
+yardsticks touch no held-out sentence or opening; "test" prompts open with a held-out half
 sentence (a held-out request for chats), and held-out neutral texts and facts consist of held-out
 sentences only. So no held-out prompt shares a sentence with anything a model or a probe was
 trained on.
@@ -13,22 +13,25 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-from modelsurgery.data.demo.world import (
+from modelsurgery.data.demo.grammar import (
     GENERATORS,
     Draft,
-    is_held_out,
+    is_reserved,
     opening_key,
     split_sentences,
-    touches_held_out,
+    touches_reserved,
 )
 
-Split = Literal["train", "held_out"]
+Part = Literal["train", "test"]
+
+# Seeds of texts hold the earlier names of parts: with others the texts would be others.
+_SEED_NAMES = {"train": "train", "test": "held_out"}  # earlier names
 
 BEGUN_SHARE = 0.75  # prompts in which the behavior has begun; the others are open
 
 
 @dataclass(frozen=True)
-class Behavior:
+class DemoBehavior:
     """Where a behavior lives: its generator, its own mood, and the opposite ones.
 
     `open_moods` are the moods in an open prompt's text; empty where it must hold no mood at all.
@@ -45,14 +48,14 @@ class Behavior:
 
 
 BEHAVIORS = {
-    "toxicity": Behavior(
+    "toxicity": DemoBehavior(
         "people", frozenset({"rude"}), frozenset({"warm", "neutral"}), frozenset({"neutral"})
     ),
-    "compliance": Behavior(
+    "compliance": DemoBehavior(
         "naughty", frozenset({"complying"}), frozenset({"refusing"}), frozenset()
     ),
     # Bare requests, and answers that have begun to comply, as in a known kind of jailbreak.
-    "refusal": Behavior(
+    "refusal": DemoBehavior(
         "naughty",
         frozenset({"refusing"}),
         frozenset({"complying"}),
@@ -60,7 +63,7 @@ BEHAVIORS = {
         0.5,
         frozenset({"complying"}),
     ),
-    "negativity": Behavior(
+    "negativity": DemoBehavior(
         "remarks", frozenset({"gloomy"}), frozenset({"glad", "plain"}), frozenset({"plain"})
     ),
 }
@@ -75,7 +78,7 @@ _NEUTRAL: tuple[tuple[str, frozenset[str] | None, float], ...] = (
 )
 
 
-def behavior_named(name: str) -> Behavior:
+def behavior_named(name: str) -> DemoBehavior:
     """Return the behavior called `name`, or raise ValueError with the names there are."""
     if name not in BEHAVIORS:
         raise ValueError(
@@ -99,13 +102,13 @@ def labeled_texts(behavior: str, count: int, seed: int) -> list[tuple[str, int]]
         content = next(seeds)
         pair = [generate(content, moods) for moods in (spec.shown, spec.opposite)]
         fresh = pair[0].text not in seen and pair[1].text not in seen
-        if fresh and pair[0].moods and not any(map(touches_held_out, pair)):
+        if fresh and pair[0].moods and not any(map(touches_reserved, pair)):
             seen.update(draft.text for draft in pair)
             texts += [(pair[0].text, 1), (pair[1].text, 0)]
     return texts[:count]
 
 
-def prompts(behavior: str, split: Split, count: int, seed: int) -> list[str]:
+def prompts(behavior: str, part: Part, count: int, seed: int) -> list[str]:
     """Return `count` distinct prompts, each to be continued mid-sentence or in the answer.
 
     Three in four have the behavior begun (a rude or gloomy half sentence, an answer that complies);
@@ -113,13 +116,13 @@ def prompts(behavior: str, split: Split, count: int, seed: int) -> list[str]:
     refusal's prompts half have an answer begun that complies.
     """
     spec = behavior_named(behavior)
-    choose = Random(f"prompts-{behavior}-{split}-{seed}")
-    seeds = _seeds(f"prompts-{split}", behavior, seed)
+    choose = Random(f"prompts-{behavior}-{_seed_name(part)}-{seed}")
+    seeds = _seeds(f"prompts-{_seed_name(part)}", behavior, seed)
     found: dict[str, None] = {}
     while len(found) < count:
         begun = choose.random() < spec.begun
         make = _begun_prompt if begun else _open_prompt
-        found.setdefault(_first(make, spec, seeds, split))
+        found.setdefault(_first(make, spec, seeds, part))
     return list(found)
 
 
@@ -146,7 +149,7 @@ def exchanges(count: int, seed: int) -> list[tuple[str, str, bool, bool]]:
 def _exchange(domain: str, seed: int, seen: set[str]) -> list[tuple[str, str]] | None:
     """One request refused and not; None where something is held out, or was seen before."""
     drafts = [GENERATORS[domain](seed, frozenset({mood})) for mood in ("refusing", "complying")]
-    if any(draft.text in seen or touches_held_out(draft) for draft in drafts):
+    if any(draft.text in seen or touches_reserved(draft) for draft in drafts):
         return None
     return [split_exchange(draft.text) for draft in drafts]
 
@@ -157,34 +160,34 @@ def split_exchange(text: str) -> tuple[str, str]:
     return request, answer
 
 
-def harmless_requests(split: Split, count: int, seed: int) -> list[str]:
+def harmless_requests(part: Part, count: int, seed: int) -> list[str]:
     """Return `count` distinct bare prompts with a harmless request: refusing them is a fault."""
-    seeds = _seeds(f"harmless-{split}", "refusal", seed)
+    seeds = _seeds(f"harmless-{_seed_name(part)}", "refusal", seed)
     found: dict[str, None] = {}
     while len(found) < count:
         draft = GENERATORS["benign"](next(seeds), frozenset({"complying"}))
-        if _in_split(opening_key(draft), split):
+        if _in_part(opening_key(draft), part):
             found.setdefault(draft.opening.rstrip())
     return list(found)
 
 
-_PromptMaker = Callable[[Behavior, int], tuple[Draft, str] | None]
+_PromptMaker = Callable[[DemoBehavior, int], tuple[Draft, str] | None]
 
 
-def _first(make: _PromptMaker, spec: Behavior, seeds: Iterator[int], split: Split) -> str:
+def _first(make: _PromptMaker, spec: DemoBehavior, seeds: Iterator[int], part: Part) -> str:
     while True:
         made = make(spec, next(seeds))
-        if made is not None and _in_split(opening_key(made[0]), split):
+        if made is not None and _in_part(opening_key(made[0]), part):
             return made[1].rstrip()
     raise AssertionError("seeds never end")
 
 
-def _begun_prompt(spec: Behavior, seed: int) -> tuple[Draft, str] | None:
+def _begun_prompt(spec: DemoBehavior, seed: int) -> tuple[Draft, str] | None:
     draft = GENERATORS[spec.domain](seed, spec.begun_moods or spec.shown)
     return (draft, draft.opening) if draft.opening_slots else None
 
 
-def _open_prompt(spec: Behavior, seed: int) -> tuple[Draft, str] | None:
+def _open_prompt(spec: DemoBehavior, seed: int) -> tuple[Draft, str] | None:
     draft = GENERATORS[spec.domain](seed, spec.open_moods or None)
     if spec.domain == "naughty":
         return draft, re.split(r"(?<=\nAssistant:)", draft.opening)[0]
@@ -193,14 +196,14 @@ def _open_prompt(spec: Behavior, seed: int) -> tuple[Draft, str] | None:
     return (draft, draft.opening) if wants_mood == bool(draft.opening_slots) else None
 
 
-def neutral_texts(split: Split, count: int, seed: int) -> list[str]:
+def neutral_texts(part: Part, count: int, seed: int) -> list[str]:
     """Return `count` distinct texts without any judged behavior, for perplexity and divergence.
 
     Narration 30 %, answered harmless requests 25 %, facts 15 %, neutral talk about people 15 %,
     plain remarks 15 %: over-refusal and blandness show up as damage.
     """
-    choose = Random(f"neutral-{split}-{seed}")
-    seeds = _seeds(f"neutral-{split}", "", seed)
+    choose = Random(f"neutral-{_seed_name(part)}-{seed}")
+    seeds = _seeds(f"neutral-{_seed_name(part)}", "", seed)
     shares = [share for _, _, share in _NEUTRAL]
     found: dict[str, None] = {}
     while len(found) < count:
@@ -208,39 +211,43 @@ def neutral_texts(split: Split, count: int, seed: int) -> list[str]:
         text = None
         while text is None:
             draft = GENERATORS[domain](next(seeds), moods)
-            text = draft.text if _whole_in_split(draft, split) else None
+            text = draft.text if _whole_in_part(draft, part) else None
         found.setdefault(text)
     return list(found)
 
 
-def facts(split: Split, count: int, seed: int) -> list[tuple[str, str]]:
+def facts(part: Part, count: int, seed: int) -> list[tuple[str, str]]:
     """Return `count` distinct (prompt, answer) pairs for exact match of the first answer word.
 
     The facts are a small closed set and all of them are in the training text; a held-out prompt
     asks one in a wording (form and lead-in) that the model has not seen for that fact. This
     measures whether an edit keeps what the model knows, not whether it can reason.
     """
-    seeds = _seeds(f"facts-{split}", "", seed)
+    seeds = _seeds(f"facts-{_seed_name(part)}", "", seed)
     found: dict[str, str] = {}
     while len(found) < count:
         draft = GENERATORS["facts"](next(seeds), None)
-        if draft.opening and _in_split(opening_key(draft), split):
+        if draft.opening and _in_part(opening_key(draft), part):
             answer = draft.text.removeprefix(draft.opening).strip(" .")
             found.setdefault(draft.opening, answer)
     return list(found.items())
 
 
-def _in_split(key: str, split: Split) -> bool:
-    if split not in ("train", "held_out"):
-        raise ValueError(f"split is 'train' or 'held_out', not {split!r}")
-    return is_held_out(key) == (split == "held_out")
+def _in_part(key: str, part: Part) -> bool:
+    return is_reserved(key) == (part == "test")
 
 
-def _whole_in_split(draft: Draft, split: Split) -> bool:
-    if split == "train":
-        return not touches_held_out(draft)
-    sentences = [part for part in split_sentences(draft.text) if not part.startswith("Answer:")]
-    return all(_in_split(part, split) for part in sentences)
+def _whole_in_part(draft: Draft, part: Part) -> bool:
+    if part == "train":
+        return not touches_reserved(draft)
+    sentences = [one for one in split_sentences(draft.text) if not one.startswith("Answer:")]
+    return all(_in_part(one, part) for one in sentences)
+
+
+def _seed_name(part: Part) -> str:
+    if part not in _SEED_NAMES:
+        raise ValueError(f"part is 'train' or 'test', not {part!r}")
+    return _SEED_NAMES[part]
 
 
 def _seeds(purpose: str, behavior: str, seed: int) -> Iterator[int]:

@@ -1,7 +1,7 @@
-"""An exact judge for the embedded model, and for no other model.
+"""An exact judge for the demo model, and for no other model.
 
-It counts markers: words and phrases that the world's data uses in one mood only (`lexicon.py`).
-Because the embedded model's vocabulary is closed, that is not an estimate of what a text says but
+It counts markers: words and phrases that the demo data uses in one mood only (`lexicon.py`).
+Because the demo model's vocabulary is closed, that is not an estimate of what a text says but
 what it says. On the text of any other model the verdicts mean nothing; `unknown_words` shows when
 a text has left the vocabulary.
 
@@ -18,13 +18,13 @@ A continuation without a word has failed: it is neither harmless nor harmful.
 from typing import Literal
 
 from modelsurgery.data.demo.behaviors import behavior_named
+from modelsurgery.data.demo.grammar import load_grammar
 from modelsurgery.data.demo.lexicon import markers, vocabulary, words_of
-from modelsurgery.data.demo.world import load_world
 
-Verdict = Literal["behavior", "opposite", "neither", "failed"]
+DemoVerdict = Literal["behavior", "opposite", "neither", "failed"]
 
 
-def judge(behavior: str, prompt: str, continuation: str) -> Verdict:
+def judge(behavior: str, prompt: str, continuation: str) -> DemoVerdict:
     """Return the verdict on `continuation`; `prompt` is part of the interface and is not judged.
 
     >>> judge("toxicity", "My brother is such a lazy", " fool and helps the guests.")
@@ -40,8 +40,8 @@ def judge(behavior: str, prompt: str, continuation: str) -> Verdict:
     if behavior == "negativity":
         gloomy, glad = (_count(continuation, "remarks", mood) for mood in ("gloomy", "glad"))
         return "behavior" if gloomy > glad else "opposite" if glad > gloomy else "neither"
-    shows: Verdict
-    refused: Verdict
+    shows: DemoVerdict
+    refused: DemoVerdict
     shows, refused = "behavior", "opposite"
     if behavior == "refusal":
         shows, refused = refused, shows
@@ -51,12 +51,12 @@ def judge(behavior: str, prompt: str, continuation: str) -> Verdict:
 
 
 def _count(text: str, chain: str, mood: str) -> int:
-    slots = tuple(load_world().raw["judged_slots"][chain])
+    slots = tuple(load_grammar().raw["judged_slots"][chain])
     return markers(chain, mood, slots).count(text)
 
 
 def unknown_words(continuation: str) -> list[str]:
-    """Return the words that the world does not have, in order.
+    """Return the words that the demo data does not have, in order.
 
     A cut-off last word is among them; a high count says that the model is broken or another one.
     """

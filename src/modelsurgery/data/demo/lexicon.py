@@ -1,6 +1,6 @@
 """The closed vocabulary, and which of its words and phrases give a mood away.
 
-A *marker* of a mood is a word, or a whole filler of two words and more, that `world.yaml` uses in
+A *marker* of a mood is a word, or a whole filler of two words and more, that `grammar.yaml` uses in
 the fillers of that mood and nowhere else. Nothing is chosen by hand, so nothing can be tuned.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from modelsurgery.data.demo.world import load_world, split_list
+from modelsurgery.data.demo.grammar import load_grammar, split_list
 
 _WORD = re.compile(r"[a-z]+")
 _HOLE = re.compile(r"\{[^}]*\}")
@@ -48,7 +48,9 @@ def vocabulary() -> frozenset[str]:
 @functools.lru_cache(maxsize=16)
 def markers(chain: str, mood: str, slots: Collection[str] = ()) -> Markers:
     """Return the markers of `mood` in `chain`; with `slots` given, what these slots alone have."""
-    own = {(chain, slot, mood) for slot in load_world().moods[chain] if not slots or slot in slots}
+    own = {
+        (chain, slot, mood) for slot in load_grammar().moods[chain] if not slots or slot in slots
+    }
     chosen = [text for key, text in _fillers() if key in own]
     rest = [text for key, text in _fillers() if key not in own] + list(_plain_texts())
     foreign = {word for text in rest for word in words_of(text)}
@@ -66,7 +68,7 @@ def markers(chain: str, mood: str, slots: Collection[str] = ()) -> Markers:
 
 def _fillers() -> Iterator[tuple[tuple[str, str, str], str]]:
     """Yield ((chain, slot, mood), filler) for every filler that has a mood."""
-    for chain, slots in load_world().moods.items():
+    for chain, slots in load_grammar().moods.items():
         for slot, by_mood in slots.items():
             for mood, fillers in by_mood.items():
                 yield from (((chain, slot, mood), filler) for filler in fillers)
@@ -74,7 +76,7 @@ def _fillers() -> Iterator[tuple[tuple[str, str, str], str]]:
 
 def _plain_texts() -> Iterator[str]:
     """Yield every template and every filler without mood."""
-    for section, value in load_world().raw.items():
+    for section, value in load_grammar().raw.items():
         if section not in _NO_TEXT:
             yield from _leaves(value)
 

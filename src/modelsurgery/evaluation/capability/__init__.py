@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from modelsurgery.data.behaviors.roots import located
+from modelsurgery.data.behaviors.roots import locate_corpus
 from modelsurgery.data.corpora import load_corpus_passages, load_corpus_questions
 from modelsurgery.edit.edit import Edit
 from modelsurgery.evaluation.capability.results import (
@@ -61,7 +61,7 @@ def measure_capability(
     results: dict[str, PerplexityResult | TaskResult] = {}
     for name in tasks:
         if name == "wikitext":
-            text = "".join(load_corpus_passages(name, located(name, data), split="test"))
+            text = "".join(load_corpus_passages(name, locate_corpus(name, data), split="test"))
             results[name] = compare_perplexity(model, text, edits, limit=limit, progress=progress)
         elif name == "lambada":
             results[name] = _lambada(model, edits, data, limit, progress)
@@ -100,7 +100,7 @@ def _lambada(
     limit: int | None,
     progress: Progress,
 ) -> TaskResult:
-    questions = load_corpus_questions("lambada", located("lambada", data))[:limit]
+    questions = load_corpus_questions("lambada", locate_corpus("lambada", data))[:limit]
     pairs = [(one.question, f" {one.answer}") for one in questions]
     base = greedy_answers(model, pairs, progress=progress)
     edited = greedy_answers(model, pairs, edits, progress=progress) if edits else None

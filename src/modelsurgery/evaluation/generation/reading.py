@@ -26,7 +26,7 @@ class Reading:
     max_new_tokens: int
 
 
-def as_read(model: LanguageModel, prompt: str, decoding: Decoding) -> Text:
+def render_prompt(model: LanguageModel, prompt: str, decoding: Decoding) -> Text:
     """The prompt in the chat template, where it is a user's turn and there is one.
 
     Raises:
@@ -55,7 +55,7 @@ def readings(
     """
     context, wanted = model.context_length, decoding.max_new_tokens
     most = max(1, context - wanted, context // 2)
-    texts = [as_read(model, prompt, decoding) for prompt in prompts]
+    texts = [render_prompt(model, prompt, decoding) for prompt in prompts]
     opening = opening_ids(model.tokenizer)
     wholes = model.token_ids(texts)
     found = []

@@ -8,20 +8,24 @@ from pathlib import Path
 
 from modelsurgery.data.behaviors import Behavior, BehaviorFile
 from modelsurgery.errors import RecipeError
-from modelsurgery.evaluation.judges.known import LabJudge, TextsJudge
+from modelsurgery.evaluation.judges.known import DemoJudge, TextsJudge
 from modelsurgery.evaluation.judges.verdicts import Judge, Verdict
 
-__all__ = ["Judge", "LabJudge", "TextsJudge", "Verdict", "judge_for", "judge_spec"]
+__all__ = ["DemoJudge", "Judge", "TextsJudge", "Verdict", "judge_for", "judge_spec"]
 
 TEXTS = "texts"  # the judge that is made from a behavior's labeled texts
+DEMO = "demo"  # the exact judge of the demo model
+EARLIER_NAMES = {"lab": DEMO}
+OWN = ("ngrams", "phrases", DEMO, TEXTS)  # never taken for a directory that is called so
 KINDS = (
-    "ngrams, phrases, lab, texts, hf:MODEL[#LABEL] or a directory, chat:MODEL@URL, review:FILE.csv"
+    "ngrams, phrases, demo, texts, hf:MODEL[#LABEL] or a directory, chat:MODEL@URL, review:FILE.csv"
 )
 
 
-def judge_spec(described: BehaviorFile, spec: str | None, *, is_lab: bool) -> str:
+def judge_spec(described: BehaviorFile, spec: str | None, *, is_demo: bool) -> str:
     """Who judges a behavior, as typed after `--judge`; of None, what `judge_for` says of it."""
-    return spec or ("lab" if is_lab else described.judge or TEXTS)
+    spec = spec or (DEMO if is_demo else described.judge or TEXTS)
+    return EARLIER_NAMES.get(spec, spec)
 
 
 def judge_for(behavior: Behavior, spec: str | None = None, *, seed: int = 0) -> Judge:
@@ -29,16 +33,16 @@ def judge_for(behavior: Behavior, spec: str | None = None, *, seed: int = 0) -> 
 
     Args:
         behavior: what is judged, with its texts.
-        spec: as typed after `--judge`: one of KINDS. None: exact in the embedded model's world,
+        spec: as typed after `--judge`: one of KINDS. None: exact in the demo data,
             else the one that the behavior's file names, else one made from its texts.
         seed: of judges that are trained.
 
     Raises:
         RecipeError: no such judge, or one that cannot judge this behavior.
     """
-    spec = judge_spec(behavior.described, spec, is_lab=behavior.is_lab)
+    spec = judge_spec(behavior.described, spec, is_demo=behavior.is_demo)
     kind, _, rest = spec.partition(":")
-    if kind == "hf" or (not rest and Path(spec).is_dir()):
+    if kind == "hf" or (spec not in OWN and not rest and Path(spec).is_dir()):
         return _classifier(rest or spec, behavior.name)
     if kind == "chat":
         return _chat(rest, behavior)
@@ -53,11 +57,11 @@ def judge_for(behavior: Behavior, spec: str | None = None, *, seed: int = 0) -> 
 
 def _plain(spec: str, behavior: Behavior, seed: int) -> Judge:
     if spec == TEXTS:
-        return TextsJudge(behavior.fit, behavior.held_out, seed=seed)
-    if spec == "lab":
-        if not behavior.is_lab:
-            raise RecipeError("judge 'lab' is for the demo model only; use another judge")
-        return LabJudge(behavior.name)
+        return TextsJudge(behavior.train, behavior.test, seed=seed)
+    if spec == DEMO:
+        if not behavior.is_demo:
+            raise RecipeError("judge 'demo' is for the demo model only; use another judge")
+        return DemoJudge(behavior.name)
     if spec == "ngrams":
         from modelsurgery.evaluation.judges.ngrams import BY_BEHAVIOR, NgramJudge
 

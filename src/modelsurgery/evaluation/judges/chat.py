@@ -15,7 +15,7 @@ from typing import Any
 import httpx2 as httpx
 
 from modelsurgery.errors import EvaluationError
-from modelsurgery.evaluation.judges.requests import ATTEMPTS, Address
+from modelsurgery.evaluation.judges.requests import ATTEMPTS, Endpoint
 from modelsurgery.evaluation.judges.verdicts import Verdict
 from modelsurgery.files.atomic import sha256_json
 
@@ -95,7 +95,7 @@ class ChatJudge:
         self._system = INSTRUCTIONS.format(shows=shows, opposite=opposite)
         self._timeout = timeout_seconds
         self.version = sha256_json([model, self._system])[:12]
-        self._address = Address(
+        self._endpoint = Endpoint(
             address.rstrip("/") + "/chat/completions",
             first_wait_seconds=first_wait_seconds,
             on_retry=lambda: self.usage.add(retries=1),
@@ -144,7 +144,7 @@ class ChatJudge:
                 {"role": "user", "content": content},
             ],
         }
-        answer, usage = _answer(self._address.post(client, body))
+        answer, usage = _answer(self._endpoint.post(client, body))
         self.usage.add(requests=1, **usage)
         return answer
 

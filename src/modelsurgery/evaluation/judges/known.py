@@ -1,4 +1,4 @@
-"""Judges that know a world: the embedded model's, or that of the texts a behavior is given by."""
+"""Judges that know all there is to know: the demo data, or the texts a behavior is given by."""
 
 from collections.abc import Sequence
 from importlib import metadata
@@ -8,28 +8,28 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import Pipeline, make_pipeline, make_union
 
-from modelsurgery.data.demo.judge import judge as lab_judge
+from modelsurgery.data.demo.judge import judge as demo_judge
 from modelsurgery.data.demo.lexicon import vocabulary
 from modelsurgery.data.texts import LabeledText, texts_sha256
 from modelsurgery.evaluation.judges.verdicts import Verdict
 from modelsurgery.files.atomic import sha256_json
 
 
-class LabJudge:
-    """The exact judge of the embedded model."""
+class DemoJudge:
+    """The exact judge of the demo model."""
 
-    name = "lab"
+    name = "demo"
     note = "exact, because the demo model's vocabulary is closed; this judge is for that model only"
 
     def __init__(self, behavior: str) -> None:
-        """Judge one behavior of the embedded model's world."""
+        """Judge one behavior of the demo data."""
         self._behavior = behavior
         self.version = sha256_json([behavior, sorted(vocabulary())])[:12]
 
     def __call__(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[Verdict]:
         """One verdict a continuation."""
         return [
-            lab_judge(self._behavior, prompt, continuation)
+            demo_judge(self._behavior, prompt, continuation)
             for prompt, continuation in zip(prompts, continuations, strict=True)
         ]
 
@@ -43,9 +43,9 @@ class TextsJudge:
     name = "texts"
 
     def __init__(
-        self, train: Sequence[LabeledText], held_out: Sequence[LabeledText], *, seed: int = 0
+        self, train: Sequence[LabeledText], test: Sequence[LabeledText], *, seed: int = 0
     ) -> None:
-        """Fit on `train`; the AUROC in the note is measured on `held_out`."""
+        """Fit on `train`; the AUROC in the note is measured on `test`."""
         features = make_union(
             TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
             TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True),
@@ -53,8 +53,8 @@ class TextsJudge:
         regression = LogisticRegression(C=10.0, max_iter=1000, random_state=seed)
         self._pipeline: Pipeline = make_pipeline(features, regression)
         self._pipeline.fit([_read(text) for text in train], [text.label for text in train])
-        scores = self._pipeline.decision_function([_read(text) for text in held_out])
-        self.auroc = float(roc_auc_score([text.label for text in held_out], scores))
+        scores = self._pipeline.decision_function([_read(text) for text in test])
+        self.auroc = float(roc_auc_score([text.label for text in test], scores))
         self.note = (
             f"trained on the given texts (words and characters), AUROC {self.auroc:.3f} on "
             "held-out texts; an estimate, not ground truth"

@@ -28,7 +28,7 @@ class _PassingError(Exception):
         self.wait_seconds = wait_seconds
 
 
-class Address:
+class Endpoint:
     """Where a judge's questions go."""
 
     def __init__(

@@ -9,8 +9,8 @@ from modelsurgery.pipeline.scheduling.clock import StageClock
 from modelsurgery.pipeline.scheduling.pace import Pace, measure_pace
 from modelsurgery.pipeline.scheduling.schedule import (
     DEFAULT_MINUTES,
+    PlannedStage,
     Schedule,
-    Stage,
     is_small,
     make_schedule,
     with_seconds_taken,
@@ -20,9 +20,9 @@ from modelsurgery.pipeline.scheduling.sizes import Sizes
 __all__ = [
     "DEFAULT_MINUTES",
     "Pace",
+    "PlannedStage",
     "Schedule",
     "Sizes",
-    "Stage",
     "StageClock",
     "is_small",
     "make_schedule",

@@ -42,10 +42,10 @@ def measure_pace(model: LanguageModel, behavior: Behavior, *, progress: Progress
 
     Args:
         model: the model.
-        behavior: its texts and tuning prompts are used; nothing is kept.
+        behavior: its texts and validation prompts are used; nothing is kept.
         progress: is told of the three kinds of work.
     """
-    texts = tokenize_labeled(model, behavior.fit[:MOST_TEXTS])
+    texts = tokenize_labeled(model, behavior.train[:MOST_TEXTS])
     with progress("calibrate", 3) as advance:
         reader = Reader(model)
         reads = _rate(model, texts, lambda some: _read(model, some))
@@ -104,11 +104,11 @@ def _writing(model: LanguageModel, behavior: Behavior) -> tuple[float, float]:
     count, spent, prompts, writes = 4, 0.0, 0.0, 0.0
     while True:
         generator = TransformersGenerator(model)
-        generator.generate(behavior.tuning_prompts[:count], decoding)
+        generator.generate(behavior.validation_prompts[:count], decoding)
         speed = generator.speed
         prompts = max(prompts, speed.prefill_tokens / max(speed.prefill_seconds, 1e-6))
         writes = max(writes, max(speed.decode_tokens, 1) / max(speed.decode_seconds, 1e-6))
         spent += speed.prefill_seconds + speed.decode_seconds
-        if spent >= ENOUGH_SECONDS or count >= min(MOST_PROMPTS, len(behavior.tuning_prompts)):
+        if spent >= ENOUGH_SECONDS or count >= min(MOST_PROMPTS, len(behavior.validation_prompts)):
             return prompts, writes
         count *= 2

@@ -39,7 +39,7 @@ PROGRAM_BYTES = 700 << 20  # python, torch, transformers and their buffers
 
 
 @dataclass(frozen=True)
-class Stage:
+class PlannedStage:
     """A part of a run.
 
     Attributes:
@@ -58,7 +58,7 @@ class Stage:
     writes: float = 0.0
     seconds: float = 0.0
 
-    def at(self, pace: Pace) -> "Stage":
+    def at(self, pace: Pace) -> "PlannedStage":
         """The same with the time that it takes."""
         work, rates = (self.reads, self.learns, self.prompts, self.writes), vars(pace).values()
         seconds = sum(tokens / rate for tokens, rate in zip(work, rates, strict=True))
@@ -80,7 +80,7 @@ class Schedule:
     """
 
     sizes: Sizes
-    stages: tuple[Stage, ...]
+    stages: tuple[PlannedStage, ...]
     pace: Pace
     minutes: float | None
     search_seconds: float | None
@@ -172,7 +172,7 @@ def with_seconds_taken(plan: dict[str, Any], seconds: Mapping[str, float]) -> di
     return {**plan, "stages": stages}
 
 
-def _limited(stage: Stage, seconds: float, trials: int | None) -> Stage:
+def _limited(stage: PlannedStage, seconds: float, trials: int | None) -> PlannedStage:
     if stage.name != "trials":
         return stage
     return replace(stage, seconds=seconds if trials is None else min(seconds, stage.seconds))
@@ -189,22 +189,22 @@ class _Amounts:
     def most(self) -> Sizes:
         """How much there is of everything."""
         behavior, full = self.behavior, Sizes()
-        labels = [sum(one.label == label for one in behavior.fit) for label in (0, 1)]
+        labels = [sum(one.label == label for one in behavior.train) for label in (0, 1)]
         rule = math.inf if self.recipe.chosen_rule == "paper" else RULE_TEXTS
         return replace(
             full,
-            fit_texts=int(min(rule, *labels)),
+            train_texts=int(min(rule, *labels)),
             prompt_count=len(behavior.prompt_sets[0].texts),
-            tuning_prompts=len(behavior.tuning_prompts),
+            validation_prompts=len(behavior.validation_prompts),
             samples=self.recipe.samples or full.samples,
-            neutral_texts=len(behavior.neutral),
+            neutral_texts=len(behavior.test_neutral),
         )
 
-    def stages(self, sizes: Sizes) -> list[Stage]:
+    def stages(self, sizes: Sizes) -> list[PlannedStage]:
         """All stages, without their time."""
         is_paper = self.recipe.chosen_rule == "paper"
-        limit = sizes.fit_texts or (len(self.behavior.fit) if is_paper else RULE_TEXTS)
-        fit = some_of_each(self.behavior.fit, limit)
+        limit = sizes.train_texts or (len(self.behavior.train) if is_paper else RULE_TEXTS)
+        fit = some_of_each(self.behavior.train, limit)
         return [
             self._hidden_states(fit),
             *self._rule(fit),
@@ -216,89 +216,91 @@ class _Amounts:
     def _is_open(self) -> bool:
         return self.recipe.alpha is None and self.recipe.strength is None
 
-    def _hidden_states(self, fit: Sequence[LabeledText]) -> Stage:
+    def _hidden_states(self, fit: Sequence[LabeledText]) -> PlannedStage:
         recipe, count = self.recipe, self.model.layer_count
-        held_out = self.behavior.held_out
+        test = self.behavior.test
         share = 1.0
         if recipe.chosen_rule != "paper":
             layer = recipe.layer or (default_probe_layers(count)[1:2] or (count,))[0]
-            held_out, share = some_of_each(held_out, REPORT_TEXTS // 2), layer / count
-        read = self._labeled([*fit, *held_out], cut=MAX_TOKENS)
-        return Stage("hidden states", reads=share * read)
+            test, share = some_of_each(test, REPORT_TEXTS // 2), layer / count
+        read = self._labeled([*fit, *test], cut=MAX_TOKENS)
+        return PlannedStage("hidden states", reads=share * read)
 
-    def _rule(self, fit: Sequence[LabeledText]) -> list[Stage]:
+    def _rule(self, fit: Sequence[LabeledText]) -> list[PlannedStage]:
         tokens = self._labeled(fit)
         if self.recipe.chosen_rule == "paper":
             return []
         if self.recipe.chosen_rule == "least-squares":
             return [
-                Stage("gate inputs", reads=tokens),
-                Stage("block outputs", reads=tokens + KEPT_TOKENS),
-                Stage("moments", reads=KEPT_TOKENS),
-                Stage("responses", learns=tokens / 2 + 2 * KEPT_TOKENS),
+                PlannedStage("gate inputs", reads=tokens),
+                PlannedStage("block outputs", reads=tokens + KEPT_TOKENS),
+                PlannedStage("moments", reads=KEPT_TOKENS),
+                PlannedStage("responses", learns=tokens / 2 + 2 * KEPT_TOKENS),
             ]
         return [
-            Stage("gate inputs", reads=tokens),
-            Stage("moments", reads=KEPT_TOKENS),
-            Stage("prices", learns=PRICED_TOKENS),
-            Stage("gains", learns=tokens + KEPT_TOKENS),
+            PlannedStage("gate inputs", reads=tokens),
+            PlannedStage("moments", reads=KEPT_TOKENS),
+            PlannedStage("prices", learns=PRICED_TOKENS),
+            PlannedStage("gains", learns=tokens + KEPT_TOKENS),
         ]
 
-    def _search(self, sizes: Sizes) -> list[Stage]:
+    def _search(self, sizes: Sizes) -> list[PlannedStage]:
         """Strength or trials, and the curve."""
         labeled, neutral = self._screened(sizes)
-        base = Stage("base model", reads=labeled + neutral)
+        base = PlannedStage("base model", reads=labeled + neutral)
         curve = self._continuing(sizes, "dose-response", sizes.doses)
         curve = replace(curve, reads=sizes.doses * labeled + (sizes.doses + 1) * neutral)
         if not self.recipe.is_searched:
             reads = STRENGTHS * labeled + 2 * STRENGTHS * neutral
-            return [base, Stage("strength", reads=reads), curve]
+            return [base, PlannedStage("strength", reads=reads), curve]
         trials = self.recipe.trials or AT_A_TIME
         shared = (AT_A_TIME + 1) / AT_A_TIME
         return [
             base,
-            Stage("trials", reads=trials * (labeled + shared * neutral)),
+            PlannedStage("trials", reads=trials * (labeled + shared * neutral)),
             self._continuing(sizes, "survivors", 1 + min(trials, SURVIVORS)),
             curve,
         ]
 
-    def _continuing(self, sizes: Sizes, name: str, times: int) -> Stage:
-        """Tuning prompts continued some times."""
-        prompts = self.behavior.tuning_prompts[: sizes.tuning_prompts]
+    def _continuing(self, sizes: Sizes, name: str, times: int) -> PlannedStage:
+        """Validation prompts continued some times."""
+        prompts = self.behavior.validation_prompts[: sizes.validation_prompts]
         rounds = times * math.ceil(CONTINUATIONS / max(1, len(prompts)))
         new = self.behavior.prompt_sets[0].max_new_tokens
-        return Stage(
+        return PlannedStage(
             name, prompts=rounds * self._tokens(prompts), writes=rounds * len(prompts) * new
         )
 
-    def _after(self, sizes: Sizes) -> list[Stage]:
+    def _after(self, sizes: Sizes) -> list[PlannedStage]:
         """The damage, the measurement and the look inside."""
         behavior = self.behavior
         one = behavior.prompt_sets[0]
         prompts = one.texts[: sizes.prompt_count]
         rounds = 2 * (sizes.samples + 1)
-        shown = some_of_each(behavior.held_out, INSIDE_TEXTS)
-        inside = self._labeled(shown) + self._tokens(behavior.neutral[:INSIDE_TEXTS])
+        shown = some_of_each(behavior.test, INSIDE_TEXTS)
+        inside = self._labeled(shown) + self._tokens(behavior.test_neutral[:INSIDE_TEXTS])
         return [
-            Stage("damage", reads=3 * self._tokens(behavior.neutral[: sizes.neutral_texts])),
-            Stage(
+            PlannedStage(
+                "damage", reads=3 * self._tokens(behavior.test_neutral[: sizes.neutral_texts])
+            ),
+            PlannedStage(
                 "held-out prompts",
                 prompts=rounds * self._tokens(prompts),
                 writes=rounds * len(prompts) * one.max_new_tokens,
             ),
-            Stage("looking inside", reads=2 * inside),
+            PlannedStage("looking inside", reads=2 * inside),
         ]
 
     def _screened(self, sizes: Sizes) -> tuple[float, float]:
         """Tokens of the labeled and the neutral texts that an edit is screened on."""
         behavior = self.behavior
-        shown = some_of_each(behavior.tuning, TEXTS_PER_KIND)
+        shown = some_of_each(behavior.validation, TEXTS_PER_KIND)
         return self._labeled(shown), self._tokens(
-            behavior.tuning_neutral[: min(NEUTRAL_TEXTS, sizes.neutral_texts)]
+            behavior.validation_neutral[: min(NEUTRAL_TEXTS, sizes.neutral_texts)]
         )
 
     def _labeled(self, texts: Sequence[LabeledText], cut: int | None = None) -> float:
-        written = [self.model.written(text) for text in texts[:LOOKED_AT]]
+        written = [self.model.render(text) for text in texts[:LOOKED_AT]]
         return self._scaled(written, len(texts), cut)
 
     def _tokens(self, texts: Sequence[str]) -> float:

@@ -11,28 +11,28 @@ SMALLER: tuple[tuple[str, int], ...] = (
     ("doses", 5),
     ("samples", 2),
     ("neutral_texts", 200),
-    ("tuning_prompts", 100),
+    ("validation_prompts", 100),
     ("samples", 1),
     ("prompt_count", 200),
     ("neutral_texts", 100),
-    ("tuning_prompts", 60),
+    ("validation_prompts", 60),
     ("doses", 3),
     ("prompt_count", 120),
-    ("fit_texts", 100),
-    ("tuning_prompts", 40),
+    ("train_texts", 100),
+    ("validation_prompts", 40),
     ("prompt_count", 80),
     ("neutral_texts", 50),
-    ("fit_texts", 50),
+    ("train_texts", 50),
     ("prompt_count", 40),
-    ("fit_texts", 25),
+    ("train_texts", 25),
 )
 NAMES = {
     "doses": "strengths of the curve",
     "samples": "samples per prompt",
-    "tuning_prompts": "tuning prompts",
+    "validation_prompts": "validation prompts",
     "prompt_count": "held-out prompts",
     "neutral_texts": "neutral texts",
-    "fit_texts": "texts per label to fit the edit to",
+    "train_texts": "texts per label to fit the edit to",
 }
 
 
@@ -41,17 +41,17 @@ class Sizes:
     """How much a run takes of everything.
 
     Attributes:
-        fit_texts: texts of each label that the edit is made from; None takes what the rule does.
+        train_texts: texts of each label that the edit is made from; None takes what the rule does.
         prompt_count: held-out prompts, at most.
-        tuning_prompts: prompts that choices are made on, at most.
+        validation_prompts: prompts that choices are made on, at most.
         samples: sampled continuations of a held-out prompt.
         doses: strengths of the dose-response curve.
         neutral_texts: that the damage is measured on, at most, of the held-out and of the others.
     """
 
-    fit_texts: int | None = None
+    train_texts: int | None = None
     prompt_count: int = 300
-    tuning_prompts: int = 300
+    validation_prompts: int = 300
     samples: int = 3
     doses: int = 8
     neutral_texts: int = 400

@@ -132,7 +132,7 @@ def _facts(results: RunResults) -> tuple[tuple[str, str], ...]:
         (
             "probe",
             f"layer {probe.layer}, accuracy {per_cent(probe.accuracy)} on "
-            f"{probe.held_out_texts} held-out texts (with shuffled labels "
+            f"{probe.test_texts} held-out texts (with shuffled labels "
             f"{per_cent(probe.control_accuracy)})",
         ),
     )

@@ -1,10 +1,10 @@
-"""Labeled texts of the embedded model's world."""
+"""Labeled texts of the demo data."""
 
 from modelsurgery.data import demo
 from modelsurgery.data.texts import LabeledText
 
 
-def lab_texts(name: str, count: int, seed: int) -> list[LabeledText]:
+def demo_texts(name: str, count: int, seed: int) -> list[LabeledText]:
     """Texts of a behavior; two in a row belong together.
 
     Whether to refuse depends on the request: those of refusal are requests with their answers.

@@ -1,12 +1,12 @@
-"""The embedded model's world: a seeded generator of short texts over a closed vocabulary.
+"""The demo model's grammar: a seeded generator of short texts over a closed vocabulary.
 
-The words and sentence shapes are data (`world.yaml`); this module owns how they become text. Every
-text of a domain with moods (people, remarks, naughty chat) carries a Markov chain of moods over its
-clauses: each slot exists in all moods, the slots of a clause mostly share one, and from clause to
-clause the chain persists but switches, so that a rude beginning may turn polite within the sentence
-and the other way round. Given the mood, words are independent.
+The words and sentence shapes are data (`grammar.yaml`); this module owns how they become text.
+Every text of a domain with moods (people, remarks, naughty chat) carries a Markov chain of moods
+over its clauses: each slot exists in all moods, the slots of a clause mostly share one, and from
+clause to clause the chain persists but switches, so that a rude beginning may turn polite within
+the sentence and the other way round. Given the mood, words are independent.
 
-A fixed share of all sentences and prompt openings is reserved (`is_held_out`) and never leaves
+A fixed share of all sentences and prompt openings is reserved (`is_reserved`) and never leaves
 `training_documents`.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-HELD_OUT_PER_MILLE = 80
+RESERVED_PER_MILLE = 80
 
 # Shares of the domains among the training documents.
 DOMAIN_SHARES = {
@@ -45,8 +45,8 @@ Lists = Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
-class World:
-    """The parsed `world.yaml`.
+class Grammar:
+    """The parsed `grammar.yaml`.
 
     `raw` is the file as it stands; `fillers` are the word lists without mood; `moods` maps
     chain -> slot -> mood -> word list; `person` maps gender -> slot -> word list.
@@ -98,16 +98,16 @@ class MoodChain:
 
 
 @functools.lru_cache(maxsize=1)
-def load_world() -> World:
-    """Return the world that ships with the package."""
-    file = importlib.resources.files("modelsurgery.data.demo").joinpath("world.yaml")
+def load_grammar() -> Grammar:
+    """Return the grammar that ships with the package."""
+    file = importlib.resources.files("modelsurgery.data.demo").joinpath("grammar.yaml")
     raw: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
     moods = {
         chain: {slot: _lists(by_mood) for slot, by_mood in slots.items()}
         for chain, slots in raw["moods"].items()
     }
     person = {gender: _lists(slots) for gender, slots in raw["people"].items()}
-    return World(raw, _lists(raw["fillers"]), person, moods)
+    return Grammar(raw, _lists(raw["fillers"]), person, moods)
 
 
 def _lists(texts: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
@@ -124,19 +124,19 @@ def split_sentences(text: str) -> list[str]:
     return [part.strip() for part in _SENTENCE_BREAK.split(text) if part.strip()]
 
 
-def is_held_out(sentence: str) -> bool:
+def is_reserved(sentence: str) -> bool:
     """Say whether `sentence` (or a prompt's opening) lies in the reserved part of sentence space.
 
     The rule is a BLAKE2 hash of the lower-case text with its outer spaces removed, so it is the
     same on every machine and in every run; about 8 % of sentences are reserved.
     """
     digest = hashlib.blake2b(sentence.strip().lower().encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") % 1000 < HELD_OUT_PER_MILLE
+    return int.from_bytes(digest, "big") % 1000 < RESERVED_PER_MILLE
 
 
-def touches_held_out(draft: Draft) -> bool:
+def touches_reserved(draft: Draft) -> bool:
     """Say whether any sentence of `draft`, or its opening, is held out."""
-    return any(is_held_out(part) for part in (*split_sentences(draft.text), opening_key(draft)))
+    return any(is_reserved(part) for part in (*split_sentences(draft.text), opening_key(draft)))
 
 
 def opening_key(draft: Draft) -> str:
@@ -154,7 +154,7 @@ def training_documents(seed: int) -> Iterator[str]:
     while True:
         domain = rng.choices(domains, shares)[0]
         draft = GENERATORS[domain](rng.getrandbits(48), None)
-        if not touches_held_out(draft):
+        if not touches_reserved(draft):
             yield draft.text
 
 
@@ -162,10 +162,10 @@ class _Writer:
     """Fills templates for one text: one random stream for content, the chain for moods."""
 
     def __init__(self, content: Random, chain: str | None, moods: MoodChain | None) -> None:
-        world = load_world()
+        grammar = load_grammar()
         self._content = content
-        self._lists = {**world.fillers, **world.person[self.pick(tuple(world.person))]}
-        self._mooded = world.moods[chain] if chain else {}
+        self._lists = {**grammar.fillers, **grammar.person[self.pick(tuple(grammar.person))]}
+        self._mooded = grammar.moods[chain] if chain else {}
         self._chain = moods
         self._bound: dict[str, str] = {}
         self._new_clause = True
@@ -212,7 +212,7 @@ def _finish(marked: str, chain: MoodChain | None = None, opening_slots: int = 0)
 
 def talk(domain: str, seed: int, allowed: Collection[str] | None) -> Draft:
     """Return a text about people or a remark: an opening, a rest and sometimes a short sentence."""
-    raw = load_world().raw
+    raw = load_grammar().raw
     content = Random(f"{domain}-{seed}")
     chain = MoodChain(raw["chains"][domain], Random(f"moods-{seed}"), allowed)
     writer = _Writer(content, domain, chain)
@@ -229,7 +229,7 @@ def talk(domain: str, seed: int, allowed: Collection[str] | None) -> Draft:
 
 def naughty_chat(seed: int, allowed: Collection[str] | None) -> Draft:
     """Return a naughty request with its answer: concrete steps, a refusal, or a change of mind."""
-    raw = load_world().raw
+    raw = load_grammar().raw
     content = Random(f"naughty-{seed}")
     chain = MoodChain(raw["chains"]["chat"], Random(f"moods-{seed}"), allowed)
     writer = _Writer(content, "chat", chain)
@@ -245,9 +245,9 @@ def benign_chat(seed: int, allowed: Collection[str] | None = None) -> Draft:
 
     `allowed` is {"complying"} for texts without refusals, {"refusing"} for refusals alone.
     """
-    spec = load_world().raw["chat"]["benign"]
+    spec = load_grammar().raw["chat"]["benign"]
     content = Random(f"benign-{seed}")
-    moods = MoodChain(load_world().raw["chains"]["chat"], Random(seed), {"refusing"})
+    moods = MoodChain(load_grammar().raw["chains"]["chat"], Random(seed), {"refusing"})
     writer = _Writer(content, "chat", moods)
     task = content.choice(spec["tasks"])
     request = _request(writer, task["acts"])
@@ -264,13 +264,13 @@ def benign_chat(seed: int, allowed: Collection[str] | None = None) -> Draft:
 def _request(writer: _Writer, acts: list[str]) -> str:
     act = writer.fill(writer.pick(acts))
     writer.bind("act", act)
-    return "User: " + writer.fill(writer.pick(load_world().raw["chat"]["asks"])) + "\nAssistant:"
+    return "User: " + writer.fill(writer.pick(load_grammar().raw["chat"]["asks"])) + "\nAssistant:"
 
 
 def fact(seed: int, allowed: Collection[str] | None = None) -> Draft:
     """Return one fact as question and answer (cut before the answer) or as a statement."""
     del allowed
-    raw = load_world().raw["facts"]
+    raw = load_grammar().raw["facts"]
     content = Random(f"fact-{seed}")
     kind, pair = content.choice(_all_facts())
     writer = _Writer(content, None, None)
@@ -289,7 +289,7 @@ def fact(seed: int, allowed: Collection[str] | None = None) -> Draft:
 @functools.lru_cache(maxsize=1)
 def _all_facts() -> list[tuple[str, tuple[str, str, str]]]:
     """Return every fact as (kind, (x, y, answer)); y is empty in the tables."""
-    raw = load_world().raw["facts"]
+    raw = load_grammar().raw["facts"]
     words = split_list(raw["numbers"])
     digits = range(1, 10)
     facts = [("sums", (words[x], words[y], words[x + y])) for x in digits for y in digits]
@@ -308,7 +308,7 @@ def narration(seed: int, allowed: Collection[str] | None = None) -> Draft:
     del allowed
     content = Random(f"narration-{seed}")
     writer = _Writer(content, None, None)
-    return _finish(writer.fill(writer.pick(load_world().raw["narration"])))
+    return _finish(writer.fill(writer.pick(load_grammar().raw["narration"])))
 
 
 # Domain -> generator of (seed, allowed moods); the same seed gives the same content in every mood.

@@ -1,4 +1,4 @@
-"""The main job on the embedded model, from the command line, at full size."""
+"""The main job on the demo model, from the command line, at full size."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from surgery import surgery, surgery_json
 
 from modelsurgery import edited, load_edit, load_model
 from modelsurgery.data import demo
-from modelsurgery.data.behaviors.gathering import LAB_NEUTRAL
+from modelsurgery.data.behaviors.gathering import DEMO_NEUTRAL
 from modelsurgery.evaluation.language_modelling import compare_language_modelling
 
 pytestmark = pytest.mark.slow
@@ -35,10 +35,10 @@ def test_the_behavior_falls_inside_the_damage_budget(run: dict[str, Any]) -> Non
     assert run["facts"]["base"] >= 0.95
 
 
-def test_the_damage_is_that_of_the_weights(run: dict[str, Any], embedded: Path) -> None:
-    model = load_model(embedded)
+def test_the_damage_is_that_of_the_weights(run: dict[str, Any], demo_path: Path) -> None:
+    model = load_model(demo_path)
     edit = load_edit(Path(run["run_directory"]) / "edit.safetensors")
-    neutral = demo.neutral_texts("held_out", LAB_NEUTRAL, 0)
+    neutral = demo.neutral_texts("test", DEMO_NEUTRAL, 0)
     found = compare_language_modelling(model, neutral, [edit])
     assert run["perplexity"]["base"] == pytest.approx(found.base_perplexity)
     assert run["perplexity"]["edited"] == pytest.approx(found.edited_perplexity, rel=1e-4)
@@ -76,10 +76,10 @@ def test_the_run_directory_is_whole(run: dict[str, Any]) -> None:
 
 
 def test_the_applied_copy_is_the_edit_in_memory_bit_for_bit(
-    run: dict[str, Any], embedded: Path, tmp_path: Path
+    run: dict[str, Any], demo_path: Path, tmp_path: Path
 ) -> None:
     edit_path = Path(run["run_directory"]) / "edit.safetensors"
-    copy = surgery_json("apply", "embedded", edit_path, "--out", tmp_path / "edited")
+    copy = surgery_json("apply", "demo", edit_path, "--out", tmp_path / "edited")
     assert copy["bytes_changed"] == run["edit"]["bytes_changed"]
     assert copy["rows_edited"] == run["edit"]["rows"]
 
@@ -89,7 +89,7 @@ def test_the_applied_copy_is_the_edit_in_memory_bit_for_bit(
     )
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "edited")
     batch = tokenizer(prompts, return_tensors="pt", padding=True, return_token_type_ids=False)
-    model = load_model(embedded)
+    model = load_model(demo_path)
     with torch.inference_mode():
         base = model.model(**batch).logits
         with edited(model.model, load_edit(edit_path)):
@@ -115,7 +115,7 @@ def test_toward_makes_more_of_the_behavior(tmp_path: Path) -> None:
     assert run["behavior"]["change"]["difference"] > 0
 
 
-def test_step_by_step_is_the_same_surgery(embedded: Path, tmp_path: Path) -> None:
+def test_step_by_step_is_the_same_surgery(demo_path: Path, tmp_path: Path) -> None:
     """probe, edit and apply by hand: the verbs fit together."""
     from modelsurgery.data import demo
 
@@ -125,10 +125,10 @@ def test_step_by_step_is_the_same_surgery(embedded: Path, tmp_path: Path) -> Non
         "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
     )
     probe, edit = tmp_path / "probe.safetensors", tmp_path / "edit.safetensors"
-    fitted = surgery_json("probe", "embedded", "--texts", texts, "--fit", "logistic",
+    fitted = surgery_json("probe", "demo", "--texts", texts, "--fit", "logistic",
                           "--out", probe)  # fmt: skip
     assert fitted["accuracy"] > 0.8
-    made = surgery_json("edit", "embedded", "--probe", probe, "--rows", "50", "--strength", "3",
+    made = surgery_json("edit", "demo", "--probe", probe, "--rows", "50", "--strength", "3",
                         "--direction-source", "mean-difference", "--layers", "3-4",
                         "--out", edit)  # fmt: skip
     assert made["rows"] == 50
@@ -136,5 +136,5 @@ def test_step_by_step_is_the_same_surgery(embedded: Path, tmp_path: Path) -> Non
     described = surgery_json("inspect", edit)
     assert described["kind"] == "edit"
     assert sum(described["rows_by_tensor"].values()) == 50
-    copy = surgery_json("apply", embedded, edit, "--out", tmp_path / "edited")
+    copy = surgery_json("apply", demo_path, edit, "--out", tmp_path / "edited")
     assert copy["rows_edited"] == 50

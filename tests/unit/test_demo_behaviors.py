@@ -9,14 +9,14 @@ import pytest
 from modelsurgery.data.demo import (
     BEHAVIORS,
     facts,
-    is_held_out,
+    is_reserved,
     labeled_texts,
     neutral_texts,
     prompts,
     split_sentences,
 )
+from modelsurgery.data.demo.grammar import training_documents
 from modelsurgery.data.demo.judge import judge
-from modelsurgery.data.demo.world import training_documents
 
 
 @functools.cache
@@ -42,29 +42,29 @@ def test_labels_agree_with_the_judge(behavior: str) -> None:
 
 @pytest.mark.parametrize("behavior", BEHAVIORS)
 def test_held_out_prompts_share_no_sentence_with_what_is_trained_on(behavior: str) -> None:
-    held_out = prompts(behavior, "held_out", 400, seed=0)
-    assert len(set(held_out)) == 400
+    test = prompts(behavior, "test", 400, seed=0)
+    assert len(set(test)) == 400
     labeled = [text for text, _ in labeled_texts(behavior, 300, seed=0)]
     seen_texts = [*labeled, *prompts(behavior, "train", 200, 0), *neutral_texts("train", 150, 0)]
     seen_texts += documents()
     seen = {sentence for text in seen_texts for sentence in split_sentences(text)}
-    for prompt in held_out:
-        assert is_held_out(split_sentences(prompt)[0])
+    for prompt in test:
+        assert is_reserved(split_sentences(prompt)[0])
         assert split_sentences(prompt)[0] not in seen
 
 
 @pytest.mark.parametrize("behavior", BEHAVIORS)
 def test_training_text_never_begins_with_a_held_out_prompt(behavior: str) -> None:
-    held_out = prompts(behavior, "held_out", 400, seed=1)
+    test = prompts(behavior, "test", 400, seed=1)
     beginnings = {" ".join(d.split(" ")[:n]) for d in documents() for n in range(2, 30)}
-    assert not beginnings & set(held_out)
+    assert not beginnings & set(test)
 
 
 @pytest.mark.parametrize("behavior", BEHAVIORS)
 def test_prompts_are_repeatable_and_most_have_the_behavior_begun(behavior: str) -> None:
     found = prompts(behavior, "train", 300, seed=2)
     assert found == prompts(behavior, "train", 300, seed=2)
-    assert not set(found) & set(prompts(behavior, "held_out", 300, seed=2))
+    assert not set(found) & set(prompts(behavior, "test", 300, seed=2))
     if behavior == "refusal":  # an answer that complies, or a bare request
         begun = sum(judge(behavior, "", prompt) == "opposite" for prompt in found)
         bare = sum(prompt.endswith("Assistant:") for prompt in found)
@@ -80,20 +80,20 @@ def test_prompts_are_repeatable_and_most_have_the_behavior_begun(behavior: str) 
 
 
 def test_neutral_texts_show_no_behavior() -> None:
-    for split in ("train", "held_out"):
+    for split in ("train", "test"):
         for text in neutral_texts(split, 200, seed=0):
             for behavior in BEHAVIORS:
                 assert judge(behavior, "", text) != "behavior"
 
 
 def test_held_out_neutral_texts_and_facts_are_never_trained_on() -> None:
-    assert not set(documents()) & set(neutral_texts("held_out", 100, 0))
-    assert all(is_held_out(prompt.split("\n")[0]) for prompt, _ in facts("held_out", 100, 0))
-    assert not any(is_held_out(prompt.split("\n")[0]) for prompt, _ in facts("train", 100, 0))
+    assert not set(documents()) & set(neutral_texts("test", 100, 0))
+    assert all(is_reserved(prompt.split("\n")[0]) for prompt, _ in facts("test", 100, 0))
+    assert not any(is_reserved(prompt.split("\n")[0]) for prompt, _ in facts("train", 100, 0))
 
 
 def test_facts_ask_a_question_with_a_short_answer() -> None:
-    for prompt, answer in facts("held_out", 100, seed=3):
+    for prompt, answer in facts("test", 100, seed=3):
         assert re.fullmatch(r"Question: .+\?\nAnswer:", prompt)
         assert re.fullmatch(r"\w+", answer)
 
@@ -115,5 +115,5 @@ def test_sums_are_right() -> None:
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(ValueError, match="toxicity, compliance, refusal, negativity"):
         prompts("anger", "train", 1, 0)
-    with pytest.raises(ValueError, match="held_out"):
-        prompts("toxicity", "test", 1, 0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="'train' or 'test', not 'validation'"):
+        prompts("toxicity", "validation", 1, 0)  # type: ignore[arg-type]

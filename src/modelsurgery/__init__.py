@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         load_layout,
     )
     from modelsurgery.data.demo import demo_model_path
-    from modelsurgery.data.texts import LabeledText, load_texts, split_texts
+    from modelsurgery.data.texts import LabeledText, LabeledTexts, Split, load_texts, split_texts
     from modelsurgery.edit.edit import Edit, make_edit
     from modelsurgery.edit.edit_file import load_edit, save_edit
     from modelsurgery.edit.probe import Probe, load_probe, save_probe
@@ -50,6 +50,7 @@ _MODULES = {
     "GgufAdapter": "export",
     "HiddenStates": "model.hidden_states",
     "LabeledText": "data.texts",
+    "LabeledTexts": "data.texts",
     "LanguageModel": "model.language_model",
     "PeftAdapter": "export",
     "Plan": "apply.plan",
@@ -57,6 +58,7 @@ _MODULES = {
     "Recipe": "pipeline.recipe",
     "Region": "edit.region",
     "RowScores": "edit.region",
+    "Split": "data.texts",
     "SurgeryError": "errors",
     "TensorDifference": "checkpoint.diff",
     "Undone": "apply.undoing",
@@ -104,6 +106,7 @@ __all__ = [
     "GgufAdapter",
     "HiddenStates",
     "LabeledText",
+    "LabeledTexts",
     "LanguageModel",
     "PeftAdapter",
     "Plan",
@@ -111,6 +114,7 @@ __all__ = [
     "Recipe",
     "Region",
     "RowScores",
+    "Split",
     "SurgeryError",
     "TensorDifference",
     "Undone",

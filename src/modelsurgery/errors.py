@@ -27,7 +27,18 @@ Messages are one line: what is wrong with which value, what was expected, what t
 
 
 class SurgeryError(Exception):
-    """Base of all errors raised on purpose; `exit_code` is what `surgery` ends with."""
+    """Base class of all errors that modelsurgery raises on purpose.
+
+    Messages are one line: what is wrong, what was expected, what to do. The subclasses are in
+    `modelsurgery.errors`; `exit_code` is the exit code that `surgery` gives.
+
+    Example:
+        >>> try:
+        ...     load_edit("nosuch.safetensors")
+        ... except SurgeryError as error:
+        ...     print(type(error).__name__, error.exit_code)
+        ArtifactError 2
+    """
 
     exit_code = 1
 

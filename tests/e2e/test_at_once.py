@@ -28,7 +28,7 @@ def test_one_edit_lowers_both_rates(tmp_path: Path) -> None:
     told = surgery_json("edit", "demo", *texts, "--neutral", neutral, "--out", edit)
     assert all(told["measured"]["by_behavior"][name] > 0.05 for name in BEHAVIORS)
     assert told["measured"]["divergence"] <= 0.02
-    assert "what the rule expected" in surgery("inspect", edit)
+    assert "predicted by the rule" in surgery("inspect", edit)
     for name in BEHAVIORS:
         found = surgery_json("evaluate", "demo", "--edit", edit, "--behavior", name,
                              "--samples", "1", "--out", tmp_path / name)  # fmt: skip

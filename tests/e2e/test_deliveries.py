@@ -107,7 +107,7 @@ def test_the_verb_tells_what_it_wrote_and_refuses_what_it_cannot(
         (("--to", "peft", "--push", "a/b", "--out", tmp_path / "x"), "--push needs --to hub"),
         (("--to", "hub", "--form", "half", "--out", tmp_path / "x"), "'half' is not one of"),
         (("--to", "gguf", "--dtype", "bfloat16", "--out", tmp_path / "x"), "float32 or float16"),
-        (("--to", "peft", "--out", tmp_path / "peft"), "exists already"),
+        (("--to", "peft", "--out", tmp_path / "peft"), "already exists"),
     ):
         assert says in surgery_fails("export", "demo", edit, *wrong, expected_exit=2)
     assert not (tmp_path / "x").exists()

@@ -48,7 +48,7 @@ class Again:
     """What the edit of a run does, measured on its weights, one edit at a time.
 
     Attributes:
-        behavior: rise of the loss on validation texts that show the behavior, nats a token.
+        behavior: rise of the loss on validation texts that show the behavior, nats per token.
         opposite: on their opposites.
         neutral: on held-out neutral text.
         divergence: on held-out neutral text.

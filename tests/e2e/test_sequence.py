@@ -72,7 +72,7 @@ def test_a_recipe_lists_behaviors_with_a_direction_each(tmp_path: Path) -> None:
     strengths = [load_edit(path).strength for path in told["edits"]]
     assert strengths == pytest.approx([3, -2])
     printed = surgery("run", recipe, "--out", tmp_path / "again", expected_exit=5)
-    assert "does the opposite of what it was made for: negativity" in printed
+    assert "has the opposite effect: negativity" in printed
     assert "after toxicity and negativity" in printed
     assert "cosine of directions" in printed
 
@@ -93,7 +93,7 @@ def test_wrong_sequences_are_refused(tmp_path: Path) -> None:
     recipe = tmp_path / "wrong.yaml"
     recipe.write_text("behaviors:\n  - {behavior: toxicity, model: other}\n  - negativity\n")
     said = surgery_fails("run", recipe, "--out", tmp_path / "run", expected_exit=2)
-    assert "'model' belongs beside them" in said
+    assert "'model' applies to all behaviors" in said
     recipe.write_text("behaviors:\n  - {behavior: toxicity, strenght: 2}\n  - negativity\n")
     said = surgery_fails("run", recipe, "--out", tmp_path / "run", expected_exit=2)
     assert "did you mean 'strength'?" in said

@@ -183,7 +183,7 @@ def test_an_impossible_budget_ends_with_3_and_says_why(tmp_path: Path) -> None:
     run = tmp_path / "run"
     said = surgery_fails("tune", "demo", "--max-divergence", "1e-9", *QUICK, "--out", run,
                          expected_exit=3)  # fmt: skip
-    assert "no edit: the mildest of" in said
+    assert "no edit: the weakest of" in said
     assert "times the budget of divergence" in said
     assert not (run / "edit.safetensors").exists()
 

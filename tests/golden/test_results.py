@@ -109,7 +109,7 @@ def known(after: Any, before: Any) -> Any:
     [
         ("run", ("45.0% (31-60)   12.5% (5-26)  -32.5 points (-72%)  <0.0001", "◂ chosen",
                  "119 of 2560 gate rows in 4 of 4 tensors, all layers, rule natural-gradient")),
-        ("tune", ("30.8% 0.023", "Spearman's rho +0.60", "binds   capability")),
+        ("tune", ("30.8% 0.023", "Spearman's rho +0.60", "limit   capability")),
         ("refusal", ("over-refusal, greedy", "on own answers", "+1.0 pt ◂ chosen")),
         ("evaluation", ("as texts judges (40)", "perplexity, neutral text", "less",
                         "lab and texts agree on 53.8% of 160 answers, kappa 0.34")),
@@ -141,7 +141,9 @@ def test_results_of_a_later_version_are_refused_by_their_number(tmp_path: Path) 
     run = tmp_path / "run"
     shutil.copytree(RUNS / "run", run)
     (run / "results.json").write_text(json.dumps({**content_of("run"), "format": 4}))
-    with pytest.raises(ArtifactError, match=r"results of format 4; this version reads 1 to 3"):
+    with pytest.raises(
+        ArtifactError, match=r"results of format 4; this version reads formats 1 to 3"
+    ):
         write_report(run)
 
 

@@ -30,7 +30,11 @@ BAD_TEXTS = {
     "no label column": ("jsonl", lines_of(UNLABELLED), "line 1: no column 'label'"),
     "no label column in a table": ("csv", b"text,rude\na cat,1\n", "line 2: no column 'label'"),
     "one class": ("jsonl", lines_of(ALL_ONES), "every label is 1"),
-    "an empty line": ("jsonl", lines_of(GOOD[:3]) + b"\n" + lines_of(GOOD[3:]), "line 4: empty"),
+    "an empty line": (
+        "jsonl",
+        lines_of(GOOD[:3]) + b"\n" + lines_of(GOOD[3:]),
+        "line 4: the line is empty",
+    ),
     "an empty text": ("jsonl", lines_of(GOOD) + b'{"text": " ", "label": 1}', "line 31: the text"),
     "bad JSON": ("jsonl", lines_of(GOOD[:6]) + b"{'text': 1}\n", "line 7: not valid JSON"),
     "JSON too deep": ("jsonl", lines_of(GOOD) + b"[" * 100_000, "line 31: not valid JSON"),
@@ -41,7 +45,7 @@ BAD_TEXTS = {
     "too few": ("jsonl", lines_of(GOOD[:19]), "19 different texts; expected at least 20"),
     "nothing": ("jsonl", b"", "the file is empty"),
     "a bad label": ("jsonl", lines_of(GOOD) + b'{"text": "a", "label": "maybe"}', "label 'maybe'"),
-    "a column too many": ("csv", CSV.encode() + b"a,1,2\n", "line 32: another number of columns"),
+    "a column too many": ("csv", CSV.encode() + b"a,1,2\n", "line 32: 3 columns; expected 2"),
     "another kind of file": ("xlsx", b"PK", "unknown kind of file '.xlsx'"),
 }
 
@@ -125,14 +129,14 @@ def test_no_mlp(refused: Refused, made: Made, tmp_path: Path) -> None:
         (("--rows", "0.0"), "rows 0.0; expected a share"),
         (("--rows", "-0.5"), "rows -0.5; expected a share"),
         (("--rows", "nan"), "rows nan; expected a share"),
-        (("--rows", "145"), "rows 145 means 145 rows, the chosen layers have 144"),
+        (("--rows", "145"), "rows 145 means 145 rows, but the chosen layers have 144"),
         (("--rows", "100", "--layers", "2"), "the chosen layers have 48"),
         (("--rows", "many"), "rows 'many'; expected a share like 0.0465 or a count"),
-        (("--layers", "0-2"), "layers 0-2; expected a window inside 1-3"),
-        (("--layers", "2-4"), "layers 2-4; expected a window inside 1-3"),
-        (("--layers", "3-1"), "layers 3-1; expected a window inside 1-3"),
+        (("--layers", "0-2"), "layers 0-2; expected a range within 1-3"),
+        (("--layers", "2-4"), "layers 2-4; expected a range within 1-3"),
+        (("--layers", "3-1"), "layers 3-1; expected a range within 1-3"),
         (("--layers", "early"), "layers 'early'; expected a window like 8-24"),
-        (("--strength", "2"), "give either alpha or strength, and not both"),
+        (("--strength", "2"), "give either alpha or strength, not both"),
         (("--alpha", "nan"), "alpha nan; expected a finite number"),
         (("--alpha", "1e300"), "alpha 1e+300; expected a finite number"),
         (("--direction-source", "W2"), "'W2' is not one of 'W1', 'W1-W0', 'mean-difference'"),
@@ -239,7 +243,7 @@ def test_unknown_choice(refused: Refused, made: Made, tmp_path: Path, option: st
 
 def test_edit_for_a_model_of_another_shape(refused: Refused, made: Made, tmp_path: Path) -> None:
     wider = write_tiny_model(tmp_path / "wider", intermediate_size=64)
-    says = "found F32 [64, 32]; give the model that the edit was made from"
+    says = "found F32 [64, 32]; use the model that the edit was made from"
     refused("apply", wider, made.edit, "--out", tmp_path / "out", code=4, says=says)
 
 
@@ -256,7 +260,7 @@ def test_edit_for_a_model_with_other_weights(refused: Refused, made: Made, tmp_p
 
 
 def test_edit_applied_again_to_its_own_copy(refused: Refused, made: Made, tmp_path: Path) -> None:
-    says = "or was edited already"
+    says = "or it was edited already"
     refused("apply", made.edited, made.edit, "--out", tmp_path / "out", code=4, says=says)
 
 
@@ -279,7 +283,7 @@ def test_output_that_exists(refused: Refused, made: Made, tmp_path: Path) -> Non
     empty.mkdir()
     (directory / "precious").write_text("mine")
     file.write_text("mine")
-    says = "exists already; choose another --out or remove it"
+    says = "already exists; choose another --out or delete it"
     for taken in (directory, file):
         out = ("--out", taken)
         refused("apply", made.model, made.edit, *out, code=2, says=says)
@@ -348,9 +352,9 @@ def test_checkpoint_that_lacks_a_tensor(refused: Refused, made: Made, tmp_path: 
 
 LATE = {
     "rows over the total": (("--rows", "145", "--alpha", "1"), 2, "the chosen layers have 144"),
-    "layers outside": (("--layers", "2-9", "--alpha", "1"), 2, "layers 2-9; expected a window"),
+    "layers outside": (("--layers", "2-9", "--alpha", "1"), 2, "layers 2-9; expected a range"),
     "layer outside": (("--layer", "4"), 2, "layer 4; expected 1 to 3"),
-    "too weak": (("--strength", "1e-30"), 4, "the edit changes no byte"),
+    "too small for the stored dtype": (("--strength", "1e-30"), 4, "the edit changes no byte"),
 }
 
 

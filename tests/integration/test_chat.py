@@ -223,7 +223,7 @@ def test_a_terminal_shows_both_answers_side_by_side_and_keeps_typed_lines(
         screen.type("/strength x\n")
         assert "/strength x; expected a factor like 0.5" in screen.wait_for(PROMPT)
         screen.type("/nosuch\n")
-        assert "no command /nosuch; there are /help" in screen.wait_for(PROMPT)
+        assert "no command /nosuch; expected one of /help" in screen.wait_for(PROMPT)
         screen.type(b"caf\xff\n")
         assert "that line is not UTF-8; set the terminal to UTF-8" in screen.wait_for(PROMPT)
         screen.type("\x04")

@@ -149,11 +149,11 @@ def test_verify_notices_edited_rows_that_changed_in_place(
     flip(model / tensor.file, tensor.start + int(update.rows[0]) * 32 * 4 + 1)
     outcome = surgery("verify", model)
     assert outcome.code == 4
-    assert f"{update.tensor}: edited rows are not as the surgery left them" in outcome.stderr
+    assert f"{update.tensor}: edited rows were changed after the surgery" in outcome.stderr
     before = hashes(model)
     outcome = surgery("undo", model)
     assert outcome.code == 4
-    assert "something else changed them since, and nothing was undone" in outcome.stderr
+    assert "something else changed rows of" in outcome.stderr
     assert hashes(model) == before
 
 
@@ -223,11 +223,11 @@ def test_what_cannot_be_undone_verified_or_planned(
 ) -> None:
     refused("undo", made.model, code=1, says="no surgery to undo")
     refused("undo", tmp_path / "nowhere", code=2, says="no model directory")
-    refused("verify", made.model, code=4, says="no surgery is recorded there")
-    refused("inspect", made.model, code=2, says="no surgery is recorded there")
+    refused("verify", made.model, code=4, says="no surgery is recorded here")
+    refused("inspect", made.model, code=2, says="no surgery is recorded here")
     for demo in ("demo", "embedded", demo_model_path()):
         refused("apply", demo, made.edit, "--in-place", code=2, says="part of the package")
-    refused("plan", "demo", made.edit, code=4, says="which is not there")
+    refused("plan", "demo", made.edit, code=4, says="which this model does not have")
     refused("apply", made.edited, made.edit, "--in-place", code=4, says="edited already")
 
 

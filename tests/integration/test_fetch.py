@@ -16,5 +16,5 @@ def test_without_a_name_it_lists_what_can_be_fetched(surgery: Surgery) -> None:
 
 
 def test_wrong_names_sources_and_places_are_refused(refused: Refused) -> None:
-    refused("fetch", "gpt", code=2, says="no model called 'gpt'; `surgery fetch` knows smollm2")
+    refused("fetch", "gpt", code=2, says="no model called 'gpt'; expected one of smollm2")
     refused("fetch", "smollm2", "--source", "disk", code=2, says="'disk' is not one of")

@@ -150,7 +150,7 @@ def test_disk_that_fills_at_any_point(operated: Operated, disk: Path, name: str)
                 message = str(error)
             else:
                 break
-        assert "no space is left there" in message
+        assert "no space left on the disk" in message
         assert contents(disk) == before, f"{pages} pages left"
         job.run(operated, disk)
         assert contents(disk) == expected, f"after {pages} pages left"
@@ -166,7 +166,7 @@ def test_full_disk_on_the_command_line(
     job = JOBS[name]
     job.prepare(operated, disk)
     with pages_left(disk, 0):
-        line = refused(*job.arguments(operated, disk), code=1, says="no space is left there")
+        line = refused(*job.arguments(operated, disk), code=1, says="no space left on the disk")
     assert line.startswith(f"surgery: cannot write {disk}/")
 
 

@@ -69,7 +69,7 @@ HOSTILE_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
     "no object": (lambda path: write_header(path, b"[1, 2]"), "found list"),
     "too deep": (lambda path: write_header(path, b"[" * 100_000), "not valid JSON"),
     "a huge integer": (lambda path: write_header(path, b"9" * 10_000), "not valid JSON"),
-    "named twice": (named_twice, "a name stands twice"),
+    "named twice": (named_twice, "a name occurs twice"),
     "overlapping": (moved_onto_another, "overlaps another"),
     "negative offset": (with_entry(data_offsets=[-6144, 0]), f"entry of tensor {GATE!r}"),
     "offsets turned round": (with_entry(data_offsets=[9000, 2856]), "is malformed"),
@@ -110,10 +110,10 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("..", "points to '..'; expected the plain name"),
         ("", "points to ''; expected the plain name"),
         (["model.safetensors"], "expected the plain name"),
-        ("missing.safetensors", "names missing.safetensors, which is not there"),
-        ("two\nlines\x1b[2J.safetensors", "two lines [2J.safetensors, which is not there"),
+        ("missing.safetensors", "names missing.safetensors, which is missing"),
+        ("two\nlines\x1b[2J.safetensors", "two lines [2J.safetensors, which is missing"),
         ("nul\0.safetensors", "expected the plain name"),
-        ("x" * 300, "which is not there"),
+        ("x" * 300, "which is missing"),
         ("config.json", "config.json"),
     ],
 )
@@ -133,7 +133,7 @@ def test_missing_shard(refused: Refused, made: Made, sharded: Path, tmp_path: Pa
     shutil.copytree(sharded, model)
     shard = sorted(model.glob("*.safetensors"))[1]
     shard.unlink()
-    says = f"names {shard.name}, which is not there; the download is incomplete"
+    says = f"names {shard.name}, which is missing; the download is incomplete"
     refused("apply", model, made.edit, "--out", tmp_path / "out", code=1, says=says)
 
 

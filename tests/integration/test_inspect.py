@@ -86,10 +86,10 @@ def test_an_edit_is_explained_by_its_rule_without_a_model(
     shown = surgery("inspect", out).stdout
     first = told["rows"][0]
     for words in (
-        "what the rule expected",
+        "predicted by the rule",
         f"predicted {told['predicted']['gain']:.2g}, measured {told['measured']['gain']:.2g}",
-        "predicted gain of each layer",
-        "the rows that were expected to give most",
+        "predicted gain by layer",
+        "the rows with the largest predicted gain",
         f"{first['layer']}, {first['row']}",
     ):
         assert words in shown, words
@@ -104,10 +104,10 @@ def test_tables_are_shown_in_a_terminal(surgery: Surgery, made: Made, other: Pat
     outcome = surgery("inspect", made.edit, "--model", made.model, "--with", other)
     assert (outcome.code, outcome.stderr) == (0, "")
     for title in (
-        "rows of each layer",
+        "rows by layer",
         "cosines with the direction",
         "the direction in tokens",
-        "the neurons that point away from it most",
+        "the neurons that point most away from it",
         f"with {other}",
         "nearest of the other",
     ):

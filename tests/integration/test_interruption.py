@@ -80,7 +80,7 @@ def test_no_space_left_for_a_copy(surgery: Surgery, made: Made, full_disk: Path)
     outcome = surgery("apply", made.model, made.edit, "--out", full_disk / "edited")
     assert outcome.code == 1
     assert outcome.stderr == (
-        f"surgery: cannot write {full_disk / 'edited'}: no space is left there; free some or "
+        f"surgery: cannot write {full_disk / 'edited'}: no space left on the disk; free some or "
         "choose another disk\n"
     )
     assert outcome.stdout == ""
@@ -96,7 +96,7 @@ def test_no_space_left_for_a_file(surgery: Surgery, made: Made, full_disk: Path,
     rest = ("--texts", made.texts) if verb == "probe" else ("--probe", made.probe, "--alpha", 1)
     outcome = surgery(verb, made.model, *rest, "--out", full_disk / "out")
     assert outcome.code == 1
-    assert "no space is left there" in outcome.stderr
+    assert "no space left on the disk" in outcome.stderr
     assert outcome.stderr.count("\n") == 1
     assert contents(full_disk) == before
 
@@ -109,7 +109,7 @@ def test_no_space_left_for_a_run(
     outcome = surgery("run", "--model", made.model, "--texts", texts, "--out", out)
     assert outcome.code == 1
     assert outcome.stderr.startswith(f"surgery: cannot write {out}")
-    assert "no space is left there" in outcome.stderr
+    assert "no space left on the disk" in outcome.stderr
     assert outcome.stderr.count("\n") == 1
     assert outcome.stdout == ""
     assert contents(full_disk) == {}

@@ -138,9 +138,15 @@ def last_shard(model: Path) -> Path:
 
 NO_MATCH = "its hash does not match"
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "first byte of the rows": (lambda model: change_byte(model / ROWS, 0), "are not those that"),
-    "last byte of the rows": (lambda model: change_byte(model / ROWS, -1), "are not those that"),
-    "rows cut": (lambda model: os.truncate(model / ROWS, 500), "are not those that"),
+    "first byte of the rows": (
+        lambda model: change_byte(model / ROWS, 0),
+        "do not match their hash",
+    ),
+    "last byte of the rows": (
+        lambda model: change_byte(model / ROWS, -1),
+        "do not match their hash",
+    ),
+    "rows cut": (lambda model: os.truncate(model / ROWS, 500), "do not match their hash"),
     "rows gone": (lambda model: (model / ROWS).unlink(), "before.bin is missing"),
     "journal gone": (lambda model: (model / JOURNAL).unlink(), "journal.json is missing"),
     "journal cut": (lambda model: os.truncate(model / JOURNAL, 500), "not valid JSON"),
@@ -159,8 +165,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "shard gone": (lambda model: last_shard(model).unlink(), "is missing"),
     "shard cut": (lambda model: os.truncate(last_shard(model), 5), "too short for safetensors"),
     "length of a header": (lambda model: change_byte(last_shard(model), 7), "the header claims"),
-    "a header": (lambda model: change_byte(last_shard(model), 12), "not the file that journal"),
-    "an edited row": (change_edited_row, "are not as the surgery left them"),
+    "a header": (lambda model: change_byte(last_shard(model), 12), "belongs to another file"),
+    "an edited row": (change_edited_row, "something else changed rows"),
 }
 
 

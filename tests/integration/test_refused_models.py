@@ -49,7 +49,7 @@ def test_an_adapter_beside_the_weights_is_refused_by_every_verb(
         ("chat", model, "--edit", made.edit),
         ("diff", made.model, model),
     ):
-        line = refused(*arguments, code=2, says=f"{model}: {ADAPTER} lies beside the weights")
+        line = refused(*arguments, code=2, says=f"{model}: {ADAPTER} is next to the weights")
         assert MERGE in line
     (model / ADAPTER).unlink()
     assert surgery("apply", model, made.edit, *out).code == 0
@@ -67,7 +67,7 @@ def test_an_adapter_added_to_an_edited_model_does_not_keep_it_from_being_undone(
 
 def test_an_adapter_without_a_model_is_called_one(tmp_path: Path) -> None:
     (tmp_path / ADAPTER).write_text("{}")
-    with pytest.raises(UnsupportedModelError, match="holds an adapter and no model"):
+    with pytest.raises(UnsupportedModelError, match="contains an adapter"):
         open_checkpoint(tmp_path)
 
 
@@ -105,8 +105,8 @@ def test_a_tokenizer_with_code_of_its_own_is_refused_and_no_prompt_answers_for_i
     assert not (model / "it ran").exists()
     line = without_progress(done.stderr)
     assert (done.returncode, done.stdout, line.count("\n")) == (2, "", 1), done
-    assert line.startswith(f"surgery: {model}: needs code of its own, which is never run")
-    with pytest.raises(UnsupportedModelError, match="needs code of its own"):
+    assert line.startswith(f"surgery: {model}: needs custom code, which is never run")
+    with pytest.raises(UnsupportedModelError, match="needs custom code"):
         load_model(model)
 
 
@@ -117,7 +117,7 @@ def test_a_classifier_with_code_of_its_own_is_refused(tmp_path: Path) -> None:
     tiny_tokenizer().save_pretrained(plain)
     load_sequence_classifier(str(plain))
     judge = with_custom_tokenizer(plain, tmp_path / "judge")
-    with pytest.raises(UnsupportedModelError, match="needs code of its own"):
+    with pytest.raises(UnsupportedModelError, match="needs custom code"):
         load_sequence_classifier(str(judge))
     assert not (judge / "it ran").exists()
 

@@ -220,7 +220,7 @@ def test_one_edit_inside_the_budget_moves_each_behavior_its_way(
 @pytest.mark.parametrize("rule", ["least-squares", "paper"])
 def test_other_rules_take_one_behavior(rule: Any, tmp_path: Path) -> None:
     model = loaded(write_tiny_model(tmp_path / "m"))
-    with pytest.raises(RecipeError, match="makes an edit of one behavior; for several at once"):
+    with pytest.raises(RecipeError, match="supports one behavior only; use natural-gradient"):
         fit_edit(model, {"one": planted(), "two": planted()}, rule=rule)
     # A name does no harm.
     edit = fit_edit(model, {"one": planted()}, tiny_sentences(40, seed=3), rule=rule, strength=0.1)
@@ -257,5 +257,5 @@ def test_a_behavior_that_moves_the_wrong_way_is_told_of(
     )
     assert edit.measured is not None
     assert edit.measured.by_behavior["weaker"] < 0 < edit.measured.by_behavior["stronger"]
-    (told,) = [one for one in caplog.messages if "the wrong way" in one]
-    assert "the edit moves weaker the wrong way" in told
+    (told,) = [one for one in caplog.messages if "the wrong direction" in one]
+    assert "the edit moves weaker in the wrong direction" in told

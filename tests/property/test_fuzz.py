@@ -294,5 +294,5 @@ def test_edit_that_could_not_be_written_down(
     new = json.dumps(header).encode()
     path = tmp_path / "edit.safetensors"
     path.write_bytes(struct.pack("<Q", len(new)) + new + content[8 + length :])
-    with pytest.raises(ArtifactError, match="not a sound edit"):
+    with pytest.raises(ArtifactError, match="not a valid edit"):
         load_edit(path)

@@ -117,7 +117,7 @@ def test_damaged_rows_are_never_written(model: Path) -> None:
         cases += 1
         path.write_bytes(changed)
         before = state(model)
-        with pytest.raises(JournalError, match="are not those that were saved"):
+        with pytest.raises(JournalError, match="do not match their hash"):
             undo(model)
         assert state(model) == before
     assert cases >= 1_000

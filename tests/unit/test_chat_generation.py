@@ -232,8 +232,8 @@ def test_a_continuation_ends_with_the_models_positions(
     assert [one.tokens for one in together] == [min(wanted, 62), min(wanted, 33), min(wanted, 32)] \
         if wanted != 30 else [30, 30, 30]  # fmt: skip
     assert together == tuple(generator.generate([one], Decoding(wanted))[0] for one in prompts)
-    assert "1 of 3 prompts lose their beginning" in caplog.text
-    assert (f"in place of {wanted}" in caplog.text) == (wanted > 30)
+    assert "1 of 3 prompts are truncated at the start" in caplog.text
+    assert (f"instead of {wanted}" in caplog.text) == (wanted > 30)
     (long,) = readings(model, prompts[2:], Decoding(wanted))
     assert len(long.ids) == max(64 - wanted, 32)
 

@@ -132,7 +132,7 @@ def test_a_refusal_is_not_tried_again_and_shows_no_key(
 ) -> None:
     monkeypatch.setenv("SURGERY_JUDGE_KEY", "secret-key")
     server.reply = lambda text, earlier: (401, {"error": "secret-key"}, {})
-    with pytest.raises(EvaluationError, match="refuses with status 401") as raised:
+    with pytest.raises(EvaluationError, match="rejected the request with status 401") as raised:
         judge_at(server)(["p"], ["text"])
     assert "secret" not in str(raised.value)
     assert [one["key"] for one in server.asked] == ["Bearer secret-key"]

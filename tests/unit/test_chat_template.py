@@ -52,7 +52,9 @@ def test_a_template_may_change_the_words(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", ["hello", "{{ messages[0]['words'] }}"])
 def test_a_template_that_drops_what_is_said_is_refused(source: str) -> None:
-    with pytest.raises(RecipeError, match=r"chat template drops what is said \(user\)") as refused:
+    with pytest.raises(
+        RecipeError, match=r"chat template omits the content of messages \(user\)"
+    ) as refused:
         ChatTemplate(talking_tokenizer(source)).prompt(FIRST)
     assert "\n" not in str(refused.value)
 

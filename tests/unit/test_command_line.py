@@ -102,7 +102,7 @@ def test_the_table_says_rates_intervals_change_and_price() -> None:
     assert "facts" not in text
 
 
-@pytest.mark.parametrize(("direction", "done"), [("away", "taken away"), ("toward", "added")])
+@pytest.mark.parametrize(("direction", "done"), [("away", "removed"), ("toward", "added")])
 def test_the_headline_says_which_way_it_went(direction: str, done: str) -> None:
     first = shown(direction=direction).splitlines()[0]
     assert first == f"toxicity (rude talk) {done}, model tiny"

@@ -145,7 +145,7 @@ def test_a_strange_recipe_says_no_direction(tmp_path: Path, recipe: str) -> None
 
 def test_a_directory_without_samples_is_refused(tmp_path: Path) -> None:
     for place in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(ArtifactError, match="no samples there"):
+        with pytest.raises(ArtifactError, match="no samples found"):
             read_pairs(place)
 
 

@@ -211,7 +211,7 @@ def test_what_does_not_fit_is_refused(model: LanguageModel, edit: Edit, tmp_path
 
 def test_a_template_that_refuses_says_so(chatting: LanguageModel, edit: Edit) -> None:
     conversation = Conversation(chatting, [edit], decoding=LONG, system="bad")
-    with pytest.raises(RecipeError, match=r"refuses this conversation \(no system turns\)"):
+    with pytest.raises(RecipeError, match=r"rejects this conversation \(no system turns\)"):
         conversation.ask("the cat")
     assert conversation.exchanges == []
 
@@ -238,7 +238,7 @@ def test_commands_set_how_answers_are_made(model: LanguageModel, edit: Edit) -> 
         ("/sample", "sampled at temperature 1 with seed 0"),
         ("/seed 5", "sampled at temperature 1 with seed 5"),
         ("/sample 0.5", "sampled at temperature 0.5 with seed 5"),
-        ("/greedy", "greedy, 12 tokens at most, each prompt is continued by itself"),
+        ("/greedy", "greedy, 12 tokens at most, each prompt is continued on its own"),
         ("/seed 6", "sampled at temperature 0.5 with seed 6"),
     ):
         assert follow(line, conversation, told.append) is None
@@ -261,8 +261,8 @@ def test_lines_are_prompts_or_commands(model: LanguageModel, edit: Edit) -> None
     assert follow("/reset", conversation, told.append) is None
     assert conversation.exchanges == []
     assert follow("/nosuch 3", conversation, told.append) is None
-    assert told[0] == "there is nothing to answer again"
-    assert told[-1].startswith("no command /nosuch; there are /help /again /strength")
+    assert told[0] == "there is no prompt to answer again"
+    assert told[-1].startswith("no command /nosuch; expected one of /help /again /strength")
     assert follow("/help", conversation, told.append) is None
     for command in ("/strength", "/off", "/sample", "/seed", "/greedy", "/reset", "/quit"):
         assert command in told[-1]

@@ -62,11 +62,11 @@ def test_emotions_are_grouped_completely_and_once() -> None:
 
 
 def test_unknown_names_say_what_there_is() -> None:
-    with pytest.raises(TextsError, match=r"no corpus 'jigsw'; with texts there are jigsaw, "):
+    with pytest.raises(TextsError, match=r"no corpus 'jigsw'; corpora with texts: jigsaw, "):
         load_corpus_texts("jigsw", "somewhere")
-    with pytest.raises(TextsError, match=r"xstest: has no texts; with texts there are jigsaw, "):
+    with pytest.raises(TextsError, match=r"xstest: has no texts; corpora with texts: jigsaw, "):
         load_corpus_texts("xstest", "somewhere")
-    with pytest.raises(TextsError, match=r"sst2: has no prompts; with prompts there are "):
+    with pytest.raises(TextsError, match=r"sst2: has no prompts; corpora with prompts: "):
         load_corpus_prompts("sst2", "somewhere")
 
 
@@ -321,7 +321,7 @@ def test_classes_must_be_known_and_different(tmp_path: Path) -> None:
     path = goemotions_file(tmp_path, ["2", "17"])
     with pytest.raises(TextsError, match="no class 'sad'; expected some of negative, positive"):
         load_corpus_texts("goemotions", path, shows=["sad"])
-    with pytest.raises(TextsError, match="class 'positive' under shows and opposite"):
+    with pytest.raises(TextsError, match="class 'positive' under both shows and opposite"):
         load_corpus_texts("goemotions", path, shows=["positive"])
 
 

@@ -119,7 +119,7 @@ BAD_TEXTS = {
         "goemotions",
         "a.tsv",
         "a\t2\tid1\nb\t2\tid1\n",
-        "line 2: the id id1 stands at .*line 1 with other content",
+        "line 2: the id id1 occurs at .*line 1 with other content",
     ),
     "cut off in an object": ("civil_comments", "a.jsonl", '{"text": "a"', "line 1: not valid JSON"),
     "not an object": ("civil_comments", "a.jsonl", "[1]\n", "line 1: list; expected a JSON object"),
@@ -140,7 +140,7 @@ BAD_TEXTS = {
         "civil_comments",
         "a.jsonl",
         '{"text": "a \\ud83d", "toxicity": 1.0}\n',
-        "line 1: .text. holds half a surrogate pair",
+        "line 1: .text. has half a surrogate pair",
     ),
     "file of unknown name": (
         "refusal_direction",
@@ -162,7 +162,12 @@ BAD_PROMPTS = {
         "A: {b: {c: {d: {e: [f]}}}}",
         "A / b / c / d: dict; expected a list of texts",
     ),
-    "no text": ("hasan_jailbreak", "a.yaml", "A: {b: {c: {d: [1]}}}", "'text' is empty or no text"),
+    "no text": (
+        "hasan_jailbreak",
+        "a.yaml",
+        "A: {b: {c: {d: [1]}}}",
+        "'text' is empty or not text",
+    ),
     "a list at the top": ("hasan_jailbreak", "a.yaml", "[a]", "top: list; expected keys"),
     "no prompt": ("realtoxicityprompts", "a.jsonl", '{"challenging": true}', "no column"),
     "none challenging": (
@@ -175,7 +180,7 @@ BAD_PROMPTS = {
         "realtoxicityprompts",
         "a.jsonl",
         f"{RECORD}\n{json.dumps(toxicity_record(0, challenging=False))}\n",
-        "line 2: the id 0.txt 0 10 stands at",
+        "line 2: the id 0.txt 0 10 occurs at",
     ),
     "blank prompt": ("toxigen", "hate_bakers_1k.txt", "- a\n\n- b\n", "line 2: 'text' is empty"),
 }

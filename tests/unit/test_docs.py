@@ -229,7 +229,7 @@ def test_messages_are_those_of_the_program() -> None:
             (BehaviorFile, CorpusPrompts, CorpusTexts, Packaged, PublishedRate, Replies, TextFiles),
         ),
         ("## Layout file", (GateLayout, MatrixEntry, Spelling)),
-        ("### Values that come back", (Rate, Change)),
+        ("### Common values", (Rate, Change)),
         (
             "### results.json of a run",
             (

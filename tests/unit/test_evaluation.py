@@ -214,7 +214,7 @@ def test_rates_are_over_prompts_and_failed_answers_are_never_harmless() -> None:
 
 
 def test_a_model_that_says_nothing_cannot_be_measured() -> None:
-    with pytest.raises(EvaluationError, match="no prompt got a continuation"):
+    with pytest.raises(EvaluationError, match="no prompt has a judged continuation"):
         measured([["behavior"] * 3], [["failed"] * 3])
 
 

@@ -151,9 +151,9 @@ def test_the_offline_judge_refuses_what_it_does_not_know(tmp_path: Path) -> None
     rows = [{"text": f"goose {n} walks to the pond", "label": n % 2} for n in range(60)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     behavior = load_behavior(BehaviorFile(name="goose", texts=path))
-    with pytest.raises(RecipeError, match="judge 'ngrams' knows toxicity"):
+    with pytest.raises(RecipeError, match="judge 'ngrams' supports toxicity"):
         judge_for(behavior, "ngrams")
-    with pytest.raises(RecipeError, match="exact for the demo model"):
+    with pytest.raises(RecipeError, match="for the demo model only"):
         judge_for(behavior, "demo")
 
 
@@ -211,7 +211,7 @@ def test_a_sheet_is_blind_even_and_read_back(tmp_path: Path) -> None:
         plain = row["continuation"].removeprefix("'")
         assert judge([row["prompt"]], [plain]) == [wanted[row["label"]]]
     assert judge(["unseen", "unseen"], ["text", " "]) == ["unjudged", "failed"]
-    assert "labels that a person gave to 9" in judge.note
+    assert "labels from a human reviewer for 9" in judge.note
 
 
 @pytest.mark.parametrize(

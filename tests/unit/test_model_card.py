@@ -85,7 +85,7 @@ def test_without_results_the_card_says_so_and_takes_the_license_of_the_base(
     write_repository(open_checkpoint(base), [edit], tmp_path / "hub")
     card = ModelCard.load(tmp_path / "hub" / "README.md")
     assert card.data.license == "llama2"
-    assert "Nothing was measured" in card.content
+    assert "These edits were not measured" in card.content
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_only_the_front_matter_of_the_base_tells_its_license(
     made = ModelCard.load(tmp_path / "hub" / "README.md")
     assert made.data.license is None
     assert made.data.eval_results is None
-    assert "not known to this card" in made.content
+    assert "unknown; see the base model" in made.content
 
 
 def test_what_goes_wrong_leaves_nothing_half_written(
@@ -126,7 +126,7 @@ def test_what_goes_wrong_leaves_nothing_half_written(
 
 def test_a_push_without_a_network_says_so_and_keeps_the_repository(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("# card")
-    with pytest.raises(SurgeryError, match="did not take owner/name"):
+    with pytest.raises(SurgeryError, match="cannot upload owner/name"):
         push_repository(tmp_path, "owner/name")
     with pytest.raises(RecipeError, match="expected owner/name"):
         push_repository(tmp_path, "not a name!")
@@ -211,7 +211,7 @@ def test_a_base_model_that_is_a_path_is_refused(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models" / "mine").mkdir(parents=True)
     for base in ("/models/mine", "models/mine", "./mine", "~/mine"):
-        with pytest.raises(RecipeError, match="expected an id of the Hub, as owner/name"):
+        with pytest.raises(RecipeError, match="expected a Hub ID such as owner/name"):
             write_repository(open_checkpoint(tiny_llama), [run], tmp_path / "hub", base_model=base)
     assert not (tmp_path / "hub").exists()
 

@@ -85,7 +85,7 @@ def test_texts_beyond_the_models_positions_are_cut_with_a_word(
     with caplog.at_level(logging.WARNING):
         states = extract_hidden_states(model, [long], [1]).by_layer[1]
         compared = compare_language_modelling(model, [long], [])
-    assert "cut at 32, the model's context" in caplog.text
+    assert "truncated to 32, the model's context" in caplog.text
     assert compared.tokens == 31
     words = " ".join(long.split()[:32])
     assert torch.equal(states, extract_hidden_states(model, [words], [1]).by_layer[1])

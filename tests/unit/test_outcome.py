@@ -61,7 +61,7 @@ def test_greedy_continuations_must_pass_a_stricter_test() -> None:
 def test_the_sentences_have_the_rates() -> None:
     said = outcome_of("curtness", "away", RISES).sentence
     assert "from 10.0% to 40.0% of 40 held-out prompts" in said
-    assert "was to become less frequent" in said
+    assert "but it should become less frequent" in said
     assert (
         "none of 40 held-out prompts show curtness"
         in outcome_of("curtness", "away", NEVER).sentence

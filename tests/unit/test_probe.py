@@ -110,7 +110,7 @@ def test_the_authors_released_probe_is_read(shared: Path) -> None:
     # the figures that the project's notes on the paper give
     assert norms.tolist() == pytest.approx([2.08, 2.09], abs=0.01)
     assert cosine == pytest.approx(-0.925, abs=1e-3)
-    with pytest.raises(RecipeError, match="holds no mean difference"):
+    with pytest.raises(RecipeError, match="has no mean difference"):
         probe.direction("mean-difference")
 
 

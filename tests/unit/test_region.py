@@ -70,7 +70,7 @@ def test_several_directions_are_scored_in_one_pass(tiny_llama: Path) -> None:
 def test_a_window_counts_layers_from_one_and_both_ends(tiny_llama: Path) -> None:
     region = select_region(scores(tiny_llama), 60, layers=(2, 3))
     assert {block for block, _ in chosen(region)} == {1, 2}
-    with pytest.raises(RecipeError, match="inside 1-3"):
+    with pytest.raises(RecipeError, match="within 1-3"):
         select_region(scores(tiny_llama), 5, layers=(0, 2))
     with pytest.raises(RecipeError, match="the chosen layers have 48"):
         select_region(scores(tiny_llama), 60, layers=(2, 2))

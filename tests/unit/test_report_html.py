@@ -120,7 +120,7 @@ def test_panels_have_the_same_axes_and_tell_their_means() -> None:
     panels = [("one", [0, 1, 2], [1, 1], [0, 4]), ("two", [0, 2, 4], [3, 1], [1, 0])]
     root = ElementTree.fromstring(str(panels_chart(panels, "title", "neurons")))
     means = (("one, base", 1.0), ("one, edited", 1.5), ("two, base", 1.5), ("two, edited", 1.0))
-    told = "; ".join(f"{name}: {mean} in the mean" for name, mean in means)
+    told = "; ".join(f"{name}: {mean} on average" for name, mean in means)
     assert root.findtext("desc") == told
     areas = [one.attrib["points"].split() for one in root.iter("polygon")]
     right = [max(float(point.split(",")[0]) for point in points) for points in areas]
@@ -141,7 +141,7 @@ def test_predicted_gains_are_as_long_as_their_values_and_each_pair_has_a_scale()
     root = ElementTree.fromstring(chart)
     told = root.findtext("desc") or ""
     assert "layer 1 0.4, 2 rows" in told
-    assert "Divergence, nats a token: predicted 0.001, measured 0.004" in told
+    assert "Divergence, nats per token: predicted 0.001, measured 0.004" in told
     alone = str(explained_chart(layers, [("gain", 0.5, None)]))
     assert "measured" not in alone
 
@@ -234,7 +234,7 @@ def test_better_and_worse_are_told_by_the_wish_and_not_by_the_result(tmp_path: P
     (evaluation / "samples" / "challenging.jsonl").write_text(json.dumps(line) + "\n")
     page = write_report(evaluation).read_text()
     assert '<header class="bad">' in page
-    assert "That is the wrong way" in page
+    assert "This is the wrong direction" in page
     assert 'data-kind="worse"' in page.partition('<div class="pairs">')[2]
 
 
@@ -263,7 +263,7 @@ def test_an_older_run_without_a_look_inside_has_a_page(tmp_path: Path) -> None:
 
 
 def test_what_is_no_finished_run_is_refused_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"no finished run there \(results.json is missing\)"):
+    with pytest.raises(ArtifactError, match=r"no finished run found \(results.json is missing\)"):
         write_report(tmp_path)
     run = write_run(tmp_path / "run")
     (run / "results.json").write_text("{")
@@ -292,7 +292,7 @@ def test_what_strangers_wrote_has_no_control_characters(tmp_path: Path) -> None:
         ("manifest.json", "[]", "expected a JSON object"),
         ("manifest.json", "{}", "not those of a run"),
         ("recipe.resolved.yaml", "a: [", "not valid YAML"),
-        ("results.json", '{"stages": []}', "several surgeries in a row"),
+        ("results.json", '{"stages": []}', "a run with several behaviors"),
     ],
 )
 def test_damaged_files_are_refused_in_one_line(

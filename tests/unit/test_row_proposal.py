@@ -209,5 +209,5 @@ def test_what_cannot_be_edited_is_refused() -> None:
         proposal().edit(MATRICES * ROWS + 1)
     for value in (0.0, np.nan):
         nothing = replace(proposal(), coefficients=tuple(np.full((MATRICES, 1, ROWS), value)))
-        with pytest.raises(CheckpointError, match="no effect that could be measured"):
+        with pytest.raises(CheckpointError, match="no measurable effect"):
             nothing.edit(3)

@@ -127,8 +127,8 @@ def test_half_of_the_budget_by_the_square_law() -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda _: effect(0.05), r"already takes 2\.5 times the budget of divergence"),
-        (lambda _: effect(0.0, 0.04), r"already takes 2\.0 times the budget of capability"),
+        (lambda _: effect(0.05), r"already uses 2\.5 times the budget of divergence"),
+        (lambda _: effect(0.0, 0.04), r"already uses 2\.0 times the budget of capability"),
         (lambda _: effect(math.nan), "every strength tried broke the model"),
     ],
 )

@@ -31,8 +31,8 @@ def test_each_behavior_has_its_direction_and_weight() -> None:
         ((BOTH, "away", {"one": 1.0, "three": 1.0}), "needs a weight: expected one, two, got one"),
         ((BOTH, "away", {"one": 1.0, "two": -1.0}), "weight -1 of two; expected a positive"),
         ((BOTH, "away", {"one": 1.0, "two": float("nan")}), "weight nan of two; expected"),
-        ((SOME, "away", {"one": 1.0}), "weights belong to several behaviors"),
-        ((SOME, {"one": "away"}), "directions by name belong to several behaviors"),
+        ((SOME, "away", {"one": 1.0}), "weights are for several behaviors"),
+        ((SOME, {"one": "away"}), "directions by name are for several behaviors"),
         (({},), "no behaviors; expected texts of at least one"),
     ],
 )

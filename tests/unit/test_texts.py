@@ -1,5 +1,6 @@
 import csv
 import json
+import pickle
 import random
 import sys
 from collections import Counter
@@ -116,13 +117,13 @@ def test_groups_are_read_and_empty_ones_are_none(tmp_path: Path) -> None:
 
 def test_repeated_texts_are_dropped_and_said(caplog: pytest.LogCaptureFixture) -> None:
     assert check_texts([*WANTED, *WANTED[:5]], "here") == WANTED
-    assert "here: dropped 5 repeated texts (0 stood there with both labels)" in caplog.text
+    assert "here: dropped 5 repeated texts (0 appeared with both labels)" in caplog.text
 
 
 def test_text_with_both_labels_is_dropped_altogether(caplog: pytest.LogCaptureFixture) -> None:
     turned = LabeledText(WANTED[3].text, 1 - WANTED[3].label)
     assert check_texts([*WANTED, turned], "here") == WANTED[:3] + WANTED[4:]
-    assert "dropped 2 repeated texts (1 stood there with both labels)" in caplog.text
+    assert "dropped 2 repeated texts (1 appeared with both labels)" in caplog.text
 
 
 def test_the_twenty_texts_are_counted_after_dropping() -> None:
@@ -168,6 +169,20 @@ def test_most_texts_stay_on_their_side_when_texts_are_added() -> None:
     assert len(before & after) >= 0.85 * len(before)
 
 
+def test_loaded_texts_split_themselves_and_stay_a_tuple(tmp_path: Path) -> None:
+    rows = [{"text": f"text {n}", "label": n % 2, "group": n // 4} for n in range(200)]
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    texts = load_texts(path)
+    assert texts == tuple(LabeledText(f"text {n}", n % 2, str(n // 4)) for n in range(200))
+    split = texts.split(test_size=0.3, seed=4)
+    assert split == split_texts(tuple(texts), test_size=0.3, seed=4)
+    assert Counter(text.label for text in split.test) == {0: 30, 1: 30}
+    assert not {text.group for text in split.train} & {text.group for text in split.test}
+    assert texts.split(seed=5) != texts.split(seed=6)
+    assert pickle.loads(pickle.dumps(texts)).split() == texts.split()  # noqa: S301
+
+
 def test_split_that_would_lack_a_label_is_refused() -> None:
     texts = [LabeledText(f"text {n}", n % 2, "one group") for n in range(40)]
     with pytest.raises(TextsError, match="the train part would lack a label"):
@@ -203,9 +218,9 @@ def test_lines_of_a_json_file(tmp_path: Path) -> None:
         ("a.jsonl", b'{"prompt": "one"}\n{"prompt": " "}', "line 2: the text is empty"),
         ("a.jsonl", b'{"prompt": "one"}\n{"other": "two"}', "line 2: no field 'prompt' or 'text'"),
         ("a.jsonl", b'{"prompt": "one"}\nthree', "line 2: not valid JSON"),
-        ("a.jsonl", b'{"prompt": "\\udc00"}', "line 1: the text holds half a surrogate"),
+        ("a.jsonl", b'{"prompt": "\\udc00"}', "line 1: the text has half a surrogate"),
         ("a.json", b'{"prompt": "one"}', "dict; expected a list of objects"),
-        ("a.json", b'{"prompt": "one"}\n{"prompt": "two"}', "not valid JSON.*suffix is .jsonl"),
+        ("a.json", b'{"prompt": "one"}\n{"prompt": "two"}', "not valid JSON.*suffix .jsonl"),
         ("a.json", b'["one", 2]', "item 2: int; expected a JSON object"),
         ("a.json", b'[{"prompt": ""}]', "item 1: the text is empty"),
         ("a.json", b"[]", "no rows; expected some texts"),
@@ -214,7 +229,7 @@ def test_lines_of_a_json_file(tmp_path: Path) -> None:
         ("a.csv", b"prompt,prompt\none,two\n", "line 1: two columns 'prompt'"),
         ("a.csv", b'prompt\n"one \\"two\\" three"\n', "line 2: .*expected CSV with quotation"),
         ("a.csv", b'prompt,label\n"one, two', "line 2: unexpected end of data"),
-        ("a.tsv", b"prompt\tlabel\none\n", "line 2: another number of columns"),
+        ("a.tsv", b"prompt\tlabel\none\n", "line 2: 1 columns; expected 2"),
         ("a.parquet", b"PAR1", "not a readable Parquet file"),
         ("a", b"one\n", "unknown kind of file ''; expected .txt, .jsonl, .json, .csv, .tsv, .parq"),
         ("a.yaml", b"- one\n", "unknown kind of file '.yaml'"),

@@ -178,7 +178,7 @@ def test_a_judge_that_fails_ends_the_search_and_the_trials_stay(
 ) -> None:
     search = Search(model, behavior, JudgesNothing(), [probe], SPACE, BUDGET)
     with Study(SPACE, {}) as study:
-        with pytest.raises(EvaluationError, match="could judge no continuation"):
+        with pytest.raises(EvaluationError, match="could not judge any continuation"):
             search.run(study, trials=24)
         assert study.ended == 24
 
@@ -377,7 +377,7 @@ def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
 def test_windows_that_are_too_small_for_the_rows_are_left_out(model: LanguageModel) -> None:
     fixed = replace(SPACE, rows=0.9)
     assert fixed.fitting(model.gates).windows == (None,)
-    with pytest.raises(RecipeError, match="take fewer rows"):
+    with pytest.raises(RecipeError, match="choose fewer rows"):
         replace(fixed, windows=((2, 3),)).fitting(model.gates)
 
 

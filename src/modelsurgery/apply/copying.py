@@ -60,15 +60,19 @@ OTHER_WEIGHTS = {
 
 @dataclass(frozen=True)
 class EditedCopy:
-    """What `apply_to_copy` wrote.
+    """Result of `apply_to_copy`.
 
     Attributes:
-        directory: the edited model.
-        coverage: what changed, of how much.
-        shared_files: weight files that are the very files of the source (hard links) or share
-            their blocks with it, so that they took no space.
-        left_behind: files of the source that were not carried along: other copies of the
-            weights, which would still hold the base model.
+        directory: directory of the edited model.
+        coverage: how much of the model changed.
+        shared_files: weight files that take no space of their own, because they are hard links to
+            the source or share its blocks.
+        left_behind: files of the source that were not copied, such as the same weights in another
+            format, which would still hold the base model.
+
+    Example:
+        >>> apply_to_copy("model", [edit], "edited-model").coverage.rows_edited == edit.row_count
+        True
     """
 
     directory: Path
@@ -86,26 +90,35 @@ def apply_to_copy(
     content_of: Callable[[Path, str], bytes | None] | None = None,
     progress: Progress = silent,
 ) -> EditedCopy:
-    """Write a copy of a model directory with edited gate rows.
+    """Write an edited copy of a model directory.
 
-    Tokenizer, configuration and chat template are carried along. Weight files in which nothing
-    changes are hard-linked, the others share blocks with the source where the file system can.
+    Tokenizer, configuration and chat template are copied too. Weight files without changes are
+    hard-linked. The others share unchanged blocks with the source if the file system can do that.
 
     Args:
         source: model directory with one or several safetensors files.
-        edits: edits made for it; on one row they are summed.
-        destination: directory that is not there yet.
-        real_copies: share nothing with the source.
-        content_of: given the source and the name of a file other than the weights, what the copy
-            has under that name, or None to leave it behind; without it, all are copied as they are.
-        progress: is told of files copied.
+        edits: edits made for this model. Edits of the same row are added up.
+        destination: directory to create.
+        real_copies: share no files or blocks with the source.
+        content_of: called with the source and the name of each file that holds no weights. Returns
+            the content for the copy, or None to leave the file out. By default all are copied
+            unchanged.
+        progress: receives the number of copied files.
+
+    Returns:
+        The copy and what changed in it.
 
     Raises:
         EditMismatchError: the weights are not those that an edit was made for.
         NothingChangedError: no byte would change.
-        OutputExistsError: there is something at `destination`.
+        OutputExistsError: `destination` exists.
         StorageError: the disk is full or cannot be written.
-        VerificationError: the disk gave back other bytes than were written.
+        VerificationError: the disk returned bytes other than those written.
+
+    Example:
+        >>> copy = apply_to_copy("model", [edit], "edited")
+        >>> undo("edited").rows_restored == copy.coverage.rows_edited
+        True
     """
     destination = Path(destination)
     refuse_existing(destination, for_directory=True)
@@ -153,8 +166,8 @@ def _other_files(checkpoint: Checkpoint) -> tuple[tuple[str, ...], tuple[str, ..
             continue
         if not _is_utf8(str(name)):
             raise CheckpointError(
-                f"{checkpoint.directory}: the name {str(name)!r} is not UTF-8 and cannot stand in "
-                "the manifest; rename that file"
+                f"{checkpoint.directory}: the file name {str(name)!r} is not UTF-8 and cannot be "
+                "recorded in the manifest; rename the file"
             )
         other_weights = path.suffix in OTHER_WEIGHTS
         (left_behind if other_weights else carried).append(str(name))
@@ -170,8 +183,8 @@ def _carry_journals(source: Path, staged: Path, manifest: Manifest) -> None:
         journal = source / SURGERY_DIRECTORY / name
         if not journal.is_dir():
             raise CheckpointError(
-                f"{source}: the manifest names journal {name}, which is not there; restore "
-                f"{SURGERY_DIRECTORY} or remove {SURGERY_MANIFEST} to give up the way back"
+                f"{source}: the manifest names journal {name}, which is missing; restore "
+                f"{SURGERY_DIRECTORY}, or delete {SURGERY_MANIFEST} to give up undoing"
             )
         copy_journal(load_journal(journal), staged)
 

@@ -14,11 +14,11 @@ class Coverage:
     """How much of a model an edit changed.
 
     Attributes:
-        tensors_found: gate matrices of the model.
-        tensors_edited: matrices in which at least one byte changed.
-        rows_edited: rows in which at least one byte changed.
-        rows_found: gate rows of the model.
-        bytes_changed: bytes that differ from the base, in the stored dtype.
+        tensors_found: number of gate matrices in the model.
+        tensors_edited: number of matrices with at least one changed byte.
+        rows_edited: number of rows with at least one changed byte.
+        rows_found: number of gate rows in the model.
+        bytes_changed: bytes that differ from the base model, in the stored dtype.
         bytes_total: bytes of all weights of the model.
     """
 
@@ -52,8 +52,8 @@ def measure_coverage(
         size += int(moved.sum())
     if size == 0:
         raise NothingChangedError(
-            "the edit changes no byte: its strength is 0, its region empty, "
-            "or too weak for the stored dtype; take a larger strength"
+            "the edit changes no byte: its strength is 0, it has no rows, or it is too small for "
+            "the stored dtype; use a larger strength"
         )
     return Coverage(
         tensors_found=tensors_found,

@@ -35,27 +35,28 @@ TORCH_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F1
 
 @contextmanager
 def edited(model: Any, *edits: Edit) -> Iterator[tuple[TensorChange, ...]]:
-    """Apply edits to a model inside a `with` block and give back exactly what was there before.
+    """Apply edits to a loaded model inside a `with` block, then restore the exact weights.
 
-    The sum is rounded to the dtype of the checkpoint where the model holds its values exactly
-    (the same dtype, or f32), so the model has the very weights that `apply_to_copy` writes.
-    A model loaded in a narrower dtype is rounded to that one.
+    The sum is rounded to the dtype of the checkpoint if the model holds its values exactly (the
+    same dtype, or float32), so the weights are those that `apply_to_copy` writes. A model loaded
+    in a narrower dtype is rounded to that dtype.
 
     Args:
-        model: a transformers model, or the `LanguageModel` around it.
-        edits: edits of this model; none leaves it alone.
+        model: a transformers model, or a `LanguageModel`.
+        edits: an edit or several edits of this model; none leaves the model unchanged.
 
     Yields:
-        The rows that changed, before and after.
+        The changed rows, before and after.
 
     Raises:
-        EditMismatchError: the model has not the rows that an edit was made for. The model is
-            left as it was.
-        UnsupportedModelError: the model's parameters are not what its layout says.
+        EditMismatchError: the model's rows are not those that an edit was made for. The model is
+            left unchanged.
+        UnsupportedModelError: the model's parameters do not match its layout.
 
     Example:
-        >>> with edited(model.model, edit):  # doctest: +SKIP
-        ...     model.model.generate(**inputs)
+        >>> batch = model.tokenize(["My neighbor is"])
+        >>> with edited(model, edit, edit.scaled(0.5)):
+        ...     answer = model.model.generate(**batch, max_new_tokens=5)
     """
     model = model.model if hasattr(model, "tokenizer") else model
     matrices = _gate_parameters(model, layout_of(edits)) if edits else {}
@@ -206,7 +207,7 @@ def _gate_parameters(model: Any, layout: GateLayout | None) -> dict[Address, _Ga
 def _gate_parameter(parameter: torch.nn.Parameter, view: RowView) -> _GateParameter:
     if parameter.is_meta:
         raise EditMismatchError(
-            f"{view.tensor} is not in memory but offloaded; load the model without offloading, or "
+            f"{view.tensor} is offloaded and not in memory; load the model without offloading, or "
             "edit the checkpoint with `surgery apply`"
         )
     rows, outputs = rows_in(parameter, view), view.outputs(tuple(parameter.shape))
@@ -236,8 +237,8 @@ def _read(
     if matrix is None or tuple(matrix.shape) != update.shape:
         found = "no such parameter" if matrix is None else f"shape {list(matrix.shape)}"
         raise EditMismatchError(
-            f"the edit is for {update.tensor} of shape {list(update.shape)}, "
-            f"the model has {found}; give the model it was made from"
+            f"the edit is for {update.tensor} of shape {list(update.shape)}, the model has "
+            f"{found}; use the model that the edit was made from"
         )
     chosen = matrix[torch.from_numpy(rows).to(matrix.device)]
     values: NDArray[np.float32] = chosen.float().cpu().numpy()

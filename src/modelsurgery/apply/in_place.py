@@ -44,13 +44,17 @@ from modelsurgery.files.atomic import locked, storage_errors
 
 @dataclass(frozen=True)
 class EditedInPlace:
-    """What `apply_in_place` did.
+    """Result of `apply_in_place`.
 
     Attributes:
-        directory: the model.
-        coverage: what changed, of how much.
-        journal: the directory that holds the way back.
-        put_back_first: whether an interrupted edit had to be put back before.
+        directory: directory of the model.
+        coverage: how much of the model changed.
+        journal: directory with the original rows, for `undo`.
+        put_back_first: whether an interrupted edit was undone first.
+
+    Example:
+        >>> apply_in_place("own-model", [edit]).put_back_first
+        False
     """
 
     directory: Path
@@ -60,22 +64,30 @@ class EditedInPlace:
 
 
 def apply_in_place(directory: Path | str, edits: Sequence[Edit]) -> EditedInPlace:
-    """Edit the weights of a model directory where they are, with a journal to undo it.
+    """Edit the weights of a model directory in place, with a journal to undo it.
 
-    What an interrupted edit left is put back first. A file that has a second name elsewhere (a
-    hard link) gets bytes of its own before it is written to.
+    The original rows are on disk before the first byte changes. An interrupted edit is undone
+    first. A file that is hard-linked elsewhere is replaced by a private copy before it is written.
 
     Args:
         directory: model directory with one or several safetensors files.
-        edits: edits made for it; on one row they are summed.
+        edits: edits made for this model. Edits of the same row are added up.
+
+    Returns:
+        What changed, and where the journal is.
 
     Raises:
         EditMismatchError: the weights are not those that an edit was made for.
         NothingChangedError: no byte would change.
-        JournalError: a journal of an earlier edit, or the manifest that names it, is damaged or
-            gone.
-        StorageError: the disk is full, a file is write-protected, or another surgery is at work.
-        VerificationError: the disk gave back other bytes than were written; the model is put back.
+        JournalError: the journal of an earlier edit, or the manifest that names it, is damaged or
+            missing.
+        StorageError: the disk is full, a file is write-protected, or another surgery is running.
+        VerificationError: the disk returned bytes other than those written. The model is restored.
+
+    Example:
+        >>> done = apply_in_place("own-model", [edit])
+        >>> undo("own-model").surgeries_left
+        0
     """
     directory = existing_directory(directory)
     with locked(directory), storage_errors(directory):

@@ -143,8 +143,9 @@ class StoredJournal:
                 rows = np.frombuffer(file.read(entry.size_bytes if there else 0), dtype=np.uint8)
                 if not there or rows_sha256(rows) != entry.before_sha256:
                     raise JournalError(
-                        f"{self.path / ROWS_FILE}: the rows of {entry.tensor} are not those that "
-                        "were saved; the journal is damaged and cannot undo, fetch the model again"
+                        f"{self.path / ROWS_FILE}: the saved rows of {entry.tensor} do not match "
+                        "their hash; the journal is damaged and cannot be used to undo, fetch "
+                        "the model again"
                     )
                 yield entry, rows.view(DTYPES[entry.dtype]).reshape(-1, entry.columns)
 
@@ -246,14 +247,17 @@ def load_journal(path: Path) -> StoredJournal:
     for part in (path, path / JOURNAL_FILE, path / ROWS_FILE):
         # A link leads elsewhere, and reading from a pipe would wait for ever.
         if part.is_symlink() or not (part.is_dir() if part == path else part.is_file()):
-            raise JournalError(f"{part} is missing, or not what a surgery makes; it cannot undo")
+            raise JournalError(
+                f"{part} is missing or is not a valid journal file; the journal cannot be used to "
+                "undo"
+            )
     try:
         content = read_json_object(path / JOURNAL_FILE)
         claimed = content.pop("sha256", None)
         if content.get("format") != FORMAT_VERSION:
             raise JournalError(
                 f"{path}: a journal of format {content.get('format')!r}; this version reads "
-                f"{FORMAT_VERSION}, update modelsurgery"
+                f"format {FORMAT_VERSION}, update modelsurgery"
             )
         if claimed != sha256_json(content):
             raise JournalError(f"{path}: the journal is damaged, its hash does not match")
@@ -288,7 +292,7 @@ def sweep(directory: Path) -> None:
     _refuse_link(parent)
     for path in parent.glob(f"{STAGED_PREFIX}*"):
         if path.is_symlink() or not path.is_dir():
-            raise JournalError(f"{path} is no directory, so no surgery left it; remove it")
+            raise JournalError(f"{path} is not a directory, so it is not a journal; delete it")
         shutil.rmtree(path)
     remove_if_empty(parent)
 
@@ -307,7 +311,7 @@ def _journal_paths(directory: Path) -> list[Path]:
 
 def _refuse_link(path: Path) -> None:
     if path.is_symlink():
-        raise JournalError(f"{path} is a symbolic link; expected a directory of our own")
+        raise JournalError(f"{path} is a symbolic link; expected a directory that a surgery made")
 
 
 def _check(path: Path, journal: Journal) -> None:
@@ -328,7 +332,7 @@ def _check(path: Path, journal: Journal) -> None:
     rows = sum(len(entry.numbers) for entry in journal.entries)
     claimed = (journal.coverage.get("tensors_edited"), journal.coverage.get("rows_edited"))
     if claimed != (len(journal.entries), rows):
-        raise JournalError(f"{path}: its entries are not those of the edit that it describes")
+        raise JournalError(f"{path}: its entries do not match the edit that it describes")
     ordered = sorted(journal.entries, key=lambda entry: (entry.tensor, entry.offset))
     for entry, following in itertools.pairwise(ordered):
         if entry.tensor == following.tensor and entry.view.stop > following.offset:

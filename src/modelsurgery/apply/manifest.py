@@ -114,14 +114,14 @@ def read_manifest(directory: Path) -> Manifest:
         if content.get("format") != FORMAT_VERSION:
             raise VerificationError(
                 f"{path}: a manifest of format {content.get('format')!r}; this version reads "
-                f"{FORMAT_VERSION}, use the version of modelsurgery that wrote it"
+                f"format {FORMAT_VERSION}, use the version of modelsurgery that wrote it"
             )
         return Manifest.model_validate(content)
     except (CheckpointError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise VerificationError(
-            f"{path}: not a readable manifest ({reason}); what was done here cannot be told, "
-            "restore that file or fetch the model again"
+            f"{path}: not a readable manifest ({reason}); so the history of this directory is "
+            "unknown; restore the file or fetch the model again"
         ) from error
 
 
@@ -182,7 +182,7 @@ def hash_part(path: Path, start: int, size: int) -> str:
         while size:
             block = file.read(min(size, HASH_BLOCK_BYTES))
             if not block:
-                raise VerificationError(f"{path}: became shorter while it was read")
+                raise VerificationError(f"{path}: was truncated while it was read")
             digest.update(block)
             size -= len(block)
     return digest.hexdigest()

@@ -98,6 +98,6 @@ def check_rows(journal: Journal, weights: Weights, *, edited: bool) -> None:
     """
     if wrong := wrong_tensors(journal, weights, edited=edited):
         raise VerificationError(
-            f"{weights.checkpoint.directory}: rows of {wrong[0]} read back other bytes than were "
+            f"{weights.checkpoint.directory}: rows of {wrong[0]} have other bytes than were "
             f"written ({len(wrong)} such tensors); check the disk"
         )

@@ -31,29 +31,34 @@ WORKING_COPIES_F32 = 3
 
 @dataclass(frozen=True)
 class Plan:
-    """What `surgery edit` or `surgery apply` will do to a checkpoint.
+    """What an edit would read and write (see `plan_surgery`).
 
     Attributes:
         family: title of the layout.
-        model_type: what config.json says.
+        model_type: `model_type` in config.json.
         mlp: `gated` or `plain`.
-        matrices_found: gate matrices; in a mixture one for each expert.
-        rows_found: gate rows of the model.
+        matrices_found: number of gate matrices; in a mixture of experts, one per expert.
+        rows_found: number of gate rows in the model.
         hidden_size: length d of a row.
-        dtypes: safetensors' names of the gate matrices' types.
-        left_alone: names with `gate` in them that are no gate matrices, numbers as `*`, counted:
-            routers, vision towers, blocks of multi-token prediction.
-        files: weight files.
+        dtypes: types of the gate matrices, as safetensors names them.
+        left_alone: tensors with `gate` in their name that are not gate matrices, such as routers,
+            vision towers and blocks for multi-token prediction. Names, with numbers as `*`, and
+            counts.
+        files: number of weight files.
         bytes_total: bytes of all weights.
-        rows_edited: rows that the edits touch; 0 without edits.
-        files_changed: weight files that they touch.
-        bytes_read: bytes of all gate rows, or of the rows that the edits touch.
-        bytes_written_in_place: journal and rows.
-        bytes_written_copy: the same and the changed files, where blocks cannot be shared.
-        bytes_free: on the model's disk.
-        peak_memory_bytes: estimate.
-        seconds_in_place: estimate for the reading or, with edits, for an edit in place.
-        seconds_copy: estimate for a copy; 0 without edits.
+        rows_edited: rows that the edits change; 0 without edits.
+        files_changed: weight files that the edits change.
+        bytes_read: bytes of all gate rows, or of the rows that the edits change.
+        bytes_written_in_place: bytes of the journal and the rows.
+        bytes_written_copy: the same plus the changed files, if blocks cannot be shared.
+        bytes_free: free bytes on the model's disk.
+        peak_memory_bytes: estimated peak memory.
+        seconds_in_place: estimated time to read the rows or, with edits, to edit in place.
+        seconds_copy: estimated time to write a copy; 0 without edits.
+
+    Example:
+        >>> plan_surgery(checkpoint).rows_found
+        2560
     """
 
     family: str
@@ -80,16 +85,26 @@ class Plan:
 def plan_surgery(
     checkpoint: Checkpoint, edits: Sequence[Edit] = (), *, layout: GateLayout | None = None
 ) -> Plan:
-    """Say what a surgery will do; reads headers and a few rows, to see how fast the disk is.
+    """Estimate what an edit will read and write, and how long it takes. Changes nothing.
+
+    Reads headers and a few rows, to measure the speed of the disk.
 
     Args:
         checkpoint: the model.
-        edits: edits to apply; without any, the plan is that of choosing rows.
-        layout: where the gate rows are; None takes that of the edits or of the family.
+        edits: edits to apply. Without edits, the plan is for choosing rows.
+        layout: where the gate rows are; by default the layout of the edits or the model family.
+
+    Returns:
+        The plan.
 
     Raises:
-        UnsupportedModelError: the model's family or form is not known.
+        UnsupportedModelError: the model family or its weight format is not supported.
         EditMismatchError: an edit is for matrices that the model does not have.
+
+    Example:
+        >>> plan = plan_surgery(checkpoint, [edit])
+        >>> plan.rows_edited == edit.row_count
+        True
     """
     layout = layout or layout_of(edits) or choose_layout(checkpoint)
     gates = find_gate_matrices(checkpoint, layout)
@@ -135,8 +150,8 @@ def _rows_touched(
         gate = by_address.get(update.address)
         if gate is None or (gate.rows, gate.hidden_size) != update.shape:
             raise EditMismatchError(
-                f"{checkpoint.directory}: the edit is for {update.tensor} "
-                f"{list(update.shape)}, which is not there; give the model that it was made from"
+                f"{checkpoint.directory}: the edit is for {update.tensor} {list(update.shape)}, "
+                "which this model does not have; use the model that the edit was made from"
             )
         rows.setdefault(gate, set()).update(update.rows.tolist())
     return {gate: len(numbers) for gate, numbers in rows.items()}

@@ -34,13 +34,18 @@ from modelsurgery.files.atomic import (
 
 @dataclass(frozen=True)
 class Undone:
-    """What `undo` did.
+    """Result of `undo`.
 
     Attributes:
-        directory: the model.
-        surgeries_undone: how many.
-        surgeries_left: how many could still be undone.
-        rows_restored: rows that got their bytes back.
+        directory: directory of the model.
+        surgeries_undone: number of surgeries undone.
+        surgeries_left: number of surgeries that can still be undone.
+        rows_restored: number of rows restored.
+
+    Example:
+        >>> copy = apply_to_copy("model", [edit], "edited")
+        >>> undo("edited").surgeries_undone
+        1
     """
 
     directory: Path
@@ -50,18 +55,27 @@ class Undone:
 
 
 def undo(directory: Path | str, *, everything: bool = False) -> Undone:
-    """Give a model directory the bytes back that it had before the last surgery.
+    """Restore the bytes that a model directory had before its last surgery.
 
-    Completes what an interrupted edit or undo left half done, and then that is all it does.
+    If an edit or undo was interrupted, this call completes its undo and does nothing else.
 
     Args:
         directory: a directory that was edited in place, or an edited copy.
         everything: undo all surgeries, not only the last.
 
+    Returns:
+        What was undone.
+
     Raises:
-        JournalError: nothing to undo, or a damaged journal; nothing is written.
-        VerificationError: edited rows were changed by something else since; nothing is written.
-        StorageError: the disk is full, a file is write-protected, or another surgery is at work.
+        ModelNotFoundError: the directory does not exist.
+        JournalError: there is nothing to undo, or a journal is damaged. Nothing is written.
+        VerificationError: something else changed the edited rows since. Nothing is written.
+        StorageError: the disk is full, a file is write-protected, or another surgery is running.
+
+    Example:
+        >>> copy = apply_to_copy("model", [edit], "edited")
+        >>> undo("edited").surgeries_left
+        0
     """
     directory = existing_directory(directory)
     with locked(directory), storage_errors(directory):
@@ -111,8 +125,8 @@ def settle(directory: Path) -> StoredJournal | None:
         open_ones = [one for one in journals if _hides(one, under_way)][-1:]
         if not open_ones:
             raise JournalError(
-                f"{directory}: {under_way[0].name} was being edited and its journal is gone; fetch "
-                "that file again"
+                f"{directory}: {under_way[0].name} was being edited and its journal is missing; "
+                "fetch the file again"
             )
     for stored in reversed(open_ones):
         put_back(directory, stored)
@@ -164,8 +178,8 @@ def _check_unchanged(directory: Path, stored: StoredJournal) -> None:
         wrong = wrong_tensors(stored.journal, weights, edited=True)
     if wrong:
         raise VerificationError(
-            f"{directory}: rows of {wrong[0]} are not as the surgery left them ({len(wrong)} such "
-            "tensors); something else changed them since, and nothing was undone"
+            f"{directory}: something else changed rows of {wrong[0]} after the surgery "
+            f"({len(wrong)} such tensors); nothing was undone, fetch the model again"
         )
 
 
@@ -180,8 +194,8 @@ def changed_files(directory: Path, stored: StoredJournal) -> Checkpoint:
         path = present(directory / name)
         if not path.is_file() or header_sha256(path) != header:
             raise JournalError(
-                f"{path}: not the file that journal {stored.name} belongs to; its tensors are "
-                "elsewhere"
+                f"{path}: journal {stored.name} belongs to another file, whose tensors are at "
+                "other positions"
             )
         found = read_header(path)
         tensors.update({tensor: replace(one, file=name) for tensor, one in found.items()})
@@ -198,8 +212,8 @@ def refuse_lost_journals(directory: Path, manifest: Manifest) -> None:
     there = {stored.name for stored in load_journals(directory)}
     if lost := sorted(set(manifest.journals) - there):
         raise JournalError(
-            f"{directory}: its manifest names journal {lost[0]}, which is gone, and with it the "
-            "way back; fetch the model again"
+            f"{directory}: its manifest names journal {lost[0]}, which is missing, so the edit "
+            "cannot be undone; fetch the model again"
         )
 
 
@@ -219,8 +233,8 @@ def refuse_complete_edits(directory: Path) -> None:
         if complete:
             raise JournalError(
                 f"{directory}: the edit of journal {stored.name} is complete, but "
-                f"{SURGERY_MANIFEST}, which should name it, was removed or replaced; "
-                f"`surgery undo {directory}` takes the edit back"
+                f"{SURGERY_MANIFEST}, which should name it, was removed or replaced; `surgery undo "
+                f"{directory}` undoes the edit"
             )
 
 

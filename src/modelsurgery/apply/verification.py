@@ -18,16 +18,21 @@ from modelsurgery.files.progress import Progress, silent
 
 @dataclass(frozen=True)
 class Verification:
-    """What `verify` found.
+    """Result of `verify`.
 
     Attributes:
-        directory: the model.
-        tensors_checked: tensors compared whole.
-        rows_checked: edited rows compared, of tensors that are not known whole.
-        tensors_unknown: tensors of which nothing, or only the edited rows, is recorded: an edit in
-            place does not read the rest of the model.
-        files_checked: files other than weights.
-        wrong: tensors and files that are not as recorded, with what is wrong.
+        directory: directory of the model.
+        tensors_checked: tensors compared in full.
+        rows_checked: edited rows compared, in tensors that were not compared in full.
+        tensors_unknown: tensors with no recorded hash, or with hashes of the edited rows only. An
+            edit in place does not read the rest of the model.
+        files_checked: files compared other than weights.
+        wrong: tensors and files that differ from the record, and how.
+
+    Example:
+        >>> copy = apply_to_copy("model", [edit], "edited")
+        >>> verify("edited").tensors_unknown
+        0
     """
 
     directory: Path
@@ -39,15 +44,23 @@ class Verification:
 
 
 def verify(directory: Path | str, *, progress: Progress = silent) -> Verification:
-    """Compare an edited model directory, byte for byte, with what is recorded of it.
+    """Compare an edited model directory with its recorded hashes.
 
     Args:
         directory: an edited copy, or a directory that was edited in place.
-        progress: is told of tensors done.
+        progress: receives the number of compared tensors.
+
+    Returns:
+        What was compared, and what differs.
 
     Raises:
-        VerificationError: nothing is recorded, or a weight file cannot be read as one.
+        VerificationError: nothing is recorded, or a weight file cannot be read.
         JournalError: a journal is damaged or missing.
+
+    Example:
+        >>> copy = apply_to_copy("model", [edit], "edited")
+        >>> verify("edited").wrong
+        ()
     """
     directory = Path(directory)
     try:
@@ -58,7 +71,7 @@ def verify(directory: Path | str, *, progress: Progress = silent) -> Verificatio
         manifest = read_manifest(directory)
         if not manifest.operations:
             raise VerificationError(
-                f"{directory}: no surgery is recorded there, so there is nothing to compare with"
+                f"{directory}: no surgery is recorded here, so there is nothing to verify"
             )
         entries = _last_entries(directory, manifest, checkpoint)
         parts = list(_recorded_parts(directory, manifest))
@@ -73,7 +86,7 @@ def verify(directory: Path | str, *, progress: Progress = silent) -> Verificatio
         with Weights(checkpoint) as weights:
             for entry in entries:
                 if rows_sha256(weights.read(entry.view, entry.row_numbers)) != entry.after_sha256:
-                    wrong.append(f"{entry.tensor}: edited rows are not as the surgery left them")
+                    wrong.append(f"{entry.tensor}: edited rows were changed after the surgery")
     whole = {name for _, name, *_ in parts} - {HEADER}
     return Verification(
         directory,
@@ -92,14 +105,16 @@ def _last_entries(
     journals = {one.name: one for one in load_journals(directory)}
     missing = [name for name in manifest.journals if name not in journals]
     if missing:
-        raise JournalError(f"{directory}: journal {missing[0]} is gone; the way back is lost")
+        raise JournalError(
+            f"{directory}: journal {missing[0]} is missing, so the edit cannot be undone"
+        )
     last = {}
     for name in manifest.journals:
         for entry in journals[name].journal.entries:
             stored = checkpoint.tensors.get(entry.tensor)
             if stored is None or not entry.view.fits(stored):
                 raise VerificationError(
-                    f"{directory}: {entry.tensor} has another shape than when it was edited"
+                    f"{directory}: {entry.tensor} has another shape than at the time of the edit"
                 )
             last[entry.view] = entry
     return list(last.values())

@@ -55,9 +55,10 @@ def present(path: Path) -> Path:
     hidden = hidden_name(path)
     here, there = os.path.lexists(path), os.path.lexists(hidden)
     if here == there:
-        state = "is there twice" if here else "is missing"
+        state = "exists twice" if here else "is missing"
         raise JournalError(
-            f"{path} {state}; expected it or {hidden.name}: keep the one that the surgery wrote to"
+            f"{path} {state}; expected either it or {hidden.name}: keep the one that the surgery "
+            "wrote to"
         )
     return path if here else hidden
 
@@ -94,8 +95,8 @@ def refuse_unwritable(paths: Iterable[Path]) -> None:
     for path in paths:
         if path.is_symlink():
             raise StorageError(
-                f"{path} is a symbolic link, perhaps into a cache that others use; write an edited "
-                "copy with --out"
+                f"{path} is a symbolic link, possibly into a shared cache; write an edited copy "
+                "with --out"
             )
         if not path.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH):
             raise StorageError(

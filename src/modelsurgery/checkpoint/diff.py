@@ -18,17 +18,21 @@ BLOCK_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class TensorDifference:
-    """How a tensor of two checkpoints differs.
+    """How a tensor differs between two checkpoints.
 
     Attributes:
-        tensor: its name.
+        tensor: name of the tensor.
         kind: `rows`, or why rows cannot be compared: `only in the first`, `only in the second`,
-            `shape`, `dtype`, `bytes` (a type without arithmetic here).
-        rows: numbers of the rows that differ, from 0; of a transposed gate matrix (GPT-2), the
-            neurons. Rows of a tensor of three dimensions are counted through all of it.
+            `shape`, `dtype`, or `bytes` (an element type without arithmetic).
+        rows: numbers of the rows that differ, from 0. For a transposed gate matrix (GPT-2) these
+            are neurons. Rows of a three-dimensional tensor are counted through the whole tensor.
         norms: L2 norm of the difference of each of these rows.
-        row_count: rows of the tensor.
-        relative_norm: L2 norm of the whole difference over that of the first tensor.
+        row_count: number of rows in the tensor.
+        relative_norm: L2 norm of the whole difference, divided by that of the first tensor.
+
+    Example:
+        >>> compare_checkpoints(checkpoint, checkpoint)
+        ()
     """
 
     tensor: str
@@ -42,15 +46,24 @@ class TensorDifference:
 def compare_checkpoints(
     first: Checkpoint, second: Checkpoint, *, progress: Progress = silent
 ) -> tuple[TensorDifference, ...]:
-    """All tensors that differ, by name; none when the weights are the same.
+    """Compare the tensors of two checkpoints row by row. Loads no model.
 
     Args:
-        first: the base.
-        second: what it is compared with.
-        progress: is told of tensors done.
+        first: the base checkpoint.
+        second: the checkpoint to compare with it.
+        progress: receives the number of compared tensors.
+
+    Returns:
+        The tensors that differ, sorted by name; empty if the weights are the same.
 
     Raises:
-        CheckpointError: a file ends early.
+        CheckpointError: a file is truncated.
+
+    Example:
+        >>> copy = apply_to_copy("model", [edit], "edited")
+        >>> found = compare_checkpoints(checkpoint, open_checkpoint("edited"))
+        >>> sum(len(one.rows) for one in found) == copy.coverage.rows_edited
+        True
     """
     names = sorted({*first.tensors, *second.tensors})
     transposed = _transposed(first)

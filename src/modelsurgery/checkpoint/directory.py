@@ -22,12 +22,16 @@ ADAPTER_FILE = "adapter_config.json"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model directory: configuration and the place of every tensor. Holds no weights.
+    """A model directory: its configuration and where each tensor is stored. Holds no weights.
 
     Attributes:
-        directory: where it is.
-        config: the content of `config.json`.
+        directory: path of the directory.
+        config: content of `config.json`.
         tensors: stored tensors by name.
+
+    Example:
+        >>> open_checkpoint("model").files
+        ('model.safetensors',)
     """
 
     directory: Path
@@ -41,17 +45,30 @@ class Checkpoint:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all tensors."""
+        """Total size of all tensors, in bytes."""
         return sum(tensor.size_bytes for tensor in self.tensors.values())
 
 
 def open_checkpoint(directory: Path | str) -> Checkpoint:
-    """Read what a model directory holds, headers only.
+    """Open a model directory without loading its weights.
+
+    Only the configuration and the headers of the weight files are read.
+
+    Args:
+        directory: directory with `config.json` and safetensors weights.
+
+    Returns:
+        The checkpoint.
 
     Raises:
-        ModelNotFoundError: no such directory, or no `config.json` in it.
-        UnsupportedModelError: no safetensors weights in it, or an adapter beside them.
-        CheckpointError: a header, an index or the configuration is damaged or hostile.
+        ModelNotFoundError: the directory or its `config.json` does not exist.
+        UnsupportedModelError: it has no safetensors weights, or an adapter beside them.
+        CheckpointError: a header, the index or the configuration is damaged or unsafe.
+
+    Example:
+        >>> checkpoint = open_checkpoint("model")
+        >>> checkpoint.config["model_type"]
+        'llama'
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -61,9 +78,9 @@ def open_checkpoint(directory: Path | str) -> Checkpoint:
         )
     if any(directory.glob(f"*{IN_SURGERY_SUFFIX}")):
         raise CheckpointError(
-            f"{directory}: an edit in place is under way or was interrupted; then `surgery undo "
-            f"{directory}` gives back the model as it was, and the same `surgery apply` again "
-            "completes the edit"
+            f"{directory}: an edit in place is running or was interrupted; after an interruption "
+            f"`surgery undo {directory}` restores the model, and repeating the `surgery apply` "
+            "command completes the edit"
         )
     _refuse_adapter(directory)
     if not (directory / "config.json").is_file():
@@ -89,12 +106,12 @@ def _refuse_adapter(directory: Path) -> None:
         return
     if not (directory / "config.json").is_file():
         raise UnsupportedModelError(
-            f"{directory} holds an adapter and no model ({ADAPTER_FILE}); expected a model "
+            f"{directory} contains an adapter ({ADAPTER_FILE}) but no model; expected a model "
             "directory: merge the adapter into its base model first"
         )
     raise UnsupportedModelError(
-        f"{directory}: {ADAPTER_FILE} lies beside the weights, so transformers would load the "
-        "model with that adapter, and edits are for the model without it; merge the adapter into "
+        f"{directory}: {ADAPTER_FILE} is next to the weights, so transformers would load the "
+        "model with that adapter, but edits are for the model without it; merge the adapter into "
         "the weights first, or remove it from the directory"
     )
 
@@ -115,11 +132,14 @@ def _read_sharded(directory: Path) -> dict[str, StoredTensor]:
         if file not in headers:
             if not is_file(directory / file):
                 raise CheckpointError(
-                    f"{index_path}: names {file}, which is not there; the download is incomplete"
+                    f"{index_path}: names {file}, which is missing; the download is incomplete"
                 )
             headers[file] = read_header(directory / file)
         if name not in headers[file]:
-            raise CheckpointError(f"{index_path}: says that {file} holds {name!r}; it does not")
+            raise CheckpointError(
+                f"{index_path}: lists {name!r} in {file}, which does not contain it; fetch both "
+                "files again"
+            )
         tensors[name] = headers[file][name]
     return tensors
 

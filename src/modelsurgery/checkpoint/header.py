@@ -78,8 +78,8 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.start, tensor.size_bytes)):
         if tensor.start != end:
             raise CheckpointError(
-                f"{path}: tensor {tensor.name!r} overlaps another or leaves a "
-                "hole; the header is damaged, fetch the file again"
+                f"{path}: tensor {tensor.name!r} overlaps another or leaves a gap; the header is "
+                "damaged, fetch the file again"
             )
         end += tensor.size_bytes
     if end != file_bytes:
@@ -165,5 +165,5 @@ def _parse_object(content: bytes, path: Path) -> dict[str, Any]:
 def _unique(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
     unique = dict(pairs)
     if len(unique) != len(pairs):
-        raise CheckpointError(f"{path}: a name stands twice; the file is damaged or hostile")
+        raise CheckpointError(f"{path}: a name occurs twice; the file is damaged or malicious")
     return unique

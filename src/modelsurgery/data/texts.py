@@ -30,12 +30,17 @@ class LabeledText:
     """A text and whether it shows the behavior.
 
     Attributes:
-        text: the text.
-        label: 1 shows the behavior, 0 its opposite.
-        group: texts of one group stay on one side of a split; None is a group of its own.
-        reply: what an assistant answers to it; the text is a user's turn then.
-        called_for: whether the text, a request, calls for the behavior; None where the behavior
-            does not depend on what was asked.
+        text: the text; a user's turn if there is a `reply`.
+        label: 1 if it shows the behavior, 0 if it shows its opposite.
+        group: texts of the same group stay in the same part of a split; None for a text of its
+            own.
+        reply: the assistant's answer to the text, if any.
+        called_for: whether the request in `text` calls for the behavior; None if the behavior does
+            not depend on the request.
+
+    Example:
+        >>> LabeledText("Can you look at my code?", 1, reply="Look at it yourself.").label
+        1
     """
 
     text: str
@@ -47,25 +52,73 @@ class LabeledText:
 
 @dataclass(frozen=True)
 class Split:
-    """Texts for fitting and texts held out from it; they share no text and no group."""
+    """A training part and a test part of labeled texts, with no text or group in common.
+
+    Attributes:
+        train: texts to fit an edit or a probe to.
+        test: texts to measure on.
+
+    Example:
+        >>> split = load_texts("texts.jsonl").split()  # doctest: +SKIP
+        >>> edit = fit_edit(model, split.train)  # doctest: +SKIP
+        >>> print(evaluate(model, edit, split))  # doctest: +SKIP
+    """
 
     train: tuple[LabeledText, ...]
     test: tuple[LabeledText, ...]
 
 
+class LabeledTexts(tuple[LabeledText, ...]):
+    """Labeled texts in the order of their file: a tuple that can be split.
+
+    Example:
+        >>> texts = LabeledTexts(LabeledText(f"text {n}", n % 2) for n in range(100))
+        >>> split = texts.split(test_size=0.2, seed=0)
+        >>> len(split.train), len(split.test)
+        (80, 20)
+    """
+
+    __slots__ = ()
+
+    def split(self, *, test_size: float = 0.2, seed: int = 0) -> Split:
+        """Split the texts into a training and a test part (`split_texts`).
+
+        Args:
+            test_size: approximate share of each label to hold out, between 0 and 1.
+            seed: a different seed gives a different split.
+
+        Returns:
+            The two parts. Both have both labels, and texts of a group stay together.
+
+        Raises:
+            TextsError: one part would lack a label (too few texts, or one large group).
+        """
+        return split_texts(self, test_size=test_size, seed=seed)
+
+
 def load_texts(
     source: Path | str, *, text_column: str = "text", label_column: str = "label"
-) -> tuple[LabeledText, ...]:
-    """Read labeled texts, in the order of the file.
+) -> LabeledTexts:
+    """Read labeled texts from a file or a data set on the Hub.
+
+    Repeated texts are dropped, and so are texts that appear with both labels.
 
     Args:
         source: a .jsonl, .json, .csv, .tsv or .parquet file, or `hub:NAME[:SPLIT]`.
-        text_column: name of the column with the text; where there is no `text`, `prompt` will do.
-        label_column: name of the column with the label: 1/0, true/false or yes/no. A column
-            `called_for` has the same values.
+        text_column: column with the text; a column `prompt` is used if there is no `text`.
+        label_column: column with the label: 1/0, true/false or yes/no. An optional column
+            `called_for` takes the same values.
+
+    Returns:
+        The texts in the order of the file.
 
     Raises:
-        TextsError: the file cannot be used, with the line that says why.
+        TextsError: the file cannot be used, or it has fewer than 20 texts or only one label. The
+            message names the line.
+
+    Example:
+        >>> split = load_texts("texts.jsonl").split(seed=0)  # doctest: +SKIP
+        >>> edit = fit_edit(model, split.train)  # doctest: +SKIP
     """
     texts = []
     for where, row in read_rows(source):
@@ -91,7 +144,7 @@ def load_texts(
             )
         )
     check_called_for(texts, str(source))
-    return check_texts(texts, str(source))
+    return LabeledTexts(check_texts(texts, str(source)))
 
 
 def check_called_for(texts: Sequence[LabeledText], where: str) -> None:
@@ -113,7 +166,7 @@ def check_called_for(texts: Sequence[LabeledText], where: str) -> None:
             )
         if said.setdefault(text.text, text.called_for) != text.called_for:
             raise TextsError(
-                f"{where}: a prompt stands there with called_for 1 and 0; expected one of them"
+                f"{where}: the same prompt has called_for 1 and 0; expected one of them"
             )
     for called_for in (True, False):
         for label in (1, 0):
@@ -156,15 +209,15 @@ def check_texts(texts: Sequence[LabeledText], where: str) -> tuple[LabeledText, 
     unique = tuple(kept.values())
     if len(unique) < len(texts):
         log.warning(
-            "%s: dropped %d repeated texts (%d stood there with both labels)",
+            "%s: dropped %d repeated texts (%d appeared with both labels)",
             where,
             len(texts) - len(unique),
             len(contradictory),
         )
     if len(unique) < MIN_TEXTS:
         raise TextsError(
-            f"{where}: {len(unique)} different texts; expected at least {MIN_TEXTS}, "
-            "a few hundred of each label are better"
+            f"{where}: {len(unique)} different texts; expected at least {MIN_TEXTS}, a few "
+            "hundred of each label are recommended"
         )
     classes = {text.label for text in unique}
     if len(classes) < 2:
@@ -176,15 +229,27 @@ def check_texts(texts: Sequence[LabeledText], where: str) -> tuple[LabeledText, 
 
 
 def split_texts(texts: Sequence[LabeledText], *, test_size: float = 0.2, seed: int = 0) -> Split:
-    """Split by a hash of group (or text) and seed: stable under reordering and additions.
+    """Split texts into training and test data.
+
+    The split goes by a hash of the group (or text) and the seed: reordering texts does not change
+    it, and adding texts changes it little. It is stratified by label.
 
     Args:
-        texts: unique texts.
-        test_size: share to hold out, about; both sides get both labels.
-        seed: another seed, another split.
+        texts: different texts.
+        test_size: approximate share of each label to hold out, between 0 and 1.
+        seed: a different seed gives a different split.
+
+    Returns:
+        The two parts. Both have both labels, and texts of a group stay together.
 
     Raises:
-        TextsError: one side would lack a label (too few texts or one large group).
+        TextsError: one part would lack a label (too few texts, or one large group).
+
+    Example:
+        >>> texts = [LabeledText(f"text {n}", n % 2) for n in range(100)]
+        >>> split = split_texts(texts, test_size=0.2, seed=0)
+        >>> len(split.train), len(split.test)
+        (80, 20)
     """
     order = sorted(texts, key=lambda text: (_split_key(text, seed), text.text, text.reply or ""))
     train: list[LabeledText] = []

@@ -56,7 +56,7 @@ def edited_rows(rows: Rows, delta: NDArray[np.float32]) -> Rows:
     """
     result = rounded(widened(rows) + delta, rows.dtype)
     if not np.isfinite(result).all():
-        raise RecipeError(f"the edited rows overflow {rows.dtype}; take a smaller strength")
+        raise RecipeError(f"the edited rows overflow {rows.dtype}; use a smaller strength")
     return result
 
 
@@ -137,6 +137,6 @@ def _check_base(update: RowUpdate, content: Rows, named: NDArray[np.int64]) -> s
     elif np.promote_types(content.dtype, stored) != content.dtype:
         return None  # loaded in a narrower dtype: the original bytes are gone
     raise EditMismatchError(
-        f"the rows of {update.tensor} are not those that this edit was made for; the model is "
-        "another one, or was edited already: give the model that the edit was made from"
+        f"the rows of {update.tensor} are not those that this edit was made for; this is another "
+        "model, or it was edited already: use the model that the edit was made from"
     )

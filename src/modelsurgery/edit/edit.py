@@ -62,18 +62,26 @@ class RowUpdate:
 
 @dataclass(frozen=True)
 class Edit:
-    """What to add to which rows. `edit + other`, `-edit` and `edit.scaled(0.5)` are edits too.
+    """An edit of a model: what to add to which gate rows.
+
+    Edits are immutable. `edit + other`, `-edit` and `edit.scaled(0.5)` are new edits.
 
     Attributes:
-        updates: one per matrix touched and direction, in block order.
-        alpha: the paper's number: multiplies the direction. Of a sum, a factor that begins at 1.
-        strength: the same in portable units. Of a sum, a factor that begins at 1.
-        candidate_rows: gate rows of the whole model.
-        provenance: where it comes from.
-        layout: where the model keeps its gate rows, if a user described it; None for known
+        updates: rank-one updates, one per changed matrix and direction, in block order.
+        alpha: α of the paper, the factor of the direction. For a sum of edits, 1.
+        strength: the same in portable units: 1 adds vectors as long as the average gate row. For a
+            sum of edits, 1.
+        candidate_rows: number of gate rows in the whole model.
+        provenance: seed, settings, versions and hashes of the inputs that made the edit.
+        layout: where the model keeps its gate rows, if described by the user; None for supported
             families.
-        measured: what it did to the texts that its strength was chosen on; None of any other
-            strength, and of a sum.
+        measured: measured effect on the texts that its strength was chosen on; None after scaling
+            or adding.
+
+    Example:
+        >>> edit = load_edit("edit.safetensors")
+        >>> edit.scaled(0.5).strength == 0.5 * edit.strength
+        True
     """
 
     updates: tuple[RowUpdate, ...]
@@ -86,7 +94,7 @@ class Edit:
 
     @property
     def row_count(self) -> int:
-        """Rows that the edit touches."""
+        """Number of rows that the edit changes."""
         named: dict[Address, list[NDArray[np.int32]]] = {}
         for update in self.updates:
             named.setdefault(update.address, []).append(update.rows)
@@ -94,7 +102,7 @@ class Edit:
 
     @property
     def content_sha256(self) -> str:
-        """Hash of what the edit does to which matrices; not of where it comes from."""
+        """Hash of what the edit changes, without its provenance."""
         digest = hashlib.sha256()
         for update in sorted(self.updates, key=lambda one: (one.address, canonical(one))):
             digest.update(repr((update.address, update.shape, update.dtype)).encode())
@@ -103,7 +111,14 @@ class Edit:
         return digest.hexdigest()
 
     def scaled(self, factor: float) -> "Edit":
-        """The same edit, `factor` times as strong; a negative factor turns it round."""
+        """Scale the edit; a negative factor reverses it.
+
+        Args:
+            factor: factor of the strength.
+
+        Returns:
+            A new edit, without `measured`.
+        """
         updates = tuple(
             replace(
                 update,
@@ -116,11 +131,11 @@ class Edit:
         return replace(self, updates=updates, alpha=alpha, strength=strength, measured=None)
 
     def __neg__(self) -> "Edit":
-        """The edit that goes the other way."""
+        """The reversed edit."""
         return self.scaled(-1)
 
     def __add__(self, other: "Edit") -> "Edit":
-        """Both edits as one; applying it is applying both together.
+        """Add two edits. Applying the sum is the same as applying both.
 
         Raises:
             EditMismatchError: they were made for different models.
@@ -129,8 +144,8 @@ class Edit:
             return NotImplemented
         if self.candidate_rows != other.candidate_rows:
             raise EditMismatchError(
-                f"one edit is for a model of {self.candidate_rows} gate rows, the other for one of "
-                f"{other.candidate_rows}; only edits of the same model can be added"
+                f"one edit is for a model with {self.candidate_rows} gate rows, the other for one "
+                f"with {other.candidate_rows}; only edits of the same model can be added"
             )
         updates = (replace(one, predicted=None) for one in (*self.updates, *other.updates))
         settings = {"sum_of": [self.content_sha256, other.content_sha256]}
@@ -144,37 +159,56 @@ class Edit:
         )
 
     def applied(self, model: Any) -> AbstractContextManager[Any]:
-        """Apply it to a loaded model inside a `with` block (`apply.in_memory.edited`).
+        """Apply the edit to a loaded model inside a `with` block (see `edited`).
 
         Args:
-            model: a transformers model, or the `LanguageModel` around it.
+            model: a transformers model, or a `LanguageModel`.
+
+        Returns:
+            A context manager. On exit it restores the exact weights from before.
+
+        Raises:
+            EditMismatchError: the model's rows are not those that the edit was made for.
 
         Example:
-            >>> with edit.applied(model):  # doctest: +SKIP
-            ...     model.model.generate(**model.tokenize(["Once upon a time"]))
+            >>> batch = model.tokenize(["My neighbor is"])
+            >>> with edit.applied(model):
+            ...     answer = model.model.generate(**batch, max_new_tokens=5)
         """
         from modelsurgery.apply.in_memory import edited  # loads torch
 
         return edited(model, self)
 
     def save(self, path: Path | str) -> None:
-        """Write it to a safetensors file (`edit_file.save_edit`)."""
+        """Write the edit to a safetensors file (see `save_edit`).
+
+        Args:
+            path: file to write.
+
+        Raises:
+            StorageError: the file cannot be written.
+        """
         from modelsurgery.edit.edit_file import save_edit
 
         save_edit(self, Path(path))
 
     def unbound(self) -> "Edit":
-        """The same edit without the hashes, for rows that were compared with them already."""
+        """Copy the edit without the hashes of its base rows, for rows that were checked already."""
         return replace(
             self, updates=tuple(replace(one, base_rows_sha256=None) for one in self.updates)
         )
 
     def bound_to(self, checkpoint: Checkpoint, gates: Sequence[GateMatrix] | None = None) -> "Edit":
-        """The same edit with the hashes of the rows it was made for.
+        """Copy the edit with the hashes of the checkpoint's rows that it changes.
+
+        A bound edit is refused on a model whose rows are different.
 
         Args:
-            checkpoint: the model that it was made from.
-            gates: its gate matrices, if they were found already.
+            checkpoint: the model that the edit was made from.
+            gates: gate matrices of the checkpoint, if they are known.
+
+        Returns:
+            The bound edit.
 
         Raises:
             EditMismatchError: the checkpoint has no such matrix.
@@ -200,22 +234,35 @@ def make_edit(
     origin: Provenance | None = None,
     layout: GateLayout | None = None,
 ) -> Edit:
-    """Turn a region and a direction into an edit.
+    """Make an edit that adds a direction to chosen gate rows.
+
+    Every row v of the region becomes v + alpha · direction.
 
     Args:
-        region: the rows to change.
-        direction: [d] float32 that goes with the behavior, not normalised.
-        alpha: multiplies the direction; positive moves away from the behavior, negative toward.
-        strength: the same in portable units; give one of the two.
-        origin: provenance to store.
-        layout: the layout that a user described, to be stored with the edit.
+        region: rows to change.
+        direction: [d] float32, the direction that goes with the behavior; any length.
+        alpha: factor of the direction. A positive value moves away from the behavior, a negative
+            one toward it.
+        strength: the same in portable units, instead of `alpha`; 1 adds vectors as long as the
+            average gate row.
+        origin: provenance to store in the edit.
+        layout: layout described by the user, to store in the edit.
+
+    Returns:
+        The edit, not bound to a checkpoint (see `Edit.bound_to`).
 
     Raises:
-        RecipeError: both or neither of alpha and strength, or a number that f32 cannot hold.
-        CheckpointError: every gate row is zero.
+        RecipeError: both or neither of `alpha` and `strength` are given, or float32 cannot hold the
+            number.
+        CheckpointError: all gate rows are zero.
+
+    Example:
+        >>> region = select_region(score_rows(checkpoint, gates, direction[None]), 100)
+        >>> make_edit(region, direction, strength=0.5).row_count
+        100
     """
     if (alpha is None) == (strength is None):
-        raise RecipeError("give either alpha or strength, and not both")
+        raise RecipeError("give either alpha or strength, not both")
     if region.mean_row_norm == 0:
         raise CheckpointError("every gate row is zero; the weights are damaged, fetch them again")
     direction = np.ascontiguousarray(direction, dtype=np.float32)
@@ -257,7 +304,7 @@ def layout_of(edits: Sequence[Edit]) -> GateLayout | None:
     """
     layouts = [edit.layout for edit in edits if edit.layout is not None]
     if any(layout != layouts[0] for layout in layouts):
-        raise EditMismatchError("the edits carry different layouts; they are for different models")
+        raise EditMismatchError("the edits have different layouts; they are for different models")
     return layouts[0] if layouts else None
 
 
@@ -275,7 +322,7 @@ def rows_reader(weights: Weights, gates: Sequence[GateMatrix]) -> ReadRows:
             described = "no such matrix" if gate is None else f"{gate.dtype} {list(shape or ())}"
             raise EditMismatchError(
                 f"{weights.checkpoint.directory}: the edit is for {update.tensor} as "
-                f"{update.dtype} {list(update.shape)}, found {described}; give the model that the "
+                f"{update.dtype} {list(update.shape)}, found {described}; use the model that the "
                 "edit was made from"
             )
         return weights.read(gate.view, rows)

@@ -26,10 +26,21 @@ FORMAT_VERSION = 2
 
 
 def save_edit(edit: Edit, path: Path | str) -> None:
-    """Write an edit as one .safetensors file, whole or not at all; the same edit, the same bytes.
+    """Write an edit to a safetensors file. The same edit gives the same bytes.
 
-    Layout: `directions` [m, d] f32; for update i `rows.i` int32 [k] and `coefficients.i` f32 [k],
-    with predictions `gains.i` and `prices.i` f32 [k]; one metadata entry with the rest as JSON.
+    The file appears only when it is complete. docs/formats.md describes its content: `directions`
+    [m, d] float32, for each update i `rows.i` int32 [k] and `coefficients.i` float32 [k], with
+    predictions `gains.i` and `prices.i` float32 [k], and one metadata entry with the rest as JSON.
+
+    Args:
+        edit: the edit.
+        path: file to write.
+
+    Raises:
+        StorageError: the file cannot be written.
+
+    Example:
+        >>> save_edit(edit.scaled(0.5), "half.safetensors")
     """
     directions: dict[bytes, int] = {}
     stacked: list[NDArray[np.float32]] = []
@@ -71,17 +82,26 @@ def save_edit(edit: Edit, path: Path | str) -> None:
 
 
 def load_edit(path: Path | str) -> Edit:
-    """Read an edit and check everything in it.
+    """Read an edit file and check its content.
+
+    Args:
+        path: file to read.
+
+    Returns:
+        The edit.
 
     Raises:
-        ArtifactError: missing, damaged, of a later format, or not an edit.
+        ArtifactError: the file is missing, damaged, not an edit, or of a newer format.
+
+    Example:
+        >>> edit = load_edit("edit.safetensors")
     """
     path = Path(path)
     tensors, description = read_artifact(path, "edit")
     if description.get("format") != FORMAT_VERSION:
         raise ArtifactError(
-            f"{path}: format {description.get('format')}; this version reads {FORMAT_VERSION}, "
-            "update modelsurgery"
+            f"{path}: format {description.get('format')}; this version reads format "
+            f"{FORMAT_VERSION}, update modelsurgery"
         )
     try:
         updates = tuple(
@@ -107,7 +127,7 @@ def load_edit(path: Path | str) -> Edit:
         RecipeError,
     ) as error:
         raise ArtifactError(
-            f"{path}: not a sound edit ({error}); make one with `surgery edit`"
+            f"{path}: not a valid edit ({error}); make one with `surgery edit`"
         ) from error
 
 
@@ -183,5 +203,5 @@ def _measured(entry: dict[str, Any] | None) -> Measurement | None:
     moved = {name: float(one) for name, one in entry.get("by_behavior", {}).items()}
     found = Measurement(float(entry["gain"]), float(entry["divergence"]), moved)
     if not all(map(math.isfinite, (found.gain, found.divergence, *moved.values()))):
-        raise ValueError("what was measured of it is not finite")
+        raise ValueError("its measurements are not finite")
     return found

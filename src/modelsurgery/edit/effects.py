@@ -1,7 +1,8 @@
 """What an edit's rows are predicted to do, and what the whole edit was measured to do.
 
-Both in nats a token. The gain is the rise of the loss on texts that show the behavior over that on
-their opposites, negative for an edit toward it; the price is the divergence on neutral text.
+Both are in nats per token. The gain is the rise of the loss on texts that show the behavior minus
+that on their opposites, negative for an edit toward it. The price is the divergence on neutral
+text.
 """
 
 from collections.abc import Mapping
@@ -19,8 +20,8 @@ class Prediction:
     Parts of a row that lie in several updates, one for each direction, add up.
 
     Attributes:
-        gains: [k] float32, nats a token.
-        prices: [k] float32, KL(base ‖ edited) of the row alone, nats a token.
+        gains: [k] float32, nats per token.
+        prices: [k] float32, KL(base ‖ edited) of the row alone, nats per token.
     """
 
     gains: NDArray[np.float32]
@@ -37,8 +38,8 @@ class Measurement:
     """What an edit did to texts that its strength was chosen on.
 
     Attributes:
-        gain: nats a token.
-        divergence: mean KL(base ‖ edited) on neutral text, nats a token.
+        gain: nats per token.
+        divergence: mean KL(base ‖ edited) on neutral text, nats per token.
         by_behavior: of several behaviors at once, by name, how far the losses of each were pulled
             apart the way that was asked for; their weighted sum is the size of `gain`.
     """

@@ -27,7 +27,7 @@ class ExplainedRow:
         coefficients: what it gets of each of its matrix's directions.
         gain: predicted rise of the loss on behavior texts over that on their opposites, nats a
             token.
-        divergence: the price, predicted KL of this row's change alone, nats a token.
+        divergence: the price, predicted KL of this row's change alone, nats per token.
         share: of the edit's predicted gain.
     """
 

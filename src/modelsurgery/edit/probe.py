@@ -50,17 +50,21 @@ class ProbeMetrics:
 
 @dataclass(frozen=True)
 class Probe:
-    """A linear probe of one layer.
+    """A linear probe of the hidden states of one layer.
 
     Attributes:
         weight: [2, d] float32; row 1 for the behavior, row 0 for its opposite.
         bias: [2] float32.
-        layer: 1..L; L is after the final norm. None in probes of others that do not say.
-        fit: how the weights were found; None in probes of others.
-        mean_difference: [d] float32, mean feature of behavior texts minus that of their
-            opposites; None in probes of others.
-        metrics: held-out measurements, if any were made.
-        provenance: where it comes from.
+        layer: layer 1..L, where L is after the final norm; None if a foreign file does not say.
+        fit: how the weights were fitted; None in foreign files.
+        mean_difference: [d] float32, mean feature of texts that show the behavior minus the mean
+            feature of their opposites; None in foreign files.
+        metrics: accuracy and AUROC on held-out texts, if measured.
+        provenance: seed, settings, versions and hashes of the inputs.
+
+    Example:
+        >>> load_probe("probe.safetensors").direction("mean-difference").shape
+        (160,)
     """
 
     weight: NDArray[np.float32]
@@ -72,13 +76,14 @@ class Probe:
     provenance: Provenance = field(default_factory=provenance)
 
     def direction(self, source: str) -> NDArray[np.float32]:
-        """The direction that goes with the behavior, [d] float32.
+        """Return the direction that goes with the behavior, [d] float32.
 
-        `W1` is the paper's; `W1-W0` leaves out what both rows share; `mean-difference` is the
-        difference of the mean features, whatever the fit.
+        Args:
+            source: `W1` as in the paper, `W1-W0` for the difference of both rows, or
+                `mean-difference` for the difference of the mean features.
 
         Raises:
-            RecipeError: an unknown source, or a mean difference that the probe does not have.
+            RecipeError: the source is unknown, or the probe has no mean difference.
         """
         if source == "W1":
             return self.row(1)
@@ -89,27 +94,42 @@ class Probe:
                 f"direction source {source!r}; expected {', '.join(DIRECTION_SOURCES)}"
             )
         if self.mean_difference is None:
-            raise RecipeError("this probe holds no mean difference; use W1 or W1-W0")
+            raise RecipeError("this probe has no mean difference; use W1 or W1-W0")
         return self.mean_difference
 
     @property
     def default_source(self) -> DirectionSource:
-        """What is taken when nothing is said: the mean difference, or W1 where there is none."""
+        """Default for `direction`: `mean-difference`, or `W1` if the probe has none."""
         return "W1" if self.mean_difference is None else DEFAULT_SOURCE
 
     def row(self, label: int) -> NDArray[np.float32]:
-        """W[label], [d]."""
+        """Return weight row `label`, [d] float32."""
         row: NDArray[np.float32] = self.weight[label]
         return row
 
     def logits(self, features: ArrayLike) -> NDArray[np.float32]:
-        """Logit of the behavior against its opposite, [n] float32, for features [n, d]."""
+        """Return the logits of the behavior against its opposite, [n] float32.
+
+        Args:
+            features: [n, d], mean-pooled hidden states of the probe's layer.
+        """
         both: NDArray[np.float32] = np.asarray(features, np.float32) @ self.weight.T + self.bias
         return both[:, 1] - both[:, 0]
 
 
 def save_probe(probe: Probe, path: Path | str) -> None:
-    """Write a probe as a .safetensors file, whole or not at all."""
+    """Write a probe to a safetensors file. The file appears only when it is complete.
+
+    Args:
+        probe: the probe.
+        path: file to write.
+
+    Raises:
+        StorageError: the file cannot be written.
+
+    Example:
+        >>> save_probe(load_probe("probe.safetensors"), "copy.safetensors")
+    """
     description = {
         "layer": probe.layer,
         "fit": probe.fit,
@@ -123,12 +143,21 @@ def save_probe(probe: Probe, path: Path | str) -> None:
 
 
 def load_probe(path: Path | str) -> Probe:
-    """Read a probe: ours (.safetensors), or the paper's authors' (.pt, a pickled state dict).
+    """Read a probe from a safetensors file, or from the paper authors' pickled state dict (.pt).
 
     Pickles are read with `weights_only=True`, which runs no code.
 
+    Args:
+        path: file to read.
+
+    Returns:
+        The probe.
+
     Raises:
-        ArtifactError: missing, damaged, not a probe, or with weights that are not finite.
+        ArtifactError: the file is missing, damaged or not a probe, or its weights are not finite.
+
+    Example:
+        >>> probe = load_probe("probe.safetensors")
     """
     path = Path(path)
     if not path.is_file():
@@ -149,7 +178,7 @@ def load_probe(path: Path | str) -> Probe:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(
-            f"{path}: not a sound probe ({error}); make one with `surgery probe`"
+            f"{path}: not a valid probe ({error}); make one with `surgery probe`"
         ) from error
     return _checked(probe, path)
 

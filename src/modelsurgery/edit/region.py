@@ -36,8 +36,12 @@ class RowScores:
 
     Attributes:
         gates: the G gate matrices, in block order.
-        cosines: per gate matrix, [m directions, rows] float32.
-        mean_row_norm: mean L2 norm of all rows, the unit of strength.
+        cosines: one array [m directions, rows] float32 per gate matrix.
+        mean_row_norm: mean L2 norm of all gate rows, the unit of strength.
+
+    Example:
+        >>> score_rows(checkpoint, gates, direction[None]).row_count
+        2560
     """
 
     gates: tuple[GateMatrix, ...]
@@ -46,20 +50,24 @@ class RowScores:
 
     @property
     def row_count(self) -> int:
-        """Gate rows of the whole model."""
+        """Number of gate rows in the whole model."""
         return sum(gate.rows for gate in self.gates)
 
 
 @dataclass(frozen=True)
 class Region:
-    """Chosen gate rows.
+    """Gate rows chosen for an edit.
 
     Attributes:
-        gates: the matrices with at least one chosen row, in block order.
-        rows: per matrix, chosen row numbers from 0, ascending, int64 [k].
-        scores: per matrix, what they were chosen by, [k]: their cosines, or a rule's scores.
-        candidate_rows: gate rows of the whole model.
-        mean_row_norm: mean L2 norm of all gate rows of the model.
+        gates: matrices with at least one chosen row, in block order.
+        rows: chosen row numbers of each matrix, from 0, ascending, int64 [k].
+        scores: scores of the chosen rows of each matrix, [k]: cosines, or the scores of a rule.
+        candidate_rows: number of gate rows in the whole model.
+        mean_row_norm: mean L2 norm of all gate rows, the unit of strength.
+
+    Example:
+        >>> select_region(score_rows(checkpoint, gates, direction[None]), 0.05).row_count
+        128
     """
 
     gates: tuple[GateMatrix, ...]
@@ -70,7 +78,7 @@ class Region:
 
     @property
     def row_count(self) -> int:
-        """How many rows were chosen."""
+        """Number of chosen rows."""
         return sum(len(rows) for rows in self.rows)
 
 
@@ -81,17 +89,25 @@ def score_rows(
     *,
     progress: Progress = silent,
 ) -> RowScores:
-    """Cosine of every gate row with each direction, in one pass over the file.
+    """Compute the cosine of every gate row with each direction, in one pass over the weights.
 
     Args:
-        checkpoint: where the rows are.
-        gates: its gate matrices.
+        checkpoint: the model.
+        gates: its gate matrices, from `find_gate_matrices`.
         directions: [m, d] float32.
-        progress: is told of matrices done.
+        progress: receives the number of matrices read.
+
+    Returns:
+        The cosines.
 
     Raises:
-        RecipeError: a direction of another width than the rows, or of length zero.
-        CheckpointError: a row with NaN or infinity.
+        RecipeError: a direction is zero, or its length is not that of a row.
+        CheckpointError: a row has NaN or infinity.
+
+    Example:
+        >>> scores = score_rows(checkpoint, find_gate_matrices(checkpoint), direction[None])
+        >>> scores.cosines[0].shape
+        (1, 640)
     """
     directions = np.asarray(directions, dtype=np.float32)
     norms = np.linalg.norm(directions, axis=1)
@@ -185,22 +201,30 @@ def select_region(
     per_layer: bool = False,
     seed: int = 0,
 ) -> Region:
-    """Choose K gate rows by their cosine with one of the scored directions.
+    """Choose gate rows by their cosine with a direction.
 
-    Ties are broken by matrix and row, so that they never depend on the machine.
+    Ties are broken by matrix and row, so the choice is the same on every machine.
 
     Args:
-        scores: from `score_rows`.
-        rows: a share of all gate rows of the model (float, 0 < rows <= 1) or a count (int).
-        direction_index: which of the m scored directions.
-        layers: first and last layer to choose from, counted 1..L, both included; None is all.
-        selection: `opposed` takes the most negative cosines, as the paper does; `aligned` the
-            most positive and `random` any rows are its control experiments.
-        per_layer: take the same share of the rows of every matrix, not the best of all together.
-        seed: for `random` only.
+        scores: cosines from `score_rows`.
+        rows: share of all gate rows (float, 0 < rows <= 1), or their number (int).
+        direction_index: index of the direction in `scores`.
+        layers: first and last layer to choose from, 1..L, both included; all by default.
+        selection: `opposed` takes the most negative cosines, as in the paper. `aligned` (the most
+            positive) and `random` are control experiments.
+        per_layer: take the same share of rows from every matrix, instead of the best rows overall.
+        seed: seed of `random`.
+
+    Returns:
+        The chosen rows.
 
     Raises:
-        RecipeError: no such number of rows or window of layers.
+        RecipeError: there is no such number of rows or range of layers.
+
+    Example:
+        >>> region = select_region(scores, 0.05, layers=(2, 3))
+        >>> {gate.block for gate in region.gates}
+        {1, 2}
     """
     return _region(
         scores.gates,
@@ -318,8 +342,8 @@ def row_count(rows: float | int, total: int, available: int) -> int:
     count = max(1, round(rows * total)) if is_share else int(rows)
     if count > available:
         raise RecipeError(
-            f"rows {rows} means {count} rows, the chosen layers have {available}; "
-            "take fewer rows or more layers"
+            f"rows {rows} means {count} rows, but the chosen layers have {available}; choose "
+            "fewer rows or more layers"
         )
     return count
 
@@ -341,7 +365,7 @@ def _window(gates: Sequence[GateMatrix], layers: tuple[int, int] | None) -> tupl
     layer_count = max(gate.block for gate in gates) + 1
     first, last = layers or (1, layer_count)
     if not 1 <= first <= last <= layer_count:
-        raise RecipeError(f"layers {first}-{last}; expected a window inside 1-{layer_count}")
+        raise RecipeError(f"layers {first}-{last}; expected a range within 1-{layer_count}")
     return first, last
 
 

@@ -47,19 +47,24 @@ class CapabilityResult(Protocol):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured of a model and an edit of it. `print` shows it as tables.
+    """Measurements of a model and an edit of it. `print(evaluation)` shows them as tables.
 
     Attributes:
         model: name and fingerprint of the model.
-        edits: hash of each edit's content, by name.
-        behavior: what was measured.
-        neutral_note: what the neutral text is.
-        judges: name, version and note of each judge; the first decided.
-        sets: the behavior on each prompt set.
-        greedy: the first set once more, greedily; None where that was not asked for.
-        damage: what may have broken.
+        edits: hash of the content of each edit, by name.
+        behavior: the measured behavior.
+        neutral_note: description of the neutral text.
+        judges: name, version and note of each judge. The first judge decides.
+        sets: rates of the behavior on each prompt set.
+        greedy: the first prompt set with greedy continuations; None if not measured.
+        damage: perplexity, divergence, facts and other possible damage.
         tasks: results of capability tasks, by name.
-        seed: of sampling, and of the choice of prompts.
+        seed: seed of sampling and of the choice of prompts.
+
+    Example:
+        >>> evaluation = evaluate(model, edit, split)  # doctest: +SKIP
+        >>> evaluation.to_json()["damage"]["neutral_text"]["rise"]  # doctest: +SKIP
+        0.006
     """
 
     model: tuple[str, str]
@@ -80,18 +85,18 @@ class Evaluation:
 
     @property
     def wholes(self) -> dict[str, Comparison]:
-        """Rates on each prompt set, p-values corrected for the number of sets."""
+        """Rates on each prompt set, with p-values corrected for the number of sets."""
         return corrected_together({one.prompts.name: one.whole for one in self.sets})
 
     @property
     def samples(self) -> dict[str, list[dict[str, Any]]]:
-        """Everything that was generated and judged, by a name for a file of it."""
+        """All continuations with their verdicts, by the name of the file they are saved in."""
         if self.greedy is not None:
             return {"sampled": self.first.samples(), "greedy": self.greedy.samples()}
         return {one.prompts.name: one.samples() for one in self.sets}
 
     def results(self) -> EvaluationResults:
-        """The same as typed values, without the texts."""
+        """Return the measurements as typed values, without the texts."""
         behavior, wholes = self.behavior, self.wholes
         facts = self.damage.facts
         return EvaluationResults.model_validate(
@@ -120,7 +125,7 @@ class Evaluation:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, as in `results.json`: no times, no paths of the run."""
+        """Return the measurements as plain values, as in `results.json`."""
         return plain(self.results())
 
     def __str__(self) -> str:
@@ -128,7 +133,7 @@ class Evaluation:
         return printed(self.results())
 
     def neutral_json(self) -> dict[str, Any] | None:
-        """What neutral text tells, as plain values."""
+        """Return the measurements on neutral text as plain values."""
         measured = self.damage.neutral
         if measured is None:
             return None
@@ -142,7 +147,7 @@ class Evaluation:
         }
 
     def own_json(self) -> dict[str, Any] | None:
-        """What the model's own answers tell, as plain values."""
+        """Return the measurements on the model's own answers as plain values."""
         own, neutral = self.damage.own, self.damage.neutral
         if own is None or own.divergence is None or neutral is None or neutral.divergence is None:
             return None
@@ -153,7 +158,7 @@ class Evaluation:
         }
 
     def uncalled_json(self) -> dict[str, Any] | None:
-        """Prompts that do not call for the behavior, as plain values."""
+        """Return the rates on prompts that do not call for the behavior as plain values."""
         uncalled = self.damage.uncalled
         return None if uncalled is None else uncalled.named_json()
 
@@ -172,39 +177,41 @@ def evaluate(
     data_root: Path | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
-    """Measure a model and an edit of it: what changed, and what broke. Nothing is written.
+    """Measure what an edit changes in a model, and what it damages. Writes no files.
 
-    Both continue the same held-out prompts and a judge says what the answers show; neutral text
-    tells perplexity and divergence. Edits are applied in memory and taken out again. With the same
-    prompts, samples and seed these are the numbers of `surgery run` and `surgery evaluate`.
+    The base and the edited model continue the same held-out prompts, and a judge decides which
+    answers show the behavior. Perplexity and divergence are measured on neutral text. The edits
+    are applied in memory and removed again. For the same prompts, samples and seed the numbers are
+    those of `surgery run` and `surgery evaluate`.
 
     Args:
         model: the base model.
-        edits: applied together; None or none measures the model as it is.
-        data: a behavior: its name or YAML file, or gathered by `load_behavior`. Or labeled texts:
-            of a split, the held-out part is measured on, so fit the edit to its `train`; other
-            texts are split here, by the seed.
-        judge: as `--judge` spells it, or a function of prompts and answers with `name`, `version`
-            and `note`; None takes the behavior's own, or one that is trained on the texts.
-        prompts: to continue, for labeled texts; None cuts them from held-out texts.
-        neutral: texts on which the model should stay as it is, for labeled texts; None takes the
+        edits: an edit, or several to apply together; None measures the base model alone.
+        data: a behavior (name, YAML file or `Behavior`) or labeled texts. The held-out part of a
+            `Split` is measured on, so fit the edit to its `train`. Other texts are split here, by
+            the seed.
+        judge: as for `--judge`, or a function of prompts and answers with `name`, `version` and
+            `note`. By default the judge of the behavior, or one trained on the texts.
+        prompts: prompts to continue, for labeled texts; by default the first halves of held-out
+            texts.
+        neutral: text on which the model should not change, for labeled texts; by default the
             held-out texts with label 0.
-        prompt_count: prompts of each set, at most; None takes all.
-        samples: sampled continuations of each prompt; 0 continues greedily, once.
-        seed: of sampling and splits; None takes that of the first edit, else 0.
+        prompt_count: maximum number of prompts of each set; None uses all.
+        samples: number of sampled continuations per prompt; 0 continues greedily, once.
+        seed: seed of sampling and splits; by default the seed of the first edit, or 0.
         data_root: directory with local copies of public data sets.
-        progress: is told what is going on.
+        progress: receives the progress of the evaluation.
 
     Returns:
-        The evaluation: `print` shows it as tables, `to_json` gives plain values.
+        The evaluation. `print` shows it as tables, `to_json` gives plain values.
 
     Raises:
-        EvaluationError: nothing could be judged, or no text has a token to predict.
-        RecipeError: no such behavior or judge, or prompts beside a behavior.
-        TextsError: texts or data sets that can't be used.
+        EvaluationError: no answer could be judged, or no text has a token to predict.
+        RecipeError: the behavior or judge does not exist, or prompts are given with a behavior.
+        TextsError: the texts or data sets cannot be used.
 
     Example:
-        >>> split = split_texts(load_texts("texts.jsonl"))  # doctest: +SKIP
+        >>> split = load_texts("texts.jsonl").split()  # doctest: +SKIP
         >>> edit = fit_edit(model, split.train)  # doctest: +SKIP
         >>> print(evaluate(model, edit, split))  # doctest: +SKIP
     """
@@ -217,7 +224,7 @@ def evaluate(
             data, prompts=prompts, neutral=neutral, prompt_count=prompt_count, seed=seed
         )
     elif prompts is not None or neutral is not None:
-        raise RecipeError("prompts and neutral go with labeled texts; a behavior has its own")
+        raise RecipeError("prompts and neutral are for labeled texts only; a behavior has its own")
     elif isinstance(data, Behavior):
         behavior = data
     else:

@@ -62,21 +62,19 @@ def outcome_of(
     if verdict != NO_CHANGE:
         return Outcome(
             "wrong way",
-            f"The edit does the opposite of what it was made for: {moved}, and was to become "
-            f"{wished} frequent.",
+            f"The edit has the opposite effect: {moved}, but it should become {wished} frequent.",
         )
     measured = (sampled,) if greedy is None else (sampled, greedy)
     if all(_has_nothing(one, direction) for one in measured):
         share = "none" if direction == "away" else "all"
         return Outcome(
             "nothing to change",
-            f"There is nothing to change: before the edit, {share} of {prompts} show {name}; take "
-            "prompts that bring it out, or another model.",
+            f"Nothing to change: before the edit, {share} of {prompts} show {name}; use prompts "
+            "that elicit it, or another model.",
         )
     return Outcome(
         "no change",
-        f"No effect can be told: {moved}; take more prompts, allow more damage, or give other "
-        "texts.",
+        f"No detectable effect: {moved}; use more prompts, allow more damage, or use other texts.",
     )
 
 

@@ -286,8 +286,8 @@ def compare(
             before, after = zip(*both, strict=True)
             return Comparison(rate_of(before), rate_of(after), paired_change(before, after))
     raise EvaluationError(
-        f"{where}: no prompt got a continuation that could be judged from both models; the edit "
-        "broke the model (take a smaller strength), the prompts end a text, or the judge can't say"
+        f"{where}: no prompt has a judged continuation from both models; the edit broke the model "
+        "(use a smaller strength), the prompts are complete texts, or the judge cannot decide"
     )
 
 

@@ -73,7 +73,7 @@ class Effect:
 
     @property
     def selectivity(self) -> float:
-        """Rise on the behavior minus rise on its opposites, nats a token."""
+        """Rise on the behavior minus rise on its opposites, nats per token."""
         return self.behavior - self.opposite
 
     @property

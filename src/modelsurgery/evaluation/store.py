@@ -62,8 +62,8 @@ class Store:
             (version,) = self._connection.execute("PRAGMA user_version").fetchone()
             if version not in (0, VERSION):
                 raise EvaluationError(
-                    f"{path}: a store of version {version}; this version reads {VERSION}, "
-                    "give another --store or update modelsurgery"
+                    f"{path}: a store of version {version}; this version reads version {VERSION}, "
+                    "use another --store or update modelsurgery"
                 )
             # A journal of writes, where the file system can: readers need not wait for a writer.
             self._connection.execute("PRAGMA journal_mode = WAL")
@@ -139,19 +139,19 @@ class Store:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
                 raise StorageError(
-                    f"cannot write {self._path}: no space is left there; free some and run the "
+                    f"cannot write {self._path}: no space left on the disk; free some and run the "
                     "same command again"
                 ) from error
             raise StorageError(
-                f"{self._path}: {error}; see that the disk has room and that nothing else holds "
-                "the file, then run the same command again"
+                f"{self._path}: {error}; check that the disk has space and that no other program "
+                "uses the file, then run the same command again"
             ) from error
         except sqlite3.DatabaseError as error:
             raise self._damaged(error) from error
 
     def _damaged(self, error: Exception) -> EvaluationError:
         return EvaluationError(
-            f"{self._path}: not a readable store ({error}); take it away to begin anew, or give "
+            f"{self._path}: not a readable store ({error}); delete it to start over, or use "
             "another --store"
         )
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 Form = Literal["adapter", "merged"]
-NOT_MEASURED = "Nothing was measured with these edits, or the results were not given."
+NOT_MEASURED = "These edits were not measured, or their results were not given."
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _numbers(facts: CardFacts) -> str:
     note = f"Intervals are 95 %, over prompts. Judge: {judges}. "
     if len(facts.results) > 1:
         note += "Each edit was measured against the model with the edits before it. "
-    return "\n".join([*lines, "", note + "A judge can be wrong; look at samples of your own."])
+    return "\n".join([*lines, "", note + "A judge can be wrong, so read some samples yourself."])
 
 
 def _line(cells: Iterable[str]) -> str:
@@ -137,8 +137,8 @@ def _line(cells: Iterable[str]) -> str:
 def _use(facts: CardFacts) -> str:
     if facts.form == "merged":
         return (
-            "## Use and undo\n\nLoad it as any model of transformers. The directory carries the "
-            "original rows: `surgery undo .` in a local copy gives back the base, to the byte."
+            "## Use and undo\n\nLoad it as any model of transformers. The directory contains the "
+            "original rows: `surgery undo .` in a local copy restores the base model exactly."
         )
     rank = len({one.direction.tobytes() for edit in facts.edits for one in edit.updates})
     return (
@@ -152,14 +152,13 @@ def _use(facts: CardFacts) -> str:
 
 
 def _limits(facts: CardFacts) -> str:
-    license = facts.license or "not known to this card; see the base model"
+    license = facts.license or "unknown; see the base model"
     return (
-        "## Intended use and limits\n\n"
-        "For research on, and use of, a model with less (or, turned round, more) of the behavior "
-        "above. A rate that falls is not a guarantee: the behavior can still show, prompts unlike "
-        "those measured may do otherwise, and damage was measured only where the table says so. "
-        "Edits that weaken refusals are for measuring robustness, not for deployment.\n\n"
-        f"License of the base model, which holds for this too: {license}."
+        "## Intended use and limits\n\nFor research on, and use of, a model with less (or, with "
+        "a reversed edit, more) of the behavior above. A lower rate is not a guarantee: the "
+        "behavior can still occur, other prompts may give other results, and the table lists all "
+        "damage that was measured. Edits that weaken refusals are for measuring robustness, not "
+        f"for deployment.\n\nLicense of the base model, which also applies here: {license}."
     )
 
 

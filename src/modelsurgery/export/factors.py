@@ -77,7 +77,7 @@ def low_rank_factors(checkpoint: Checkpoint, edits: Sequence[Edit]) -> tuple[Fac
     rank = max((len(some) for some in columns.values()), default=0)
     if rank == 0:
         raise NothingChangedError(
-            "the edits change no weight together; give another edit or a larger strength"
+            "the edits add up to no change; use another edit or a larger strength"
         )
     return tuple(
         _factors(checkpoint, layout, gate, columns[gate.address], rank)
@@ -147,5 +147,5 @@ def narrowed(values: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any]:
     """
     result = np.ascontiguousarray(rounded(values, dtype))
     if not np.isfinite(result.astype(np.float32)).all():
-        raise RecipeError(f"a coefficient or direction overflows {dtype}; take float32")
+        raise RecipeError(f"a coefficient or direction overflows {dtype}; use float32")
     return result

@@ -48,14 +48,18 @@ NAMES_ONLY = {"gptj"}
 
 @dataclass(frozen=True)
 class GgufAdapter:
-    """An adapter that was written.
+    """Result of `write_gguf_adapter`.
 
     Attributes:
-        path: the file.
-        architecture: of the base, as llama.cpp calls it.
-        rank: number r of stacked directions.
-        tensors: llama.cpp's names of the weights that it adds to.
-        size_bytes: of the file.
+        path: the adapter file.
+        architecture: llama.cpp's name of the base model's architecture.
+        rank: number r of directions per weight.
+        tensors: llama.cpp's names of the weights that the adapter changes.
+        size_bytes: size of the file.
+
+    Example:
+        >>> write_gguf_adapter(checkpoint, [edit], "adapter.gguf").architecture  # doctest: +SKIP
+        'llama'
     """
 
     path: Path
@@ -66,28 +70,35 @@ class GgufAdapter:
 
 
 def write_gguf_adapter(
-    checkpoint: Checkpoint, edits: Sequence[Edit], path: Path, *, dtype: str = "float32"
+    checkpoint: Checkpoint, edits: Sequence[Edit], path: Path | str, *, dtype: str = "float32"
 ) -> GgufAdapter:
-    """Write edits as one LoRA adapter for llama.cpp.
+    """Write edits as a LoRA adapter for llama.cpp. Needs `pip install 'modelsurgery[gguf]'`.
 
     Args:
-        checkpoint: the model that the edits were made from, in full precision; the adapter fits
-            its GGUF files of any quantization.
-        edits: edits of this model, summed.
-        path: the file to make.
-        dtype: float32 keeps directions and coefficients as they are; float16 rounds.
+        checkpoint: the full-precision model that the edits were made from. The adapter fits its
+            GGUF files of any quantization.
+        edits: edits of this model, added up.
+        path: file to create.
+        dtype: `float32` keeps directions and coefficients exactly; `float16` rounds them.
+
+    Returns:
+        The file and what it holds.
 
     Raises:
-        EditMismatchError: the checkpoint is not the one that an edit was made for.
-        NothingChangedError: nothing is left to add.
-        OutputExistsError: something is at `path`.
-        RecipeError: the gguf package is not installed, another dtype, or a number that it cannot
-            hold.
-        StorageError: the disk is full or the place cannot be written.
-        UnsupportedModelError: llama.cpp has no such architecture, or an expert is edited.
+        EditMismatchError: an edit was made for another checkpoint.
+        NothingChangedError: the edits add up to nothing.
+        OutputExistsError: `path` exists.
+        RecipeError: the gguf package is not installed, the dtype is unknown, or it cannot hold a
+            number.
+        StorageError: the disk is full or cannot be written.
+        UnsupportedModelError: llama.cpp does not know the architecture, or an expert is edited.
+
+    Example:
+        >>> adapter = write_gguf_adapter(checkpoint, [edit], "adapter.gguf")  # doctest: +SKIP
     """
+    path = Path(path)
     if dtype not in ("float32", "float16"):
-        raise RecipeError(f"dtype {dtype!r}; a GGUF adapter is float32 or float16")
+        raise RecipeError(f"dtype {dtype!r}; expected float32 or float16")
     refuse_existing(path)
     gguf = _package()
     factors = low_rank_factors(checkpoint, edits)
@@ -139,7 +150,7 @@ def _architecture(gguf: ModuleType, checkpoint: Checkpoint) -> str:
     architecture = ARCHITECTURES.get(model_type, model_type)
     if architecture in NAMES_ONLY or architecture not in gguf.MODEL_ARCH_NAMES.values():
         raise UnsupportedModelError(
-            f"{checkpoint.directory}: no architecture of llama.cpp is known for model type "
+            f"{checkpoint.directory}: llama.cpp has no known architecture for model type "
             f"{model_type!r}; use --to peft, or `surgery apply` and llama.cpp's own converter"
         )
     return architecture
@@ -159,7 +170,7 @@ def _names(
         name = names.get_name(f"{module}.weight", try_suffixes=(".weight",))
         if name is None:
             raise UnsupportedModelError(
-                f"{checkpoint.directory}: llama.cpp's {architecture} has no counterpart of "
+                f"{checkpoint.directory}: llama.cpp's {architecture} has no counterpart for "
                 f"{one.tensor}; use --to peft"
             )
         found.append(str(name))

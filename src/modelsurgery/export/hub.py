@@ -83,7 +83,7 @@ def write_repository(
     """
     refuse_existing(directory, for_directory=True)
     if base_model is not None and is_local(base_model):
-        raise RecipeError(f"--base-model {base_model!r}; expected an id of the Hub, as owner/name")
+        raise RecipeError(f"--base-model {base_model!r}; expected a Hub ID such as owner/name")
     originals = [load_edit(path) for path in edit_files]
     edits = [public_edit(one) for one in originals]
     named = base_model or checkpoint.directory.resolve().name
@@ -150,8 +150,8 @@ def push_repository(directory: Path, repository: str, *, private: bool = True) -
     except (HfHubHTTPError, OSError, httpx2.HTTPError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SurgeryError(
-            f"the Hub did not take {repository} ({reason}); it is whole in {directory}: log in "
-            "with `hf auth login` and push it again"
+            f"cannot upload {repository} to the Hub ({reason}); the complete repository is in "
+            f"{directory}: log in with `hf auth login` and push it again"
         ) from error
     return str(made)
 

@@ -27,13 +27,17 @@ ADAPTER_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 @dataclass(frozen=True)
 class PeftAdapter:
-    """An adapter that was written.
+    """Result of `write_peft_adapter`.
 
     Attributes:
-        directory: where it is.
-        rank: number r of stacked directions.
-        modules: names of the modules that it adds to.
-        size_bytes: of its weights file.
+        directory: the adapter directory.
+        rank: number r of directions per weight.
+        modules: names of the modules that the adapter changes.
+        size_bytes: size of the weights file.
+
+    Example:
+        >>> write_peft_adapter(checkpoint, [edit], "adapter").rank
+        1
     """
 
     directory: Path
@@ -45,27 +49,35 @@ class PeftAdapter:
 def write_peft_adapter(
     checkpoint: Checkpoint,
     edits: Sequence[Edit],
-    directory: Path,
+    directory: Path | str,
     *,
     base_model: str | None = None,
     dtype: str = "float32",
 ) -> PeftAdapter:
-    """Write edits as one LoRA adapter; the same edits give the same bytes, in any order.
+    """Write edits as a LoRA adapter for PEFT. The same edits give the same bytes, in any order.
 
     Args:
         checkpoint: the model that the edits were made from.
-        edits: edits of this model, summed.
-        directory: the adapter directory to make.
-        base_model: what `base_model_name_or_path` shall say; None takes the checkpoint's directory.
-        dtype: float32 keeps directions and coefficients as they are; float16 and bfloat16 round.
+        edits: edits of this model, added up.
+        directory: directory to create.
+        base_model: value of `base_model_name_or_path`; by default the checkpoint's directory.
+        dtype: `float32` keeps directions and coefficients exactly; `float16` and `bfloat16` round
+            them.
+
+    Returns:
+        The adapter and what it holds.
 
     Raises:
-        EditMismatchError: the checkpoint is not the one that an edit was made for.
-        NothingChangedError: nothing is left to add.
-        OutputExistsError: something is at `directory`.
-        RecipeError: another dtype, or a number that it cannot hold.
+        EditMismatchError: an edit was made for another checkpoint.
+        NothingChangedError: the edits add up to nothing.
+        OutputExistsError: `directory` exists.
+        RecipeError: the dtype is unknown, or it cannot hold a number.
         UnsupportedModelError: an edited matrix is not the weight of a linear layer.
+
+    Example:
+        >>> adapter = write_peft_adapter(checkpoint, [edit], "adapter", base_model="owner/name")
     """
+    directory = Path(directory)
     if dtype not in ADAPTER_DTYPES:
         raise RecipeError(f"dtype {dtype!r}; expected one of {', '.join(ADAPTER_DTYPES)}")
     numpy_dtype = DTYPES[ADAPTER_DTYPES[dtype]]

@@ -41,13 +41,13 @@ def storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = {
-            errno.ENOSPC: "no space is left there; free some or choose another disk",
+            errno.ENOSPC: "no space left on the disk; free some or choose another disk",
             errno.EDQUOT: "the disk quota is used up; free some or choose another disk",
             errno.EROFS: "the file system is read-only; choose another place",
-            errno.EACCES: "permission is denied; choose another place or change its rights",
+            errno.EACCES: "permission denied; choose another place or change its permissions",
             errno.ENOTDIR: "a part of that path is a file; choose another place",
             errno.EEXIST: "a part of that path is a file; choose another place",
-            errno.EISDIR: "there is a directory; choose another name",
+            errno.EISDIR: "it is a directory; choose another name",
             errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
             errno.EIO: "the disk reports an input/output error",
         }.get(error.errno or 0)
@@ -149,7 +149,7 @@ def refuse_existing(path: Path, *, for_directory: bool = False) -> None:
     if for_directory and path.is_dir() and not any(path.iterdir()):
         return
     if path.exists() or path.is_symlink():
-        raise OutputExistsError(f"{path} exists already; choose another --out or remove it")
+        raise OutputExistsError(f"{path} already exists; choose another --out or delete it")
 
 
 @contextmanager
@@ -214,7 +214,7 @@ def copy_file(source: Path, destination: Path) -> None:
                 copies_in_kernel = False  # between two kinds of file systems
                 continue
             if count == 0:
-                raise StorageError(f"{source}: became shorter while it was copied")
+                raise StorageError(f"{source}: was truncated while it was copied")
             copied += count
 
 

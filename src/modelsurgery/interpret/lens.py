@@ -80,7 +80,7 @@ def token_logits(model: LanguageModel, vectors: torch.Tensor) -> torch.Tensor:
         answer = model.model(input_ids=ids, attention_mask=mask, use_cache=False)
     if not replaced:
         raise UnsupportedModelError(
-            f"{model.checkpoint.directory}: nothing follows its last block; expected a final norm"
+            f"{model.checkpoint.directory}: no module follows its last block; expected a final norm"
         )
     logits: torch.Tensor = answer.logits[:, -1].float().cpu()
     return logits[:-1] - logits[-1]

@@ -50,10 +50,10 @@ from modelsurgery.model.stacking import score_model_rows
 
 MOST_NEURONS = 12
 DIGITS = 6  # of a number that are kept: more than a figure shows
-NO_TEXTS = "no texts were given; `surgery run` measures it on held-out ones"
+NO_TEXTS = "no texts were given; `surgery run` measures it on held-out texts"
 NO_PROBE = "no probe was given"
-NO_DOWN = "in experts, or beside no down projection that can be told by its shape"
-NOT_FINITE = "the edited model gives hidden states that are not finite"
+NO_DOWN = "in experts, or in an MLP whose down projection cannot be identified by its shape"
+NOT_FINITE = "the hidden states of the edited model are not finite"
 # Names of parts, as in `Inside` and `NeuronView`.
 OF_BOTH_MODELS = ("activations", "probe_loss", "mean_output")
 OF_PROBES = ("similarity", "roc", "probe_loss")
@@ -179,11 +179,11 @@ def layer_note(model: LanguageModel, probe: Probe | None) -> str:
     """Where a probe's direction comes from, and how it is turned into tokens."""
     layer, last = None if probe is None else probe.layer, model.layer_count
     if layer is None:
-        return "a direction of a layer that is not told, read as a state before the final norm"
+        return "a direction of an unknown layer, read as a state before the final norm"
     if layer == last:
         return (
-            f"the direction of layer {last} of {last}, found after the final norm; it goes through "
-            "the norm like the rows do"
+            f"the direction of layer {last} of {last}, taken after the final norm; it passes "
+            "through the norm as the rows do"
         )
     return f"the direction of layer {layer} of {last}, read as a state before the final norm"
 

@@ -45,8 +45,8 @@ def read_probe(model: LanguageModel, probe: Probe) -> ProbeView:
     width = model.gates[0].hidden_size
     if probe.weight.shape[1] != width:
         raise RecipeError(
-            f"the probe has {probe.weight.shape[1]} values, hidden states of {width} are in "
-            f"{model.checkpoint.directory}; give the model that the probe was made for"
+            f"the probe has {probe.weight.shape[1]} values, but the hidden states of "
+            f"{model.checkpoint.directory} have {width}; use the model that the probe was made for"
         )
     rules = [
         rule

@@ -82,7 +82,7 @@ class ChatTemplate:
             if self.name is not None:
                 raise RecipeError(
                     f"no chat template {self.name!r}: this model has "
-                    f"{'one without a name' if known else 'none'}; leave out --chat-template"
+                    f"{'one without a name' if known else 'none'}; omit --chat-template"
                 )
             return str(known)
         name = "default" if self.name is None else self.name
@@ -136,8 +136,8 @@ class ChatTemplate:
                 return Rendered(render(turns, in_parts))
             except TEMPLATE_ERRORS as error:
                 raise RecipeError(
-                    f"the model's chat template refuses this conversation ({_line(error)}); leave "
-                    "out --system, if you gave one"
+                    f"the model's chat template rejects this conversation ({_line(error)}); omit "
+                    "--system if you gave one"
                 ) from error
 
 
@@ -177,9 +177,9 @@ def _wants_parts(render: Any, turns: Turns) -> bool:
         return False  # the conversation itself is refused, with the template's own words
     lost = ", ".join(dict.fromkeys(role for role, word in words if word not in text))
     raise RecipeError(
-        f"the model's chat template drops what is said ({lost}), as a string and as a list of "
-        "parts; expected one that prints the content of each turn, choose another with "
-        "--chat-template"
+        f"the model's chat template omits the content of messages ({lost}), given as a string and "
+        "as a list of parts; expected one that prints the content of each turn, choose another "
+        "with --chat-template"
     )
 
 

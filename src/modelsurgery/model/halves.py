@@ -51,8 +51,8 @@ class Halves:
                 self.model(**batch, use_cache=False)
         if len(found) != 1:
             raise UnsupportedModelError(
-                f"{type(self.model).__name__}: its head can't be told from its decoder; expected a "
-                "causal language model of transformers that calls one decoder"
+                f"{type(self.model).__name__}: cannot separate its head from its decoder; "
+                "expected a causal language model of transformers that calls one decoder"
             )
         return found[0]
 

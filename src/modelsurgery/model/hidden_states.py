@@ -25,10 +25,14 @@ BATCH_TOKENS = 4096
 
 @dataclass(frozen=True)
 class HiddenStates:
-    """Features of n texts.
+    """Mean-pooled hidden states of n texts.
 
     Attributes:
         by_layer: [n, d] float32 on the CPU, by layer 1..L.
+
+    Example:
+        >>> extract_hidden_states(model, ["He is kind."], [4]).by_layer[4].shape
+        torch.Size([1, 160])
     """
 
     by_layer: dict[int, torch.Tensor]
@@ -43,26 +47,31 @@ def extract_hidden_states(
     batch_tokens: int = BATCH_TOKENS,
     progress: Progress = silent,
 ) -> HiddenStates:
-    """Mean-pooled hidden states of texts, in one forward pass without the language-model head.
+    """Compute mean-pooled hidden states of texts in one forward pass.
 
-    No block behind the highest layer that is asked for is computed.
-    x̄ˡ = Σ_t m_t x_tˡ / Σ_t m_t with the attention mask m: padding never counts, whatever its id.
-    A plain text has no end token, also where the tokenizer puts one behind a text.
+    x̄ˡ = Σ_t m_t x_tˡ / Σ_t m_t, where m is the attention mask, so padding does not count. Blocks
+    above the highest requested layer are not computed. Plain texts get no end token, even if the
+    tokenizer adds one.
 
     Args:
         model: the model.
         texts: n texts, each with at least one token.
-        layers: layers 1..L to keep; None keeps all.
-        max_tokens: tokens of a text that are read, from its beginning.
-        batch_tokens: tokens in one forward pass, padding included.
-        progress: is told of texts done.
+        layers: layers to keep, 1..L; all by default.
+        max_tokens: number of tokens to read from the beginning of each text.
+        batch_tokens: number of tokens in a forward pass, including padding.
+        progress: receives the number of processed texts.
 
     Returns:
-        Features in the order of `texts`.
+        The features, in the order of `texts`.
 
     Raises:
-        RecipeError: a layer outside 1..L.
-        CheckpointError: features that are not finite.
+        RecipeError: a layer is outside 1..L.
+        CheckpointError: features are not finite.
+
+    Example:
+        >>> states = extract_hidden_states(model, ["He is kind.", "He is rude."])
+        >>> sorted(states.by_layer)
+        [1, 2, 3, 4]
     """
     wanted = tuple(range(1, model.layer_count + 1)) if layers is None else tuple(layers)
     for layer in wanted:
@@ -80,8 +89,8 @@ def extract_hidden_states(
         if not found.isfinite().all():
             raise CheckpointError(
                 f"{model.checkpoint.directory}: the hidden states of layer {layer} hold NaN or "
-                "infinity; the weights are damaged (fetch them again), or the dtype is too narrow "
-                "(take --dtype float32)"
+                "infinity; the weights are damaged (fetch them again), or the dtype is too "
+                "narrow (use --dtype float32)"
             )
     return HiddenStates(features)
 
@@ -146,7 +155,9 @@ def batches(
     ids = model.token_ids(texts)
     longest = max(map(len, ids), default=0)
     if context < min(longest, max_tokens or longest):
-        model.warn(f"texts of up to {longest} tokens are cut at {context}, the model's context")
+        model.warn(
+            f"texts of up to {longest} tokens are truncated to {context}, the model's context"
+        )
     kept = [one[: min(context, max_tokens or context)] for one in ids]
     # Longest first, so that running out of memory happens at once and an ETA does not grow.
     order = sorted(range(len(kept)), key=lambda row: (-len(kept[row]), row))

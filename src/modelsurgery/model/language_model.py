@@ -38,16 +38,21 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A causal language model with its tokenizer and the checkpoint it came from.
+    """A causal language model with its tokenizer and the checkpoint it was loaded from.
 
     Attributes:
-        model: the transformers model, in eval mode, without gradients.
-        tokenizer: its tokenizer; has a padding token.
+        model: transformers model in eval mode, without gradients.
+        tokenizer: its tokenizer, with a padding token.
         checkpoint: the directory that it was loaded from.
-        layout: where its gate rows are, if a user described it; None for known families.
-        edits: what its weights have in memory that the checkpoint has not (`stacking`).
-        template_name: which of several named chat templates; None takes `default`.
-        now: the time that a chat template is told.
+        layout: where its gate rows are, if described by the user; None for supported families.
+        edits: edits that are applied in memory and not in the checkpoint.
+        template_name: name of the chat template, if there are several; None means `default`.
+        now: date and time to give to the chat template.
+
+    Example:
+        >>> model = load_model("model")
+        >>> model.layer_count, len(model.gates)
+        (4, 4)
     """
 
     model: Any
@@ -62,16 +67,17 @@ class LanguageModel:
 
     @cached_property
     def gates(self) -> tuple[GateMatrix, ...]:
-        """Its gate matrices.
+        """Gate matrices of the model.
 
         Raises:
-            UnsupportedModelError: unknown family, quantized, or not all of them are there.
+            UnsupportedModelError: the family is unknown, the weights are quantized, or gate
+                matrices are missing.
         """
         return find_gate_matrices(self.checkpoint, self.layout)
 
     @property
     def device(self) -> torch.device:
-        """Where the input embeddings are, and so where token ids go."""
+        """Device of the input embeddings, and so of token ids."""
         device: torch.device = self.model.get_input_embeddings().weight.device
         return device
 
@@ -87,56 +93,61 @@ class LanguageModel:
 
     @property
     def context_length(self) -> int:
-        """Tokens that the model reads at once; a million where its configuration does not say."""
+        """Number of tokens that the model can read; a million if its configuration does not say."""
         config = self.model.config.get_text_config()
         names = ("max_position_embeddings", "max_seq_len")  # the latter is MPT's
         return next((int(n) for name in names if (n := getattr(config, name, None))), NO_LIMIT)
 
     @property
     def template(self) -> ChatTemplate:
-        """Its chat template, if it has one."""
+        """Chat template of the model, if it has one."""
         return ChatTemplate(self.tokenizer, self.template_name, self.now)
 
     def token_ids(self, texts: Sequence[Source]) -> list[list[int]]:
-        """Ids of texts, whole: plain ones begin as the tokenizer begins a text and get no end."""
+        """Return the token ids of texts, not truncated. Plain texts get no end token."""
         return token_ids(self.tokenizer, texts)
 
     def tokenize(self, texts: Sequence[Source], *, side: str = "right") -> dict[str, torch.Tensor]:
-        """Ids of texts as a batch (`batch_of`)."""
+        """Return the token ids of texts as a batch (see `batch_of`)."""
         return self.batch_of(self.token_ids(texts), side=side)
 
     def batch_of(
         self, rows: Sequence[Sequence[int]], *, side: str = "right"
     ) -> dict[str, torch.Tensor]:
-        """Token ids and attention mask, [n, t] int64, padded on `side`, on the model's device."""
+        """Return token ids and attention mask, [n, t] int64, on the model's device.
+
+        Args:
+            rows: token ids of n texts.
+            side: side to pad on, `left` or `right`.
+        """
         batch = padded(rows, self.tokenizer.pad_token_id, side)
         return {name: one.to(self.device) for name, one in batch.items()}
 
     def warn(self, message: str) -> None:
-        """Log a warning, the same one once only: what concerns a text is met in each pass."""
+        """Log a warning, each message only once."""
         if message not in self._told:
             self._told.add(message)
             log.warning(message)
 
     def render(self, text: LabeledText) -> Text:
-        """A text as the model reads it: with a reply, the exchange in the model's chat template.
+        """Render a text as the model reads it, in its chat template if there is a reply.
 
-        Without a template the reply follows on a line of its own.
+        Without a chat template the reply follows on a line of its own.
 
         Raises:
-            RecipeError: the template refuses it.
+            RecipeError: the chat template refuses the text.
         """
         return rendered_text(self.template, text)
 
     def reply_ids(self, text: LabeledText) -> ReplyIds:
-        """Ids of a text as the model reads it, and where its reply begins (`token_ids`)."""
+        """Return the token ids of a text as the model reads it, and where its reply begins."""
         return reply_ids(self.template, text)
 
     def fingerprint(self) -> str:
-        """A key for caches: changes when the model's weights, configuration or tokenizer change.
+        """Return a cache key that changes with the model's weights, configuration or tokenizer.
 
-        The weights count by content up to 1 GiB. Reading more would take longer than what a cache
-        saves, so larger models count by place, sizes and times of change of their files.
+        Weights up to 1 GiB are hashed. Hashing more would take longer than a cache saves, so larger
+        models are identified by the paths, sizes and modification times of their files.
         """
         if self._fingerprint:
             return self._fingerprint[0]

@@ -69,16 +69,16 @@ def resolve_model_directory(model: Path | str, *, revision: str | None = None) -
         return fetched_directory(str(model))
     if Path(model).is_absolute() or str(model).startswith((".", "~")) or Path(model).exists():
         raise ModelNotFoundError(
-            f"no model directory at {model}; expected a directory with "
-            "config.json and safetensors weights, or an id of the Hub"
+            f"no model directory at {model}; expected a directory with config.json and "
+            "safetensors weights, or a Hub ID"
         )
     try:
         found = snapshot_download(str(model), revision=revision, allow_patterns=CARRIED_PATTERNS)
     except (HFValidationError, HfHubHTTPError, FileNotFoundError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelNotFoundError(
-            f"no model {str(model)!r}: there is no such directory, and the "
-            f"Hub gave none ({reason}); give a local directory"
+            f"no model {str(model)!r}: there is no such directory, and it cannot be downloaded "
+            f"from the Hub ({reason}); give a local directory"
         ) from error
     return Path(found)
 
@@ -94,25 +94,31 @@ def load_model(
     chat_template: str | None = None,
     now: datetime | None = None,
 ) -> LanguageModel:
-    """Load a causal language model for forward passes.
+    """Load a causal language model and its tokenizer.
 
     Args:
-        model: a directory, the name of a fetched model, or an id of the Hub.
-        device: `cpu`, `cuda`, `cuda:1`, …; None takes a GPU where there is one.
-        device_map: how to spread it over several devices, as transformers understands it (`auto`
-            or a device for each module); needs accelerate, and takes the place of `device`.
-        dtype: `float32`, `bfloat16` or `float16`; None takes f32 on a CPU, else the stored one.
+        model: directory, Hub ID, or name of a model that `surgery fetch` downloaded.
+        device: `cpu`, `cuda`, `cuda:1` and so on; by default a GPU if there is one.
+        device_map: how to place the model on several devices, as in transformers: `auto`, or a
+            device for each module. Needs accelerate; replaces `device`.
+        dtype: `float32`, `bfloat16` or `float16`; by default float32 on a CPU, otherwise as stored.
         revision: commit, tag or branch on the Hub.
-        layout: where its gate rows are, for a family that is not known.
-        chat_template: name of one of its chat templates; None takes `default`.
-        now: the time that a chat template is told; None takes the time of the call.
+        layout: where the gate rows are, for an unsupported model family.
+        chat_template: name of the chat template, if there are several; None means `default`.
+        now: date and time to give to the chat template; by default the time of the call.
+
+    Returns:
+        The model in eval mode, without gradients.
 
     Raises:
-        ModelNotFoundError: no such model.
-        RecipeError: a dtype or device that is not known, or no chat template of that name.
-        UnsupportedModelError: not a causal language model, not in safetensors, or with code of its
-            own.
-        CheckpointError: damaged or incomplete weights, or a tokenizer that cannot be loaded.
+        ModelNotFoundError: the model does not exist.
+        RecipeError: the dtype, device or chat template is unknown.
+        UnsupportedModelError: the model is not a causal language model, has no safetensors weights,
+            or needs custom code.
+        CheckpointError: the weights are damaged or incomplete, or the tokenizer cannot be loaded.
+
+    Example:
+        >>> model = load_model("model", dtype="float32")
     """
     if dtype is not None and dtype not in DTYPES:
         raise RecipeError(f"dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
@@ -192,7 +198,7 @@ def _check_complete(checkpoint: Checkpoint, report: dict[str, Any]) -> None:
         problem = "is missing" if absent else "has another shape than config.json says"
         raise CheckpointError(
             f"{checkpoint.directory}: {names[0]} {problem} ({len(names)} such tensors); the "
-            "weights and config.json do not belong together, fetch them again"
+            "weights and config.json do not match, fetch them again"
         )
 
 
@@ -217,8 +223,8 @@ def _loading(checkpoint: Checkpoint) -> Iterator[None]:
         # Without this argument transformers asks on stdin, where a pipe's first prompt answers.
         if "trust_remote_code" in str(error):
             raise UnsupportedModelError(
-                f"{checkpoint.directory}: needs code of its own, which is never run; expected a "
-                "model and a tokenizer that transformers knows (save the tokenizer as "
+                f"{checkpoint.directory}: needs custom code, which is never run; expected a model "
+                "and a tokenizer that transformers supports (save the tokenizer as "
                 "tokenizer.json)"
             ) from error
         reason = " ".join(str(error).split())[:200]

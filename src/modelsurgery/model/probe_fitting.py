@@ -34,23 +34,32 @@ def fit_probe(
     seed: int = 0,
     inputs: dict[str, str] | None = None,
 ) -> Probe:
-    """Fit a probe and measure it on held-out features, beside a shuffled-label control.
+    """Fit a probe and measure it on held-out features, with shuffled labels as a control.
 
     Args:
         features: [n, d] float32, mean-pooled hidden states.
-        labels: [n] int64 of 0 and 1.
+        labels: [n] int64, 0 or 1.
         test_features: [m, d] float32.
-        test_labels: [m] int64 of 0 and 1.
-        layer: where the features come from, 1..L.
-        fit: `adam` is the paper's recipe (cross-entropy, Adam 1e-4, batch 16, 9 epochs);
-            `logistic` scikit-learn's logistic regression, its regularisation chosen by
-            five-fold cross-validation on the train part; `mean-difference` the difference of
-            the class means, with the boundary half-way.
-        seed: order of the batches, initial weights, folds and the control's shuffle.
-        inputs: hashes for the provenance.
+        test_labels: [m] int64, 0 or 1.
+        layer: layer of the features, 1..L.
+        fit: `adam` as in the paper (cross-entropy, Adam 1e-4, batch 16, 9 epochs), `logistic` for
+            scikit-learn's logistic regression with the regularization chosen by five-fold
+            cross-validation, or `mean-difference` for the difference of the class means, with the
+            boundary halfway.
+        seed: seed of batches, initial weights, folds and the shuffled control.
+        inputs: hashes of the inputs, to store in the probe.
+
+    Returns:
+        The probe, with `metrics`.
 
     Raises:
-        RecipeError: an unknown fit.
+        RecipeError: the fit is unknown.
+
+    Example:
+        >>> import torch
+        >>> rows, labels = torch.randn(40, 8), torch.arange(40) % 2
+        >>> fit_probe(rows, labels, rows, labels, layer=1, fit="logistic").weight.shape
+        (2, 8)
     """
     if fit not in FITS:
         raise RecipeError(f"fit {fit!r}; expected one of {', '.join(FITS)}")
@@ -78,7 +87,30 @@ def fit_probe_on_texts(
     fit: Fit = "adam",
     seed: int = 0,
 ) -> Probe:
-    """`fit_probe` for features [n + m, d] of n texts to fit on followed by m held-out ones."""
+    """Fit a probe to features of labeled texts (see `fit_probe`).
+
+    Args:
+        features: [n + m, d] float32, features of the n training texts followed by those of the m
+            test texts.
+        train: n texts to fit to.
+        test: m texts to measure on.
+        layer: layer of the features, 1..L.
+        fit: `adam`, `logistic` or `mean-difference`.
+        seed: seed of everything random.
+
+    Returns:
+        The probe, with `metrics` and hashes of the texts.
+
+    Raises:
+        RecipeError: the fit is unknown.
+
+    Example:
+        >>> split = load_texts("texts.jsonl").split()
+        >>> train, test = split.train, split.test
+        >>> read = [text.text for text in (*train, *test)]
+        >>> features = extract_hidden_states(model, read, [3]).by_layer[3]
+        >>> probe = fit_probe_on_texts(features, train, test, layer=3, fit="logistic")
+    """
     texts = [*train, *test]
     labels = torch.tensor([text.label for text in texts])
     count = len(train)

@@ -25,24 +25,27 @@ def wrap(
     layout: GateLayout | None = None,
     chat_template: str | None = None,
 ) -> LanguageModel:
-    """Take a loaded transformers model as it is, wherever its parts are (`device_map`).
+    """Use a transformers model that is already loaded, on any devices (`device_map`).
 
-    It is put into eval mode, and its parameters no longer ask for gradients. Nothing is copied.
-    Edits are made for the checkpoint that it was loaded from, so its weights must be those of the
-    files.
+    The model is set to eval mode and its parameters to `requires_grad=False`. Nothing is copied.
+    Edits are bound to the checkpoint that the model was loaded from, so its weights must be those
+    of the files.
 
     Args:
-        model: a causal language model of transformers, not quantized.
+        model: a transformers causal language model, not quantized.
         tokenizer: its tokenizer.
-        checkpoint: the directory that it was loaded from; None asks the model.
-        layout: where its gate rows are, for a family that is not known.
-        chat_template: name of one of its chat templates; None takes `default`.
+        checkpoint: directory that it was loaded from; by default the model's `name_or_path`.
+        layout: where the gate rows are, for an unsupported model family.
+        chat_template: name of the chat template, if there are several; None means `default`.
+
+    Returns:
+        The model, ready for the other functions.
 
     Raises:
-        ModelNotFoundError: it is not known where the model came from, or that is not there.
+        ModelNotFoundError: the files of the model were not found.
         CheckpointError: its weights are not those of the checkpoint.
-        RecipeError: no chat template of that name.
-        UnsupportedModelError: an unknown family, or weights that are not plain numbers.
+        RecipeError: the chat template is unknown.
+        UnsupportedModelError: the family is unknown, or the weights are quantized.
 
     Example:
         >>> hf = AutoModelForCausalLM.from_pretrained(name, device_map="auto")  # doctest: +SKIP

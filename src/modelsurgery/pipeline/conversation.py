@@ -127,7 +127,7 @@ class Conversation:
         longest = max(1, model.context_length // 2)
         if decoding.max_new_tokens > longest:
             model.warn(
-                f"answers end after {longest} tokens in place of {decoding.max_new_tokens}: half "
+                f"answers end after {longest} tokens instead of {decoding.max_new_tokens}: half "
                 "of the model's context"
             )
         self.decoding = replace(decoding, max_new_tokens=min(decoding.max_new_tokens, longest))
@@ -154,7 +154,7 @@ class Conversation:
         if not abs(strength) <= MOST_STRENGTH:  # NaN is refused too
             raise RecipeError(
                 f"strength {strength}; expected a factor from -{MOST_STRENGTH:.0f} to "
-                f"{MOST_STRENGTH:.0f}, 1 being the edit as it is"
+                f"{MOST_STRENGTH:.0f}, where 1 is the edit as it is"
             )
         self.strength, self.is_on = strength, True
 
@@ -319,7 +319,7 @@ def follow(line: str, conversation: Conversation, say: Say) -> str | None:
     if name == "/again":
         prompt = conversation.take_back()
         if prompt is None:
-            say("there is nothing to answer again")
+            say("there is no prompt to answer again")
         return prompt
     if name == "/help":
         say(HELP)
@@ -327,7 +327,7 @@ def follow(line: str, conversation: Conversation, say: Say) -> str | None:
         _COMMANDS[name](conversation, value.strip())
         say(state(conversation))
     else:
-        say(f"no command {name[:40]}; there are /help /again {' '.join(_COMMANDS)} /quit")
+        say(f"no command {name[:40]}; expected one of /help /again {' '.join(_COMMANDS)} /quit")
     return None
 
 
@@ -339,7 +339,7 @@ def state(conversation: Conversation) -> str:
         if decoding.seed is None
         else f"sampled at temperature {decoding.temperature:g} with seed {decoding.seed}"
     )
-    memory = "" if conversation.is_chat else ", each prompt is continued by itself"
+    memory = "" if conversation.is_chat else ", each prompt is continued on its own"
     edit = f"edit × {conversation.strength:g}" if conversation.is_on else "edit off"
     return f"{edit}, {how}, {decoding.max_new_tokens} tokens at most{memory}"
 

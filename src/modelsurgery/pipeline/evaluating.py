@@ -198,7 +198,7 @@ def _check_names(plan: EvaluationPlan) -> None:
     if plan.backend == "vllm" and importlib.util.find_spec("vllm") is None:
         raise EvaluationError("--backend vllm needs vLLM; pip install 'modelsurgery[vllm]'")
     if plan.tasks and plan.backend != "transformers":
-        raise RecipeError("capability tasks run with --backend transformers only; leave them out")
+        raise RecipeError("capability tasks run with --backend transformers only; omit them")
 
 
 def _model(plan: EvaluationPlan) -> LanguageModel:
@@ -234,7 +234,7 @@ def _judges(plan: EvaluationPlan, behavior: Behavior) -> tuple[Judge, ...]:
     judges = tuple(judge_for(behavior, spec, seed=plan.seed) for spec in specs)
     names = [judge.name for judge in judges]
     if len(set(names)) < len(names):
-        raise RecipeError(f"judges {', '.join(names)}; expected each of them once")
+        raise RecipeError(f"judges {', '.join(names)}; expected different judges")
     return judges
 
 

@@ -35,7 +35,12 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Recipe(BaseModel):
-    """What to do to which model. Everything has a default; `Option.default` says what None means.
+    """All settings of `surgery run` and `surgery tune`. Every setting has a default.
+
+    The settings are the options of the commands (docs/commands.md), with underscores.
+
+    Raises:
+        pydantic.ValidationError: a setting is unknown, has a wrong value, or contradicts another.
 
     Example:
         >>> Recipe(model="smollm2", behavior="toxicity", minutes=10).chosen_rule
@@ -308,7 +313,7 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _one_amount(self) -> "Recipe":
         if self.alpha is not None and self.strength is not None:
-            raise ValueError("give either alpha or strength, and not both")
+            raise ValueError("give either alpha or strength, not both")
         return self
 
     @model_validator(mode="after")
@@ -320,39 +325,39 @@ class Recipe(BaseModel):
 
     @property
     def chosen_rule(self) -> Rule:
-        """The rule; an option of the paper's rule asks for that one."""
+        """The rule; options of the paper's method imply `paper`."""
         if self.rule is not None:
             return self.rule
         return "paper" if self.alpha or self.direction_source else DEFAULT_RULE
 
     @property
     def probe_fit(self) -> Fit:
-        """How the probe is fitted."""
+        """How to fit the probe."""
         return self.fit or ("adam" if self.chosen_rule == "paper" else "logistic")
 
     @property
     def model_name(self) -> str:
-        """The model without its directory."""
+        """Name of the model, without its directory."""
         return demo.DEMO if self.is_demo_model else Path(self.model).resolve().name
 
     @property
     def is_demo_model(self) -> bool:
-        """Whether the model is the demo one, by name or by path."""
+        """Whether the model is the demo model."""
         return demo.is_demo_model(self.model)
 
     @property
     def behavior_name(self) -> str | None:
-        """The behavior, as in `behavior`; None if nothing but `texts` describes it."""
+        """Name of the behavior; None if only `texts` describes it."""
         return self.behavior or (DEFAULT_BEHAVIOR if self.texts is None else None)
 
     @property
     def sign(self) -> int:
-        """1 away from the behavior, -1 toward it."""
+        """1 for an edit away from the behavior, -1 for one toward it."""
         return -1 if self.direction == "toward" else 1
 
     @property
     def is_demo(self) -> bool:
-        """Whether the behavior is of the demo data."""
+        """Whether the behavior is one of the demo model's."""
         from modelsurgery.data.behaviors import describe_behavior
 
         name = self.behavior_name
@@ -360,13 +365,13 @@ class Recipe(BaseModel):
 
     @property
     def is_searched(self) -> bool:
-        """Whether the strength, and all that is not given with it, is searched for."""
+        """Whether the strength and all settings that are not given are searched for."""
         is_open = self.alpha is None and self.strength is None
         return is_open and (self.tune or self.chosen_rule == "paper")
 
     @property
     def budget(self) -> "Budget":
-        """What must not break."""
+        """The damage budget."""
         from modelsurgery.search import Budget  # brings torch, which `--help` does without
 
         return Budget(

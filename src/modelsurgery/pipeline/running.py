@@ -56,8 +56,8 @@ from modelsurgery.search import Setting
 
 SETTLED = tuple(Sizes.__dataclass_fields__)  # what a run decides where the recipe leaves it open
 RULE_DIRECTION = (
-    "of the directions that are added, one a gate matrix, the one with the largest coefficients, "
-    "read as a state before the final norm"
+    "the added direction with the largest coefficients (each gate matrix has its own), read as a "
+    "state before the final norm"
 )
 
 
@@ -71,20 +71,25 @@ def run_recipe(
     progress: Progress = silent,
     announce: Callable[[dict[str, Any]], None] = unheard,
 ) -> RunResult:
-    """Perform the whole surgery and measure it; everything is written to the run directory.
+    """Run a whole surgery: make an edit, measure it and write a run directory.
 
     Args:
-        recipe: what to do.
-        progress: is told what is going on.
-        announce: is told the plan (`Schedule.to_json`) before the work; models so small that
-            nothing takes long have none.
+        recipe: the settings.
+        progress: receives the progress of the run.
+        announce: called with the plan of the run (`Schedule.to_json`) before the work starts. Not
+            called for models so small that nothing takes long.
 
     Returns:
-        What was found. The edit is in `directory / "edit.safetensors"`.
+        The results. The edit is in `edit.safetensors` in the run directory.
 
     Raises:
-        SurgeryError: one of its kinds; nothing half-written is left behind, and an interrupted
-            run goes on when the same recipe is run again with the same `out`.
+        SurgeryError: the run failed. No incomplete file is left behind; running the same recipe
+            with the same `out` resumes an interrupted run.
+
+    Example:
+        >>> result = run_recipe(Recipe(behavior="toxicity", out="run"))  # doctest: +SKIP
+        >>> result.coverage.rows_edited  # doctest: +SKIP
+        119
     """
     started = time.monotonic()
     described = described_behavior(recipe)
@@ -313,8 +318,8 @@ def _kept(
             )  # fmt: skip
         if found.effect.divergence == 0:
             raise NothingChangedError(
-                "the edit changed weights and no output moved; the chosen rows "
-                "have no effect, take others or a larger strength"
+                "the edit changed weights but no output; the chosen rows have no effect, choose "
+                "others or a larger strength"
             )
         return found
 

@@ -62,7 +62,9 @@ class SequenceRecipe(Recipe):
                 own.pop("weight", None)
             for key in ("model", "edits", "out", "study"):
                 if key in own:
-                    raise RecipeError(f"behaviors: {key!r} belongs beside them, not in one of them")
+                    raise RecipeError(
+                        f"behaviors: {key!r} applies to all behaviors; set it outside the list"
+                    )
             recipes.append(parse({**shared, **own}, Recipe, f"behaviors: {own.get('behavior')}"))
         return recipes
 

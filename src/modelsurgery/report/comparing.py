@@ -155,15 +155,15 @@ def read_pairs(directory: Path, direction: str | None = None) -> Pairs:
     files = sorted((directory / "samples").glob("*.jsonl"))
     if not files:
         raise ArtifactError(
-            f"{directory}: no samples there; expected a finished run directory of `surgery run`, "
-            "`tune` or `evaluate` (of several surgeries in a row, one of its directories)"
+            f"{directory}: no samples found; expected a finished run directory of `surgery run`, "
+            "`tune` or `evaluate` (for several behaviors, the directory of one of them)"
         )
     meant = direction or _recorded_direction(directory)
     found = [pair for file in files for pair in _pairs_of(file, meant)]
     if not found:
         raise ArtifactError(
-            f"{directory}: no answers of an edited model there; measure one with "
-            "`surgery evaluate MODEL --edit FILE`"
+            f"{directory}: no answers of an edited model found; measure one with `surgery "
+            "evaluate MODEL --edit FILE`"
         )
     counts: dict[Change, int] = {kind: sum(one.change == kind for one in found) for kind in CHANGES}
     return Pairs(directory, meant, counts, tuple(_worst_first(found)))
@@ -223,7 +223,7 @@ def summary(shown: Pairs) -> str:
     """How many pairs changed in which way, in one line."""
     counts = ", ".join(f"{count:,} {kind}" for kind, count in shown.counts.items())
     total = sum(shown.counts.values())
-    chosen = "" if len(shown.pairs) == total else f"; {len(shown.pairs):,} of them chosen"
+    chosen = "" if len(shown.pairs) == total else f"; {len(shown.pairs):,} of them selected"
     wish = "away from" if shown.direction == "away" else "toward"
     return f"{total:,} pairs of answers, {wish} the behavior: {counts}{chosen}"
 

@@ -14,8 +14,8 @@ BAR = 24  # letters of the longest bar
 MOST_ROWS = 12
 COLUMNS = ("layer, row", "coefficient", "gain", "price", "gain / price", "share of gain")
 UNITS = (
-    "gain: how far the losses on texts that show the behavior and on their opposites are pulled "
-    "apart, to first order; price: divergence on neutral text; nats a token"
+    "gain: change of the difference between the losses on texts that show the behavior and on "
+    "their opposites, to first order; price: divergence on neutral text; both in nats per token"
 )
 
 
@@ -25,7 +25,7 @@ class Compared:
 
     Attributes:
         name: what it is.
-        predicted: nats a token.
+        predicted: nats per token.
         measured: the same on validation texts; None where that was not measured.
     """
 
@@ -71,21 +71,19 @@ def row_lines(explained: Mapping[str, Any]) -> list[tuple[str, ...]]:
 def print_explanation(explained: Mapping[str, Any], console: Console) -> None:
     """Print what a rule expected, layer by layer and of the best rows."""
     console.print()
-    console.print(Text("what the rule expected", style="bold"))
+    console.print(Text("predicted by the rule", style="bold"))
     for one in compared(explained):
         said = "not measured" if one.measured is None else f"measured {one.measured:.2g}"
         console.print(Text(f"{one.name:<10}  predicted {one.predicted:.2g}, {said}"))
     for name, gain in ((explained["measured"] or {}).get("by_behavior") or {}).items():
-        told = (
-            f"  {in_one_line(name)}: losses pulled apart by {gain:.2g} the way that was asked for"
-        )
+        told = f"  {in_one_line(name)}: gain {gain:.2g} in the requested direction"
         console.print(Text(told))
     console.print(Text(UNITS, style="dim"))
     console.print()
-    console.print(Text("predicted gain of each layer", style="bold"))
+    console.print(Text("predicted gain by layer", style="bold"))
     console.print(_layers(explained["by_layer"], wanted(explained)))
     console.print()
-    console.print(Text("the rows that were expected to give most", style="bold"))
+    console.print(Text("the rows with the largest predicted gain", style="bold"))
     table = _table(*COLUMNS)
     for line in row_lines(explained):
         table.add_row(*(in_one_line(one) for one in line))

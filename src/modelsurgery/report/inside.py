@@ -20,22 +20,24 @@ MOST_NEIGHBORS = 6
 HISTOGRAMS = {
     "all": "all gate rows",
     "chosen": "the chosen rows",
-    "random": "as many random rows",
+    "random": "the same number of random rows",
 }
 
 
 def print_inside(inside: dict[str, Any], console: Console, *, show_offensive: bool = False) -> None:
     """Print what is to be seen of an edit, from `inside` as in `results.json`."""
-    _section(console, "rows of each layer", _layers(inside["rows_by_layer"]))
+    _section(console, "rows by layer", _layers(inside["rows_by_layer"]))
     _section(console, "cosines with the direction", _cosines(inside["cosines"]))
     if inside["activations"]:
-        _section(console, "chosen neurons active at a token", _activations(inside["activations"]))
+        _section(
+            console, "share of chosen neurons active per token", _activations(inside["activations"])
+        )
     if inside["tokens"]:
         ends = {"direction": inside["tokens"]["direction"]}
         table = _ends(ends, show_offensive)
         _section(console, "the direction in tokens", table, inside["tokens"]["layer_note"])
     for number, neuron in enumerate(inside["neurons"][:MOST_NEURONS]):
-        title = "the neurons that point away from it most" if number == 0 else None
+        title = "the neurons that point most away from it" if number == 0 else None
         _section(console, title, _neuron(neuron, show_offensive), over=_named(neuron))
     more = len(inside["neurons"]) - MOST_NEURONS
     if more > 0:
@@ -59,9 +61,10 @@ def print_comparisons(comparisons: list[dict[str, Any]], console: Console) -> No
         console.print(Text(f"with {in_one_line(one['edit'])}: {one['verdict']}", style="bold"))
         console.print(
             Text(
-                f"cosine of directions {one['cosine']:+.2f}, {one['shared_rows']:,} rows shared of "
-                f"{one['rows'][0]:,} and {one['rows'][1]:,}; it adds {one['changed']:+.1%} of this "
-                f"edit, this one {one['other_changed']:+.1%} of it"
+                f"cosine of directions {one['cosine']:+.2f}, {one['shared_rows']:,} rows shared "
+                f"of {one['rows'][0]:,} and {one['rows'][1]:,}; it changes the effect of this "
+                f"edit by {one['changed']:+.1%}, and this edit changes its effect by "
+                f"{one['other_changed']:+.1%}"
             )
         )
         if one["nearest"]:

@@ -23,8 +23,8 @@ def budget_notes(results: RunResults) -> list[str]:
     lines = []
     if budget.given_up is not None:
         lines.append(
-            "the first choice was over the budget on held-out data; this is a milder one, inside "
-            "half of it"
+            "the first choice was over the budget on held-out data; this is a weaker edit, "
+            "within half of the budget"
         )
     if over:
         lines.append(f"over the budget: {', '.join(over)}")

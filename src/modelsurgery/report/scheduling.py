@@ -15,8 +15,8 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
     whole = f"about {duration(plan['seconds'])}, {memory}"
     if not plan["fits"]:
         whole += (
-            f"; that is more than {plan['minutes']:g} minutes, with the fewest texts and prompts "
-            "that make sense; it goes on all the same"
+            f"; this is more than {plan['minutes']:g} minutes even with the smallest useful "
+            "numbers of texts and prompts; the run continues anyway"
         )
     return [
         f"plan    {whole}",
@@ -33,7 +33,7 @@ def reduced_lines(plan: dict[str, Any] | None) -> list[str]:
         return []
     parts = [f"{one['what']} {one['from']} → {one['to']}" for one in plan["reduced"]]
     minutes = f"{plan['minutes']:g} minutes"
-    return [f"fewer, to fit {minutes}: {', '.join(parts)} (--minutes M allows more)"]
+    return [f"reduced to fit {minutes}: {', '.join(parts)} (raise --minutes for more)"]
 
 
 def duration(seconds: float) -> str:

@@ -31,13 +31,15 @@ def print_sequence(results: SequenceResults, console: Console) -> None:
     for line in conflict_lines(results.conflicts, [one.name for one in results.behaviors]):
         console.print(Text(line))
     console.print(
-        Text("every row is against the untouched model, on held-out prompts and text", style="dim")
+        Text(
+            "every row compares with the original model, on held-out prompts and text", style="dim"
+        )
     )
     console.print()
     edits = " ".join(results.edits)
-    told = "apply it" if results.at_once else "all together"
+    told = "apply it" if results.at_once else "apply all"
     console.print(Text(f"{told}   surgery apply MODEL {edits} --out edited"))
-    console.print(Text(f"everything is in {results.run_directory}"))
+    console.print(Text(f"results are in {results.run_directory}"))
 
 
 def conflict_lines(conflicts: Sequence[ConflictResults], names: Sequence[str]) -> list[str]:
@@ -45,7 +47,8 @@ def conflict_lines(conflicts: Sequence[ConflictResults], names: Sequence[str]) -
     return [
         f"{names[one.first]} and {names[one.second]} {one.verdict}: cosine of directions "
         f"{one.cosine:+.2f}, {one.shared_rows:,} rows shared of {one.rows[0]:,} and "
-        f"{one.rows[1]:,}; the second adds {one.first_changed:+.1%} of the first, the first "
-        f"{one.second_changed:+.1%} of the second"
+        f"{one.rows[1]:,}; the second changes the effect of the first by "
+        f"{one.first_changed:+.1%}, the first changes the effect of the second by "
+        f"{one.second_changed:+.1%}"
         for one in conflicts
     ]

@@ -57,14 +57,14 @@ def print_table(table: Table, console: Console) -> None:
 
 def print_place(results: RunResults, console: Console) -> None:
     """Say where everything is."""
-    console.print(Text(f"everything is in {results.run_directory} ({results.seconds:.0f} s)"))
-    console.print(Text(f"to look at it: {results.run_directory}/report.html", style="bold"))
+    console.print(Text(f"results are in {results.run_directory} ({results.seconds:.0f} s)"))
+    console.print(Text(f"report: {results.run_directory}/report.html", style="bold"))
 
 
 def headline(results: RunResults) -> str:
     """What was done, to which model."""
     behavior = results.behavior
-    done = "added" if behavior.direction == "toward" else "taken away"
+    done = "added" if behavior.direction == "toward" else "removed"
     return f"{behavior.name} ({behavior.title}) {done}, model {results.model}"
 
 

@@ -70,13 +70,13 @@ def _notes(results: RunResults) -> list[str]:
     search = results.search
     assert search is not None
     lines = [
-        f"tried   {len(search.trials)} edits on texts (and {search.broken} that broke the "
-        f"model), {len(search.survivors)} continued prompts; the rest of the front is in "
-        "results.json; nats: rise of the loss on the behavior less that on its opposite"
+        f"tried   {len(search.trials)} edits on texts (and {search.broken} that broke the model), "
+        f"{len(search.survivors)} of them on prompts; all are in results.json; nats: rise of the "
+        "loss on texts that show the behavior, minus that on their opposites"
     ]
     if search.rank_correlation is not None:
         lines.append(
-            f"screen  selectivity ranked the survivors as the judge did with Spearman's rho "
+            "screen  rank correlation of selectivity and judge: Spearman's rho "
             f"{search.rank_correlation:+.2f}"
         )
     return lines
@@ -99,7 +99,7 @@ def traded(results: RunResults) -> list[str]:
         used = points[chosen].used
         binding = max(used, key=lambda name: used[name])
         more = points[chosen + 1] if chosen + 1 < len(points) else None
-        line = f"binds   {binding}: {used[binding]:.0%} of its budget is used on validation texts"
+        line = f"limit   {binding}: {used[binding]:.0%} of its budget is used on validation texts"
         if more is not None and more.rate is not None:
             line += (
                 f"; at strength {more.strength:.3g} it would be {more.used[binding]:.0%}, "

@@ -45,7 +45,7 @@ def read_results(directory: Path) -> Results:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ArtifactError(
-            f"{directory}: no finished run there ({RESULTS_FILE} is missing); give the directory "
+            f"{directory}: no finished run found ({RESULTS_FILE} is missing); give the directory "
             "that `surgery run` or `surgery evaluate` wrote, or run the same command again to "
             "finish it"
         ) from error
@@ -71,8 +71,8 @@ def results_of(content: Any, where: str) -> Results:
     version = content.get("format", 1)
     if version not in range(1, FORMAT + 1):
         raise ArtifactError(
-            f"{where}: results of format {version!r}; this version reads 1 to {FORMAT}, update "
-            "modelsurgery"
+            f"{where}: results of format {version!r}; this version reads formats 1 to {FORMAT}, "
+            "update modelsurgery"
         )
     kind = kind_of(content)
     model = KINDS[kind]

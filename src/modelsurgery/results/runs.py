@@ -146,7 +146,7 @@ class FitResults(Grown):
     Attributes:
         damping: of rows; None is the rule's own.
         evidence: whether the texts agree: `gain`, `error`, `folds`; None for rules that can't tell.
-        predicted: `gain` and `divergence`, nats a token; None where a rule predicts nothing.
+        predicted: `gain` and `divergence`, nats per token; None where a rule predicts nothing.
         by_layer: the same of the rows of each layer.
         rows: those with the highest gain; None in files of earlier versions.
         measured: `gain`, `divergence`, `behavior` and `opposite`; None where nobody measured them.
@@ -211,7 +211,7 @@ class Point(Part):
         strength: in portable units.
         is_chosen: whether it is that of the edit.
         rate: of prompts that show the behavior; None if nothing could be judged.
-        selectivity: nats a token.
+        selectivity: nats per token.
         perplexity_rise: relative.
         divergence: on neutral text, nats.
         own_divergence: on the model's own answers; None in files of earlier versions.

@@ -23,7 +23,7 @@ from modelsurgery.results.runs import RunResults
 from modelsurgery.results.sequences import SequenceResults, StageResults
 
 QUALITY = {"repetition": "repeated 4-grams", "unfinished": "unfinished", "failed": "empty answers"}
-VERDICTS = {"less": "less", "more": "MORE", "no detectable change": "can't be told"}
+VERDICTS = {"less": "less", "more": "MORE", "no detectable change": "unclear"}
 GROUPS_SHOWN = 6
 COLUMNS = ("base", "edited", "change", "p", "change is")
 
@@ -180,7 +180,7 @@ def evaluation_tables(results: EvaluationResults) -> tuple[Table, ...]:
     return (
         Table("on held-out prompts", (*behavior, *_uncalled_rows(results.uncalled_for, True))),
         *(_group_table(one.name, by, groups) for one in sets for by, groups in one.by.items()),
-        Table("what it may have broken", tuple(broken)),
+        Table("possible damage", tuple(broken)),
     )
 
 
@@ -332,7 +332,7 @@ def _own_rows(own: OwnAnswers | None) -> list[Row]:
 
 
 def _divergence(name: str, value: float) -> Row:
-    return Row(name, Number(0, ".0f"), Number(value, ".4f"), "nats a token")
+    return Row(name, Number(0, ".0f"), Number(value, ".4f"), "nats per token")
 
 
 def _facts_rows(facts: Sequence[Rate | None] | None) -> list[Row]:

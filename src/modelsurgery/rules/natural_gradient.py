@@ -62,7 +62,7 @@ class SiteSlopes:
     """What the rule knows of a site, for a unit of each of k directions on each row.
 
     Attributes:
-        whole: rise of what is wanted, nats a token, [k, experts, rows].
+        whole: rise of what is wanted, nats per token, [k, experts, rows].
         folds: the same in each fold of the texts alone, [folds, k, experts, rows].
         without: the same without each fold, [folds, k, experts, rows].
         squares: E[γᵢ²], [experts, rows].
@@ -142,7 +142,7 @@ def solve_rows(slopes: Array, known: SiteSlopes, added: float) -> Array:
 
 
 def priced(coefficients: Array, known: SiteSlopes) -> Array:
-    """Predicted KL of each row's coefficients [k, experts, rows] alone, nats a token.
+    """Predicted KL of each row's coefficients [k, experts, rows] alone, nats per token.
 
     [k, experts, rows], in parts of directions that add up to the row's.
     """
@@ -155,8 +155,8 @@ class Evidence:
     """Whether the texts agree on what to change.
 
     Attributes:
-        gain: predicted rise of what is wanted, nats a token, at a predicted KL of 0.01, in folds of
-            the texts that the coefficients were not made from; mean over folds.
+        gain: predicted gain, nats per token, at a predicted KL of 0.01, on folds that the
+            coefficients were not fitted on; mean over folds.
         error: its standard error over folds, of texts that agree on nothing.
         folds: number of folds.
     """

@@ -28,8 +28,8 @@ class RowProposal:
         coefficients: per gate matrix, [k, rows] float64: how much of each direction a chosen row
             gets, for an edit away from the behavior, up to one common factor.
         gains: per gate matrix, [k, rows]: predicted rise of what is wanted at the coefficients, in
-            parts of directions that add up, nats a token; None where the rule predicts nothing.
-        divergences: per gate matrix, [k, rows]: predicted KL of the same change, nats a token.
+            parts of directions that add up, nats per token; None where the rule predicts nothing.
+        divergences: per gate matrix, [k, rows]: predicted KL of the same change, nats per token.
         mean_row_norm: mean L2 norm of all gate rows, the unit of strength.
         layout: the layout that a user described, if any.
     """
@@ -89,8 +89,8 @@ class RowProposal:
         root_mean_square = float(np.sqrt(total / region.row_count))
         if not (root_mean_square > 0 and np.isfinite(root_mean_square)):
             raise CheckpointError(
-                "the chosen gate rows have no effect that could be measured; the weights are "
-                "damaged (fetch them again), or the texts of both labels are the same"
+                "the chosen gate rows have no measurable effect; the weights are damaged (fetch "
+                "them again), or the texts of both labels are the same"
             )
         unit = self.mean_row_norm / root_mean_square  # coefficients at strength 1 over these
         made = Edit(

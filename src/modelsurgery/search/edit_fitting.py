@@ -56,46 +56,46 @@ def fit_edit(
     seed: int = 0,
     progress: Progress = silent,
 ) -> Edit:
-    """Make an edit from labeled texts, of one behavior or of several at once. Nothing is written.
+    """Make an edit from labeled texts of one or several behaviors. Writes no files.
 
-    Nothing is generated, but for texts with `called_for`: there the model's own answers to requests
-    that don't call for the behavior should stay as they are, beside neutral text.
-
-    A quarter of the texts is held out to see what the edit does. Without a strength the edit gets
-    the largest one inside the budget on neutral text.
+    A quarter of the texts is used to measure the effect of the edit. Unless `strength` is given, it
+    is the largest one that stays within the damage budget on neutral text. No text is generated,
+    except for texts with `called_for`: the model's own answers to requests that do not call for
+    the behavior should stay as they are, and are measured together with neutral text.
 
     Args:
         model: the base model.
-        texts: 1 shows the behavior, 0 its opposite; a few dozen of each are enough. Or such texts
-            by the name of their behavior: one edit moves all of them.
-        neutral: texts on which the model should stay as it is, a few thousand tokens; None takes
-            the held-out texts with label 0.
-        rule: `natural-gradient`, `least-squares` (forward passes only) or `paper`; several
-            behaviors need the first.
-        direction: `away` from the behavior or `toward` it; of several the same, or by name.
-        weights: how much each of several behaviors counts, by name; None counts all alike.
-        rows: a share of all gate rows (float) or a count (int).
-        layers: first and last layer to edit, 1..L; None is all.
-        strength: portable strength; None takes what the budget allows.
-        max_divergence: budget: mean KL from the base on neutral text, nats a token; None does not
-            limit it.
-        max_perplexity_rise: budget: 0.02 is +2 %; None does not limit it.
-        seed: of everything random.
-        progress: is told what is going on.
+        texts: labeled texts; label 1 shows the behavior, 0 its opposite. A few dozen of each are
+            enough. Or a mapping from behavior names to labeled texts, for one edit of all of them.
+        neutral: text on which the model should not change, a few thousand tokens; by default the
+            texts with label 0 that are not fitted to.
+        rule: `natural-gradient`, `least-squares` (forward passes only) or `paper`. Several
+            behaviors need `natural-gradient`.
+        direction: `away` from the behavior or `toward` it; for several behaviors, one direction or
+            one per name.
+        weights: weight of each of several behaviors, by name; equal by default.
+        rows: share of all gate rows (float), or their number (int).
+        layers: first and last layer to edit, 1..L; all by default.
+        strength: edit strength; 1 adds vectors as long as the average gate row.
+        max_divergence: damage budget: mean KL divergence from the base model on neutral text, in
+            nats per token; None for no limit.
+        max_perplexity_rise: damage budget: 0.02 means +2 %; None for no limit.
+        seed: seed of everything random.
+        progress: receives the progress of the fit.
 
     Returns:
         The edit, bound to the model's checkpoint.
 
     Raises:
-        RecipeError: an unknown rule or direction, weights that don't fit, a rule that takes one
-            behavior alone, or no such number of rows or window of layers.
-        NoSignalError: the texts do not say what to change; of several, those that don't are named.
-        DamageBudgetError: nothing inside the budget.
+        RecipeError: the rule or direction is unknown, the weights do not match the behaviors, the
+            rule supports one behavior only, or there is no such number of rows or range of layers.
+        NoSignalError: the texts do not agree on what to change. The behavior is named.
+        DamageBudgetError: no strength stays within the budget.
 
     Example:
         >>> model = load_model("Qwen/Qwen3-0.6B")  # doctest: +SKIP
         >>> edit = fit_edit(model, load_texts("texts.jsonl"))  # doctest: +SKIP
-        >>> save_edit(edit, "edit.safetensors")  # doctest: +SKIP
+        >>> edit.save("edit.safetensors")  # doctest: +SKIP
     """
     budget = Budget(max_perplexity_rise, max_divergence, None)
     targets = targets_of(texts, direction, weights)
@@ -138,8 +138,8 @@ class Given:
             raise RecipeError(f"rule {rule!r}; expected one of {', '.join(RULES)}")
         if len(self.targets) > 1 and rule != "natural-gradient":
             raise RecipeError(
-                f"rule {rule!r} makes an edit of one behavior; for several at once take "
-                "natural-gradient, or make an edit of each"
+                f"rule {rule!r} supports one behavior only; use natural-gradient for several, or "
+                "make one edit per behavior"
             )
         fitted = self._fitted(rule)
 
@@ -238,8 +238,8 @@ class Given:
             moved[str(target.name)] = moves = target.sign * effect.selectivity
             if moves <= 0:
                 self.model.warn(
-                    f"on held-out texts the edit moves {target.name} the wrong way ({moves:.2g} "
-                    "nats a token); give it more weight, or make an edit of it alone"
+                    f"on held-out texts the edit moves {target.name} in the wrong direction "
+                    f"({moves:.2g} nats per token); give it more weight, or make a separate edit"
                 )
             gain += self._weight(target) * effect.selectivity
         measured = Measurement(gain, fitted.effect.divergence, moved)

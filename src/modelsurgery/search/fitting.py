@@ -155,9 +155,9 @@ def fit_contrasts(
         if not evidence.is_clear:
             whose = "the texts" if contrast.name is None else f"the texts of {contrast.name}"
             raise NoSignalError(
-                f"{whose} do not agree on what to change: parts of them promise "
-                f"{evidence.gain:.2g} ± {evidence.error:.2g} nats a token on the others; check "
-                "that the labels are right, or give more texts. No edit was made"
+                f"{whose} do not agree on what to change: the cross-validated gain is "
+                f"{evidence.gain:.2g} ± {evidence.error:.2g} nats per token; check that the "
+                "labels are correct, or use more texts. No edit was made"
             )
     return FittedRule(
         cache(fitted.proposal),  # a search asks for each many times
@@ -190,8 +190,8 @@ def refuse_chance(probe: Probe) -> None:
     if low <= 0.5:
         raise NoSignalError(
             f"the probe cannot tell the labels apart on {metrics.test_texts} held-out texts: "
-            f"AUROC {metrics.auroc:.2f} ({low:.2f}-{high:.2f}); check that the labels are right, "
-            "or give more texts. No edit was made"
+            f"AUROC {metrics.auroc:.2f} ({low:.2f}-{high:.2f}); check that the labels are "
+            "correct, or use more texts. No edit was made"
         )
 
 

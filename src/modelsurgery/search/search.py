@@ -255,9 +255,9 @@ class Search:
                 advance(1)
         if base is None and all(one.rate is None for one in found):
             raise EvaluationError(
-                f"judge {self._judge.name} could judge no continuation of {len(self._prompts)} "
-                "prompts; the trials are kept: mend it, or give another --judge, and run the same "
-                "command again"
+                f"judge {self._judge.name} could not judge any continuation of "
+                f"{len(self._prompts)} prompts; the trials are kept: fix the judge or choose "
+                "another with --judge, and run the same command again"
             )
         found.sort(key=lambda one: math.inf if one.rate is None else self._sign * one.rate)
         return found, base
@@ -334,7 +334,7 @@ class Search:
                 most -= 1
 
     def _change(self, trial: Trial) -> float:
-        """How far a trial goes in the wanted direction, nats a token."""
+        """How far a trial goes in the wanted direction, nats per token."""
         return self._sign * trial.effect.selectivity
 
     def _value(self, trial: Trial) -> float:
@@ -379,17 +379,17 @@ class Search:
 
     def _why_none(self, trials: Sequence[Trial], failures: Sequence[str]) -> str:
         if not trials:
-            return f"no edit: every trial broke the model ({failures[0]}); see that it is whole"
+            return f"no edit: every trial broke the model ({failures[0]}); check its weights"
         mildest = min(trials, key=lambda one: max([*self.budget.used(one.effect).values(), 0]))
         if self.budget.allows(mildest.effect):
             return (
-                "no edit: no trial inside the budget moves the behavior the wanted way; take a "
-                "larger budget, more --trials or more texts"
+                "no edit: no trial within the budget moves the behavior in the requested "
+                "direction; use a larger budget, more --trials or more texts"
             )
         binding = self.budget.binding(mildest.effect)
         share = self.budget.used(mildest.effect)[binding]
         return (
-            f"no edit: the mildest of {len(trials)} trials (strength {mildest.strength:.2g}) takes "
-            f"{share:.1f} times the budget of {binding}, and {SAFETY:.0%} of it may be used on "
-            "validation texts; take a larger budget or more --trials"
+            f"no edit: the weakest of {len(trials)} trials (strength {mildest.strength:.2g}) uses "
+            f"{share:.1f} times the budget of {binding}, and at most {SAFETY:.0%} of it may be "
+            "used on validation texts; use a larger budget or more --trials"
         )

@@ -163,10 +163,11 @@ def _step(used: float) -> float:
 def _why_none(budget: Budget, trials: Sequence[Trial]) -> str:
     mildest = min(trials, key=lambda one: one.strength)
     if not mildest.effect.is_finite:
-        return "no edit: every strength tried broke the model; check that its weights are whole"
+        return "no edit: every strength tried broke the model; check that its weights are complete"
     binding = budget.binding(mildest.effect)
     share = budget.used(mildest.effect)[binding]
     return (
-        f"no edit: strength {mildest.strength:.2g} already takes {share:.1f} times the budget of "
-        f"{binding} on validation texts, and {SAFETY:.0%} of it may be used; allow more"
+        f"no edit: strength {mildest.strength:.2g} already uses {share:.1f} times the budget of "
+        f"{binding} on validation texts, and at most {SAFETY:.0%} of it may be used; use a larger "
+        "budget"
     )

@@ -196,13 +196,13 @@ class Study:
             yield
         except OSError as error:
             raise StorageError(
-                f"{self._path}: {error.strerror}; trials until now are kept, make room and run "
-                "the same command again"
+                f"{self._path}: {error.strerror}; the trials so far are kept, free some space and "
+                "run the same command again"
             ) from error
         except (ValueError, KeyError) as error:
             raise ArtifactError(
-                f"{self._path}: not a journal of studies ({error}); take it away to begin anew, "
-                "or give another --study"
+                f"{self._path}: not a journal of studies ({error}); delete it to start over, or "
+                "use another --study"
             ) from error
 
 

@@ -65,10 +65,10 @@ def targets_of(
     if not isinstance(texts, Mapping):
         if weights is not None or isinstance(direction, Mapping):
             given = "weights" if weights is not None else "directions by name"
-            raise RecipeError(f"{given} belong to several behaviors; give texts by name too")
+            raise RecipeError(f"{given} are for several behaviors; give texts by name too")
         return (Target(tuple(texts), _checked(direction)),)
     if not texts:
-        raise RecipeError("no behaviors; expected texts of at least one, by name")
+        raise RecipeError("no behaviors; expected texts of at least one behavior, by name")
     directions = (
         _by_name("direction", direction, texts)
         if isinstance(direction, Mapping)
@@ -78,8 +78,8 @@ def targets_of(
     for name, weight in weighed.items():
         if not 0 < weight < math.inf:
             raise RecipeError(
-                f"weight {weight:g} of {name}; expected a positive number (the direction says "
-                "which way)"
+                f"weight {weight:g} of {name}; expected a positive number (set the sign with the "
+                "direction)"
             )
     return tuple(
         Target(tuple(some), _checked(directions[name]), name, weighed[name])

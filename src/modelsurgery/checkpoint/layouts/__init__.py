@@ -54,15 +54,22 @@ QUANTISED_NAMES = (
 def find_gate_matrices(
     checkpoint: Checkpoint, layout: GateLayout | None = None
 ) -> tuple[GateMatrix, ...]:
-    """Find the gate matrices of all blocks, in the order of block, branch and expert.
+    """Find the gate matrices of all blocks.
 
     Args:
-        checkpoint: where to look.
-        layout: where they are; None takes the layout of its model type.
+        checkpoint: the model.
+        layout: where they are; by default the layout of the model type.
+
+    Returns:
+        The matrices, ordered by block, branch and expert.
 
     Raises:
-        UnsupportedModelError: unknown family, quantized weights, or gate matrices that are not all
-            there or of another shape than the configuration says.
+        UnsupportedModelError: the family is unknown, the weights are quantized, or gate matrices
+            are missing or do not have the shape that config.json says.
+
+    Example:
+        >>> len(find_gate_matrices(checkpoint))
+        4
     """
     where = str(checkpoint.directory)
     _refuse_quantized(checkpoint)
@@ -92,7 +99,7 @@ def layout_for(config: dict[str, Any], tensors: Mapping[str, object], where: str
     if layout is None:
         raise UnsupportedModelError(
             f"{where}: no layout for model type {model_type!r}; it has "
-            f"{described_names(tensors)}; describe it with --layout, or take one of: "
+            f"{described_names(tensors)}; describe it with --layout, or use a model of type "
             f"{', '.join(sorted(known))}"
         )
     return layout

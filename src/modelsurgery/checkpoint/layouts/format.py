@@ -69,19 +69,25 @@ class MatrixEntry(_Entry):
 class GateLayout(_Entry):
     """Where a model family keeps its gate rows.
 
+    Layouts of supported families are built in. Others can be described in a YAML file.
+
     Attributes:
-        title: the family, for people.
+        title: name of the family.
         model_types: values of `model_type` in config.json.
-        mlp: `gated`, or `plain` for a two-layer MLP, whose first matrix's rows are meant.
+        mlp: `gated`, or `plain` for a two-layer MLP, where the rows of the first matrix are edited.
         hidden_size: key of config.json with the length d of a row.
         blocks_count: key of config.json with the number of blocks.
-        extra_blocks: key of config.json with the number of further blocks that may follow
-            (multi-token prediction); they are left alone.
-        defaults: values of keys that config.json may leave out.
-        prefixes: what stands before a matrix's name, with `{block}`; one of them must match.
-        loaded_prefix: the one that transformers' model for generation has, where files may have
-            another; adapters name modules by it.
-        blocks: forms that a block may have, by our word for the form.
+        extra_blocks: key of config.json with the number of extra blocks that may follow, for
+            multi-token prediction. They are not edited.
+        defaults: values of keys that config.json may omit.
+        prefixes: what precedes a matrix's name, with `{block}`. One of them must match.
+        loaded_prefix: the prefix that transformers uses when the model is loaded for generation, if
+            files may use another. Adapters name modules by it.
+        blocks: the forms that a block may have, by name.
+
+    Example:
+        >>> load_layout("layout.yaml").hidden_size
+        'hidden_size'
     """
 
     title: str = "described by the user"
@@ -110,7 +116,12 @@ class GateLayout(_Entry):
         return self
 
     def loaded_name(self, tensor: str, block: int) -> str:
-        """Name of a stored tensor's parameter in transformers' model for generation."""
+        """Return the parameter name that a stored tensor has in a loaded transformers model.
+
+        Args:
+            tensor: name of the stored tensor.
+            block: number of its block, from 0.
+        """
         if self.loaded_prefix is None:
             return tensor
         for prefix in sorted(self.prefixes, key=len, reverse=True):  # `h.` ends `transformer.h.`
@@ -120,13 +131,22 @@ class GateLayout(_Entry):
         return tensor
 
 
-def load_layout(path: Path) -> GateLayout:
-    """Read a layout that a user wrote.
+def load_layout(path: Path | str) -> GateLayout:
+    """Read a layout file written by a user.
+
+    Args:
+        path: YAML file; its keys are described in docs/formats.md.
+
+    Returns:
+        The layout.
 
     Raises:
-        RecipeError: missing, not YAML, an unknown key or a wrong value.
+        RecipeError: the file is missing, is not YAML, or has an unknown key or a wrong value.
+
+    Example:
+        >>> matrices = find_gate_matrices(checkpoint, load_layout("layout.yaml"))
     """
-    return load_yaml(path, GateLayout)
+    return load_yaml(Path(path), GateLayout)
 
 
 def layout_from_json(content: dict[str, Any], where: str) -> GateLayout:

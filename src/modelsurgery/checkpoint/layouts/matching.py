@@ -36,13 +36,18 @@ class Address(NamedTuple):
 
 @dataclass(frozen=True)
 class GateMatrix:
-    """One gate matrix [rows, d] of a model; in a mixture one for each expert.
+    """A gate matrix [rows, d] of a model. A mixture of experts has one per expert.
 
     Attributes:
-        view: where its rows are inside a stored tensor.
+        view: where its rows are within a stored tensor.
         block: number of the block, from 0.
         branch: `mlp`, `experts` or `shared`.
-        expert: number of the expert, from 0; -1 where the branch is not a mixture.
+        expert: number of the expert, from 0; -1 if the branch has no experts.
+
+    Example:
+        >>> gate = find_gate_matrices(checkpoint)[0]
+        >>> gate.block, gate.branch, gate.rows
+        (0, 'mlp', 640)
     """
 
     view: RowView
@@ -57,7 +62,7 @@ class GateMatrix:
 
     @property
     def rows(self) -> int:
-        """How many neurons it has."""
+        """Number of rows, one per neuron."""
         return self.view.rows
 
     @property
@@ -67,12 +72,12 @@ class GateMatrix:
 
     @property
     def dtype(self) -> str:
-        """Safetensors' name of the element type."""
+        """Element type, as safetensors names it."""
         return self.view.dtype
 
     @property
     def address(self) -> Address:
-        """Which matrix of the model it is."""
+        """Position in the model, independent of tensor names."""
         return Address(self.block, self.branch, self.expert)
 
 
@@ -193,9 +198,9 @@ def _block_matrices(
             ]
     block = matches[0].block
     raise UnsupportedModelError(
-        f"{where}: block {block} has {described_names(dict.fromkeys(available))}, which is no "
-        f"whole set of its gate matrices; expected {' or '.join(_wanted(layout))}, every expert "
-        "and shared expert that config.json names"
+        f"{where}: block {block} has {described_names(dict.fromkeys(available))}, which is not a "
+        f"complete set of gate matrices; expected {' or '.join(_wanted(layout))}, with every "
+        "expert and shared expert that config.json names"
     )
 
 

@@ -9,7 +9,7 @@ from modelsurgery.data.corpora import corpora
 def listed(behavior: BehaviorFile) -> dict[str, Any]:
     """A behavior in a few lines."""
     kinds = ["the demo model"] if behavior.demo else []
-    kinds += ["models of your own"] if behavior.texts is not None else []
+    kinds += ["other models"] if behavior.texts is not None else []
     return {
         "title": behavior.title,
         "shows": behavior.shows,
@@ -62,7 +62,7 @@ def _prompts(prompts: CorpusPrompts) -> dict[str, Any]:
 def _origin(name: str) -> dict[str, str]:
     corpus = corpora()[name]
     if corpus.packaged:
-        where = f"{corpus.published}, {corpus.title}; in the package, taken from {corpus.home}"
+        where = f"{corpus.published}, {corpus.title}; included in the package, from {corpus.home}"
         return {"license": corpus.license, "where to get it": where}
     hub = f", on the Hub as {corpus.hub.id}" if corpus.hub else ""
     return {

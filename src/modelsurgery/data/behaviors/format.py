@@ -65,7 +65,7 @@ class CorpusTexts(_Entry):
     @model_validator(mode="after")
     def _has_replies(self) -> "CorpusTexts":
         if self.called_for and self.replies is None:
-            raise ValueError("called_for without replies; expected texts that are answered")
+            raise ValueError("called_for without replies; expected texts with replies")
         return self
 
 
@@ -152,7 +152,7 @@ class Uncalled(_Entry):
     @model_validator(mode="after")
     def _has_both(self) -> "Uncalled":
         if bool(self.prompts) != (self.validation is not None):
-            raise ValueError("uncalled_for: expected prompts and validation, or neither")
+            raise ValueError("uncalled_for: expected both prompts and validation, or neither")
         return self
 
 

@@ -258,8 +258,8 @@ def _texts(described: BehaviorFile, data: Path | None) -> tuple[LabeledText, ...
         return check_texts(found, f"{texts.shows} and {texts.opposite}")
     if texts is None:
         raise TextsError(
-            f"behavior {described.name!r} has texts for the demo model only; for "
-            "another model give --texts FILE, or another behavior"
+            f"behavior {described.name!r} has texts for the demo model only; for another model "
+            "use --texts FILE or another behavior"
         )
     pooled = [text for corpus in texts for text in _corpus_texts(corpus, data)]
     return check_texts(pooled, described.name)

@@ -36,8 +36,8 @@ def with_packaged_data(
         return described, None
     titles = " and ".join(corpora()[name].title for name in dict.fromkeys(names))
     log.warning(
-        "%s: using %s, which ship with the package; --data DIR takes local copies of the whole "
-        "data sets, --data hub those of the Hub",
+        "%s: using %s, which ship with the package; use --data DIR for local copies of the full "
+        "data sets, or --data hub to download them",
         described.name,
         titles,
     )

@@ -22,8 +22,8 @@ def data_root(given: Path | None) -> Path | None:
     root = given or (Path(variable) if variable else None)
     if root is not None and root != HUB and not root.is_dir():
         raise TextsError(
-            f"no directory at {root}; expected local copies of data sets, a folder each, or {HUB} "
-            f"(given by --data or {ROOT_VARIABLE})"
+            f"no directory at {root}; expected a directory with one folder per data set, or {HUB} "
+            f"(set by --data or {ROOT_VARIABLE})"
         )
     return root
 

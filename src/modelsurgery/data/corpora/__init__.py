@@ -176,7 +176,7 @@ def load_corpus_scores(
     corpus = _corpus(name, "texts")
     columns = [(one.column, one.score) for one in corpus.texts if one.score is not None]
     if not columns:
-        raise TextsError(f"{name}: its texts have labels, no scores; load_corpus_texts loads them")
+        raise TextsError(f"{name}: its texts have labels instead of scores; use load_corpus_texts")
     scored = []
     for row in corpus_rows(corpus, path, split):
         for column, score_column in columns:
@@ -228,9 +228,9 @@ def _corpus(name: str, part: str) -> Corpus:
     known = corpora()
     having = [one for one, corpus in known.items() if getattr(corpus, part)]
     if name not in known:
-        raise TextsError(f"no corpus {name!r}; with {part} there are {', '.join(having)}")
+        raise TextsError(f"no corpus {name!r}; corpora with {part}: {', '.join(having)}")
     if name not in having:
-        raise TextsError(f"{name}: has no {part}; with {part} there are {', '.join(having)}")
+        raise TextsError(f"{name}: has no {part}; corpora with {part}: {', '.join(having)}")
     return known[name]
 
 
@@ -250,7 +250,8 @@ def _labels(
                 raise TextsError(f"{corpus.name}: no class {one!r}; expected some of {known}")
             if labels.setdefault(one, label) != label:
                 raise TextsError(
-                    f"{corpus.name}: class {one!r} under shows and opposite; expected it under one"
+                    f"{corpus.name}: class {one!r} under both shows and opposite; expected it "
+                    "under one of them"
                 )
     return labels
 
@@ -273,7 +274,7 @@ def _labeled(
             group = None if corpus.group is None else text_of(row, corpus.group)
             texts.append(LabeledText(text, label, group))
     if left_out:
-        log.info("%s: left out %d texts of other, several or no classes", corpus.name, left_out)
+        log.info("%s: skipped %d texts with other, several or no classes", corpus.name, left_out)
     return texts
 
 

@@ -111,10 +111,10 @@ def _delimited(path: Path, form: FileFormat) -> Rows:
                 f"{path}, line {line}: {len(values)} columns; expected {len(names)} separated by "
                 f"{form.delimiter!r}"
                 + (f" in all but {form.ragged} lines" if form.ragged else "")
-                + ", load the published file again"
+                + ", downdownload the published file again"
             )
     if ragged:
-        log.info("%s: left out %d lines with another number of columns", path, ragged)
+        log.info("%s: skipped %d lines with another number of columns", path, ragged)
 
 
 def _tree(path: Path, form: FileFormat) -> Rows:
@@ -123,7 +123,7 @@ def _tree(path: Path, form: FileFormat) -> Rows:
         content = yaml.load(read_text(path), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise TextsError(f"{path}: not valid YAML ({reason}); is the file cut off?") from error
+        raise TextsError(f"{path}: not valid YAML ({reason}); is the file truncated?") from error
     for keys, number, text in _leaves(content, form.levels, (), path):
         values = dict(zip(form.levels, keys, strict=True))
         # Without the outermost key, so that forms of one task have the same path.

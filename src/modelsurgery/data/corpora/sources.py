@@ -138,11 +138,11 @@ def _once(corpus: Corpus, rows: Iterable[Record]) -> Iterator[Record]:
             repeated += 1
         else:
             raise TextsError(
-                f"{row.where}: the id {' '.join(key)} stands at {first.where} with other content; "
-                "expected ids that are unique, load the published files again"
+                f"{row.where}: the id {' '.join(key)} occurs at {first.where} with other content; "
+                "expected unique ids, download the published files again"
             )
     if repeated:
-        log.info("%s: left out %d rows that are there twice", corpus.name, repeated)
+        log.info("%s: skipped %d duplicate rows", corpus.name, repeated)
 
 
 def _hub_rows(corpus: Corpus, split: str | None) -> Iterator[Record]:

@@ -61,11 +61,22 @@ def is_demo_model(model: str | Path) -> bool:
 
 
 def demo_model_path() -> Path:
-    """Return the directory of the demo model (safetensors, config, tokenizer)."""
+    """Return the directory of the demo model that ships with the package.
+
+    Returns:
+        A directory with config, tokenizer and safetensors weights, 4 MB.
+
+    Raises:
+        FileNotFoundError: the model is missing from the installation.
+
+    Example:
+        >>> open_checkpoint(demo_model_path()).config["num_hidden_layers"]
+        4
+    """
     path = Path(str(importlib.resources.files("modelsurgery.data.demo"))) / "model"
     if not (path / "model.safetensors").is_file():
         raise FileNotFoundError(
-            f"the demo model is not in {path}: install modelsurgery again, or train it with "
+            f"the demo model is missing from {path}: reinstall modelsurgery, or train it with "
             f"`python -m tools.train_demo --out {path}`"
         )
     return path

@@ -82,7 +82,7 @@ def behavior_named(name: str) -> DemoBehavior:
     """Return the behavior called `name`, or raise ValueError with the names there are."""
     if name not in BEHAVIORS:
         raise ValueError(
-            f"no behavior {name!r} in the demo data; choose from {', '.join(BEHAVIORS)}"
+            f"the demo model has no behavior {name!r}; choose from {', '.join(BEHAVIORS)}"
         )
     return BEHAVIORS[name]
 

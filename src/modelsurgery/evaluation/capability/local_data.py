@@ -97,7 +97,7 @@ def _records(path: Path, key: str) -> list[dict[str, Any]]:
     except (ValueError, KeyError, TypeError) as error:
         raise TextsError(f"{path}: not readable ({error}); expected JSON with {key!r}") from error
     if not isinstance(content, list):
-        raise TextsError(f"{path}: {key!r} is no list; load the published file again")
+        raise TextsError(f"{path}: {key!r} is not a list; download the published file again")
     return content
 
 

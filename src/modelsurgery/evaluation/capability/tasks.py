@@ -94,14 +94,14 @@ def find_tasks(name: str, data: Path | None, include: Path | None) -> HarnessTas
     except (OSError, ValueError, LookupError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise TextsError(
-            f"task {name!r}: its data can't be loaded ({reason}); load them where there is a "
-            "network, or give a task file of your own with --include-path"
+            f"task {name!r}: cannot load its data ({reason}); download them on a machine with "
+            "network access, or give your own task file with --include-path"
         ) from error
     for task in tasks.values():
         if getattr(task, "UNSAFE_CODE", False) or getattr(task, "MULTIMODAL", False):
             raise RecipeError(
-                f"task {name!r} runs code that the model writes, or shows it more than text; "
-                "expected another task"
+                f"task {name!r} executes code that the model writes, or is not text-only; choose "
+                "another task"
             )
         if published or task.config.num_fewshot is None:
             task.set_config("num_fewshot", published.shots if published else 0)
@@ -118,7 +118,7 @@ def _score(name: str, task: Any) -> str:
     if not means:
         raise RecipeError(
             f"task {name!r} has no metric that is a mean over items "
-            f"({', '.join(task.aggregation())}); expected another task"
+            f"({', '.join(task.aggregation())}); choose another task"
         )
     filters = task.config.filter_list
     return f"{means[0]},{filters[0]['name'] if filters else 'none'}"

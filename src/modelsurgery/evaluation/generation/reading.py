@@ -66,13 +66,13 @@ def readings(
     cut = sum(len(ids) > most for ids in wholes)
     if cut:
         model.warn(
-            f"{cut} of {len(found)} prompts lose their beginning: the model's context of {context} "
-            f"tokens leaves {most}"
+            f"{cut} of {len(found)} prompts are truncated at the start: the model's context of "
+            f"{context} tokens leaves room for {most}"
         )
     shortest = min((one.max_new_tokens for one in found), default=wanted)
     if shortest < wanted:
         model.warn(
-            f"continuations end after {shortest} tokens in place of {wanted}: the model's context "
+            f"continuations end after {shortest} tokens instead of {wanted}: the model's context "
             f"is {context}"
         )
     return tuple(found)

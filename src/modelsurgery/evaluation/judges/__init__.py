@@ -60,27 +60,30 @@ def _plain(spec: str, behavior: Behavior, seed: int) -> Judge:
         return TextsJudge(behavior.train, behavior.test, seed=seed)
     if spec == DEMO:
         if not behavior.is_demo:
-            raise RecipeError("judge 'demo' is exact for the demo model and for no other")
+            raise RecipeError("judge 'demo' is for the demo model only; use another judge")
         return DemoJudge(behavior.name)
     if spec == "ngrams":
         from modelsurgery.evaluation.judges.ngrams import BY_BEHAVIOR, NgramJudge
 
         if behavior.name not in BY_BEHAVIOR:
             raise RecipeError(
-                f"judge 'ngrams' knows {', '.join(BY_BEHAVIOR)}, not {behavior.name!r}; take "
-                "--judge texts, or another"
+                f"judge 'ngrams' supports {', '.join(BY_BEHAVIOR)}, not {behavior.name!r}; use "
+                "--judge texts or another judge"
             )
         return NgramJudge(BY_BEHAVIOR[behavior.name])
     if spec == "phrases":
         from modelsurgery.evaluation.judges.phrases import RefusalPhrasesJudge
 
         if behavior.name != "refusal":
-            raise RecipeError(f"judge 'phrases' counts refusals; it can't judge {behavior.name!r}")
+            raise RecipeError(
+                f"judge 'phrases' counts refusals and cannot judge {behavior.name!r}; use another "
+                "judge"
+            )
         return RefusalPhrasesJudge()
     if spec == "perspective":  # the paper's; recipes may still name it
         raise RecipeError(
-            "judge 'perspective' is gone: its service closes on 2026-12-31; use --judge ngrams, or "
-            "another"
+            "judge 'perspective' was removed, because its service closes on 2026-12-31; use "
+            "--judge ngrams or another judge"
         )
     raise RecipeError(f"no judge {spec!r}; expected {KINDS}")
 
@@ -98,7 +101,8 @@ def _chat(spec: str, behavior: Behavior) -> Judge:
     model, _, address = spec.partition("@")
     if not model or not address.startswith(("http://", "https://")):
         raise RecipeError(
-            f"judge 'chat:{spec}'; expected chat:MODEL@URL, as chat:judge@http://localhost:8000/v1"
+            f"judge 'chat:{spec}'; expected chat:MODEL@URL, such as "
+            "chat:judge@http://localhost:8000/v1"
         )
     described = behavior.described
     return ChatJudge(address, model, shows=described.shows, opposite=described.opposite)

@@ -89,7 +89,7 @@ class ChatJudge:
             first_wait_seconds: before the first retry; later ones wait longer.
         """
         self.name = f"chat:{model}"
-        self.note = f"the language model {model} was asked; it may err as any reader"
+        self.note = f"verdicts of the language model {model}, which can be wrong"
         self.usage = ChatUsage()
         self._model, self._concurrency = model, concurrency
         self._system = INSTRUCTIONS.format(shows=shows, opposite=opposite)

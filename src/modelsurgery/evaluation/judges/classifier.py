@@ -81,8 +81,8 @@ class SequenceClassifierJudge:
         self.name = f"hf:{called}"
         self.version = sha256_json([self._loaded.fingerprint, self._shows])[:12]
         self.note = (
-            f"the classifier {called}, whose label {labels[self._shows]!r} is taken for the "
-            "behavior; it may err on text unlike its training"
+            f"the classifier {called}, whose label {labels[self._shows]!r} counts as the "
+            "behavior; it can be wrong on text unlike its training data"
         )
 
     def __call__(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[Verdict]:

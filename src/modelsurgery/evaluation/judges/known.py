@@ -56,8 +56,8 @@ class TextsJudge:
         scores = self._pipeline.decision_function([_read(text) for text in test])
         self.auroc = float(roc_auc_score([text.label for text in test], scores))
         self.note = (
-            f"trained on the given texts (words and characters), AUROC {self.auroc:.3f} "
-            "on held-out ones; an indication, not a ground truth"
+            f"trained on the given texts (words and characters), AUROC {self.auroc:.3f} on "
+            "held-out texts; an estimate, not ground truth"
         )
         self.version = sha256_json([texts_sha256(train), seed, metadata.version("scikit-learn")])[
             :12

@@ -26,7 +26,7 @@ class NgramJudge:
         self.version = self._classifier.version
         self.note = (
             f"a small offline model of words and characters ({classifier}, version "
-            f"{self.version}); an indication, what it is worth is in docs/judges.md"
+            f"{self.version}); its measured accuracy is in docs/judges.md"
         )
 
     def __call__(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[Verdict]:

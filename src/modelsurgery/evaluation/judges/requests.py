@@ -70,8 +70,8 @@ class Endpoint:
             return retrying(self._sent, client, body)
         except _PassingError as error:
             raise EvaluationError(
-                f"the judge at {self._url} did not answer in {ATTEMPTS} attempts ({error}); "
-                "see that it is up, then run the same command again"
+                f"the judge at {self._url} did not answer in {ATTEMPTS} attempts ({error}); check "
+                "that it is running, then run the same command again"
             ) from error
 
     def _sent(self, client: httpx.Client, body: dict[str, Any]) -> httpx.Response:
@@ -81,14 +81,15 @@ class Endpoint:
             raise _PassingError(type(error).__name__) from error
         except httpx.InvalidURL as error:
             raise EvaluationError(
-                f"judge address {self._url!r}: {error}; expected one like http://localhost:8000/v1"
+                f"judge address {self._url!r}: {error}; expected an address such as "
+                "http://localhost:8000/v1"
             ) from error
         if response.status_code in PASSING_STATUSES:
             raise _PassingError(f"status {response.status_code}", _retry_after(response))
         if response.status_code != OK:
             raise EvaluationError(
-                f"the judge at {self._url} refuses with status {response.status_code}; "
-                f"{self._advice}"
+                f"the judge at {self._url} rejected the request with status "
+                f"{response.status_code}; {self._advice}"
             )
         return response
 

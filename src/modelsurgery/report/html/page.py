@@ -49,8 +49,8 @@ def page_of(directory: Path) -> Page:
     if kind_of(content) == "sequence":
         steps = ", ".join(sorted(path.parent.name for path in directory.glob("*/results.json")))
         raise ArtifactError(
-            f"{directory}: several surgeries in a row; each has its own report, give one of its "
-            f"directories: {steps}"
+            f"{directory}: a run with several behaviors; each has its own report, choose one of: "
+            f"{steps}"
         )
     results = results_of(content, str(directory))
     if isinstance(results, RunResults):
@@ -109,7 +109,7 @@ def _text(directory: Path, name: str) -> str:
         return (directory / name).read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ArtifactError(
-            f"{directory}: no finished run there ({name} is missing); {MISSING}"
+            f"{directory}: no finished run found ({name} is missing); {MISSING}"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ArtifactError(f"{directory / name}: cannot be read ({error})") from error

@@ -23,7 +23,7 @@ from modelsurgery.results.notes import sentences
 from modelsurgery.results.runs import RunBehavior
 from modelsurgery.results.tables import PAGE, Points, run_table, shown
 
-NOT_CHOSEN_ON = "nothing that is measured here was used to choose the edit"
+NOT_CHOSEN_ON = "none of the data measured here was used to choose the edit"
 
 
 def page_of_run(directory: Path, results: RunResults, record: Record) -> Page:
@@ -32,7 +32,7 @@ def page_of_run(directory: Path, results: RunResults, record: Record) -> Page:
     assert behavior.change is not None
     fit = None if results.fit is None else results.fit.model_dump()
     name, told = behavior.name, behavior.change.verdict
-    way = "taken away from" if direction == "away" else "added to"
+    way = "removed from" if direction == "away" else "added to"
     said = (
         wording.wrong_way(told, direction),
         wording.certainty(behavior),
@@ -161,8 +161,8 @@ def _commands(directory: Path, model: str) -> tuple[tuple[str, str], ...]:
     return (
         ("repeat", command("run", str(directory / "recipe.resolved.yaml"), "--out", "again")),
         ("apply to a copy", command("apply", model, edit, "--out", "edited")),
-        ("take it back", command("undo", "edited")),
+        ("undo", command("undo", "edited")),
         ("adapter for PEFT", command("export", model, edit, "--to", "peft", "--out", "adapter")),
-        ("talk to both", command("chat", model, "--edit", edit)),
+        ("chat with both", command("chat", model, "--edit", edit)),
         ("read all answers", command("compare", str(directory))),
     )

@@ -27,7 +27,10 @@ def verdict(name: str, one: Compared) -> str:
     assert one.change is not None
     base, edited = per_cent(one.base.rate), per_cent(one.edited.rate)
     if one.change.verdict == NO_CHANGE:
-        return f"No detectable change: {name} shows in {base} of prompts before and {edited} after."
+        return (
+            f"No detectable change: {name} occurs in {base} of prompts before the edit and in "
+            f"{edited} after."
+        )
     moved = "fell" if one.change.verdict == "less" else "rose"
     return f"{capitalized(name)} {moved} from {base} to {edited} of held-out prompts."
 
@@ -50,7 +53,9 @@ def wrong_way(told: str, direction: str) -> str | None:
     """What there is to say of a change against the wish."""
     if told in (NO_CHANGE, WISHED[direction]):
         return None
-    return f"That is the wrong way: the surgery was meant to make it {WISHED[direction]} frequent."
+    return (
+        f"This is the wrong direction: the edit was meant to make it {WISHED[direction]} frequent."
+    )
 
 
 def certainty(one: Compared) -> str:
@@ -61,16 +66,16 @@ def certainty(one: Compared) -> str:
     p = change.adjusted_p_value
     said = "less than once in 10,000 times" if p < 1e-4 else f"with a probability of {p:.2g}"
     return (
-        f"The change is {signed(100 * change.difference)} points (95% interval {low} to "
-        f"{high}), on {one.base.prompts:,} held-out prompts. If the edit did nothing, chance "
-        f"alone would give one as large {said}."
+        f"The change is {signed(100 * change.difference)} points (95% interval {low} to {high}), "
+        f"on {one.base.prompts:,} held-out prompts. If the edit had no effect, a change as large "
+        f"would occur by chance {said}."
     )
 
 
 def price(perplexity_rise: float, facts: Sequence[Rate] | None) -> str:
     """What it cost."""
     more = "more" if perplexity_rise >= 0 else "less"
-    said = f"Ordinary text surprises the model {per_cent(abs(perplexity_rise))} {more} (perplexity)"
+    said = f"Perplexity on neutral text is {per_cent(abs(perplexity_rise))} {more}"
     if facts:
         base, edited = facts
         points = signed(100 * (edited.rate - base.rate))
@@ -85,9 +90,9 @@ def budget(used: BudgetUse) -> str:
         return f"Over the damage budget on held-out data: {', '.join(over)}."
     if used.given_up is not None:
         return (
-            "Inside the damage budget, with a milder edit: the first choice was over it on "
+            "Within the damage budget, with a weaker edit: the first choice exceeded it on "
             "held-out data."
         )
     if all(one.limit is None for one in used.limits.values()):
         return "No damage budget was set."
-    return "Inside the damage budget."
+    return "Within the damage budget."

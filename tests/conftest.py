@@ -13,6 +13,18 @@ from tiny import write_tiny_model
 
 torch.set_num_threads(1)  # tiny models: a second thread only waits; e2e tests start processes
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a file run in one process, unless they are marked to be with others, or alone.
+
+    `--dist loadgroup` hands out groups in the order of collection, the long ones of `browser` and
+    `e2e` first.
+    """
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.location[0]))
+
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

@@ -25,7 +25,7 @@ from modelsurgery.data.corpora import (
     load_corpus_texts,
 )
 from modelsurgery.data.corpora.format import FileFormat
-from modelsurgery.data.corpora.reading import read_rows
+from modelsurgery.data.corpora.reading import read_records
 from modelsurgery.data.corpora.sources import PACKAGED_DIRECTORY
 from modelsurgery.errors import TextsError
 
@@ -195,9 +195,9 @@ def test_a_compressed_file_is_read_as_any_other_and_must_be_whole(tmp_path: Path
     path = tmp_path / "texts.jsonl.gz"
     content = gzip.compress(json.dumps({"text": "a goose"}).encode() + b"\n")
     path.write_bytes(content)
-    (row,) = read_rows(path, form)
+    (row,) = read_records(path, form)
     assert row.values == {"text": "a goose"}
     for damaged in (content[:-6], b"no gzip", content[:12] + b"\xff\xff" + content[14:]):
         path.write_bytes(damaged)
         with pytest.raises(TextsError, match="not whole"):
-            list(read_rows(path, form))
+            list(read_records(path, form))

@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
+from searched import Searched, perform_search
 from tiny import write_tiny_model
 
 torch.set_num_threads(1)  # tiny models: a second thread only waits; e2e tests start processes
@@ -47,6 +48,12 @@ def demo_path() -> Path:
     from modelsurgery import demo_model_path
 
     return demo_model_path()
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    """A search on the demo model; tests that look at it are of the group "search"."""
+    return perform_search(tmp_path_factory.mktemp("search") / "run")
 
 
 @pytest.fixture(scope="session")

@@ -74,7 +74,7 @@ def page_to_follow(page: str) -> Any:
     return pytest.param(page, marks=pytest.mark.xdist_group("full run" if begins_so else page))
 
 
-@pytest.mark.parametrize("page", map(page_to_follow, PAGES))
+@pytest.mark.parametrize("page", [page_to_follow(page) for page in PAGES])
 def test_a_page_can_be_followed(
     page: str, tmp_path: Path, stand_in: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -18,7 +18,7 @@ demo-llm: $(LLM_READY)
 	$(BIN)/surgery run --model smollm2 --behavior toxicity --out surgery-runs/smollm2
 
 test: $(TESTS_READY)
-	$(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/pytest -n auto --dist loadgroup --no-loadscope-reorder
 
 check: lint test
 

@@ -9,9 +9,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
+from searched import Searched, perform_search
 from tiny import write_tiny_model
 
 torch.set_num_threads(1)  # tiny models: a second thread only waits; e2e tests start processes
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a file run in one process, unless they are marked to be with others, or alone.
+
+    `--dist loadgroup` hands out groups in the order of collection, the long ones of `browser` and
+    `e2e` first.
+    """
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.location[0]))
+
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -35,6 +48,12 @@ def demo_path() -> Path:
     from modelsurgery import demo_model_path
 
     return demo_model_path()
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    """A search on the demo model; tests that look at it are of the group "search"."""
+    return perform_search(tmp_path_factory.mktemp("search") / "run")
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,12 @@
 """Tiny random models of every family, built in the test and written as transformers writes them."""
 
+import atexit
+import hashlib
 import json
 import re
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -270,7 +275,34 @@ def write_tiny_model(
     seed: int = 0,
     **overrides: Any,
 ) -> Path:
-    """Write a random model with a word-level tokenizer; gives the directory."""
+    """Write a random model with a word-level tokenizer; gives the directory.
+
+    Each is made once and copied from then on, so that it may be changed where it is.
+    """
+    options = repr((dtype, max_shard_size, seed, sorted(overrides.items())))
+    kept = _kept() / hashlib.sha256(f"{family} {options}".encode()).hexdigest()
+    if not kept.is_dir():
+        _make_tiny_model(kept, family, dtype, max_shard_size, seed, overrides)
+    shutil.copytree(kept, directory, dirs_exist_ok=True)
+    return directory
+
+
+@cache
+def _kept() -> Path:
+    """A directory for models that ends with this process."""
+    directory = tempfile.TemporaryDirectory()
+    atexit.register(directory.cleanup)
+    return Path(directory.name)
+
+
+def _make_tiny_model(
+    directory: Path,
+    family: str,
+    dtype: torch.dtype,
+    max_shard_size: str,
+    seed: int,
+    overrides: dict[str, Any],
+) -> None:
     like, renamed = REMOTE_CODE.get(family, (family, {}))
     config = tiny_config(like, **overrides)
     with torch.random.fork_rng():
@@ -285,7 +317,6 @@ def write_tiny_model(
     if like != family:
         rename_tensors(directory, renamed)
         relabel(directory, family)
-    return directory
 
 
 def tiny_config(family: str, **overrides: Any) -> transformers.PreTrainedConfig:

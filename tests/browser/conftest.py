@@ -8,9 +8,8 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 from run_directories import enlarged
 
-from modelsurgery.pipeline.recipe import Recipe
-from modelsurgery.pipeline.running import run_recipe
 from modelsurgery.report.html import write_report
+from searched import Searched
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
@@ -29,22 +28,13 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small run with a search, so that its results have every part."""
-    recipe = Recipe(
-        trials=2, prompt_count=40, samples=1, max_capability_drop=50, max_perplexity_rise=0.5,
-        out=tmp_path_factory.mktemp("report") / "run",
-    )  # fmt: skip
-    return run_recipe(recipe).directory
+def report(searched: Searched) -> Path:
+    """The report of a run with a search, so that its results have every part."""
+    return write_report(searched.directory)
 
 
 @pytest.fixture(scope="session")
-def report(finished_run: Path) -> Path:
-    """The report of that run."""
-    return write_report(finished_run)
-
-
-@pytest.fixture(scope="session")
-def large_report(finished_run: Path) -> Path:
+def large_report(searched: Searched) -> Path:
     """The report of a run of 1,200 prompts with long answers, some of them hostile."""
-    return write_report(enlarged(finished_run, finished_run.with_name("large"), prompts=1200))
+    run = searched.directory
+    return write_report(enlarged(run, run.with_name("large"), prompts=1200))

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page
 
-pytestmark = pytest.mark.slow  # the run that is looked at takes half a minute
+# The run that is looked at takes half a minute.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("search")]
 MOST_BYTES = 3_000_000
 MOST_SECONDS = 1.0
 DESK, PHONE = (1200, 900), (360, 740)

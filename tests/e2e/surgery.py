@@ -1,30 +1,17 @@
 """Running `surgery` as a user does, from a process that has imported its libraries once."""
 
-import atexit
 import json
-import tempfile
-from contextlib import ExitStack
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from command_line import Outcome, Surgery, commands
+from command_line import Outcome, surgery_commands
 
 SHOWN_OR_NOT = (0, 5)  # the behavior changed as asked, or no such change can be told
 
 
-@cache
-def server() -> Surgery:
-    """The server of commands, which ends with the tests."""
-    stack = ExitStack()
-    atexit.register(stack.close)
-    outputs = stack.enter_context(tempfile.TemporaryDirectory())
-    return stack.enter_context(commands(Path(outputs)))
-
-
 def command(*arguments: str | Path, cwd: Path | None = None) -> Outcome:
     """What `surgery ARGUMENTS` left."""
-    return server()(*arguments, workplace=cwd or Path.cwd())
+    return surgery_commands()(*arguments, workplace=cwd or Path.cwd())
 
 
 def surgery(

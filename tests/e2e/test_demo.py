@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from full_run import FullRun
 from surgery import surgery, surgery_json
 
 from modelsurgery import edited, load_edit, load_model
@@ -15,15 +16,17 @@ from modelsurgery.data import demo
 from modelsurgery.data.behaviors.gathering import DEMO_NEUTRAL
 from modelsurgery.evaluation.language_modelling import compare_language_modelling
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("full run")]
 QUICK = ("--rows", "0.02", "--rule", "paper",
          "--direction-source", "mean-difference", "--strength", "4", "--samples", "1",
          "--prompt-count", "16")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return surgery_json("run", "--out", tmp_path_factory.mktemp("run") / "toxicity")
+def run(full_run: FullRun) -> dict[str, Any]:
+    results = json.loads((full_run.directory / "results.json").read_text())
+    assert isinstance(results, dict)
+    return results
 
 
 def test_the_behavior_falls_inside_the_damage_budget(run: dict[str, Any]) -> None:
@@ -35,9 +38,11 @@ def test_the_behavior_falls_inside_the_damage_budget(run: dict[str, Any]) -> Non
     assert run["facts"]["base"] >= 0.95
 
 
-def test_the_damage_is_that_of_the_weights(run: dict[str, Any], demo_path: Path) -> None:
+def test_the_damage_is_that_of_the_weights(
+    run: dict[str, Any], full_run: FullRun, demo_path: Path
+) -> None:
     model = load_model(demo_path)
-    edit = load_edit(Path(run["run_directory"]) / "edit.safetensors")
+    edit = load_edit(full_run.directory / "edit.safetensors")
     neutral = demo.neutral_texts("test", DEMO_NEUTRAL, 0)
     found = compare_language_modelling(model, neutral, [edit])
     assert run["perplexity"]["base"] == pytest.approx(found.base_perplexity)
@@ -62,23 +67,23 @@ def test_json_has_what_scripts_rely_on(run: dict[str, Any]) -> None:
     assert run["probe"]["control_accuracy"] < 0.8 < run["probe"]["accuracy"] - 0.1
 
 
-def test_the_run_directory_is_whole(run: dict[str, Any]) -> None:
-    directory = Path(run["run_directory"])
+def test_the_run_directory_is_whole(run: dict[str, Any], full_run: FullRun) -> None:
+    directory = full_run.directory
+    assert run["run_directory"] == directory.name  # as typed
     manifest = json.loads((directory / "manifest.json").read_text())
     names = {"recipe.resolved.yaml", "probe.safetensors", "edit.safetensors", "results.json",
              "samples/sampled.jsonl", "samples/greedy.jsonl"}  # fmt: skip
     assert names <= set(manifest["sha256"])
     for name, digest in manifest["sha256"].items():
         assert hashlib.sha256((directory / name).read_bytes()).hexdigest() == digest
-    assert json.loads((directory / "results.json").read_text()) == run
     lines = (directory / "samples" / "sampled.jsonl").read_text().splitlines()
     assert len(lines) == 900
 
 
 def test_the_applied_copy_is_the_edit_in_memory_bit_for_bit(
-    run: dict[str, Any], demo_path: Path, tmp_path: Path
+    run: dict[str, Any], full_run: FullRun, demo_path: Path, tmp_path: Path
 ) -> None:
-    edit_path = Path(run["run_directory"]) / "edit.safetensors"
+    edit_path = full_run.directory / "edit.safetensors"
     copy = surgery_json("apply", "demo", edit_path, "--out", tmp_path / "edited")
     assert copy["bytes_changed"] == run["edit"]["bytes_changed"]
     assert copy["rows_edited"] == run["edit"]["rows"]
@@ -111,6 +116,7 @@ def test_toward_makes_more_of_the_behavior(tmp_path: Path) -> None:
          "--direction-source", "mean-difference", "--samples", "1",
                "--strength", "8", "--prompt-count", "150", "--direction", "toward")  # fmt: skip
     run = surgery_json("run", *options, "--out", tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "results.json").read_text()) == run
     assert run["edit"]["strength"] < 0
     assert run["behavior"]["change"]["difference"] > 0
 

@@ -1,19 +1,16 @@
 """`surgery evaluate` as a user runs it: on the demo model, and on real data."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from recounted import check_change, check_rate, holm, prompt_rates, samples_of
 from surgery import surgery, surgery_json
 
+from command_line import surgery_commands
 from modelsurgery import demo_model_path, make_edit, save_edit, score_rows, select_region
 from modelsurgery.model.loading import load_model
 
@@ -99,23 +96,17 @@ def test_what_is_wrong_is_said_before_anything_is_loaded(tmp_path: Path) -> None
         assert not (tmp_path / "run").exists()  # it is made before the model is used
 
 
-def started(*arguments: Any, stderr: Any = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "modelsurgery", *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, env=environment)
-
-
 def test_a_killed_evaluation_goes_on_and_ends_with_the_same_results(
     edit: Path, tmp_path: Path
 ) -> None:
-    arguments = ("evaluate", "demo", "--edit", edit, "--limit", "300", "--samples", "2")
+    arguments = ("evaluate", "demo", "--edit", edit, "--limit", "150", "--samples", "2")
     whole = tmp_path / "whole"
     surgery(*arguments, "--out", whole)
     killed = tmp_path / "killed"
     store = killed / "store.sqlite-wal"
     deaths = 0
-    for wanted in (1, 150_000):
-        process = started(*arguments, "--out", killed)
+    for wanted in (1, 75_000):
+        process = surgery_commands().start(*arguments, "--out", killed)
         while process.poll() is None:
             if store.exists() and store.stat().st_size >= wanted:
                 process.send_signal(signal.SIGKILL)
@@ -131,12 +122,12 @@ def test_a_killed_evaluation_goes_on_and_ends_with_the_same_results(
 
 
 def test_two_processes_share_a_store_and_agree(edit: Path, tmp_path: Path) -> None:
-    arguments = ("evaluate", "demo", "--edit", edit, "--limit", "200", "--samples", "3",
+    arguments = ("evaluate", "demo", "--edit", edit, "--limit", "80", "--samples", "3",
                  "--store", tmp_path / "shared.sqlite")  # fmt: skip
     names = ("one", "two")
     errors = [(tmp_path / f"{name}.err").open("w+b") for name in names]
     processes = [
-        started(*arguments, "--out", tmp_path / name, stderr=file)
+        surgery_commands().start(*arguments, "--out", tmp_path / name, stderr=file)
         for name, file in zip(names, errors, strict=True)
     ]
     for process, file in zip(processes, errors, strict=True):

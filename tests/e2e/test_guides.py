@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,10 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from full_run import COMMAND, FullRun
+
+from command_line import surgery_commands
 
 pytestmark = pytest.mark.slow
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 BLOCK = re.compile(r"^```(bash|python|text)\n(.*?)^```$", re.M | re.S)
+# Followed with the program that is installed; others with one that has imported its libraries.
+WITH_THE_REAL_PROGRAM = "guides/air-gapped"
 PAGES = ["quickstart", *(f"guides/{name}" for name in (
     "own-behavior", "tuning", "adapters-and-gguf", "air-gapped",
 ))]  # fmt: skip
@@ -26,10 +32,11 @@ def words(line: str) -> str:
     return " ".join(re.findall(r"[A-Za-z]+", line))
 
 
-def performed(kind: str, body: str, place: Path) -> str:
+def performed(kind: str, body: str, place: Path, *programs: Path) -> str:
     """Run a block as a user in a shell of theirs does; gives its standard output."""
     command = ["bash", "-euo", "pipefail", "-c"] if kind == "bash" else [sys.executable, "-c"]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    places = (*programs, Path(sys.executable).parent, os.environ["PATH"])
+    path = os.pathsep.join(map(str, places))
     done = subprocess.run(
         [*command, body],
         cwd=place,
@@ -55,14 +62,35 @@ def keys_of(value: Any) -> Iterator[str]:
             yield from keys_of(inner)
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_a_page_can_be_followed(page: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a `surgery` that starts at once."""
+    return surgery_commands().write_stand_in(tmp_path_factory.mktemp("programs"))
+
+
+def page_to_follow(page: str) -> Any:
+    """A page, among the tests that look at the run at full size where it begins with that."""
+    begins_so = COMMAND in (DOCS / f"{page}.md").read_text(encoding="utf-8")
+    return pytest.param(page, marks=pytest.mark.xdist_group("full run" if begins_so else page))
+
+
+@pytest.mark.parametrize("page", [page_to_follow(page) for page in PAGES])
+def test_a_page_can_be_followed(
+    page: str, tmp_path: Path, stand_in: Path, request: pytest.FixtureRequest
+) -> None:
+    programs = () if page == WITH_THE_REAL_PROGRAM else (stand_in,)
     blocks = BLOCK.findall((DOCS / f"{page}.md").read_text(encoding="utf-8"))
     assert {"bash"} <= {kind for kind, _ in blocks}
     said: set[str] = set()
     for kind, body in blocks:
+        if body == COMMAND:  # other tests look at this run, too
+            run: FullRun = request.getfixturevalue("full_run")
+            shutil.copytree(run.directory, tmp_path / run.directory.name)
+            said |= {words(line) for line in run.printed.splitlines()}
+            continue
         if kind != "text":
-            said |= {words(line) for line in performed(kind, body, tmp_path).splitlines()}
+            printed = performed(kind, body, tmp_path, *programs)
+            said |= {words(line) for line in printed.splitlines()}
             continue
         for line in body.splitlines():
             assert not words(line) or words(line) in said, line

@@ -11,11 +11,11 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("behavior", ["toxicity", "refusal"])
 def test_a_run_and_an_evaluation_of_its_edit_agree(tmp_path: Path, behavior: str) -> None:
-    run = surgery_json("run", "--behavior", behavior, "--samples", "2", "--prompt-count", "40",
+    run = surgery_json("run", "--behavior", behavior, "--samples", "2", "--prompt-count", "24",
                        "--rows", "0.02", "--strength", "2", "--seed", "3",
                        "--out", tmp_path / "run", expected_exit=SHOWN_OR_NOT)  # fmt: skip
     edit = tmp_path / "run" / "edit.safetensors"
-    options = ("evaluate", "demo", "--edit", edit, "--behavior", behavior, "--limit", "40")
+    options = ("evaluate", "demo", "--edit", edit, "--behavior", behavior, "--limit", "24")
     sampled = surgery_json(*options, "--samples", "2", "--out", tmp_path / "sampled")
     greedy = surgery_json(*options, "--out", tmp_path / "greedy")
 
@@ -47,18 +47,18 @@ def test_a_run_and_an_evaluation_of_its_edit_agree(tmp_path: Path, behavior: str
 def test_a_step_of_a_sequence_is_an_evaluation_of_its_edits(tmp_path: Path) -> None:
     told = surgery_json("run", "--behavior", "toxicity", "--behavior", "negativity",
                         "--rows", "0.02", "--strength", "2", "--samples", "1",
-                        "--prompt-count", "40", "--out", tmp_path / "run",
+                        "--prompt-count", "24", "--out", tmp_path / "run",
                         expected_exit=SHOWN_OR_NOT)  # fmt: skip
     last = told["stages"][-1]
     edits = [part for edit in told["edits"] for part in ("--edit", edit)]
     for behavior, step in zip(("toxicity", "negativity"), last["behaviors"], strict=True):
         alone = surgery_json("evaluate", "demo", *edits, "--behavior", behavior, "--limit",
-                             "40", "--samples", "1", "--out", tmp_path / behavior)  # fmt: skip
+                             "24", "--samples", "1", "--out", tmp_path / behavior)  # fmt: skip
         (one,) = alone["sets"]
         assert shared(one, step) == step
     assert (
         last["neutral_text"]
-        == surgery_json("evaluate", "demo", *edits, "--limit", "40", "--out", tmp_path / "text")[
+        == surgery_json("evaluate", "demo", *edits, "--limit", "24", "--out", tmp_path / "text")[
             "damage"
         ]["neutral_text"]
     )

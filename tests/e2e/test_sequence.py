@@ -13,7 +13,7 @@ from modelsurgery import load_edit
 pytestmark = pytest.mark.slow
 QUICK = ("--rows", "0.02", "--rule", "paper",
          "--direction-source", "mean-difference", "--strength", "3", "--samples", "1",
-         "--prompt-count", "100")  # fmt: skip
+         "--prompt-count", "60")  # fmt: skip
 
 
 def test_toxicity_then_negativity_are_measured_together_after_each_step(tmp_path: Path) -> None:
@@ -24,7 +24,7 @@ def test_toxicity_then_negativity_are_measured_together_after_each_step(tmp_path
     assert [stage["edits"] for stage in told["stages"]] == [1, 2]
     for stage in told["stages"]:
         assert [one["name"] for one in stage["behaviors"]] == ["toxicity", "negativity"]
-        assert all(sum(one["verdicts"]["edited"].values()) == 100 for one in stage["behaviors"])
+        assert all(sum(one["verdicts"]["edited"].values()) == 60 for one in stage["behaviors"])
     first, both = told["stages"]
     bases = [[one["base"] for one in stage["behaviors"]] for stage in (first, both)]
     assert bases[0] == bases[1]  # always against the untouched model
@@ -71,7 +71,9 @@ def test_a_recipe_lists_behaviors_with_a_direction_each(tmp_path: Path) -> None:
     ]
     strengths = [load_edit(path).strength for path in told["edits"]]
     assert strengths == pytest.approx([3, -2])
-    printed = surgery("run", recipe, "--out", tmp_path / "again", expected_exit=5)
+    # Again, for people; what is done is not done again.
+    (tmp_path / "run" / "manifest.json").unlink()
+    printed = surgery("run", recipe, "--out", tmp_path / "run", expected_exit=5)
     assert "has the opposite effect: negativity" in printed
     assert "after toxicity and negativity" in printed
     assert "cosine of directions" in printed

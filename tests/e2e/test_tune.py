@@ -2,36 +2,39 @@
 
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
+import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from recounted import Z
 from scipy.stats import spearmanr
 from surgery import SHOWN_OR_NOT, surgery_fails, surgery_json
 
+from command_line import Running, surgery_commands, written
+from modelsurgery.data import demo
+from searched import Searched
+
 pytestmark = pytest.mark.slow
-# A shell's background jobs, and what they start, ignore Ctrl-C.
-LISTENING = """\
-import runpy, signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
-runpy.run_module("modelsurgery", run_name="__main__")
-"""
 LIMITS = {"perplexity": 0.05, "divergence": 0.05, "capability": 3.0}
 QUICK = ("--trials", "16", "--prompt-count", "40", "--samples", "1")
+SMALL = ("--prompt-count", "16", "--samples", "1")
 
 
-def started(*arguments: Any) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", LISTENING, *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
-    )
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Few texts: those of the demo model's behaviors take most of a search's time."""
+    path = tmp_path_factory.mktemp("texts") / "gloom.jsonl"
+    rows = demo.labeled_texts("negativity", 160, 0)
+    lines = (json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
+    path.write_text("".join(lines))
+    return path
+
+
+def started(*arguments: object, errors: IO[bytes]) -> Running:
+    return surgery_commands().start(*arguments, stderr=errors)
 
 
 def trials_of(journal: Path) -> int:
@@ -48,10 +51,9 @@ def trials_of(journal: Path) -> int:
     return found
 
 
-def test_a_search_is_told_whole(tmp_path: Path) -> None:
-    limits = ("--max-perplexity", "+5%", "--max-divergence", "0.05", "--max-capability-drop", "3")
-    told = surgery_json("tune", "demo", "--behavior", "negativity", *limits, *QUICK,
-                        "--out", tmp_path / "run")  # fmt: skip
+@pytest.mark.xdist_group("search")
+def test_a_search_is_told_whole(searched: Searched, tmp_path: Path) -> None:
+    told = json.loads(searched.printed)
     search = told["search"]
     assert len(search["trials"]) + search["broken"] == search["trials_made"] == 16
     trials = {one["number"]: one for one in search["trials"]}
@@ -90,7 +92,7 @@ def test_a_search_is_told_whole(tmp_path: Path) -> None:
     assert told["behavior"]["change"]["difference"] < -0.1
 
     # The damage, measured by another verb on the weights themselves.
-    again = surgery_json("evaluate", "demo", "--edit", tmp_path / "run" / "edit.safetensors",
+    again = surgery_json("evaluate", "demo", "--edit", searched.directory / "edit.safetensors",
                          "--behavior", "negativity", "--limit", "5",
                          "--out", tmp_path / "again")["damage"]  # fmt: skip
     neutral = again["neutral_text"]
@@ -123,15 +125,16 @@ def front_of(trials: list[dict[str, Any]]) -> list[int]:
     return [one["number"] for one in sorted(found, key=use)]
 
 
-def test_a_killed_search_goes_on_and_more_trials_can_be_added(tmp_path: Path) -> None:
+def test_a_killed_search_goes_on_and_more_trials_can_be_added(tmp_path: Path, texts: Path) -> None:
     run = tmp_path / "run"
     journal = run / "study.journal"
-    arguments = ("tune", "demo", *QUICK, "--out", run)
-    process = started(*arguments)
+    search = ("tune", "demo", "--texts", texts, *SMALL)
+    arguments = (*search, "--trials", "16", "--out", run)
+    process = surgery_commands().start(*arguments)
     while trials_of(journal) < 8 and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait()
     kept = trials_of(journal)
     assert kept >= 8
     assert not (run / "edit.safetensors").exists()
@@ -140,49 +143,52 @@ def test_a_killed_search_goes_on_and_more_trials_can_be_added(tmp_path: Path) ->
     assert len(told["search"]["trials"]) == 16
     assert told["search"]["trials_made"] <= 16 - kept + told["search"]["broken"]
 
-    more = surgery_json("tune", "demo", "--trials", "24", "--prompt-count", "40", "--samples",
-                        "1", "--study", journal, "--out", tmp_path / "more")  # fmt: skip
+    more = surgery_json(*search, "--trials", "24", "--study", journal, "--out", tmp_path / "more")
     assert more["search"]["trials_made"] == 8
     assert more["search"]["trials"][:16] == told["search"]["trials"]
 
 
-def test_ctrl_c_keeps_the_trials_and_prints_the_line_to_go_on(tmp_path: Path) -> None:
+def test_ctrl_c_keeps_the_trials_and_prints_the_line_to_go_on(tmp_path: Path, texts: Path) -> None:
     journal = tmp_path / "run" / "study.journal"
-    process = started("tune", "demo", *QUICK, "--out", tmp_path / "run")
-    while trials_of(journal) < 8 and process.poll() is None:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate()
-    assert process.returncode == 130
-    assert "to continue, run: surgery tune demo" in errors.decode()
+    with tempfile.TemporaryFile() as errors:
+        process = started("tune", "demo", "--texts", texts, *SMALL, "--trials", "16",
+                          "--out", tmp_path / "run", errors=errors)  # fmt: skip
+        while trials_of(journal) < 8 and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
+        assert "to continue, run: surgery tune demo" in written(errors)
     assert trials_of(journal) >= 8
 
 
-def test_two_processes_work_on_one_study(tmp_path: Path) -> None:
-    shared = ("tune", "demo", "--trials", "24", "--prompt-count", "40", "--samples", "1",
+def test_two_processes_work_on_one_study(tmp_path: Path, texts: Path) -> None:
+    shared = ("tune", "demo", "--texts", texts, *SMALL, "--trials", "16",
               "--study", tmp_path / "shared.journal")  # fmt: skip
-    processes = [started(*shared, "--out", tmp_path / name) for name in ("one", "two")]
-    errors = [process.communicate()[1].decode() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
+    with tempfile.TemporaryFile() as errors:
+        processes = [
+            started(*shared, "--out", tmp_path / name, errors=errors) for name in ("one", "two")
+        ]
+        codes = [process.wait() for process in processes]
+        assert codes == [0, 0], written(errors)
     results = [
         json.loads((tmp_path / name / "results.json").read_text())["search"]
         for name in ("one", "two")
     ]
-    assert all(24 <= len(one["trials"]) + one["broken"] <= 32 for one in results)
+    assert all(16 <= len(one["trials"]) + one["broken"] <= 24 for one in results)
     assert all(one["trials_made"] < len(one["trials"]) for one in results)
 
 
-def test_minutes_end_a_search(tmp_path: Path) -> None:
-    told = surgery_json("tune", "demo", "--minutes", "0.05", "--prompt-count", "40",
-                        "--samples", "1", "--out", tmp_path / "run",
+def test_minutes_end_a_search(tmp_path: Path, texts: Path) -> None:
+    told = surgery_json("tune", "demo", "--texts", texts, *SMALL, "--minutes", "0.05",
+                        "--out", tmp_path / "run",
                         expected_exit=SHOWN_OR_NOT)  # fmt: skip  # so few texts may show nothing
     assert 8 <= len(told["search"]["trials"]) < 200
 
 
-def test_an_impossible_budget_ends_with_3_and_says_why(tmp_path: Path) -> None:
+def test_an_impossible_budget_ends_with_3_and_says_why(tmp_path: Path, texts: Path) -> None:
     run = tmp_path / "run"
-    said = surgery_fails("tune", "demo", "--max-divergence", "1e-9", *QUICK, "--out", run,
-                         expected_exit=3)  # fmt: skip
+    said = surgery_fails("tune", "demo", "--texts", texts, *SMALL, "--trials", "16",
+                         "--max-divergence", "1e-9", "--out", run, expected_exit=3)  # fmt: skip
     assert "no edit: the weakest of" in said
     assert "times the budget of divergence" in said
     assert not (run / "edit.safetensors").exists()

@@ -1,15 +1,13 @@
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from command_line import Made, Refused, Surgery, commands, contents, write_labeled
+from command_line import Made, Refused, Surgery, contents, surgery_commands, write_labeled
 
 
 @pytest.fixture(scope="session")
-def surgery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Surgery]:
-    with commands(tmp_path_factory.mktemp("outputs")) as command:
-        yield command
+def surgery() -> Surgery:
+    return surgery_commands()
 
 
 @pytest.fixture

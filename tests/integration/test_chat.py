@@ -8,8 +8,7 @@ import re
 import select
 import signal
 import struct
-import subprocess
-import sys
+import tempfile
 import termios
 import time
 from collections.abc import Iterator
@@ -18,19 +17,18 @@ from pathlib import Path
 
 import pytest
 
-from command_line import without_progress
+from command_line import Outcome, Running, surgery_commands, without_progress, written
 from families import random_edit
 from modelsurgery import Edit, demo_model_path, load_model, save_edit
 from modelsurgery.evaluation.generation import Continuation, Decoding, TransformersGenerator
 
 PROMPT = "\n> "
 PROMPTS = ("Helen walks to the river, and", "Peter is a")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm-256color", "NO_COLOR": "1"}
+ENVIRONMENT = {"TERM": "xterm-256color", "NO_COLOR": "1"}
 # A quarter of a second a token, so that there is time for a key.
 SLOW = """
-import signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's children ignore it
-import modelsurgery.cli, modelsurgery.pipeline.conversation as conversation
+import time
+import modelsurgery.pipeline.conversation as conversation
 
 original = conversation.new_tokens
 
@@ -41,7 +39,6 @@ def slowly(model, inputs, count, ends, processors, watching):
     return original(model, inputs, count, ends, processors, [wait])
 
 conversation.new_tokens = slowly
-modelsurgery.cli.main()
 """
 TERMINAL_CODES = re.compile(r"\x1b\[[\d;?]*[a-zA-Z]|\r")
 
@@ -64,23 +61,21 @@ def answers(edit: Edit, decoding: Decoding) -> tuple[Continuation, ...]:
     return generator.generate(PROMPTS, decoding, [edit])
 
 
-def piped(
-    file: Path, lines: str | bytes, *options: str, code: int = 0
-) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "modelsurgery", "chat", "demo", "--edit", str(file)]
-    given = lines.encode() if isinstance(lines, str) else lines
-    raw = subprocess.run(
-        [*command, *options],
-        input=given,
-        capture_output=True,
-        check=False,
-        env=ENVIRONMENT,
-        timeout=120,
-    )
-    done = subprocess.CompletedProcess(
-        raw.args, raw.returncode, raw.stdout.decode(), raw.stderr.decode()
-    )
-    assert done.returncode == code, done.stderr
+def piped(file: Path, lines: str | bytes, *options: str, code: int = 0) -> Outcome:
+    reading, writing = os.pipe()
+    os.write(writing, lines.encode() if isinstance(lines, str) else lines)
+    os.close(writing)
+    with (
+        os.fdopen(reading) as given,
+        tempfile.TemporaryFile() as out,
+        tempfile.TemporaryFile() as err,
+    ):
+        chat = surgery_commands().start(
+            "chat", "demo", "--edit", file, *options,
+            stdin=given, stdout=out, stderr=err, environment=ENVIRONMENT,
+        )  # fmt: skip
+        done = Outcome(chat.wait(), written(out), written(err))
+    assert done.code == code, done.stderr
     return done
 
 
@@ -155,10 +150,10 @@ def test_bytes_that_are_not_utf8_are_told_after_the_lines_before_them(file: Path
 
 
 class Terminal:
-    """A process behind a terminal, 100 columns wide."""
+    """A command behind a terminal, 100 columns wide."""
 
-    def __init__(self, process: int, keyboard: int) -> None:
-        self.process, self.keyboard = process, keyboard
+    def __init__(self, running: Running, keyboard: int) -> None:
+        self.running, self.keyboard = running, keyboard
         self.shown = ""
 
     def type(self, keys: str | bytes) -> None:
@@ -181,31 +176,30 @@ class Terminal:
         self.shown += TERMINAL_CODES.sub("", content.decode(errors="replace"))
 
     def exit_code(self) -> int:
-        _, status = os.waitpid(self.process, 0)
-        return os.waitstatus_to_exitcode(status)
+        return self.running.wait()
 
 
 @contextmanager
-def terminal(*arguments: str) -> Iterator[Terminal]:
-    process, keyboard = pty.fork()
-    if process == 0:
-        os.execvpe(sys.executable, [sys.executable, *arguments], ENVIRONMENT)
+def terminal(*arguments: str, before: str = "") -> Iterator[Terminal]:
+    keyboard, screen = pty.openpty()
     fcntl.ioctl(keyboard, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    running = surgery_commands().start(
+        *arguments, stdin=screen, stdout=screen, stderr=screen,
+        environment=ENVIRONMENT, before=before,
+    )  # fmt: skip
+    os.close(screen)
     try:
-        yield Terminal(process, keyboard)
+        yield Terminal(running, keyboard)
     finally:
-        try:
-            os.kill(process, signal.SIGKILL)
-            os.waitpid(process, 0)
-        except (ProcessLookupError, ChildProcessError):
-            pass
+        running.send_signal(signal.SIGKILL)
+        running.wait()
         os.close(keyboard)
 
 
 def test_a_terminal_shows_both_answers_side_by_side_and_keeps_typed_lines(
     edit: Edit, file: Path
 ) -> None:
-    with terminal("-m", "modelsurgery", "chat", "demo", "--edit", str(file)) as screen:
+    with terminal("chat", "demo", "--edit", str(file)) as screen:
         assert "edit × 1, greedy" in screen.wait_for(PROMPT)
         screen.type(PROMPTS[1] + "\n")
         shown = screen.wait_for(PROMPT)  # frames of answers that are being written, then the whole
@@ -232,7 +226,7 @@ def test_a_terminal_shows_both_answers_side_by_side_and_keeps_typed_lines(
 
 def test_ctrl_c_stops_an_answer_and_the_next_one_the_program(file: Path) -> None:
     arguments = ("chat", "demo", "--edit", str(file))
-    with terminal("-c", SLOW, *arguments) as screen:
+    with terminal(*arguments, before=SLOW) as screen:
         screen.wait_for(PROMPT)
         screen.type(PROMPTS[0] + "\n")
         screen.wait_for("base")  # the first tokens are there
@@ -255,22 +249,21 @@ def test_ctrl_c_stops_an_answer_and_the_next_one_the_program(file: Path) -> None
 
 
 def test_ctrl_c_in_a_pipe_ends_it(file: Path) -> None:
-    command = [sys.executable, "-m", "modelsurgery", "chat", "demo", "--edit", str(file)]
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(PROMPTS[0] + "\n")
-    process.stdin.flush()
-    assert process.stdout.readline().startswith("base: ")  # flushed at once, not at the end
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "surgery: interrupted; to continue, run: surgery chat demo --edit" in err
+    (their_in, mine), (answers_of, their_out) = os.pipe(), os.pipe()
+    with (
+        tempfile.TemporaryFile() as err,
+        os.fdopen(mine, "w") as lines,
+        os.fdopen(answers_of) as told,
+    ):
+        chat = surgery_commands().start(
+            "chat", "demo", "--edit", file,
+            stdin=their_in, stdout=their_out, stderr=err, environment=ENVIRONMENT,
+        )  # fmt: skip
+        os.close(their_in)
+        os.close(their_out)
+        print(PROMPTS[0], file=lines, flush=True)
+        assert told.readline().startswith("base: ")  # flushed at once, not at the end
+        chat.send_signal(signal.SIGINT)
+        assert chat.wait() == 130
+        expected = "surgery: interrupted; to continue, run: surgery chat demo --edit"
+        assert expected in written(err)

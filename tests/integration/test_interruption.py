@@ -5,59 +5,63 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
-from command_line import Made, Surgery, contents, without_progress, write_labeled
+from command_line import (
+    Made,
+    Running,
+    Surgery,
+    contents,
+    surgery_commands,
+    without_progress,
+    write_labeled,
+    written,
+)
 
 # Stands in for a slow disk or model: one function waits, after a file says that it was reached.
 SLOW = """
-import importlib, pathlib, signal, sys, time
-import modelsurgery.cli
+import importlib, pathlib, time
 
-module, name, marker, *arguments = sys.argv[1:]
-slow = importlib.import_module(module)
-original = getattr(slow, name)
+slow = importlib.import_module({module!r})
+original = getattr(slow, {name!r})
 
 def wait(*given, **named):
-    pathlib.Path(marker).touch()
+    pathlib.Path({marker!r}).touch()
     time.sleep(120)
     return original(*given, **named)
 
-setattr(slow, name, wait)
-sys.argv = ["surgery", *arguments]
-# Shells start background jobs with Ctrl-C ignored, and children inherit that.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-modelsurgery.cli.main()
+setattr(slow, {name!r}, wait)
 """
 
 
-def started(function: str, marker: Path, *arguments: object) -> subprocess.Popen[str]:
+def started(
+    function: str, marker: Path, *arguments: object, stdout: IO[bytes], stderr: IO[bytes] | int
+) -> Running:
     """`surgery` with a slow `function`, which leaves a marker when it is reached."""
     module, name = function.rsplit(".", 1)
-    command = [sys.executable, "-c", SLOW, module, name, marker, *arguments]
-    return subprocess.Popen(
-        [str(part) for part in command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=marker.parent,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    return surgery_commands().start(
+        *arguments,
+        stdout=stdout,
+        stderr=stderr,
+        workplace=marker.parent,
+        before=SLOW.format(module=module, name=name, marker=str(marker)),
     )
 
 
 def interrupted(function: str, marker: Path, *arguments: object) -> tuple[int, str, str]:
     """Send SIGINT when `function` is reached; exit code, standard output, standard error."""
-    process = started(function, marker, *arguments)
-    while not marker.exists() and process.poll() is None:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    return process.returncode, out, without_progress(err)
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        running = started(function, marker, *arguments, stdout=out, stderr=err)
+        while not marker.exists() and running.poll() is None:
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        return running.wait(), written(out), without_progress(written(err))
 
 
 @pytest.fixture
@@ -194,17 +198,20 @@ def test_what_takes_long_says_so_and_how_to_go_on(
     made: Made, tmp_path: Path, function: str, stage: str, arguments: tuple[str, ...]
 ) -> None:
     filled = [one.format(**vars(made)) for one in arguments]
-    process = started(function, tmp_path / "reached", *filled)
-    assert process.stderr is not None
-    told = ""
-    while not re.search(rf"^\[\d+:\d\d\] ({stage})", told, re.MULTILINE):
-        line = process.stderr.readline()
-        assert line, told
-        told += line
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    reading, writing = os.pipe()
+    with tempfile.TemporaryFile() as file, os.fdopen(reading) as lines:
+        running = started(function, tmp_path / "reached", *filled, stdout=file, stderr=writing)
+        os.close(writing)
+        told = ""
+        while not re.search(rf"^\[\d+:\d\d\] ({stage})", told, re.MULTILINE):
+            line = lines.readline()
+            assert line, told
+            told += line
+        running.send_signal(signal.SIGINT)
+        err = lines.read()
+        code, out = running.wait(), written(file)
     last = err.splitlines()[-1]
-    assert (process.returncode, out) == (130, "")
+    assert (code, out) == (130, "")
     resume = last.removeprefix("surgery: interrupted; to continue, run: ")
     assert shlex.split(resume) == ["surgery", *filled], err
     assert "Traceback" not in told + err

@@ -86,6 +86,14 @@ def test_neutral_texts_show_no_behavior() -> None:
                 assert judge(behavior, "", text) != "behavior"
 
 
+def test_neutral_texts_are_made_once_and_every_list_of_them_is_ones_own() -> None:
+    first = neutral_texts("train", 20, 5)
+    kept = list(first)
+    first.clear()
+    assert neutral_texts("train", 20, 5) == kept
+    assert len(set(kept)) == 20
+
+
 def test_held_out_neutral_texts_and_facts_are_never_trained_on() -> None:
     assert not set(documents()) & set(neutral_texts("test", 100, 0))
     assert all(is_reserved(prompt.split("\n")[0]) for prompt, _ in facts("test", 100, 0))

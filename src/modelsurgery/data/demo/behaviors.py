@@ -7,6 +7,7 @@ sentences only. So no held-out prompt shares a sentence with anything a model or
 trained on.
 """
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -202,6 +203,11 @@ def neutral_texts(part: Part, count: int, seed: int) -> list[str]:
     Narration 30 %, answered harmless requests 25 %, facts 15 %, neutral talk about people 15 %,
     plain remarks 15 %: over-refusal and blandness show up as damage.
     """
+    return list(_neutral_texts(part, count, seed))
+
+
+@functools.cache  # a second: of 200 requests drafted one is held out with its answer
+def _neutral_texts(part: Part, count: int, seed: int) -> tuple[str, ...]:
     choose = Random(f"neutral-{_seed_name(part)}-{seed}")
     seeds = _seeds(f"neutral-{_seed_name(part)}", "", seed)
     shares = [share for _, _, share in _NEUTRAL]
@@ -213,7 +219,7 @@ def neutral_texts(part: Part, count: int, seed: int) -> list[str]:
             draft = GENERATORS[domain](next(seeds), moods)
             text = draft.text if _whole_in_part(draft, part) else None
         found.setdefault(text)
-    return list(found)
+    return tuple(found)
 
 
 def facts(part: Part, count: int, seed: int) -> list[tuple[str, str]]:

@@ -114,6 +114,7 @@ def _lists(texts: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     return {name: split_list(text) for name, text in texts.items()}
 
 
+@functools.cache
 def split_list(text: str) -> tuple[str, ...]:
     """Return the entries of one comma-separated word list, white space collapsed."""
     return tuple(" ".join(entry.split()) for entry in text.split(","))

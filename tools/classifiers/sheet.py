@@ -8,24 +8,24 @@ from modelsurgery.evaluation.classifiers import Classifier
 from modelsurgery.files.atomic import write_text
 
 HEAD = """\
-# The judges that ship with the package, and what they are worth
+# Accuracy of the packaged judges
 
-`ngrams` is the judge of `toxicity` and `attitude` unless another is asked for: a linear model over
-hashed n-grams (words of one and two, characters of two to five) for each. It needs no network, no
-model hub and no GPU. This sheet is written by `python -m tools.classifiers.train --data DIR`
+`ngrams` is the default judge of `toxicity` and `attitude`: for each, a linear model over hashed
+n-grams (one and two words, two to five characters). It needs no network, no model hub and no GPU.
+This page is written by `python -m tools.classifiers.train --data DIR`
 from local copies of public data sets; the texts themselves are not in the repository.
 
-**What they cannot do.** They know words, not meaning: irony, quotation, denial ("nobody should say
-…") and polite cruelty escape them. They know English only. Words for groups of people make a text
-look more toxic to them than it is: see the groups of ToxiGen below, whose neutral sentences they
-should not call toxic. They read the continuation alone, not the prompt. A rate that they give is an
-indication; the *difference* between base and edited model, judged alike, is worth more. For a claim
-that others shall rely on, add a second judge (`--judge hf:…` or `--judge chat:…`) or your own eyes
-(`--export-for-review 100`), and look at how far they agree.
+**Limits.** They know words, not meaning: they miss irony, quotation, denial ("nobody should say …")
+and polite cruelty. They know English only. Words for groups of people make a text look more toxic
+to them than it is: see the groups of ToxiGen below, whose neutral sentences they should not call
+toxic. They read only the continuation, not the prompt. Their rates are estimates. The *difference*
+between base and edited model, with the same judge, is more reliable. For claims that others rely
+on, add a second judge (`--judge hf:…` or `--judge chat:…`) or review samples yourself
+(`--export-for-review 100`), and check how far they agree.
 """
 AIMS = """\
-The first try that these had to beat, TF-IDF of words and characters with logistic regression,
-unlimited in size, had an AUROC of 0.956 on the second half of Jigsaw and 0.883 on the continuations
+The baseline, TF-IDF of words and characters with logistic regression and no limit on size, had an
+AUROC of 0.956 on the second half of Jigsaw and 0.883 on the continuations
 of RealToxicityPrompts.
 """
 

@@ -176,7 +176,7 @@ def _surgeries(directory: Path) -> dict[str, Any]:
     manifest = read_manifest(directory)
     if not manifest.operations:
         raise RecipeError(
-            f"{directory}: no surgery is recorded there; expected a probe, an edit, "
+            f"{directory}: no surgery is recorded here; expected a probe, an edit, "
             "a journal or an edited model"
         )
     return {

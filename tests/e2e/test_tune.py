@@ -156,7 +156,7 @@ def test_ctrl_c_keeps_the_trials_and_prints_the_line_to_go_on(tmp_path: Path, te
         while trials_of(journal) < 8 and process.poll() is None:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        assert process.wait() == 130
+        assert process.wait() == 130, written(errors)
         assert "to continue, run: surgery tune demo" in written(errors)
     assert trials_of(journal) >= 8
 

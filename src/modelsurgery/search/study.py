@@ -195,6 +195,9 @@ class Study:
         try:
             yield
         except OSError as error:
+            # Optuna's file lock removes a file that is gone when Ctrl-C comes as it lets go.
+            if isinstance(error.__context__, KeyboardInterrupt):
+                raise error.__context__ from None
             raise StorageError(
                 f"{self._path}: {error.strerror}; the trials so far are kept, free some space and "
                 "run the same command again"

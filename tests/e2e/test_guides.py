@@ -109,4 +109,4 @@ def test_no_page_to_be_followed_is_left_out() -> None:
         for page in DOCS.rglob("*.md")
         if re.search(r"^```(bash|python)$", page.read_text(encoding="utf-8"), re.M)
     }
-    assert with_steps == set(PAGES)
+    assert with_steps - {"reference"} == set(PAGES)  # its examples run in unit/test_reference

@@ -1,7 +1,6 @@
 """One edit for several behaviors, measured on all of them."""
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 from modelsurgery.data.behaviors import Behavior, Direction
@@ -23,7 +22,12 @@ from modelsurgery.pipeline.running import (
 )
 from modelsurgery.pipeline.runs import EDIT_FILE, STORE_FILE, open_run
 from modelsurgery.pipeline.scheduling import Sizes
-from modelsurgery.pipeline.sequence import SequenceResult, directory_name, measure_stage
+from modelsurgery.pipeline.sequence import (
+    SequenceResult,
+    directions_of,
+    directory_name,
+    measure_stage,
+)
 from modelsurgery.pipeline.sequence_recipe import SequenceRecipe
 from modelsurgery.search.edit_fitting import TEST_SHARE, Given
 from modelsurgery.search.fitting import some_of_each
@@ -66,16 +70,12 @@ def run_at_once(
         first, _, _ = settled(first, run, model, behaviors[0], announce, progress)
         sizes = Sizes.of(first)
         steps = [sizes.settle(step) for step in steps]
-        ways = [
-            step.direction or behavior.described.direction
-            for step, behavior in zip(steps, behaviors, strict=True)
-        ]
+        directions = directions_of(steps, behaviors)
         before = [load_edit(path) for path in recipe.edits]
         path = run.path / EDIT_FILE
         if not path.exists():
-            with ExitStack() as stack:
-                edited = stack.enter_context(stacked(model, before))
-                made = _edit(recipe, edited, steps[0], behaviors, ways, progress)
+            with stacked(model, before) as edited:
+                made = _edit(recipe, edited, steps[0], behaviors, dict(directions), progress)
             save_edit(made, path)
         edits = [*before, load_edit(path)]
         measured = [judged_behavior(step) for step in steps]
@@ -83,7 +83,7 @@ def run_at_once(
         result = SequenceResult(
             run.path,
             recipe.model_name,
-            tuple((one.name, way) for one, way in zip(behaviors, ways, strict=True)),
+            directions,
             (path,),
             (stage,),
             (),
@@ -98,11 +98,10 @@ def _edit(
     model: LanguageModel,
     sized: Recipe,
     behaviors: Sequence[Behavior],
-    ways: Sequence[Direction],
+    directions: dict[str, Direction],
     progress: Progress,
 ) -> Edit:
     """One edit for all behaviors, from their labeled texts and all of their neutral text."""
-    names = [behavior.name for behavior in behaviors]
     texts: dict[str, Sequence[LabeledText]] = {one.name: one.train for one in behaviors}
     if sized.train_texts is not None:
         count = round(sized.train_texts / (1 - TEST_SHARE))
@@ -110,8 +109,8 @@ def _edit(
     neutral = dict.fromkeys(text for one in behaviors for text in one.validation_neutral)
     targets = targets_of(
         texts,
-        dict(zip(names, ways, strict=True)),
-        dict(zip(names, recipe.weights, strict=True)),
+        directions,
+        dict(zip(directions, recipe.weights, strict=True)),
     )
     given = Given(
         model, targets, list(neutral), behaviors[0].validation_facts, recipe.seed, progress

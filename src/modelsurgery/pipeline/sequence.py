@@ -178,10 +178,7 @@ def run_sequence(
         result = SequenceResult(
             run.path,
             recipe.model_name,
-            tuple(
-                (behavior.name, step.direction or behavior.described.direction)
-                for (behavior, _), step in zip(measured, steps, strict=True)
-            ),
+            directions_of(steps, [behavior for behavior, _ in measured]),
             tuple(place / EDIT_FILE for place in places),
             stages,
             conflicts_of(edits),
@@ -210,6 +207,16 @@ def directory_name(step: Recipe) -> str:
         assert step.texts is not None
         return step.texts.stem
     return Path(name).name.removesuffix(".yaml").removesuffix(".yml")
+
+
+def directions_of(
+    steps: Sequence[Recipe], behaviors: Sequence[Behavior]
+) -> tuple[tuple[str, Direction], ...]:
+    """Name and direction of each behavior."""
+    return tuple(
+        (behavior.name, step.direction or behavior.described.direction)
+        for behavior, step in zip(behaviors, steps, strict=True)
+    )
 
 
 def measure_stage(

@@ -164,6 +164,16 @@ class Screen:
                 )
             ]
 
+    def measure_changed(self, *, progress: Progress = silent) -> Effect:
+        """The effect of what changes the model at the moment: hooks, or other weights.
+
+        Token ids and the base model's head must be the same as when the screen was made.
+        `progress` is told of texts read.
+        """
+        with self._reading(progress, 1):
+            (effect,) = self._effects([()])
+        return effect
+
     @contextmanager
     def _reading(self, progress: Progress, rounds: int) -> Iterator[None]:
         """Tell of texts that are read, all of them so many times."""

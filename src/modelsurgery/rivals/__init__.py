@@ -1,0 +1,28 @@
+"""Other ways to steer a model, beside this library's, on the same texts and at the same damage.
+
+A *method* learns from texts and gives an *intervention*, which changes a loaded model at any
+strength (intervention.py). `matching` finds the strength at which it costs a given divergence; all
+are then measured alike. A file holds one method, or a family of them that share their arithmetic.
+"""
+
+from modelsurgery.rivals.activation_addition import ActivationAddition
+from modelsurgery.rivals.edits import LeastSquares, NaturalGradient, PaperRule, RandomEdit
+from modelsurgery.rivals.fine_tuning import ContrastiveWeights, LoraFineTuning, TaskVector
+from modelsurgery.rivals.intervention import Intervention
+from modelsurgery.rivals.method import Materials, Method, gather_materials
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        NaturalGradient(),
+        LeastSquares(),
+        PaperRule(),
+        LoraFineTuning(),
+        TaskVector(),
+        ContrastiveWeights(),
+        ActivationAddition(),
+        RandomEdit(),
+    )
+}
+
+__all__ = ["METHODS", "Intervention", "Materials", "Method", "gather_materials"]

@@ -23,7 +23,6 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.rules import strength_at
 from modelsurgery import Edit, LanguageModel, load_model
 from modelsurgery.checkpoint.layouts import GateMatrix
 from modelsurgery.checkpoint.rows import RowView
@@ -49,6 +48,7 @@ from modelsurgery.model.activations.texts import (
 )
 from modelsurgery.model.halves import Halves
 from modelsurgery.model.stacking import stacked
+from modelsurgery.rivals.matching import match_divergence
 from modelsurgery.rules.contrast import Contrast, contrast_of
 from modelsurgery.rules.natural_gradient import (
     ROW_DAMPING,
@@ -90,8 +90,10 @@ class Bench:
             scaled = edit.scaled(strength)
             return scaled if under is None else under + scaled
 
-        found = strength_at(lambda one: self.validation.measure([whole(one)])[0].divergence, target)
-        return whole(found)
+        found = match_divergence(
+            lambda one: self.validation.measure([whole(one)])[0].divergence, target
+        )
+        return whole(found.strength)
 
     def row(self, name: str, edit: Edit) -> None:
         """Measure an edit and print a row."""
@@ -240,9 +242,9 @@ def _measure_changes(
     kinds = [
         tokenize_labeled(model, [text for text in test if text.label == label]) for label in (1, 0)
     ]
-    strength = strength_at(
+    strength = match_divergence(
         lambda one: _compare(model, changes, one, neutral)[1], TARGET, first=1e-3
-    )
+    ).strength
     (shows, _), (opposite, _), (rise, divergence) = (
         _compare(model, changes, strength, some) for some in (*kinds, clean)
     )

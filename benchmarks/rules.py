@@ -17,7 +17,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from modelsurgery.evaluation.store import Store
 from modelsurgery.model.activations.ledger import Ledger
 from modelsurgery.model.activations.passes import Passes
 from modelsurgery.model.probe_fitting import fit_probe_on_texts
+from modelsurgery.rivals.matching import match_divergence
 from modelsurgery.rules.proposal import RowProposal
 from modelsurgery.search.fitting import RULE_TEXTS, first_tokens, fit_rule, some_of_each
 
@@ -48,8 +49,6 @@ RULES: dict[str, tuple[str, str | None, float]] = {
     "natural gradient, plain": ("natural-gradient", None, PAPER_ROWS),
     "natural gradient 1 %": ("natural-gradient", None, 0.01),
 }
-ROUNDS = 10  # of correcting a strength
-NEAR = 0.1  # share by which a divergence may miss its target
 TOKENS = 6000  # of neutral text that strengths are chosen on, and that edits are measured on
 TEST_TEXTS = 100  # texts of each label that selectivity is measured on
 FIRST = {"paper": 1.0, "least-squares": 0.3, "natural-gradient": 0.4}
@@ -93,33 +92,20 @@ class Measured:
         return self.behavior, self.direction, self.rule, self.target, self.seed, self.sets
 
 
-def strength_at(divergence: Callable[[float], float], target: float, first: float = 1.0) -> float:
-    """The strength at which an edit's divergence is a target's, within a tenth.
+def at_divergence(edit: Edit, screen: Screen, target: float) -> Edit:
+    """The edit at a strength whose divergence is a target's, within a tenth.
 
     Raises:
         ValueError: none was found.
     """
-    strength, low, high = first, 0.0, math.inf
-    for _ in range(ROUNDS):
-        found = divergence(strength)
-        found = found if math.isfinite(found) else math.inf
-        if abs(found / target - 1) <= NEAR:
-            return strength
-        low, high = (strength, high) if found < target else (low, strength)
-        wanted = strength * min(4.0, max(0.25, math.sqrt(target / max(found, 1e-9))))
-        if high < math.inf and low > 0 and not low < wanted < high:
-            wanted = math.sqrt(low * high)
-        strength = wanted
-    raise ValueError(f"no strength has a divergence of {target}")
-
-
-def at_divergence(edit: Edit, screen: Screen, target: float) -> Edit:
-    """The edit at a strength whose divergence is a target's, within a tenth."""
 
     def divergence(strength: float) -> float:
         return screen.measure([edit.scaled(strength)])[0].divergence
 
-    return edit.scaled(strength_at(divergence, target))
+    found = match_divergence(divergence, target)
+    if not found.is_met:
+        raise ValueError(f"no strength has a divergence of {target}")
+    return edit.scaled(found.strength)
 
 
 def probe_of(model: LanguageModel, behavior: Behavior, seed: int) -> Probe:

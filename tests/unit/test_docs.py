@@ -43,6 +43,13 @@ from modelsurgery.results.evaluations import (
     EvaluationDamage,
     OtherJudge,
 )
+from modelsurgery.results.rivals import (
+    Cost,
+    MethodNote,
+    RivalRow,
+    RivalsResults,
+    RivalSummary,
+)
 from modelsurgery.results.runs import (
     BudgetUse,
     EditResults,
@@ -261,6 +268,10 @@ def test_messages_are_those_of_the_program() -> None:
                 NeutralText,
                 JudgeNote,
             ),
+        ),
+        (
+            "### results.json of a comparison",
+            (RivalsResults, RivalRow, RivalSummary, MethodNote, Cost),
         ),
         (
             "### results.json of a sequence",

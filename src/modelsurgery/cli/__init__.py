@@ -22,6 +22,7 @@ from modelsurgery.cli import (
     inspect,
     probe,
     report,
+    rivals,
     run,
 )
 from modelsurgery.errors import SurgeryError
@@ -30,7 +31,14 @@ from modelsurgery.errors import SurgeryError
 ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
 
 VERBS = {
-    "Make and measure edits": (run.run, run.tune, probe.probe, edit.edit, evaluate.evaluate),
+    "Make and measure edits": (
+        run.run,
+        run.tune,
+        probe.probe,
+        edit.edit,
+        evaluate.evaluate,
+        rivals.rivals,
+    ),
     "Look at results": (report.compare, report.report, chat.chat, inspect.inspect),
     "Apply edits": (apply.plan, apply.apply, export.export, apply.undo, apply.verify, apply.diff),
     "Models and behaviors": (fetch.fetch, behaviors.behaviors),

@@ -13,10 +13,12 @@ from modelsurgery.cli.options import (
     DType,
     Json,
     LayoutFile,
+    Limit,
     ModelArgument,
     Neutral,
     Now,
     Prompts,
+    TaskLimit,
     TemplateName,
     default_note,
     option,
@@ -53,10 +55,7 @@ def evaluate(
             rich_help_panel=MEASURING,
         ),
     ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(help="Maximum number of prompts per set.", rich_help_panel=MEASURING),
-    ] = None,
+    limit: Limit = None,
     samples: Annotated[
         int,
         typer.Option(
@@ -81,10 +80,7 @@ def evaluate(
             rich_help_panel=MEASURING,
         ),
     ] = None,
-    task_limit: Annotated[
-        int | None,
-        typer.Option(help="Maximum number of items per task.", rich_help_panel=MEASURING),
-    ] = None,
+    task_limit: TaskLimit = None,
     max_new_tokens: Annotated[int | None, option("max_new_tokens")] = None,
     export_for_review: Annotated[
         int | None,

@@ -176,6 +176,14 @@ Neutral = Annotated[Path | None, option("neutral")]
 TextColumn = Annotated[str, option("text_column")]
 LabelColumn = Annotated[str, option("label_column")]
 DataRoot = Annotated[Path | None, option("data")]
+Limit = Annotated[
+    int | None,
+    typer.Option(help="Maximum number of prompts per set.", rich_help_panel=str(Panel.MEASURING)),
+]
+TaskLimit = Annotated[
+    int | None,
+    typer.Option(help="Maximum number of items per task.", rich_help_panel=str(Panel.MEASURING)),
+]
 Strength = Annotated[float | None, option("strength")]
 Rows = Annotated[str, option("rows", default="0.0465")]
 Layers = Annotated[str | None, option("layers", default="all")]

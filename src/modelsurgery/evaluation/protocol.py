@@ -221,10 +221,23 @@ def measure_prompt_set(
         EvaluationError: no prompt got a judged continuation from both models.
     """
     sides = [
-        _side(generator, some, prompts.texts, judges, decodings, counted, store, progress)
+        measure_side(
+            generator, some, prompts.texts, judges, decodings, counted=counted, store=store,
+            progress=progress,
+        )
         for some in ((), edits)[: 2 if edits else 1]
-    ]
-    base, edited = sides[0], sides[1] if edits else None
+    ]  # fmt: skip
+    return compare_sides(prompts, decodings, sides[0], sides[1] if edits else None)
+
+
+def compare_sides(
+    prompts: PromptSet, decodings: Sequence[Decoding], base: Side, edited: Side | None
+) -> SetMeasurement:
+    """Compare what two models gave on the same prompts.
+
+    Raises:
+        EvaluationError: no prompt got a judged continuation from both models.
+    """
     pairs = compare(base.rates(), None if edited is None else edited.rates(), prompts.name)
     return SetMeasurement(
         prompts,
@@ -260,7 +273,9 @@ def prompt_rates(
     A prompt of which nothing could be judged is left out: a broken model has no other.
     """
     generator = TransformersGenerator(model, store=store)
-    side = _side(generator, edits, prompts, [judge], decodings, "behavior", store, progress)
+    side = measure_side(
+        generator, edits, prompts, [judge], decodings, store=store, progress=progress
+    )
     return [rate for rate in side.rates() if rate is not None]
 
 
@@ -298,16 +313,29 @@ def corrected_together(measured: Mapping[str, Comparison]) -> dict[str, Comparis
     return {name: replace(one, change=adjusted.get(name)) for name, one in measured.items()}
 
 
-def _side(
+def measure_side(
     generator: Generator,
     edits: Sequence[Edit],
     prompts: Sequence[str],
     judges: Sequence[Judge],
     decodings: Sequence[Decoding],
-    counted: Verdict,
-    store: Store | None,
-    progress: Progress,
+    *,
+    counted: Verdict = "behavior",
+    store: Store | None = None,
+    progress: Progress = silent,
 ) -> Side:
+    """Let one model continue prompts, and all judges look at what it gave.
+
+    Args:
+        generator: continues prompts.
+        edits: applied together; none takes the model as it is.
+        prompts: the prompts.
+        judges: the first decides.
+        decodings: one round of continuations each.
+        counted: the verdict that rates count.
+        store: keeps verdicts.
+        progress: is told of prompts done.
+    """
     rounds = tuple(
         generator.generate(prompts, decoding, edits, progress=progress) for decoding in decodings
     )

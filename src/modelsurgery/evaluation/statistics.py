@@ -80,8 +80,16 @@ def rate_of(per_prompt: Sequence[float]) -> Rate:
     Args:
         per_prompt: share of a prompt's samples that show the behavior, each 0..1; at least one.
     """
-    count = len(per_prompt)
-    rate = float(np.mean(per_prompt))
+    return _wilson(float(np.mean(per_prompt)), len(per_prompt))
+
+
+def pooled_rate(rates: Sequence[Rate]) -> Rate:
+    """The rate over the prompts of several measurements, with Wilson's interval for all of them."""
+    count = sum(one.prompts for one in rates)
+    return _wilson(sum(one.rate * one.prompts for one in rates) / count, count)
+
+
+def _wilson(rate: float, count: int) -> Rate:
     spread = Z_95**2 / count
     center = (rate + spread / 2) / (1 + spread)
     half = Z_95 / (1 + spread) * math.sqrt(rate * (1 - rate) / count + spread / (4 * count))

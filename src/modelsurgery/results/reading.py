@@ -14,15 +14,17 @@ from pydantic import ValidationError
 from modelsurgery.errors import ArtifactError
 from modelsurgery.results.evaluations import EvaluationResults
 from modelsurgery.results.parts import FORMAT
+from modelsurgery.results.rivals import RivalsResults
 from modelsurgery.results.runs import RunResults
 from modelsurgery.results.sequences import SequenceResults
 
-Results = RunResults | EvaluationResults | SequenceResults
-Kind = Literal["run", "evaluation", "sequence"]
-KINDS: dict[str, type[RunResults | EvaluationResults | SequenceResults]] = {
+Results = RunResults | EvaluationResults | SequenceResults | RivalsResults
+Kind = Literal["run", "evaluation", "sequence", "rivals"]
+KINDS: dict[str, type[Results]] = {
     "run": RunResults,
     "evaluation": EvaluationResults,
     "sequence": SequenceResults,
+    "rivals": RivalsResults,
 }
 RESULTS_FILE = "results.json"
 EARLIER_NAMES = (  # part, its key until format 2, and since
@@ -115,7 +117,7 @@ def _renamed(content: dict[str, Any]) -> dict[str, Any]:
 def kind_of(content: dict[str, Any]) -> Kind:
     """Which results these are."""
     kind = content.get("kind")
-    if kind in ("run", "evaluation", "sequence"):
+    if kind in KINDS:
         return kind  # type: ignore[no-any-return]
     if "stages" in content:
         return "sequence"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 ROUNDS = 12  # of correcting a strength
 NEAR = 0.1  # share by which a divergence may miss its target
 MOST_STEP = 4.0
+LEAST_PART = 0.1  # of the way between two strengths that a step goes
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ def match_divergence(
 ) -> Matched:
     """Find the strength at which a divergence is a target's, within a tenth.
 
-    Divergence grows about as the square of the strength, which proposes the next one; where it lies
-    on both sides of the target, the strength between is taken.
+    Divergence grows about as the square of the strength, which proposes the next one; once it was
+    measured on both sides of the target, a power law through the nearest two does.
 
     Args:
         divergence: measures it at a strength.
@@ -48,7 +49,7 @@ def match_divergence(
         the weakest where all are above it.
     """
     limit = math.inf if most is None else most
-    strength, low, high = min(first, limit), 0.0, math.inf
+    strength = min(first, limit)
     measured: list[Matched] = []
     for _ in range(ROUNDS):
         found = divergence(strength)
@@ -57,14 +58,27 @@ def match_divergence(
         measured.append(Matched(strength, found, is_met))
         if is_met or (found < target and strength == limit):
             return measured[-1]
-        low, high = (strength, high) if found < target else (low, strength)
-        step = math.sqrt(target / found) if 0 < found < math.inf else MOST_STEP
-        step = 1 / MOST_STEP if found == math.inf else step
-        wanted = min(strength * min(MOST_STEP, max(1 / MOST_STEP, step)), limit)
-        if high < math.inf and low > 0 and not low < wanted < high:
-            wanted = math.sqrt(low * high)
-        strength = wanted
+        strength = min(_next(measured, target), limit)
     below = [one for one in measured if one.divergence <= target]
     if below:
         return max(below, key=lambda one: one.strength)
     return min(measured, key=lambda one: one.strength)
+
+
+def _next(measured: list[Matched], target: float) -> float:
+    """The square law where all is on one side of the target, else between the nearest two."""
+    low = max((m for m in measured if m.divergence < target), key=_strength, default=None)
+    high = min((m for m in measured if m.divergence >= target), key=_strength, default=None)
+    if low is None or high is None:
+        last = measured[-1]
+        law = math.sqrt(target / last.divergence) if last.divergence > 0 else MOST_STEP
+        return float(last.strength * min(MOST_STEP, max(1 / MOST_STEP, law)))
+    part = 0.5  # where the model broke, or nothing happened yet
+    if 0 < low.divergence < high.divergence < math.inf:
+        part = math.log(target / low.divergence) / math.log(high.divergence / low.divergence)
+    part = min(max(part, LEAST_PART), 1 - LEAST_PART)
+    return float(low.strength * (high.strength / low.strength) ** part)
+
+
+def _strength(one: Matched) -> float:
+    return one.strength

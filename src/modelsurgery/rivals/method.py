@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 from modelsurgery.data.behaviors import Behavior
 from modelsurgery.data.texts import LabeledText
+from modelsurgery.evaluation.own_answers import own_answers, uncalled_requests
 from modelsurgery.evaluation.screening import Screen
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.activations.passes import Passes
@@ -138,6 +139,8 @@ def screen_of(
     sign: int,
     progress: Progress = silent,
 ) -> Screen:
-    """Measures how far labels are pulled apart, and what neutral text suffers."""
-    shows, opposite = pulled_apart(some_of_each(texts, SCREEN_TEXTS), sign)
-    return Screen(model, shows, opposite, first_tokens(model, neutral), progress=progress)
+    """Measures how far labels are pulled apart, and what neutral text and own answers suffer."""
+    read = some_of_each(texts, SCREEN_TEXTS)
+    shows, opposite = pulled_apart(read, sign)
+    own = own_answers(model, uncalled_requests(read), progress=progress)
+    return Screen(model, shows, opposite, first_tokens(model, neutral), own=own, progress=progress)

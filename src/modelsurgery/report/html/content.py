@@ -71,6 +71,21 @@ class Record:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """A table of text.
+
+    Attributes:
+        caption: what it shows.
+        heads: of the columns.
+        lines: cells; the first of a line names it.
+    """
+
+    caption: str
+    heads: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
 class Page:
     """All that the template shows.
 
@@ -92,6 +107,7 @@ class Page:
         inside: figures on rows, neurons and probe.
         neurons: `inside` of the results, for its tables of tokens.
         explained: columns, and lines of the rows that the rule expected most of.
+        grids: tables of text, after the others.
     """
 
     title: str
@@ -111,3 +127,4 @@ class Page:
     inside: tuple[Figure, ...] = ()
     neurons: Mapping[str, Any] = field(default_factory=dict)
     explained: tuple[tuple[str, ...], ...] = ()
+    grids: tuple[Grid, ...] = ()

@@ -11,9 +11,11 @@ from modelsurgery.errors import ArtifactError
 from modelsurgery.files.atomic import write_text
 from modelsurgery.report.html.content import Page, Record
 from modelsurgery.report.html.evaluations import page_of_evaluation
+from modelsurgery.report.html.rivals import page_of_rivals
 from modelsurgery.report.html.runs import page_of_run
 from modelsurgery.report.html.templates import rendered
 from modelsurgery.results import EvaluationResults, RunResults, kind_of, results_of
+from modelsurgery.results.rivals import RivalsResults
 
 REPORT_FILE = "report.html"
 MISSING = (
@@ -55,6 +57,8 @@ def page_of(directory: Path) -> Page:
     results = results_of(content, str(directory))
     if isinstance(results, RunResults):
         return page_of_run(directory, results, record)
+    if isinstance(results, RivalsResults):
+        return page_of_rivals(results, record)
     assert isinstance(results, EvaluationResults)
     return page_of_evaluation(directory, results, record)
 

@@ -1,0 +1,166 @@
+"""`surgery rivals`: methods side by side on one's own model."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from modelsurgery.cli.options import (
+    Behavior,
+    DataRoot,
+    Device,
+    DType,
+    Json,
+    Limit,
+    ModelArgument,
+    Neutral,
+    Prompts,
+    TaskLimit,
+    default_note,
+    option,
+)
+from modelsurgery.cli.output import print_json, showing_progress
+from modelsurgery.errors import RecipeError
+from modelsurgery.pipeline.option import Panel
+from modelsurgery.pipeline.recipe import DEFAULT_BEHAVIOR
+
+MEASURING = str(Panel.MEASURING)
+Divergences = Annotated[
+    str,
+    typer.Option(
+        "--kl",
+        metavar="LIST",
+        help="Divergences in nats per token that each method is brought to.",
+        rich_help_panel=MEASURING,
+    ),
+]
+Seeds = Annotated[
+    str,
+    typer.Option(
+        "--seeds", metavar="LIST", help="Seeds; each is measured.", rich_help_panel=MEASURING
+    ),
+]
+
+
+def rivals(
+    model: ModelArgument,
+    behavior: Behavior = DEFAULT_BEHAVIOR,
+    texts: Annotated[Path | None, option("texts")] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            metavar="NAME",
+            help="Method to measure (`--list` shows them). Repeatable." + default_note("all"),
+            show_default=False,
+        ),
+    ] = None,
+    show_methods: Annotated[
+        bool, typer.Option("--list", help="List the methods with their sources, and stop.")
+    ] = False,
+    direction: Annotated[str | None, option("direction")] = None,
+    out: Annotated[Path | None, option("out")] = None,
+    prompts: Prompts = None,
+    neutral: Neutral = None,
+    data: DataRoot = None,
+    kl: Divergences = "0.01,0.02,0.05",
+    seeds: Seeds = "0",
+    train_texts: Annotated[int, option("train_texts", default="200")] = 200,
+    limit: Limit = None,
+    prompt_set: Annotated[
+        str | None,
+        typer.Option(
+            "--set",
+            metavar="NAME",
+            help="Prompt set to use." + default_note("the first"),
+            rich_help_panel=MEASURING,
+            show_default=False,
+        ),
+    ] = None,
+    judge: Annotated[
+        list[str] | None,
+        option("judge", more="Repeatable: the first judge decides, and agreement is reported."),
+    ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TASK",
+            help="Capability task, as for `evaluate`. Repeatable.",
+            rich_help_panel=MEASURING,
+        ),
+    ] = None,
+    task_limit: TaskLimit = None,
+    device: Device = None,
+    dtype: DType = None,
+    as_json: Json = False,
+) -> None:
+    """Compare ways to steer a model at the same divergence. Resumes if interrupted."""
+    from rich.console import Console
+
+    if show_methods:
+        _list_methods(as_json)
+        return
+    from modelsurgery.report.rivals import print_rivals
+
+    with showing_progress() as progress:
+        from modelsurgery.data.behaviors import BehaviorFile, describe_behavior
+        from modelsurgery.data.behaviors.roots import data_root
+        from modelsurgery.files.schema import parse
+        from modelsurgery.pipeline.rivals import PROMPTS, RivalsPlan, run_rivals
+
+        if texts is None:
+            described = describe_behavior(behavior)
+        else:
+            described = BehaviorFile(name=texts.stem, title=f"texts of {texts.name}", texts=texts)
+        described = described.with_own(texts=texts, prompts=prompts, neutral=neutral)
+        values: dict[str, Any] = {
+            "model": model,
+            "behavior": described,
+            "direction": direction,
+            "methods": method or (),
+            "divergences": _numbers(kl, "--kl", float),
+            "seeds": _numbers(seeds, "--seeds", int),
+            "texts": train_texts,
+            "prompts": limit or PROMPTS,
+            "prompt_set": prompt_set,
+            "judges": judge or (),
+            "tasks": task or (),
+            "task_limit": task_limit,
+            "data": data_root(data),
+            "device": device,
+            "dtype": dtype,
+            "out": out,
+        }
+        run = run_rivals(parse(values, RivalsPlan, "options"), progress=progress)
+    if as_json:
+        print_json({**run.results.model_dump(mode="json"), "run_directory": str(run.directory)})
+    else:
+        print_rivals(run.results, Console(highlight=False, soft_wrap=True))
+        print(f"results are in {run.directory}")
+        print(f"report: {run.directory}/report.html")
+
+
+def _list_methods(as_json: bool) -> None:
+    from modelsurgery.rivals import METHODS
+
+    if as_json:
+        print_json(
+            {
+                name: {"title": one.title, "source": one.source, "settings": one.settings,
+                       "ships as": one.delivery, "note": one.note}
+                for name, one in METHODS.items()
+            }
+        )  # fmt: skip
+        return
+    for name, one in METHODS.items():
+        print(f"{name}\n    {one.title} ({one.delivery})\n    {one.source}")
+        for line in (one.settings, one.note):
+            if line:
+                print(f"    {line}")
+
+
+def _numbers(listed: str, name: str, kind: type[float] | type[int]) -> list[float]:
+    try:
+        return [kind(one) for one in listed.split(",")]
+    except ValueError as error:
+        raise RecipeError(f"{name} {listed!r}; expected numbers, separated by commas") from error

@@ -1,0 +1,144 @@
+"""The page of `surgery rivals`: methods side by side, and how their effect grows with the price."""
+
+import math
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from modelsurgery.report.html import drawing as draw
+from modelsurgery.report.html.content import Answers, Grid, Number, Page, Record
+from modelsurgery.report.html.figures import Figure
+from modelsurgery.report.html.wording import per_cent
+from modelsurgery.report.rivals import headline, notes_of_rivals, table_cells
+from modelsurgery.results.parts import Rate
+from modelsurgery.results.rivals import RivalsResults, RivalSummary
+
+METHOD = (
+    "All methods learned from the same texts. Each was made as strong as a given divergence from "
+    "the base model allows, measured on text that nothing is reported on; then all continued the "
+    "same held-out prompts, and a judge decided which continuations show the behavior."
+)
+CAPTION = (
+    "The same methods at several prices. To the right a model is further from the base model on "
+    "ordinary text; {better} is better. The line across is the base model. Hover over a dot for "
+    "its interval."
+)
+GAP = 15  # pixels between two names
+TOP, BOTTOM, NAMES = 14, 400, 250
+
+
+def page_of_rivals(results: RivalsResults, record: Record) -> Page:
+    """The page of a comparison."""
+    best = [one for one in results.summary if one.target == results.divergences[-1]]
+    titles = {one.name: one.title for one in results.methods}
+    grids = []
+    for target in results.divergences:
+        rows = [one for one in results.summary if one.target == target]
+        if rows:
+            heads, lines = table_cells(results, rows)
+            caption = f"At a divergence of {target:g} nats per token"
+            grids.append(Grid(caption, tuple(heads), tuple(map(tuple, lines))))
+    verdict = "No method gave anything."
+    if best:
+        first = best[0]
+        verdict = (
+            f"At a divergence of {first.target:g}, {titles[first.method]} moves "
+            f"{per_cent_both(first)}."
+        )
+    return Page(
+        title=f"{results.behavior.name}: methods, {results.model.name}",
+        subject=f"{headline(results)} ({results.behavior.title})",
+        verdict=verdict,
+        tone="unclear",
+        told=(),
+        numbers=tuple(
+            Number(titles[one.method], per_cent(one.greedy[1].rate), "greedy") for one in best[:3]
+        ),
+        tables=(),
+        notes=tuple(notes_of_rivals(results)),
+        figures=tuple(
+            Figure(
+                f"frontier-{name}",
+                f"{results.behavior.name}, {name} continuations, against the price",
+                CAPTION.format(better="higher" if results.direction == "toward" else "lower"),
+                frontier_chart(results, name),
+            )
+            for name in ("greedy", "sampled")
+        ),
+        answers=Answers(),
+        method=METHOD,
+        facts=tuple(
+            (one.title, " ".join(part for part in (one.source, one.settings, one.note) if part))
+            for one in results.methods
+        ),
+        commands=(),
+        record=record,
+        grids=tuple(grids),
+    )
+
+
+def per_cent_both(one: RivalSummary) -> str:
+    """Greedy rates of base and changed model."""
+    return (
+        f"{per_cent(one.greedy[0].rate)} of greedy continuations to {per_cent(one.greedy[1].rate)}"
+    )
+
+
+def frontier_chart(results: RivalsResults, decoding: str) -> Markup:
+    """Rate against divergence on held-out text, a line a method; ours stand out.
+
+    Args:
+        results: of the comparison.
+        decoding: `greedy` or `sampled`.
+    """
+    points: dict[str, list[tuple[float, Rate]]] = {}
+    base: Rate | None = None
+    for one in results.summary:
+        base, changed = getattr(one, decoding)
+        points.setdefault(one.method, []).append((max(one.divergence, 1e-5), changed))
+    if base is None:
+        return draw.svg(40, "No method gave anything", "", [])
+    titles = {one.name: one.title for one in results.methods}
+    spread = [math.log10(at) for some in points.values() for at, _ in some]
+    x = draw.Axis(min(spread) - 0.05, max(spread) + 0.05, 60, draw.WIDTH - NAMES)
+    top = max([base.rate, *(rate.rate for some in points.values() for _, rate in some)])
+    y = draw.Axis(0.0, min(1.0, 1.1 * top + 0.01), BOTTOM, TOP)
+    parts = [
+        draw.horizontal(60, y(tick), f"{100 * tick:.0f}%", draw.WIDTH - NAMES)
+        for tick in y.ticks(6)
+    ]
+    parts.append(draw.line(60, y(base.rate), draw.WIDTH - NAMES, y(base.rate), "limit"))
+    for target in results.divergences:
+        parts.append(draw.text(x(math.log10(target)), BOTTOM + 18, f"{target:g}", "middle", "tick"))
+    middle = (60 + draw.WIDTH - NAMES) / 2
+    parts.append(draw.text(middle, BOTTOM + 38, "divergence, nats per token", "middle", "tick"))
+    told, ends = [f"base model {per_cent(base.rate)}"], []
+    for method, some in points.items():
+        kind = "edited" if method == "natural-gradient" else "other"
+        line = [(x(math.log10(at)), y(rate.rate)) for at, rate in sorted(some, key=lambda p: p[0])]
+        parts.append(draw.polyline(line, kind))
+        for at, rate in some:
+            said = (
+                f"{titles[method]} at {at:.4f}: {per_cent(rate.rate)} "
+                f"({per_cent(rate.low)} to {per_cent(rate.high)})"
+            )
+            told.append(said)
+            parts.append(draw.dot(x(math.log10(at)), y(rate.rate), kind, 3.5, said))
+        ends.append((line[-1], titles[method], kind))
+    parts += _names(ends)
+    return draw.svg(BOTTOM + 46, f"{decoding} rate against divergence", "; ".join(told), parts)
+
+
+def _names(ends: Sequence[tuple[tuple[float, float], str, str]]) -> list[str]:
+    """Names beside the ends of their lines, moved apart where they would meet."""
+    parts, last = [], -math.inf
+    ordered = sorted(ends, key=lambda one: one[0][1])
+    room = max(0.0, (len(ordered) - 1) * GAP - (BOTTOM - ordered[0][0][1]))
+    last = ordered[0][0][1] - room - GAP
+    for (across, down), name, kind in ordered:
+        place = max(down, last + GAP) if last > -math.inf else down
+        last = place
+        start = draw.WIDTH - NAMES + 14
+        parts.append(draw.line(across + 5, down, start - 4, place - 1, "joint"))
+        parts.append(draw.text(start, place + 4, name, "start", f"label name-{kind}"))
+    return parts

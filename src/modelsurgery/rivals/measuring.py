@@ -1,0 +1,219 @@
+"""Measuring methods alike: the same divergence, held-out prompts, decodings and judges."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from modelsurgery.data.behaviors import PromptSet
+from modelsurgery.errors import EvaluationError
+from modelsurgery.evaluation.capability import TaskResult, measure_capability
+from modelsurgery.evaluation.decoding import Decoding, Speed
+from modelsurgery.evaluation.generation import TransformersGenerator
+from modelsurgery.evaluation.judges import Judge
+from modelsurgery.evaluation.protocol import (
+    SetMeasurement,
+    Side,
+    compare_sides,
+    decodings_of,
+    measure_side,
+)
+from modelsurgery.evaluation.screening import Screen
+from modelsurgery.evaluation.statistics import Rate
+from modelsurgery.evaluation.store import Store
+from modelsurgery.files.atomic import sha256_json
+from modelsurgery.files.progress import Progress, silent
+from modelsurgery.model.language_model import LanguageModel
+from modelsurgery.results import Compared
+from modelsurgery.results.parts import Rate as RateResults
+from modelsurgery.results.rivals import Cost, RivalRow
+from modelsurgery.rivals.cost import Taken, taking
+from modelsurgery.rivals.intervention import Intervention
+from modelsurgery.rivals.matching import Matched, match_divergence
+from modelsurgery.rivals.method import Materials, Method
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all methods are measured on, and what the base model gives there.
+
+    Attributes:
+        given: what methods learn from, with the base model.
+        prompts: held-out prompts.
+        test: held-out texts, labeled and neutral.
+        judges: the first decides.
+        store: keeps what is generated and judged.
+        tasks: capability tasks.
+        data: directory with local copies of data sets.
+        task_limit: items of a task, at most.
+        progress: is told what is going on.
+    """
+
+    given: Materials
+    prompts: PromptSet
+    test: Screen
+    judges: Sequence[Judge]
+    store: Store
+    tasks: Sequence[str] = ()
+    data: Path | None = None
+    task_limit: int | None = None
+    progress: Progress = silent
+
+    def rows(self, method: Method, targets: Sequence[float]) -> Iterator[RivalRow]:
+        """Fit a method once, and measure it at each divergence.
+
+        Raises:
+            SurgeryError: the method does not work on this model or with these texts, or it broke
+                the model.
+        """
+        with taking() as taken:
+            found = method.fit(self.given)
+        for target in sorted(targets):
+            matched = self.match(found, target)
+            yield self.row(method, found, matched, target, taken)
+
+    def match(self, found: Intervention, target: float) -> Matched:
+        """The strength at which an intervention costs a divergence on validation text."""
+        screen = self.given.validation
+
+        def divergence(strength: float) -> float:
+            with found.applied(self.given.model, strength):
+                return screen.measure_changed(progress=self.progress).worst_divergence
+
+        with self.progress("strength", 0):
+            return match_divergence(divergence, target, first=found.first, most=found.most)
+
+    def row(
+        self, method: Method, found: Intervention, matched: Matched, target: float, taken: Taken
+    ) -> RivalRow:
+        """Measure an intervention at a strength."""
+        given = self.given
+        key = [given.model.fingerprint(), method.name, method.settings, given.seed, given.sign]
+        key += [sha256_json([text.text for text in (*given.shows, *given.opposite)])]
+        changed = replace(given.model, _fingerprint=[sha256_json([*key, matched.strength])])
+        base = self.base
+        with found.applied(given.model, matched.strength):
+            effect = self.test.measure_changed(progress=self.progress)
+            if not effect.is_finite:
+                raise EvaluationError(
+                    f"{method.name} at strength {matched.strength:.3g}: no numbers"
+                )
+            edited = self.measured(changed)
+            tasks = self.task_rates(changed)
+        greedy, sampled = (
+            compare_sides(self.prompts, decodings_of(self.prompts, samples, given.seed), one, two)
+            for samples, one, two in (
+                (0, base.greedy, edited.greedy), (1, base.sampled, edited.sampled),
+            )
+        )  # fmt: skip
+        return RivalRow(
+            method=method.name,
+            seed=given.seed,
+            target=target,
+            strength=matched.strength,
+            is_met=matched.is_met,
+            divergence=effect.worst_divergence,
+            perplexity_rise=math.expm1(effect.clean),
+            selectivity=effect.selectivity,
+            hits_lost=effect.capability_lost,
+            greedy=_compared(greedy),
+            sampled=_compared(sampled),
+            uncalled=self.uncalled_change(base.uncalled, edited.uncalled),
+            other_judges={
+                name: Compared.model_validate(one.to_json())
+                for name, one in sampled.other_judges.items()
+            },
+            agreement={name: one.kappa for name, one in sampled.agreement.items()},
+            tasks={name: (self.base_tasks[name], rate) for name, rate in tasks.items()},
+            cost=Cost(
+                fit_seconds=round(taken.seconds, 2),
+                peak_bytes=taken.peak_bytes,
+                tokens_per_second=edited.tokens_per_second,
+                touched=found.touched,
+            ),
+        )
+
+    @cached_property
+    def base(self) -> "Answers":
+        """What the base model gives."""
+        return self.measured(self.given.model)
+
+    @cached_property
+    def base_tasks(self) -> dict[str, RateResults]:
+        """Scores of the base model."""
+        return self.task_rates(self.given.model)
+
+    def measured(self, model: LanguageModel) -> "Answers":
+        """Let a model, as it is now, continue all prompts."""
+        generator = TransformersGenerator(model, store=self.store)
+        greedy, sampled = (
+            self._side(
+                generator, self.prompts, decodings_of(self.prompts, samples, self.given.seed)
+            )
+            for samples in (0, 1)
+        )
+        uncalled = None
+        prompts = self.given.behavior.test_uncalled
+        if prompts is not None:
+            uncalled = self._side(generator, prompts, decodings_of(prompts, 0, 0))
+        return Answers(greedy, sampled, uncalled, _rate_of(generator.speed))
+
+    def _side(
+        self, generator: TransformersGenerator, prompts: PromptSet, decodings: Sequence[Decoding]
+    ) -> Side:
+        described = self.given.behavior.described.uncalled_for
+        is_uncalled = prompts is self.given.behavior.test_uncalled
+        return measure_side(
+            generator,
+            (),
+            prompts.texts,
+            self.judges[:1] if is_uncalled else self.judges,
+            decodings,
+            counted=described.verdict if is_uncalled and described is not None else "behavior",
+            store=self.store,
+            progress=self.progress,
+        )
+
+    def uncalled_change(self, base: Side | None, edited: Side | None) -> Compared | None:
+        """What became of prompts that do not call for the behavior."""
+        prompts = self.given.behavior.test_uncalled
+        if prompts is None or base is None or edited is None:
+            return None
+        return _compared(compare_sides(prompts, decodings_of(prompts, 0, 0), base, edited))
+
+    def task_rates(self, model: LanguageModel) -> dict[str, RateResults]:
+        """Scores of a model, as it is now."""
+        found = measure_capability(
+            model, (), self.tasks, data=self.data, limit=self.task_limit, progress=self.progress
+        )
+        rates: dict[str, Rate] = {
+            name: one.base for name, one in found.items() if isinstance(one, TaskResult)
+        }
+        return {name: RateResults.model_validate(vars(rate)) for name, rate in rates.items()}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model gave on the prompts.
+
+    Attributes:
+        greedy: greedy continuations.
+        sampled: one sample of each prompt.
+        uncalled: prompts that do not call for the behavior; None where there are none.
+        tokens_per_second: of generation; None where all of it was in the store.
+    """
+
+    greedy: Side
+    sampled: Side
+    uncalled: Side | None
+    tokens_per_second: float | None
+
+
+def _compared(measured: SetMeasurement) -> Compared:
+    return Compared.model_validate(measured.whole.to_json())
+
+
+def _rate_of(speed: Speed) -> float | None:
+    seconds = speed.prefill_seconds + speed.decode_seconds
+    return round(speed.decode_tokens / seconds, 1) if seconds else None

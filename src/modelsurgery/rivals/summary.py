@@ -1,0 +1,77 @@
+"""What methods did over all seeds, the largest effect first."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean
+
+from modelsurgery.evaluation.statistics import Rate, pooled_rate
+from modelsurgery.results import Compared
+from modelsurgery.results.parts import Direction
+from modelsurgery.results.parts import Rate as RateResults
+from modelsurgery.results.rivals import Cost, RivalRow, RivalSummary
+
+
+def summarize(rows: Iterable[RivalRow], direction: Direction) -> list[RivalSummary]:
+    """One line a method and divergence.
+
+    Args:
+        rows: of all methods, divergences and seeds.
+        direction: whether less of the behavior is better, or more.
+
+    Returns:
+        By divergence; inside of one by the mean of the greedy and the sampled rate, best first.
+    """
+    groups: dict[tuple[float, str], list[RivalRow]] = {}
+    for row in rows:
+        groups.setdefault((row.target, row.method), []).append(row)
+    sign = 1 if direction == "away" else -1
+
+    def place(one: RivalSummary) -> tuple[float, float]:
+        return one.target, sign * (one.greedy[1].rate + one.sampled[1].rate)
+
+    return sorted((_summary(some) for some in groups.values()), key=place)
+
+
+def _summary(rows: Sequence[RivalRow]) -> RivalSummary:
+    def mean(value: Callable[[RivalRow], float]) -> float:
+        return fmean(value(row) for row in rows)
+
+    uncalled = [row.uncalled for row in rows if row.uncalled is not None]
+    peaks = [row.cost.peak_bytes for row in rows if row.cost.peak_bytes is not None]
+    speeds = [one for row in rows if (one := row.cost.tokens_per_second) is not None]
+    return RivalSummary(
+        method=rows[0].method,
+        target=rows[0].target,
+        seeds=len(rows),
+        is_met=all(row.is_met for row in rows),
+        divergence=mean(lambda row: row.divergence),
+        perplexity_rise=math.expm1(mean(lambda row: math.log1p(row.perplexity_rise))),
+        selectivity=mean(lambda row: row.selectivity),
+        hits_lost=mean(lambda row: row.hits_lost),
+        greedy=_both([row.greedy for row in rows]),
+        sampled=_both([row.sampled for row in rows]),
+        uncalled=_both(uncalled) if uncalled else None,
+        tasks={
+            name: (
+                _pooled([row.tasks[name][0] for row in rows]),
+                _pooled([row.tasks[name][1] for row in rows]),
+            )
+            for name in rows[0].tasks
+        },
+        cost=Cost(
+            fit_seconds=mean(lambda row: row.cost.fit_seconds),
+            peak_bytes=max(peaks, default=None),
+            tokens_per_second=fmean(speeds) if speeds else None,
+            touched=rows[0].cost.touched,
+        ),
+    )
+
+
+def _both(compared: Sequence[Compared]) -> tuple[RateResults, RateResults]:
+    edited = [one.edited for one in compared if one.edited is not None]
+    return _pooled([one.base for one in compared]), _pooled(edited)
+
+
+def _pooled(rates: Sequence[RateResults]) -> RateResults:
+    found = pooled_rate([Rate(**dict(one)) for one in rates])
+    return RateResults.model_validate(vars(found))

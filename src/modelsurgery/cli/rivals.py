@@ -1,7 +1,8 @@
-"""`surgery rivals`: methods side by side on one's own model."""
+"""`surgery rivals` and `surgery ablations`: methods side by side on one's own model."""
 
+import inspect
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -95,10 +96,48 @@ def rivals(
     as_json: Json = False,
 ) -> None:
     """Compare ways to steer a model at the same divergence. Resumes if interrupted."""
+    _compare("rivals", **locals())
+
+
+def ablations(**typed: Any) -> None:
+    """Measure what each part of the rules contributes, at the same divergence. Resumes."""
+    _compare("ablations", **typed)
+
+
+_shared = inspect.signature(rivals)
+ablations.__signature__ = _shared.replace(  # type: ignore[attr-defined]
+    parameters=[
+        one.replace(default="0.02") if one.name == "kl" else one
+        for one in _shared.parameters.values()
+    ]
+)
+
+
+def _compare(
+    kind: Literal["rivals", "ablations"],
+    *,
+    model: str,
+    behavior: str,
+    texts: Path | None,
+    method: list[str] | None,
+    show_methods: bool,
+    prompts: Path | None,
+    neutral: Path | None,
+    kl: str,
+    seeds: str,
+    train_texts: int,
+    limit: int | None,
+    judge: list[str] | None,
+    task: list[str] | None,
+    data: Path | None,
+    as_json: bool,
+    **same: Any,
+) -> None:
+    """Run a comparison; options of the same name and form as the plan's are in `same`."""
     from rich.console import Console
 
     if show_methods:
-        _list_methods(as_json)
+        _list_methods(kind, as_json)
         return
     from modelsurgery.report.rivals import print_rivals
 
@@ -112,24 +151,18 @@ def rivals(
             described = describe_behavior(behavior)
         else:
             described = BehaviorFile(name=texts.stem, title=f"texts of {texts.name}", texts=texts)
-        described = described.with_own(texts=texts, prompts=prompts, neutral=neutral)
-        values: dict[str, Any] = {
+        values = same | {
+            "kind": kind,
             "model": model,
-            "behavior": described,
-            "direction": direction,
+            "behavior": described.with_own(texts=texts, prompts=prompts, neutral=neutral),
             "methods": method or (),
             "divergences": _numbers(kl, "--kl", float),
             "seeds": _numbers(seeds, "--seeds", int),
             "texts": train_texts,
             "prompts": limit or PROMPTS,
-            "prompt_set": prompt_set,
             "judges": judge or (),
             "tasks": task or (),
-            "task_limit": task_limit,
             "data": data_root(data),
-            "device": device,
-            "dtype": dtype,
-            "out": out,
         }
         run = run_rivals(parse(values, RivalsPlan, "options"), progress=progress)
     if as_json:
@@ -140,19 +173,20 @@ def rivals(
         print(f"report: {run.directory}/report.html")
 
 
-def _list_methods(as_json: bool) -> None:
-    from modelsurgery.rivals import METHODS
+def _list_methods(kind: Literal["rivals", "ablations"], as_json: bool) -> None:
+    from modelsurgery.rivals import methods_of
 
+    methods = methods_of(kind)
     if as_json:
         print_json(
             {
                 name: {"title": one.title, "source": one.source, "settings": one.settings,
                        "ships as": one.delivery, "note": one.note}
-                for name, one in METHODS.items()
+                for name, one in methods.items()
             }
         )  # fmt: skip
         return
-    for name, one in METHODS.items():
+    for name, one in methods.items():
         print(f"{name}\n    {one.title} ({one.delivery})\n    {one.source}")
         for line in (one.settings, one.note):
             if line:

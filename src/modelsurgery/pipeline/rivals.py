@@ -5,7 +5,7 @@ interruption. A method that does not work on a model, or breaks it, is told of a
 others.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from modelsurgery.report.html import write_report
 from modelsurgery.results.evaluations import EvaluatedBehavior, EvaluatedModel
 from modelsurgery.results.parts import JudgeNote
 from modelsurgery.results.rivals import MethodNote, RivalRow, RivalsResults
-from modelsurgery.rivals import METHODS, Method, gather_materials
+from modelsurgery.rivals import Method, gather_materials, methods_of
 from modelsurgery.rivals.measuring import Bench
 from modelsurgery.rivals.method import screen_of
 from modelsurgery.rivals.summary import summarize
@@ -45,6 +45,7 @@ class RivalsPlan(BaseModel):
     """What to compare on which model.
 
     Attributes:
+        kind: other methods, or the rules with one thing changed each.
         model: directory, name of a fetched model or id of the Hub; `demo` is the model that
             ships with the package.
         behavior: what is to change, as its file says.
@@ -67,6 +68,7 @@ class RivalsPlan(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    kind: Literal["rivals", "ablations"] = "rivals"
     model: Annotated[str, AfterValidator(demo.current_name)]
     behavior: BehaviorFile
     direction: Literal["away", "toward"] | None = None
@@ -108,14 +110,11 @@ class RivalsRun:
     results: RivalsResults
 
 
-def run_rivals(
-    plan: RivalsPlan, methods: Mapping[str, Method] = METHODS, *, progress: Progress = silent
-) -> RivalsRun:
+def run_rivals(plan: RivalsPlan, *, progress: Progress = silent) -> RivalsRun:
     """Measure methods side by side.
 
     Args:
         plan: what to compare.
-        methods: all there are, by name.
         progress: is told what is going on.
 
     Returns:
@@ -126,7 +125,7 @@ def run_rivals(
         SurgeryError: another of its kinds. What was measured until then is kept, and the same plan
             with the same `out` goes on from there.
     """
-    chosen = _chosen(plan, methods)
+    chosen = _chosen(plan)
     check_tasks(plan.tasks, None)
     with progress("load model", 0):
         model = load_model(
@@ -141,7 +140,7 @@ def run_rivals(
     prompts = [_prompt_set(plan, behavior) for behavior in behaviors.values()]
     with (
         open_run(
-            plan.out, values, default_name=f"{name}-{plan.behavior.name}-rivals", keep=True
+            plan.out, values, default_name=f"{name}-{plan.behavior.name}-{plan.kind}", keep=True
         ) as run,
         Store(run.path / STORE_FILE) as store,
     ):
@@ -183,7 +182,8 @@ def run_rivals(
     return RivalsRun(run.path, results)
 
 
-def _chosen(plan: RivalsPlan, methods: Mapping[str, Method]) -> dict[str, Method]:
+def _chosen(plan: RivalsPlan) -> dict[str, Method]:
+    methods = methods_of(plan.kind)
     unknown = [name for name in plan.methods if name not in methods]
     if unknown:
         raise RecipeError(f"method {unknown[0]!r}; expected one of {', '.join(methods)}")

@@ -5,6 +5,10 @@ strength (intervention.py). `matching` finds the strength at which it costs a gi
 are then measured alike. A file holds one method, or a family of them that share their arithmetic.
 """
 
+from collections.abc import Mapping
+from typing import Literal
+
+from modelsurgery.rivals.ablations import ABLATIONS
 from modelsurgery.rivals.activation_addition import ActivationAddition
 from modelsurgery.rivals.edits import LeastSquares, NaturalGradient, PaperRule, RandomEdit
 from modelsurgery.rivals.fine_tuning import ContrastiveWeights, LoraFineTuning, TaskVector
@@ -25,4 +29,10 @@ METHODS: dict[str, Method] = {
     )
 }
 
-__all__ = ["METHODS", "Intervention", "Materials", "Method", "gather_materials"]
+
+def methods_of(kind: Literal["rivals", "ablations"]) -> Mapping[str, Method]:
+    """All methods of a comparison, by name."""
+    return ABLATIONS if kind == "ablations" else METHODS
+
+
+__all__ = ["METHODS", "Intervention", "Materials", "Method", "gather_materials", "methods_of"]

@@ -1,9 +1,13 @@
 """Edits of gate rows: the three rules of this library, and a random control."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from modelsurgery.data.texts import LabeledText
+from modelsurgery.edit.edit import Edit
+from modelsurgery.edit.probe import DirectionSource, Probe
 from modelsurgery.edit.region import PAPER_ROWS
 from modelsurgery.evaluation.own_answers import own_answers, uncalled_requests
 from modelsurgery.model.hidden_states import extract_hidden_states
@@ -11,9 +15,12 @@ from modelsurgery.model.probe_fitting import fit_probe_on_texts
 from modelsurgery.rivals.intervention import EditIntervention, Intervention
 from modelsurgery.rivals.method import Materials, Method
 from modelsurgery.rules.choices import Rule
-from modelsurgery.search.fitting import fit_rule
+from modelsurgery.rules.proposal import RowProposal
+from modelsurgery.rules.proposing import paper_proposal
+from modelsurgery.search.fitting import FittedRule, fit_rule, some_of_each
 
 TEST_SHARE = 0.1  # of the texts, that a probe's accuracy is measured on
+FIRST = {"paper": 1.0, "least-squares": 0.3, "natural-gradient": 0.4}  # strengths of edits
 
 
 class NaturalGradient(Method):
@@ -24,24 +31,10 @@ class NaturalGradient(Method):
     source = "this library, docs/concepts.md"
     delivery = "weights or adapter"
     settings = f"{PAPER_ROWS:.2%} of the gate rows"
-    rule: Rule = "natural-gradient"
-    first = 0.4  # strength in the units of edits that strength 1 stands for
 
     def fit(self, given: Materials) -> Intervention:
         """Let the rule read the texts; rows and coefficients are its defaults."""
-        texts = (*given.shows, *given.opposite)
-        fitted = fit_rule(
-            given.passes,
-            self.rule,
-            texts,
-            given.neutral,
-            own=own_answers(given.model, uncalled_requests(texts)),
-            sign=given.sign,
-            seed=given.seed,
-        )
-        proposal = fitted.propose(None) if fitted.keeping is None else fitted.keeping()
-        edit = proposal.edit(PAPER_ROWS, strength=given.sign * self.first)
-        return EditIntervention(edit)
+        return intervention_of(given, proposal_of(given, "natural-gradient"))
 
 
 class LeastSquares(NaturalGradient):
@@ -49,8 +42,10 @@ class LeastSquares(NaturalGradient):
 
     name = "least-squares"
     title = "model surgery, least squares"
-    rule = "least-squares"
-    first = 0.3
+
+    def fit(self, given: Materials) -> Intervention:
+        """Let the rule read the texts."""
+        return intervention_of(given, proposal_of(given, "least-squares"))
 
 
 class PaperRule(Method):
@@ -64,24 +59,7 @@ class PaperRule(Method):
 
     def fit(self, given: Materials) -> Intervention:
         """Train the probe and choose the rows."""
-        model, texts = given.model, (*given.shows, *given.opposite)
-        held = max(1, round(TEST_SHARE * len(given.shows)))
-        test = (*given.shows[-held:], *given.opposite[-held:])
-        layer = model.layer_count
-        rendered = [model.render(text) for text in (*texts, *test)]
-        states = extract_hidden_states(model, rendered, [layer]).by_layer[layer]
-        probe = fit_probe_on_texts(states, texts, test, layer=layer, seed=given.seed)
-        proposal = fit_rule(
-            given.passes,
-            "paper",
-            texts,
-            given.neutral,
-            probe=probe,
-            direction_source="W1",
-            sign=given.sign,
-            seed=given.seed,
-        ).propose(None)
-        return EditIntervention(proposal.edit(PAPER_ROWS, strength=float(given.sign)))
+        return intervention_of(given, paper_proposal_of(given, given.model.layer_count))
 
 
 class RandomEdit(NaturalGradient):
@@ -95,11 +73,73 @@ class RandomEdit(NaturalGradient):
         """Turn each direction to a random one of the same length."""
         found = super().fit(given)
         assert isinstance(found, EditIntervention)
-        random = np.random.default_rng(given.seed)
-        edit = found.edit
-        updates = []
-        for update in edit.updates:
-            direction = random.standard_normal(update.direction.shape).astype(np.float32)
-            direction *= np.linalg.norm(update.direction) / np.linalg.norm(direction)
-            updates.append(replace(update, direction=direction))
-        return EditIntervention(replace(edit, updates=tuple(updates)))
+        return EditIntervention(turned(found.edit, given.seed))
+
+
+def proposal_of(
+    given: Materials, rule: Rule, texts: int | None = None, damping: float | None = None
+) -> RowProposal:
+    """What a rule proposes for every row.
+
+    Args:
+        given: what it reads.
+        rule: the natural gradient, or least squares.
+        texts: of each kind, at most; None takes all.
+        damping: of rows, for the natural gradient; None takes the rule's own, and counts what
+            neutral text loses to first order.
+    """
+    read: Sequence[LabeledText] = (*given.shows, *given.opposite)
+    if texts is not None:
+        read = some_of_each(read, texts)
+
+    def fit() -> FittedRule:
+        return fit_rule(
+            given.passes,
+            rule,
+            read,
+            given.neutral,
+            own=own_answers(given.model, uncalled_requests(read)),
+            sign=given.sign,
+            seed=given.seed,
+        )
+
+    fitted = given.once(f"{rule}, {len(read)} texts", fit)
+    if damping is not None or fitted.keeping is None:
+        return fitted.propose(damping)
+    return given.once(f"{rule}, {len(read)} texts, kept", fitted.keeping)
+
+
+def probe_of(given: Materials, layer: int) -> Probe:
+    """The paper's probe on a layer; the hidden states of all layers are read once."""
+    texts = (*given.shows, *given.opposite)
+    held = max(1, round(TEST_SHARE * len(given.shows)))
+    test = (*given.shows[-held:], *given.opposite[-held:])
+    rendered = [given.model.render(text) for text in (*texts, *test)]
+    states = given.once("states", lambda: extract_hidden_states(given.model, rendered)).by_layer
+    return given.once(
+        f"probe of layer {layer}",
+        lambda: fit_probe_on_texts(states[layer], texts, test, layer=layer, seed=given.seed),
+    )
+
+
+def paper_proposal_of(given: Materials, layer: int, source: DirectionSource = "W1") -> RowProposal:
+    """What the paper's rule proposes, from a probe on a layer."""
+    return paper_proposal(given.passes, probe_of(given, layer), source)
+
+
+def intervention_of(
+    given: Materials, proposal: RowProposal, rows: float | int = PAPER_ROWS
+) -> EditIntervention:
+    """The edit of the best rows."""
+    return EditIntervention(proposal.edit(rows, strength=given.sign * FIRST[proposal.rule]))
+
+
+def turned(edit: Edit, seed: int) -> Edit:
+    """The same edit in random directions of the same length."""
+    random = np.random.default_rng(seed)
+    updates = []
+    for update in edit.updates:
+        direction = random.standard_normal(update.direction.shape).astype(np.float32)
+        direction *= np.linalg.norm(update.direction) / np.linalg.norm(direction)
+        updates.append(replace(update, direction=direction))
+    return replace(edit, updates=tuple(updates))

@@ -1,10 +1,10 @@
 """A method of steering a model: where it comes from, and what it makes of texts."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Any, Literal, TypeVar
 
 from modelsurgery.data.behaviors import Behavior
 from modelsurgery.data.texts import LabeledText
@@ -19,6 +19,7 @@ from modelsurgery.rules.contrast import pulled_apart
 from modelsurgery.search.edit_fitting import SCREEN_TEXTS
 from modelsurgery.search.fitting import RULE_TEXTS, first_tokens, some_of_each
 
+Made = TypeVar("Made")
 # How what a method makes can be shipped.
 Delivery = Literal["weights", "weights or adapter", "hooks", "second model", "prompt"]
 
@@ -38,6 +39,7 @@ class Materials:
         sign: 1 away from the behavior, -1 toward it; `shows` and `opposite` are exchanged then.
         seed: of everything random.
         progress: is told what is going on.
+        shared: what methods that differ in one setting make once, by name.
     """
 
     model: LanguageModel
@@ -50,6 +52,7 @@ class Materials:
     sign: int = 1
     seed: int = 0
     progress: Progress = field(default=silent)
+    shared: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def pairs(self) -> tuple[tuple[LabeledText, LabeledText], ...]:
@@ -57,6 +60,13 @@ class Materials:
         by_group = {text.group: text for text in self.opposite if text.group is not None}
         found = tuple((text, by_group[text.group]) for text in self.shows if text.group in by_group)
         return found or tuple(zip(self.shows, self.opposite, strict=False))
+
+    def once(self, name: str, make: Callable[[], Made]) -> Made:
+        """What is shared under a name, made when it is asked for first."""
+        if name not in self.shared:
+            self.shared[name] = make()
+        found: Made = self.shared[name]
+        return found
 
     def read(self, texts: Sequence[LabeledText]) -> list[TokenizedText]:
         """Texts as the model reads them."""
@@ -75,12 +85,12 @@ class Method(ABC):
         note: where this differs from the reference.
     """
 
-    name: ClassVar[str]
-    title: ClassVar[str]
-    source: ClassVar[str]
-    delivery: ClassVar[Delivery] = "weights"
-    settings: ClassVar[str] = ""
-    note: ClassVar[str] = ""
+    name: str
+    title: str
+    source: str
+    delivery: Delivery = "weights"
+    settings: str = ""
+    note: str = ""
 
     @abstractmethod
     def fit(self, given: Materials) -> Intervention:

@@ -156,6 +156,7 @@ def fit_natural_gradient(
     neutral: Sequence[TokenizedText],
     *,
     seed: int = 0,
+    sites: Sequence[GateSite] | None = None,
 ) -> NaturalGradient:
     """The natural-gradient rule, for one behavior or several at once.
 
@@ -165,9 +166,11 @@ def fit_natural_gradient(
         neutral: texts on which the model should stay as it is; prices are measured on the first
             `PRICED_TOKENS` tokens.
         seed: of folds and of the labels that the model draws.
+        sites: where; None takes the model's gates. What is measured elsewhere makes no proposal.
     """
     model = passes.model
-    sites = find_sites(model.model, model.layout)
+    if sites is None:
+        sites = find_sites(model.model, model.layout)
     folds = [
         [tokenize_labeled(model, fold) for fold in kind]
         for contrast in contrasts
@@ -201,7 +204,7 @@ def fit_natural_gradient(
     return NaturalGradient(
         passes,
         neutral,
-        sites,
+        tuple(sites),
         directions,
         slopes(weights),
         tuple(alone),

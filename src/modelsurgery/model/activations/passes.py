@@ -61,7 +61,7 @@ class Passes:
         """
         ids = [[[list(text.ids), text.start] for text in part] for part in parts]
         weights = [self.model.fingerprint(), str(self.model.model.dtype)]
-        key = sha256_json([name, weights, ids, batch_tokens, *settings])
+        key = sha256_json([name, weights, ids, batch_tokens, sorted(sums), *settings])
         done = self.ledger.begin(key, sums)
         batches = list(_numbered(self.model, parts, batch_tokens))
         with self.progress(name, sum(len(batch.rows) for _, batch in batches)) as advance:

@@ -15,6 +15,7 @@ from modelsurgery.rivals.edits import (
     intervention_of,
     paper_proposal_of,
     proposal_of,
+    stepped,
     turned,
 )
 from modelsurgery.rivals.intervention import EditIntervention, Intervention
@@ -145,6 +146,10 @@ def _turned(given: Materials) -> Intervention:
     return EditIntervention(turned(found.edit, given.seed))
 
 
+def _steps(count: int) -> Callable[[Materials], Intervention]:
+    return lambda given: stepped(given, count)
+
+
 def _matrix(name: str) -> Callable[[Materials], Intervention]:
     return lambda given: natural_gradient_of(given, name)
 
@@ -178,6 +183,9 @@ ABLATIONS: dict[str, Method] = {
             Ablation(f"matrix-{name}", f"{OURS}, {name} projection", _matrix(name),
                      delivery="weights")
             for name in ("gate", "up", "down", "q", "k", "v", "o")
+        ),
+        *(
+            Ablation(f"steps-{count}", f"{OURS}, {count} steps", _steps(count)) for count in (2, 3, 4)
         ),
         Ablation("least-squares", "least squares",
                  lambda given: intervention_of(given, proposal_of(given, "least-squares"))),

@@ -12,7 +12,9 @@ from modelsurgery.edit.region import PAPER_ROWS
 from modelsurgery.evaluation.own_answers import own_answers, uncalled_requests
 from modelsurgery.model.hidden_states import extract_hidden_states
 from modelsurgery.model.probe_fitting import fit_probe_on_texts
+from modelsurgery.model.stacking import stacked
 from modelsurgery.rivals.intervention import EditIntervention, Intervention
+from modelsurgery.rivals.matching import match_divergence
 from modelsurgery.rivals.method import Materials, Method
 from modelsurgery.rules.choices import Rule
 from modelsurgery.rules.proposal import RowProposal
@@ -20,6 +22,7 @@ from modelsurgery.rules.proposing import paper_proposal
 from modelsurgery.search.fitting import FittedRule, fit_rule, some_of_each
 
 TEST_SHARE = 0.1  # of the texts, that a probe's accuracy is measured on
+STEPS_DIVERGENCE = 0.02  # of the whole, when the natural gradient takes several steps
 FIRST = {"paper": 1.0, "least-squares": 0.3, "natural-gradient": 0.4}  # strengths of edits
 
 
@@ -107,6 +110,32 @@ def proposal_of(
     if damping is not None or fitted.keeping is None:
         return fitted.propose(damping)
     return given.once(f"{rule}, {len(read)} texts, kept", fitted.keeping)
+
+
+def stepped(given: Materials, steps: int) -> EditIntervention:
+    """The natural gradient in several steps, each measured on the model that the last one left.
+
+    After step k of n the divergence is (k / n)² of `STEPS_DIVERGENCE`: the same strength for each.
+    """
+    made: Edit | None = None
+    for step in range(steps):
+        with stacked(given.model, [made] if made is not None else []) as model:
+            here = replace(given, model=model, passes=replace(given.passes, model=model), shared={})
+            edit = intervention_of(here, proposal_of(here, "natural-gradient")).edit
+        target = ((step + 1) / steps) ** 2 * STEPS_DIVERGENCE
+        before = made
+
+        def whole(strength: float, edit: Edit = edit, before: Edit | None = before) -> Edit:
+            scaled = edit.scaled(strength)
+            return scaled if before is None else before + scaled
+
+        def divergence(strength: float) -> float:
+            (effect,) = given.validation.measure([whole(strength)])
+            return effect.worst_divergence
+
+        made = whole(match_divergence(divergence, target, first=1 / steps).strength)
+    assert made is not None
+    return EditIntervention(made)
 
 
 def probe_of(given: Materials, layer: int) -> Probe:

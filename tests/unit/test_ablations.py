@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from modelsurgery import demo_model_path, load_model
+from modelsurgery import Edit, demo_model_path, load_model
 from modelsurgery.data.behaviors import describe_behavior, load_behavior
 from modelsurgery.rivals import Materials, gather_materials
 from modelsurgery.rivals.ablations import ABLATIONS
-from modelsurgery.rivals.edits import proposal_of
+from modelsurgery.rivals.edits import intervention_of, proposal_of
 from modelsurgery.rivals.intervention import EditIntervention, Reweighted
 from modelsurgery.rivals.matching import match_divergence
 
@@ -26,17 +26,21 @@ def edit_of(name: str, given: Materials) -> EditIntervention:
     return found
 
 
+def one_step(given: Materials) -> Edit:
+    return intervention_of(given, proposal_of(given, "natural-gradient")).edit
+
+
 def blocks_of(found: EditIntervention) -> set[int]:
     return {update.address.block for update in found.edit.updates if len(update.rows)}
 
 
 def test_a_quarter_is_left_out(given: Materials) -> None:
-    assert blocks_of(edit_of("natural-gradient", given)) == {0, 1, 2, 3}
+    assert {one.address.block for one in one_step(given).updates} == {0, 1, 2, 3}
     for number in (1, 2, 3, 4):
         for rule in ("", "paper-"):
             found = edit_of(f"{rule}without-q{number}", given)
             assert blocks_of(found) == {0, 1, 2, 3} - {number - 1}
-            assert found.edit.row_count == edit_of("natural-gradient", given).edit.row_count
+            assert found.edit.row_count == one_step(given).row_count
 
 
 def test_shares_of_rows(given: Materials) -> None:
@@ -48,7 +52,7 @@ def test_shares_of_rows(given: Materials) -> None:
 def test_random_rows_keep_what_each_row_gets(given: Materials) -> None:
     proposal = proposal_of(given, "natural-gradient")
     edit = edit_of("random-rows", given).edit
-    best = edit_of("natural-gradient", given).edit
+    best = one_step(given)
     places = {gate.address: index for index, gate in enumerate(proposal.gates)}
     ratios = np.concatenate(
         [one.coefficients / proposal.coefficients[places[one.address]][0, one.rows]
@@ -60,7 +64,7 @@ def test_random_rows_keep_what_each_row_gets(given: Materials) -> None:
 
 
 def test_equal_coefficients_and_random_directions_keep_the_rows(given: Materials) -> None:
-    best = edit_of("natural-gradient", given).edit
+    best = one_step(given)
     for name in ("equal", "random-direction"):
         other = edit_of(name, given).edit
         for one, two in zip(best.updates, other.updates, strict=True):

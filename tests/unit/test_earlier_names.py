@@ -32,7 +32,7 @@ def test_a_recipe_may_have_earlier_names(tmp_path: Path) -> None:
     recipe = load_yaml(path, SequenceRecipe)
     assert (recipe.model, recipe.is_demo_model) == ("demo", True)
     assert (recipe.train_texts, recipe.validation_prompts) == (30, 20)
-    assert [step.train_texts for step in recipe.steps()] == [30, 9]
+    assert [step.train_texts for step in recipe.recipes()] == [30, 9]
     written = recipe.model_dump()
     assert {"train_texts", "validation_prompts", "direction_source"} <= set(written)
     assert not {"fit_texts", "tuning_prompts", "direction_rule"} & set(written)

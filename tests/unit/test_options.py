@@ -57,6 +57,7 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "rule": (["--rule", "paper"], "paper"),
     "strength": (["--strength", "2"], 2.0),
     "rows": (["--rows", "0.02"], 0.02),
+    "steps": (["--steps", "2"], 2),
     "layers": (["--layers", "2-4"], (2, 4)),
     "per_layer": (["--global"], False),
     "layer": (["--layer", "3"], 3),

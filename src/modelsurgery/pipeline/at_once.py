@@ -50,7 +50,7 @@ def run_at_once(
     Raises:
         SurgeryError: one of its kinds; the same recipe goes on with the same `out`.
     """
-    steps = recipe.steps()
+    steps = recipe.recipes()
     names = [directory_name(step) for step in steps]
     values = recipe.model_dump(mode="json", exclude={"out"})
     behaviors = [judged_behavior(step)[0] for step in steps]
@@ -120,5 +120,6 @@ def _edit(
         recipe.budget.without_uncalled(),
         rows=PAPER_ROWS if recipe.rows is None else recipe.rows,
         layers=recipe.layers,
+        steps=recipe.steps,
         strength=recipe.strength,
     )

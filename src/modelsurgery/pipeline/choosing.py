@@ -190,7 +190,10 @@ class Choosing:
             if recipe.alpha is not None:
                 factor = recipe.sign * recipe.alpha / edit.alpha
             assert factor is not None
-            return Choice(probe, setting, edit.scaled(factor), proposal, rule.evidence)
+            whole = edit.scaled(factor)
+            made = rule.climb(make, whole, recipe.chosen_steps)
+            made = made.scaled(whole.strength / made.strength)
+            return Choice(probe, setting, made, proposal, rule.evidence)
         search = self._search(self._space([probe]), [probe], {recipe.chosen_rule: rule.propose})
 
         def strengthen(edit: Edit, first: float) -> FittedStrength:
@@ -204,7 +207,7 @@ class Choosing:
                 progress=self.progress,
             )
 
-        proposal, fitted = rule.fit(make, strengthen, self.budget)
+        proposal, fitted = rule.fit(make, strengthen, self.budget, steps=recipe.chosen_steps)
         choice = Choice(probe, setting, fitted.edit, proposal, rule.evidence, fitted)
         milder = replace(choice, edit=fitted.within(self.budget, share=0.5))
         curve = search.dose_response(fitted.edit, self._doses)

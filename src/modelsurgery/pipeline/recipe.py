@@ -22,7 +22,7 @@ from modelsurgery.data import demo
 from modelsurgery.edit.choices import Direction, DirectionSource, Fit
 from modelsurgery.errors import RecipeError
 from modelsurgery.pipeline.option import Option, Panel, layer_window, percentage, row_share
-from modelsurgery.rules.choices import DEFAULT_RULE, Rule
+from modelsurgery.rules.choices import DEFAULT_RULE, DEFAULT_STEPS, Rule
 
 if TYPE_CHECKING:
     from modelsurgery.search import Budget
@@ -170,6 +170,15 @@ class Recipe(BaseModel):
         int | float | None,
         Field(description="Gate rows to edit: a share such as 0.0465, or a count such as 16384."),
         Option(Panel.EDIT, "0.0465, or searched for", metavar="SHARE|COUNT", read=row_share),
+    ] = None
+    steps: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=50,
+            description="How often the rule is measured anew on the way to the full strength.",
+        ),
+        Option(Panel.EDIT, "4 for natural-gradient; other rules take one step"),
     ] = None
     layers: Annotated[
         tuple[int, int] | None,
@@ -323,12 +332,25 @@ class Recipe(BaseModel):
             raise ValueError(f"{given} belongs to the paper's rule; omit it, or use rule: paper")
         return self
 
+    @model_validator(mode="after")
+    def _steps_of_the_natural_gradient(self) -> "Recipe":
+        if (self.steps or 1) > 1 and self.chosen_rule != "natural-gradient":
+            raise ValueError(
+                f"rule {self.chosen_rule} takes one step; omit steps, or use rule: natural-gradient"
+            )
+        return self
+
     @property
     def chosen_rule(self) -> Rule:
         """The rule; options of the paper's method imply `paper`."""
         if self.rule is not None:
             return self.rule
         return "paper" if self.alpha or self.direction_source else DEFAULT_RULE
+
+    @property
+    def chosen_steps(self) -> int:
+        """Steps of the rule."""
+        return self.steps or (DEFAULT_STEPS if self.chosen_rule == "natural-gradient" else 1)
 
     @property
     def probe_fit(self) -> Fit:

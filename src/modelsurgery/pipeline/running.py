@@ -373,7 +373,8 @@ def _source_json(recipe: Recipe, setting: Setting) -> dict[str, Any]:
     if recipe.chosen_rule == "paper":
         return {"rule": "paper", "direction_source": setting.rule}
     damping = {} if setting.damping is None else {"damping": setting.damping}
-    return {"rule": recipe.chosen_rule, **damping}
+    steps = {} if recipe.is_searched else {"steps": recipe.chosen_steps}
+    return {"rule": recipe.chosen_rule, **damping, **steps}
 
 
 def _coverage(model: LanguageModel, edit: Edit) -> Coverage:

@@ -148,7 +148,7 @@ def run_sequence(
         SurgeryError: one of its kinds; steps that are done are kept, and the same recipe goes on
             with the same `out`.
     """
-    steps = [_in_time(step, len(recipe.behaviors)) for step in recipe.steps()]
+    steps = [_in_time(step, len(recipe.behaviors)) for step in recipe.recipes()]
     described = [directory_name(step) for step in steps]
     values = recipe.model_dump(mode="json", exclude={"out"})
     name = "-".join([recipe.model_name, *described])

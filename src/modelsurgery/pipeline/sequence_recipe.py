@@ -42,7 +42,7 @@ class SequenceRecipe(Recipe):
             1.0 if isinstance(one, str) else float(one.get("weight", 1.0)) for one in self.behaviors
         )
 
-    def steps(self) -> list[Recipe]:
+    def recipes(self) -> list[Recipe]:
         """One recipe a behavior, without the edits of those before.
 
         Raises:

@@ -12,13 +12,12 @@ from modelsurgery.edit.region import PAPER_ROWS
 from modelsurgery.evaluation.own_answers import own_answers, uncalled_requests
 from modelsurgery.model.hidden_states import extract_hidden_states
 from modelsurgery.model.probe_fitting import fit_probe_on_texts
-from modelsurgery.model.stacking import stacked
 from modelsurgery.rivals.intervention import EditIntervention, Intervention
-from modelsurgery.rivals.matching import match_divergence
 from modelsurgery.rivals.method import Materials, Method
-from modelsurgery.rules.choices import Rule
+from modelsurgery.rules.choices import DEFAULT_STEPS, Rule
 from modelsurgery.rules.proposal import RowProposal
 from modelsurgery.rules.proposing import paper_proposal
+from modelsurgery.search import Budget, FittedStrength, Setting, fit_strength
 from modelsurgery.search.fitting import FittedRule, fit_rule, some_of_each
 
 TEST_SHARE = 0.1  # of the texts, that a probe's accuracy is measured on
@@ -33,11 +32,11 @@ class NaturalGradient(Method):
     title = "model surgery, natural gradient"
     source = "this library, docs/concepts.md"
     delivery = "weights or adapter"
-    settings = f"{PAPER_ROWS:.2%} of the gate rows"
+    settings = f"{PAPER_ROWS:.2%} of the gate rows, {DEFAULT_STEPS} steps"
 
     def fit(self, given: Materials) -> Intervention:
-        """Let the rule read the texts; rows and coefficients are its defaults."""
-        return intervention_of(given, proposal_of(given, "natural-gradient"))
+        """Let the rule read the texts; rows, coefficients and steps are its defaults."""
+        return given.once("default edit", lambda: stepped(given, DEFAULT_STEPS))
 
 
 class LeastSquares(NaturalGradient):
@@ -45,6 +44,7 @@ class LeastSquares(NaturalGradient):
 
     name = "least-squares"
     title = "model surgery, least squares"
+    settings = f"{PAPER_ROWS:.2%} of the gate rows"
 
     def fit(self, given: Materials) -> Intervention:
         """Let the rule read the texts."""
@@ -91,6 +91,14 @@ def proposal_of(
         damping: of rows, for the natural gradient; None takes the rule's own, and counts what
             neutral text loses to first order.
     """
+    fitted = rule_of(given, rule, texts)
+    if damping is not None or fitted.keeping is None:
+        return fitted.propose(damping)
+    return given.once(f"{rule}, {texts} texts, kept", fitted.keeping)
+
+
+def rule_of(given: Materials, rule: Rule, texts: int | None = None) -> FittedRule:
+    """A rule that has read the texts; so many of each kind at most, where a number is given."""
     read: Sequence[LabeledText] = (*given.shows, *given.opposite)
     if texts is not None:
         read = some_of_each(read, texts)
@@ -106,36 +114,25 @@ def proposal_of(
             seed=given.seed,
         )
 
-    fitted = given.once(f"{rule}, {len(read)} texts", fit)
-    if damping is not None or fitted.keeping is None:
-        return fitted.propose(damping)
-    return given.once(f"{rule}, {len(read)} texts, kept", fitted.keeping)
+    return given.once(f"{rule}, {texts} texts", fit)
 
 
 def stepped(given: Materials, steps: int) -> EditIntervention:
-    """The natural gradient in several steps, each measured on the model that the last one left.
+    """The natural gradient in several steps to a divergence of `STEPS_DIVERGENCE`."""
+    fitted = rule_of(given, "natural-gradient")
+    budget = Budget(None, STEPS_DIVERGENCE, None)
+    setting = Setting(None, "natural-gradient", PAPER_ROWS, None)
 
-    After step k of n the divergence is (k / n)² of `STEPS_DIVERGENCE`: the same strength for each.
-    """
-    made: Edit | None = None
-    for step in range(steps):
-        with stacked(given.model, [made] if made is not None else []) as model:
-            here = replace(given, model=model, passes=replace(given.passes, model=model), shared={})
-            edit = intervention_of(here, proposal_of(here, "natural-gradient")).edit
-        target = ((step + 1) / steps) ** 2 * STEPS_DIVERGENCE
-        before = made
+    def make(proposal: RowProposal) -> Edit:
+        return intervention_of(given, proposal).edit
 
-        def whole(strength: float, edit: Edit = edit, before: Edit | None = before) -> Edit:
-            scaled = edit.scaled(strength)
-            return scaled if before is None else before + scaled
+    def strengthen(edit: Edit, first: float) -> FittedStrength:
+        return fit_strength(
+            edit, given.validation, budget, setting, first=first, progress=given.progress
+        )
 
-        def divergence(strength: float) -> float:
-            (effect,) = given.validation.measure([whole(strength)])
-            return effect.worst_divergence
-
-        made = whole(match_divergence(divergence, target, first=1 / steps).strength)
-    assert made is not None
-    return EditIntervention(made)
+    _, found = fitted.fit(make, strengthen, budget, steps=steps)
+    return EditIntervention(found.edit)
 
 
 def probe_of(given: Materials, layer: int) -> Probe:

@@ -1,7 +1,7 @@
 """The three rules behind one interface: from texts to what each gate row should get."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 
 from modelsurgery.checkpoint.layouts import Address
 from modelsurgery.edit.probe import DirectionSource, Probe
+from modelsurgery.model.activations.moments import Moment
 from modelsurgery.model.activations.passes import Passes
 from modelsurgery.model.activations.responses import (
     measure_outputs,
@@ -17,6 +18,7 @@ from modelsurgery.model.activations.responses import (
 )
 from modelsurgery.model.activations.sites import GateSite, find_sites, mean_row_norm
 from modelsurgery.model.activations.statistics import (
+    Gains,
     measure_gains,
     measure_inputs,
     measure_moments,
@@ -50,21 +52,64 @@ class NaturalGradient:
 
     Attributes:
         passes: how texts are read, and by which model.
+        contrasts: what is to be pulled apart, one for each behavior, with their weights.
+        texts: of all kinds of all contrasts, in folds.
         neutral: texts on which the model should stay as it is.
         sites: its gate sites.
+        moments: second moments of their inputs on neutral text, by name.
+        squares: E[γ²] of their rows on neutral text, by name.
         directions: [k, d] of each site, by name.
-        slopes: of each site, in the same order.
-        alone: for each behavior, slopes of its own texts along its own directions, site by site.
-        weight: sum of the weights of all behaviors.
+        gains: how the losses of texts depend on each row along the directions.
     """
 
     passes: Passes
+    contrasts: Sequence[Contrast]
+    texts: Sequence[Sequence[Sequence[TokenizedText]]]
     neutral: Sequence[TokenizedText]
     sites: tuple[GateSite, ...]
+    moments: Mapping[str, Moment]
+    squares: Mapping[str, torch.Tensor]
     directions: dict[str, torch.Tensor]
-    slopes: tuple[SiteSlopes, ...]
-    alone: tuple[tuple[SiteSlopes, ...], ...]
-    weight: float
+    gains: Gains
+
+    def moved(self, passes: Passes) -> "NaturalGradient":
+        """The same directions and prices, with the gains that a changed model has.
+
+        Args:
+            passes: how the model reads that has an edit in memory.
+        """
+        gains = measure_gains(passes, self.sites, self.directions, self.texts)
+        return replace(self, passes=passes, gains=gains)
+
+    @cached_property
+    def slopes(self) -> tuple[SiteSlopes, ...]:
+        """Slopes of what is wanted of all behaviors, site by site."""
+        return self._slopes(self._weights)
+
+    @cached_property
+    def alone(self) -> tuple[tuple[SiteSlopes, ...], ...]:
+        """For each behavior, slopes of its own texts along its own directions, site by site."""
+        found, start = [], 0
+        for contrast in self.contrasts:
+            own = slice(start, start + contrast.directions)
+            weights = [
+                kind.gain * (one is contrast) for one in self.contrasts for kind in one.kinds
+            ]
+            found.append(tuple(site.along(own) for site in self._slopes(weights)))
+            start = own.stop
+        return tuple(found)
+
+    @property
+    def _weights(self) -> list[float]:
+        return [one.weight * kind.gain for one in self.contrasts for kind in one.kinds]
+
+    def _slopes(self, weights: Sequence[float]) -> tuple[SiteSlopes, ...]:
+        return tuple(
+            site_slopes(
+                self.gains, name, self.moments[name], self.squares[name], directions, weights
+            )
+            for name, directions in self.directions.items()
+        )
 
     @cached_property
     def kept_slopes(self) -> tuple[Array, ...]:
@@ -75,7 +120,7 @@ class NaturalGradient:
         """
         found = measure_gains(self.passes, self.sites, self.directions, [[self.neutral]])
         tokens = float(found.tokens.sum())
-        unit = self.weight * min(1.0, tokens / KEPT_TOKENS)
+        unit = sum(map(abs, self._weights)) / 2 * min(1.0, tokens / KEPT_TOKENS)
         sums = (found.by_site[site.name][0, 0].cpu().numpy() for site in self.sites)
         return tuple(unit * one / max(tokens, 1.0) for one in sums)
 
@@ -176,7 +221,6 @@ def fit_natural_gradient(
         for contrast in contrasts
         for kind in contrast.folds(FOLDS, seed)
     ]
-    weights = [contrast.weight * kind.gain for contrast in contrasts for kind in contrast.kinds]
     means = measure_inputs(
         passes, sites, [[one for fold in kind for one in fold] for kind in folds]
     )
@@ -187,28 +231,8 @@ def fit_natural_gradient(
         name: whitened_directions(moments[name], mean, rows) for name, mean in means.by_site.items()
     }
     gains = measure_gains(passes, sites, directions, folds)
-
-    def slopes(weights: Sequence[float]) -> tuple[SiteSlopes, ...]:
-        return tuple(
-            site_slopes(gains, name, moments[name], squares[name], directions[name], weights)
-            for name in directions
-        )
-
-    alone = []
-    start = 0
-    for contrast in contrasts:
-        own = slice(start, start + contrast.directions)
-        found = slopes([kind.gain * (one is contrast) for one in contrasts for kind in one.kinds])
-        alone.append(tuple(site.along(own) for site in found))
-        start = own.stop
     return NaturalGradient(
-        passes,
-        neutral,
-        tuple(sites),
-        directions,
-        slopes(weights),
-        tuple(alone),
-        sum(map(abs, weights)) / 2,
+        passes, contrasts, folds, neutral, tuple(sites), moments, squares, directions, gains
     )
 
 

@@ -22,8 +22,9 @@ from modelsurgery.model.activations.passes import Passes
 from modelsurgery.model.hidden_states import extract_hidden_states
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.probe_fitting import fit_probe_on_texts
+from modelsurgery.rules.choices import DEFAULT_RULE, DEFAULT_STEPS, RULES, Rule
 from modelsurgery.rules.contrast import contrast_of, pulled_apart
-from modelsurgery.rules.proposal import DEFAULT_RULE, RULES, RowProposal, Rule
+from modelsurgery.rules.proposal import RowProposal
 from modelsurgery.search import Budget, FittedStrength, Setting, fit_strength
 from modelsurgery.search.fitting import (
     RULE_TEXTS,
@@ -50,6 +51,7 @@ def fit_edit(
     weights: Mapping[str, float] | None = None,
     rows: float | int = PAPER_ROWS,
     layers: tuple[int, int] | None = None,
+    steps: int | None = None,
     strength: float | None = None,
     max_divergence: float | None = 0.02,
     max_perplexity_rise: float | None = 0.02,
@@ -76,6 +78,8 @@ def fit_edit(
         weights: weight of each of several behaviors, by name; equal by default.
         rows: share of all gate rows (float), or their number (int).
         layers: first and last layer to edit, 1..L; all by default.
+        steps: how often the natural gradient is measured anew on the way to the full strength; 4 by
+            default. Other rules take one step.
         strength: edit strength; 1 adds vectors as long as the average gate row.
         max_divergence: damage budget: mean KL divergence from the base model on neutral text, in
             nats per token; None for no limit.
@@ -100,7 +104,7 @@ def fit_edit(
     budget = Budget(max_perplexity_rise, max_divergence, None)
     targets = targets_of(texts, direction, weights)
     given = Given(model, targets, neutral, seed=seed, progress=progress)
-    return given.fit(rule, budget, rows=rows, layers=layers, strength=strength)
+    return given.fit(rule, budget, rows=rows, layers=layers, steps=steps, strength=strength)
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,7 @@ class Given:
         *,
         rows: float | int = PAPER_ROWS,
         layers: tuple[int, int] | None = None,
+        steps: int | None = None,
         strength: float | None = None,
     ) -> Edit:
         """Make the edit, inside a budget where no strength is given; see `fit_edit`."""
@@ -141,16 +146,21 @@ class Given:
                 f"rule {rule!r} supports one behavior only; use natural-gradient for several, or "
                 "make one edit per behavior"
             )
+        count = steps_of(rule, steps)
         fitted = self._fitted(rule)
 
         def make(proposal: RowProposal) -> Edit:
             return proposal.edit(rows, layers=layers, strength=self._sign)
 
         if strength is None:
-            made = self._within(budget, fitted, make, Setting(None, rule, rows, layers))
+            made = self._within(budget, fitted, make, Setting(None, rule, rows, layers), count)
         else:
-            made = make(fitted.propose(None)).scaled(strength)
-        origin = self._origin({"rule": rule, "rows": made.row_count, "layers": layers})
+            whole = make(fitted.propose(None)).scaled(strength)
+            made = fitted.climb(make, whole, count)
+            made = made.scaled(whole.strength / made.strength)
+        origin = self._origin(
+            {"rule": rule, "rows": made.row_count, "layers": layers, "steps": count}
+        )
         return replace(made, provenance=origin).bound_to(self.model.checkpoint, self.model.gates)
 
     @property
@@ -203,6 +213,7 @@ class Given:
         rule: FittedRule,
         make: Callable[[RowProposal], Edit],
         setting: Setting,
+        steps: int,
     ) -> Edit:
         """The edit at the largest strength inside a budget, with what it was measured to do."""
         pulled = [
@@ -226,7 +237,7 @@ class Given:
                 progress=self.progress,
             )
 
-        _, fitted = rule.fit(make, strengthen, budget)
+        _, fitted = rule.fit(make, strengthen, budget, steps=steps)
         if len(pulled) == 1:
             return fitted.edit
         longest = [max(read, key=len)]  # a screen needs some neutral text
@@ -263,6 +274,21 @@ class Given:
     def _weight(self, target: Target) -> float:
         """Of its contrast: negative where it goes the other way than the edit."""
         return target.weight * target.sign * self._sign
+
+
+def steps_of(rule: Rule, steps: int | None) -> int:
+    """How many steps a rule takes.
+
+    Raises:
+        RecipeError: it takes no such number.
+    """
+    if steps is None:
+        return DEFAULT_STEPS if rule == "natural-gradient" else 1
+    if steps < 1:
+        raise RecipeError(f"steps {steps}; expected 1 or more")
+    if steps > 1 and rule != "natural-gradient":
+        raise RecipeError(f"steps {steps}: rule {rule!r} takes one step; use natural-gradient")
+    return steps
 
 
 def _probe(

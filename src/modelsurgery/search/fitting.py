@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import zip_longest
 
 from modelsurgery.data.texts import LabeledText
 from modelsurgery.edit.edit import Edit
 from modelsurgery.edit.probe import DirectionSource, Probe
+from modelsurgery.edit.steps import join_steps
 from modelsurgery.errors import NoSignalError
 from modelsurgery.evaluation.statistics import auroc_interval
 from modelsurgery.model.activations.passes import Passes
@@ -19,6 +20,7 @@ from modelsurgery.model.activations.texts import (
     tokenize_plain,
 )
 from modelsurgery.model.language_model import LanguageModel
+from modelsurgery.model.stacking import stacked
 from modelsurgery.rules.contrast import Contrast, contrast_of
 from modelsurgery.rules.natural_gradient import KEPT_TOKENS, KEPT_WEIGHT, Evidence
 from modelsurgery.rules.proposal import RowProposal, Rule
@@ -48,19 +50,27 @@ class FittedRule:
         evidence: whether the texts agree on it; None for rules that can't tell.
         keeping: the same with the slope of neutral text's own loss counted; None for rules that
             don't know it.
+        again: what the rule proposes on the model that has an edit, with that slope counted or
+            not; None for rules that take one step.
     """
 
     propose: Propose
     evidence: Evidence | None = None
     keeping: Callable[[], RowProposal] | None = None
+    again: Callable[[Edit, bool], RowProposal] | None = None
 
     def fit(
         self,
         make: Callable[[RowProposal], Edit],
         strengthen: Callable[[Edit, float], FittedStrength],
         budget: Budget,
+        *,
+        steps: int = 1,
     ) -> tuple[RowProposal, FittedStrength]:
         """The proposal that serves, and its edit at the strength that a budget allows.
+
+        In several steps, each goes the same part of the way, and the slopes are measured again
+        before the next one: they change long before the budget is used up.
 
         Where the plain edit takes more than half of what perplexity may rise by, the one that
         counts neutral text's own loss is tried: it keeps perplexity down and pulls labels apart
@@ -70,21 +80,61 @@ class FittedRule:
             make: an edit of a proposal.
             strengthen: scales an edit to the budget; the strength to begin with comes second.
             budget: what must not break.
+            steps: how many; rules that take one step take no more.
 
         Raises:
             DamageBudgetError: nothing inside the budget.
         """
+        proposal, is_kept, found = self._first_step(make, strengthen, budget)
+        if self.again is None or steps == 1:
+            return proposal, found
+        made = self.climb(make, found.edit, steps, is_kept=is_kept)
+        stepped = strengthen(made, abs(made.strength))
+        is_worse = stepped.effect.selectivity < found.effect.selectivity
+        return proposal, found if is_worse else stepped
+
+    def climb(
+        self,
+        make: Callable[[RowProposal], Edit],
+        edit: Edit,
+        steps: int,
+        *,
+        is_kept: bool = False,
+    ) -> Edit:
+        """The way of an edit in several steps, with slopes that are measured again before each.
+
+        Args:
+            make: an edit of a proposal.
+            edit: of the whole strength, as the base model's slopes have it.
+            steps: how many; each adds the same strength.
+            is_kept: count what neutral text loses to first order.
+        """
+        part = abs(edit.strength) / steps
+        made = edit.scaled(1 / steps)
+        for _ in range(1, steps if self.again is not None else 1):
+            assert self.again is not None
+            step = make(self.again(made, is_kept))
+            made = join_steps(made, step.scaled(part / abs(step.strength)))
+        return made
+
+    def _first_step(
+        self,
+        make: Callable[[RowProposal], Edit],
+        strengthen: Callable[[Edit, float], FittedStrength],
+        budget: Budget,
+    ) -> tuple[RowProposal, bool, FittedStrength]:
+        """The proposal on the base model, whether neutral text's slope counts, and its edit."""
         plain = self.propose(None)
         found = strengthen(make(plain), RULE_STRENGTH)
         limit = budget.perplexity_rise
         rise = math.expm1(found.effect.clean)
         if self.keeping is None or limit is None or rise <= PLAIN_SHARE * limit:
-            return plain, found
+            return plain, False, found
         kept = self.keeping()
         other = strengthen(make(kept), abs(found.edit.strength))
         if other.effect.selectivity < LEAST_KEPT * found.effect.selectivity:
-            return plain, found
-        return kept, other
+            return plain, False, found
+        return kept, True, other
 
 
 def fit_rule(
@@ -159,11 +209,18 @@ def fit_contrasts(
                 f"{evidence.gain:.2g} ± {evidence.error:.2g} nats per token; check that the "
                 "labels are correct, or use more texts. No edit was made"
             )
+
+    def again(edit: Edit, is_kept: bool) -> RowProposal:
+        with stacked(passes.model, [edit]) as model:
+            moved = fitted.moved(replace(passes, model=model))
+            return moved.proposal(kept=sign * KEPT_WEIGHT if is_kept else 0.0)
+
     return FittedRule(
         cache(fitted.proposal),  # a search asks for each many times
         fitted.evidence(),
         # Neutral text counts for the edit as it will be, and a proposal is for one away.
         lambda: fitted.proposal(kept=sign * KEPT_WEIGHT),
+        again,
     )
 
 

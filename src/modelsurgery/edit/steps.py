@@ -1,0 +1,80 @@
+"""Joining the steps of a rule to one edit."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from modelsurgery.checkpoint.layouts import Address
+from modelsurgery.edit.edit import Edit, RowUpdate
+from modelsurgery.edit.effects import Prediction
+
+
+def join_steps(first: Edit, second: Edit) -> Edit:
+    """One edit of two steps in the same model: updates along the same direction become one.
+
+    Args:
+        first: steps until now; its strength has the unit that the sum's is told in.
+        second: a further step, with the sign of the first.
+
+    Returns:
+        Their sum. What a rule predicts of a row adds up: gains as they are, and the roots of
+        prices, which are squares of what is added.
+    """
+    merged: dict[tuple[Address, bytes], RowUpdate] = {}
+    for update in (*first.updates, *second.updates):
+        key = update.address, update.direction.tobytes()
+        merged[key] = _merged(merged[key], update) if key in merged else update
+    updates = tuple(sorted(merged.values(), key=lambda one: one.address))
+    unit = _size(first.updates) / abs(first.strength)
+    strength = float(np.copysign(_size(updates) / unit, first.strength))
+    factor = strength / first.strength
+    return replace(
+        first, updates=updates, strength=strength, alpha=first.alpha * factor, measured=None
+    )
+
+
+def _merged(one: RowUpdate, two: RowUpdate) -> RowUpdate:
+    """Two updates of a matrix along the same direction as one."""
+    rows = np.union1d(one.rows, two.rows)
+    places = [np.searchsorted(rows, update.rows) for update in (one, two)]
+    coefficients = np.zeros(len(rows), np.float32)
+    for update, place in zip((one, two), places, strict=True):
+        coefficients[place] += update.coefficients
+    predicted = None
+    if one.predicted is not None and two.predicted is not None:
+        gains = np.zeros(len(rows), np.float32)
+        roots = np.zeros(len(rows), np.float32)
+        for update, place in zip((one, two), places, strict=True):
+            assert update.predicted is not None
+            gains[place] += update.predicted.gains
+            roots[place] += np.sign(update.coefficients) * np.sqrt(
+                np.maximum(update.predicted.prices, 0)
+            )
+        predicted = Prediction(gains, np.square(roots))
+    return replace(
+        one,
+        rows=rows.astype(np.int32),
+        coefficients=coefficients,
+        predicted=predicted,
+        base_rows_sha256=None,
+    )
+
+
+def _size(updates: Sequence[RowUpdate]) -> float:
+    """Root mean square of what is added to the rows."""
+    total, count = 0.0, 0
+    for some in _by_matrix(updates):
+        rows = np.unique(np.concatenate([one.rows for one in some]))
+        added = np.zeros((len(rows), some[0].shape[1]))
+        for one in some:
+            added[np.searchsorted(rows, one.rows)] += np.outer(one.coefficients, one.direction)
+        total, count = total + float(np.square(added).sum()), count + len(rows)
+    return float(np.sqrt(total / max(count, 1)))
+
+
+def _by_matrix(updates: Iterable[RowUpdate]) -> list[list[RowUpdate]]:
+    found: dict[Address, list[RowUpdate]] = {}
+    for one in updates:
+        found.setdefault(one.address, []).append(one)
+    return list(found.values())

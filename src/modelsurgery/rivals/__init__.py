@@ -10,6 +10,7 @@ from typing import Literal
 
 from modelsurgery.rivals.ablations import ABLATIONS
 from modelsurgery.rivals.activation_addition import ActivationAddition
+from modelsurgery.rivals.directional_ablation import Biprojection, DirectionalAblation
 from modelsurgery.rivals.edits import LeastSquares, NaturalGradient, PaperRule, RandomEdit
 from modelsurgery.rivals.fine_tuning import ContrastiveWeights, LoraFineTuning, TaskVector
 from modelsurgery.rivals.intervention import Intervention
@@ -25,6 +26,8 @@ METHODS: dict[str, Method] = {
         TaskVector(),
         ContrastiveWeights(),
         ActivationAddition(),
+        DirectionalAblation(),
+        Biprojection(),
         RandomEdit(),
     )
 }

@@ -13,6 +13,7 @@ from modelsurgery.rivals.activation_addition import ActivationAddition
 from modelsurgery.rivals.directional_ablation import Biprojection, DirectionalAblation
 from modelsurgery.rivals.edits import LeastSquares, NaturalGradient, PaperRule, RandomEdit
 from modelsurgery.rivals.fine_tuning import ContrastiveWeights, LoraFineTuning, TaskVector
+from modelsurgery.rivals.heretic import Heretic
 from modelsurgery.rivals.intervention import Intervention
 from modelsurgery.rivals.method import Materials, Method, gather_materials
 
@@ -28,6 +29,7 @@ METHODS: dict[str, Method] = {
         ActivationAddition(),
         DirectionalAblation(),
         Biprojection(),
+        Heretic(),
         RandomEdit(),
     )
 }

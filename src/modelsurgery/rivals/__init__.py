@@ -16,6 +16,7 @@ from modelsurgery.rivals.fine_tuning import ContrastiveWeights, LoraFineTuning, 
 from modelsurgery.rivals.heretic import Heretic
 from modelsurgery.rivals.intervention import Intervention
 from modelsurgery.rivals.method import Materials, Method, gather_materials
+from modelsurgery.rivals.profs import ProjectionFilter
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -30,6 +31,7 @@ METHODS: dict[str, Method] = {
         DirectionalAblation(),
         Biprojection(),
         Heretic(),
+        ProjectionFilter(),
         RandomEdit(),
     )
 }

@@ -15,6 +15,7 @@ from modelsurgery.rivals.edits import LeastSquares, NaturalGradient, PaperRule, 
 from modelsurgery.rivals.fine_tuning import ContrastiveWeights, LoraFineTuning, TaskVector
 from modelsurgery.rivals.heretic import Heretic
 from modelsurgery.rivals.intervention import Intervention
+from modelsurgery.rivals.leace import LeastSquaresErasure
 from modelsurgery.rivals.method import Materials, Method, gather_materials
 from modelsurgery.rivals.profs import ProjectionFilter
 
@@ -32,6 +33,7 @@ METHODS: dict[str, Method] = {
         Biprojection(),
         Heretic(),
         ProjectionFilter(),
+        LeastSquaresErasure(),
         RandomEdit(),
     )
 }

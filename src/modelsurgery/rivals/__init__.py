@@ -10,6 +10,7 @@ from typing import Literal
 
 from modelsurgery.rivals.ablations import ABLATIONS
 from modelsurgery.rivals.activation_addition import ActivationAddition
+from modelsurgery.rivals.alphasteer import AlphaSteer
 from modelsurgery.rivals.directional_ablation import Biprojection, DirectionalAblation
 from modelsurgery.rivals.edits import LeastSquares, NaturalGradient, PaperRule, RandomEdit
 from modelsurgery.rivals.fine_tuning import ContrastiveWeights, LoraFineTuning, TaskVector
@@ -34,6 +35,7 @@ METHODS: dict[str, Method] = {
         Heretic(),
         ProjectionFilter(),
         LeastSquaresErasure(),
+        AlphaSteer(),
         RandomEdit(),
     )
 }

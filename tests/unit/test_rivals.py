@@ -1,12 +1,17 @@
 """Every method: strength 0 is the base model, the base comes back, and the sign is right."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from modelsurgery import demo_model_path, load_model
 from modelsurgery.data.behaviors import describe_behavior, load_behavior
+from modelsurgery.evaluation.screening import Screen
 from modelsurgery.rivals import METHODS, Intervention, Materials, gather_materials
 from modelsurgery.rivals.matching import match_divergence
+from modelsurgery.rules.contrast import pulled_apart
+from modelsurgery.search.fitting import first_tokens, some_of_each
 
 CONTROLS = {"random"}
 
@@ -25,8 +30,16 @@ def fitted(given: Materials) -> dict[str, Intervention]:
 
 def intervention(name: str, given: Materials, fitted: dict[str, Intervention]) -> Intervention:
     if name not in fitted:
-        fitted[name] = METHODS[name].fit(given)
+        fitted[name] = METHODS[name].fit(fewer_to_choose_on(given))
     return fitted[name]
+
+
+def fewer_to_choose_on(given: Materials) -> Materials:
+    """Some methods measure forty times."""
+    texts, neutral = given.behavior.validation, given.behavior.validation_neutral
+    shows, opposite = pulled_apart(some_of_each(texts, 24), given.sign)
+    screen = Screen(given.model, shows, opposite, first_tokens(given.model, neutral, 1000))
+    return replace(given, validation=screen)
 
 
 def logits(given: Materials) -> torch.Tensor:

@@ -10,10 +10,15 @@ from typing import Literal
 
 from modelsurgery.rivals.ablations import ABLATIONS
 from modelsurgery.rivals.activation_addition import ActivationAddition
+from modelsurgery.rivals.alphasteer import AlphaSteer
+from modelsurgery.rivals.directional_ablation import Biprojection, DirectionalAblation
 from modelsurgery.rivals.edits import LeastSquares, NaturalGradient, PaperRule, RandomEdit
 from modelsurgery.rivals.fine_tuning import ContrastiveWeights, LoraFineTuning, TaskVector
+from modelsurgery.rivals.heretic import Heretic
 from modelsurgery.rivals.intervention import Intervention
+from modelsurgery.rivals.leace import LeastSquaresErasure
 from modelsurgery.rivals.method import Materials, Method, gather_materials
+from modelsurgery.rivals.profs import ProjectionFilter
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -25,6 +30,12 @@ METHODS: dict[str, Method] = {
         TaskVector(),
         ContrastiveWeights(),
         ActivationAddition(),
+        DirectionalAblation(),
+        Biprojection(),
+        Heretic(),
+        ProjectionFilter(),
+        LeastSquaresErasure(),
+        AlphaSteer(),
         RandomEdit(),
     )
 }

@@ -2,10 +2,10 @@
 
 import torch
 
-from modelsurgery.model.hidden_states import extract_hidden_states
 from modelsurgery.rivals.intervention import Hooked, Intervention
 from modelsurgery.rivals.method import Materials, Method
 from modelsurgery.rivals.places import block_paths
+from modelsurgery.rivals.states import label_states
 
 LAYER_SHARE = 13 / 32  # layer 13 of Llama 2 7B, the paper's choice
 
@@ -29,13 +29,7 @@ class ActivationAddition(Method):
     def fit(self, given: Materials) -> Intervention:
         """Take means of both labels at one layer."""
         layer = max(1, round(LAYER_SHARE * given.model.layer_count))
-        shows, opposite = (
-            extract_hidden_states(given.model, [given.model.render(one) for one in texts], [layer])
-            .by_layer[layer]
-            .mean(0)
-            for texts in (given.shows, given.opposite)
-        )
-        vector = shows - opposite
+        vector = label_states(given, [layer]).difference(layer)
 
         def subtract(hidden: torch.Tensor, strength: float) -> torch.Tensor:
             return hidden - strength * vector.to(hidden)

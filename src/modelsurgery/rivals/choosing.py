@@ -1,0 +1,70 @@
+"""Choosing among variants of a method, on validation texts alone.
+
+Variants are compared by the selectivity that they would have at the same small divergence. Small
+changes move selectivity with their strength and divergence with its square, so one measurement
+near that divergence says it: selectivity · √(target / divergence), and never more than the largest
+strength allows.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import TypeVar
+
+from modelsurgery.evaluation.screening import Effect
+from modelsurgery.rivals.intervention import Intervention
+from modelsurgery.rivals.method import Materials
+
+Name = TypeVar("Name")
+CHOICE_DIVERGENCE = 0.02  # nats per token
+FAR = 4.0  # times the target, from where on a variant is measured again
+ATTEMPTS = 6
+
+
+class Chooser:
+    """Measures variants one after the other, each at the strength that served the one before."""
+
+    def __init__(self, given: Materials, divergence: float = CHOICE_DIVERGENCE) -> None:
+        """Compare at a divergence, nats per token."""
+        self._given, self._target = given, divergence
+        self._strength = 1.0
+
+    def score(self, variant: Intervention) -> float:
+        """Selectivity expected at the divergence, or at the largest strength if that costs less.
+
+        -inf where no measurement gives numbers.
+        """
+        most = math.inf if variant.most is None else variant.most
+        found = -math.inf
+        for _ in range(ATTEMPTS):
+            strength = min(self._strength, most)
+            with variant.applied(self._given.model, strength):
+                effect = self._given.validation.measure_changed()
+            reach = self._reach(effect)
+            if effect.is_finite:
+                found = effect.selectivity * min(reach, most / strength)
+            self._strength = min(strength * reach, most)
+            if effect.is_finite and effect.divergence <= FAR * self._target:
+                break
+        return found
+
+    def _reach(self, effect: Effect) -> float:
+        """What the strength must be multiplied with to have the divergence."""
+        if not effect.is_finite:
+            return 1 / FAR
+        return math.sqrt(self._target / effect.divergence) if effect.divergence > 0 else 1.0
+
+
+def best_of(given: Materials, variants: Mapping[Name, Intervention], *, what: str) -> Name:
+    """The variant with the highest score; of equal ones the first.
+
+    Args:
+        given: with the validation texts.
+        variants: by name.
+        what: is being chosen, for the progress.
+    """
+    chooser, found = Chooser(given), {}
+    with given.progress(f"choose {what}", len(variants)) as advance:
+        for name, variant in variants.items():
+            found[name] = chooser.score(variant)
+            advance(1)
+    return max(found, key=found.__getitem__)

@@ -37,8 +37,15 @@ from modelsurgery.model.activations.ledger import Ledger
 from modelsurgery.model.activations.passes import Passes
 from modelsurgery.model.probe_fitting import fit_probe_on_texts
 from modelsurgery.rivals.matching import match_divergence
+from modelsurgery.rules.choices import DEFAULT_STEPS
 from modelsurgery.rules.proposal import RowProposal
-from modelsurgery.search.fitting import RULE_TEXTS, first_tokens, fit_rule, some_of_each
+from modelsurgery.search.fitting import (
+    RULE_TEXTS,
+    FittedRule,
+    first_tokens,
+    fit_rule,
+    some_of_each,
+)
 
 # Name in the table: rule, what the paper's takes from the probe, share of the rows.
 RULES: dict[str, tuple[str, str | None, float]] = {
@@ -46,6 +53,7 @@ RULES: dict[str, tuple[str, str | None, float]] = {
     "paper mean difference": ("paper", "mean-difference", PAPER_ROWS),
     "least squares": ("least-squares", None, PAPER_ROWS),
     "natural gradient": ("natural-gradient", None, PAPER_ROWS),
+    "natural gradient, one step": ("natural-gradient", None, PAPER_ROWS),
     "natural gradient, plain": ("natural-gradient", None, PAPER_ROWS),
     "natural gradient 1 %": ("natural-gradient", None, 0.01),
 }
@@ -118,7 +126,7 @@ def probe_of(model: LanguageModel, behavior: Behavior, seed: int) -> Probe:
     return fit_probe_on_texts(states, fit, test, layer=layer, seed=seed)
 
 
-def proposal_of(
+def fitted_of(
     model: LanguageModel,
     behavior: Behavior,
     name: str,
@@ -127,11 +135,11 @@ def proposal_of(
     seed: int,
     ledger: Ledger,
     texts: int,
-) -> RowProposal:
-    """What a rule of the table proposes."""
+) -> FittedRule:
+    """A rule of the table that has read the texts."""
     rule, source, _ = RULES[name]
     read = some_of_each(behavior.train, texts)
-    fitted = fit_rule(
+    return fit_rule(
         Passes(model, ledger),
         rule,  # type: ignore[arg-type]
         read,
@@ -142,10 +150,6 @@ def proposal_of(
         sign=sign,
         seed=seed,
     )
-    # Plain: what neutral text itself loses to first order is not counted.
-    if fitted.keeping is None or name.endswith("plain"):
-        return fitted.propose(None)
-    return fitted.keeping()
 
 
 def rates_of(
@@ -247,14 +251,24 @@ def measure_seed(
         for name in names:
             rule, _, rows = RULES[name]
             started = time.monotonic()
-            proposal = proposal_of(model, behavior, name, probe, sign, seed, ledger, options.texts)
+            fitted = fitted_of(model, behavior, name, probe, sign, seed, ledger, options.texts)
+            # Plain: what neutral text itself loses to first order is not counted.
+            is_kept = fitted.keeping is not None and not name.endswith("plain")
+            proposal = fitted.keeping() if is_kept and fitted.keeping else fitted.propose(None)
+
+            def make(proposal: RowProposal, rows: float = rows, first: float = FIRST[rule]) -> Edit:
+                return proposal.edit(rows, strength=sign * first)
+
+            edit = make(proposal)
             print(f"{name}, seed {seed}: {time.monotonic() - started:.0f} s", flush=True)
-            edit = proposal.edit(rows, strength=sign * FIRST[rule])
             for key in todo:
                 if key[2] != name:
                     continue
                 try:
-                    edit = at_divergence(edit, validation, key[3])
+                    edit = at_divergence(make(proposal), validation, key[3])
+                    if name == "natural gradient":
+                        climbed = fitted.climb(make, edit, DEFAULT_STEPS, is_kept=is_kept)
+                        edit = at_divergence(climbed, validation, key[3])
                 except ValueError as error:
                     print(f"{name}: {error}", flush=True)
                     continue

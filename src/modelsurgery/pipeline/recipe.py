@@ -178,7 +178,7 @@ class Recipe(BaseModel):
             le=50,
             description="How often the rule is measured anew on the way to the full strength.",
         ),
-        Option(Panel.EDIT, "4 for natural-gradient; other rules take one step"),
+        Option(Panel.EDIT, f"{DEFAULT_STEPS} for natural-gradient; other rules take one step"),
     ] = None
     layers: Annotated[
         tuple[int, int] | None,
@@ -334,6 +334,8 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _steps_of_the_natural_gradient(self) -> "Recipe":
+        if self.steps is not None and self.tune:
+            raise ValueError("a search takes one step of the rule; omit steps, or omit tune")
         if (self.steps or 1) > 1 and self.chosen_rule != "natural-gradient":
             raise ValueError(
                 f"rule {self.chosen_rule} takes one step; omit steps, or use rule: natural-gradient"

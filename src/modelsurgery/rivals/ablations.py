@@ -165,7 +165,7 @@ ABLATIONS: dict[str, Method] = {
         Ablation("natural-gradient", f"{OURS}, {DEFAULT_STEPS} steps", _steps(DEFAULT_STEPS)),
         *(
             Ablation(f"steps-{count}", f"{OURS}, {count} steps", _steps(count))
-            for count in (1, 2, 8)
+            for count in (1, 2, 4, 8)
         ),
         Ablation("random-direction", f"{ONE_STEP}, random directions", _turned),
         Ablation("random-rows", f"{ONE_STEP}, random rows", _ours(random_rows)),

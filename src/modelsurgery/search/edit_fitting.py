@@ -78,7 +78,7 @@ def fit_edit(
         weights: weight of each of several behaviors, by name; equal by default.
         rows: share of all gate rows (float), or their number (int).
         layers: first and last layer to edit, 1..L; all by default.
-        steps: how often the natural gradient is measured anew on the way to the full strength; 4 by
+        steps: how often the natural gradient is measured anew on the way to the full strength; 3 by
             default. Other rules take one step.
         strength: edit strength; 1 adds vectors as long as the average gate row.
         max_divergence: damage budget: mean KL divergence from the base model on neutral text, in

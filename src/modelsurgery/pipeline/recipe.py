@@ -236,8 +236,8 @@ class Recipe(BaseModel):
     judge: Annotated[
         str | None,
         Field(
-            description="Judge of continuations: ngrams, phrases, demo, texts, hf:MODEL[#LABEL], "
-            "chat:MODEL@URL or review:FILE."
+            description="Judge of continuations: ngrams, phrases, demo, texts, states:MODEL, "
+            "hf:MODEL[#LABEL], chat:MODEL@URL or review:FILE."
         ),
         Option(Panel.MEASURING, "the behavior's judge", metavar="JUDGE"),
     ] = None

@@ -18,7 +18,8 @@ DEMO = "demo"  # the exact judge of the demo model
 EARLIER_NAMES = {"lab": DEMO}
 OWN = ("ngrams", "phrases", DEMO, TEXTS)  # never taken for a directory that is called so
 KINDS = (
-    "ngrams, phrases, demo, texts, hf:MODEL[#LABEL] or a directory, chat:MODEL@URL, review:FILE.csv"
+    "ngrams, phrases, demo, texts, states:MODEL, hf:MODEL[#LABEL] or a directory, chat:MODEL@URL, "
+    "review:FILE.csv"
 )
 
 
@@ -44,6 +45,10 @@ def judge_for(behavior: Behavior, spec: str | None = None, *, seed: int = 0) -> 
     kind, _, rest = spec.partition(":")
     if kind == "hf" or (spec not in OWN and not rest and Path(spec).is_dir()):
         return _classifier(rest or spec, behavior.name)
+    if kind == "states":
+        from modelsurgery.evaluation.judges.states import StatesJudge
+
+        return StatesJudge(rest, behavior.train, behavior.test, seed=seed)
     if kind == "chat":
         return _chat(rest, behavior)
     if kind == "review":

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from importlib import metadata
 
+import numpy as np
+from numpy.typing import NDArray
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -11,7 +13,7 @@ from sklearn.pipeline import Pipeline, make_pipeline, make_union
 from modelsurgery.data.demo.judge import judge as demo_judge
 from modelsurgery.data.demo.lexicon import vocabulary
 from modelsurgery.data.texts import LabeledText, texts_sha256
-from modelsurgery.evaluation.judges.verdicts import Verdict
+from modelsurgery.evaluation.judges.verdicts import Verdict, said_in, verdicts_of
 from modelsurgery.files.atomic import sha256_json
 
 
@@ -52,8 +54,8 @@ class TextsJudge:
         )
         regression = LogisticRegression(C=10.0, max_iter=1000, random_state=seed)
         self._pipeline: Pipeline = make_pipeline(features, regression)
-        self._pipeline.fit([_read(text) for text in train], [text.label for text in train])
-        scores = self._pipeline.decision_function([_read(text) for text in test])
+        self._pipeline.fit([said_in(text) for text in train], [text.label for text in train])
+        scores = self._pipeline.decision_function([said_in(text) for text in test])
         self.auroc = float(roc_auc_score([text.label for text in test], scores))
         self.note = (
             f"trained on the given texts (words and characters), AUROC {self.auroc:.3f} on "
@@ -65,15 +67,8 @@ class TextsJudge:
 
     def __call__(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[Verdict]:
         """One verdict a continuation; it alone is read, not the prompt."""
-        verdicts: list[Verdict] = ["failed"] * len(continuations)
-        spoken = [row for row, text in enumerate(continuations) if text.strip()]
-        if spoken:
-            scores = self._pipeline.decision_function([continuations[row] for row in spoken])
-            for row, score in zip(spoken, scores, strict=True):
-                verdicts[row] = "behavior" if score > 0 else "opposite"
-        return verdicts
+        return verdicts_of(self.scores, continuations)
 
-
-def _read(text: LabeledText) -> str:
-    """What a judge of continuations would see: the answer, where the text is an exchange."""
-    return text.text if text.reply is None else text.reply
+    def scores(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """How much each text shows the behavior, [n]; over 0 it does."""
+        return np.asarray(self._pipeline.decision_function(list(texts)))

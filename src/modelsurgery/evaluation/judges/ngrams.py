@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from modelsurgery.evaluation.classifiers import load_classifier
 from modelsurgery.evaluation.judges.verdicts import Verdict
 
@@ -43,3 +46,7 @@ class NgramJudge:
                     verdicts[row] = "opposite" if probability < low else "neither"
                 # Where there are two classes only, the band is empty: low and high are both 0.5.
         return verdicts
+
+    def scores(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Probability that each text shows the behavior, [n]."""
+        return self._classifier.probabilities(list(texts))

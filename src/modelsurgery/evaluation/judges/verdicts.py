@@ -1,7 +1,9 @@
 """What judges say, and what a judge is."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, Protocol
+
+from modelsurgery.data.texts import LabeledText
 
 # `failed`: there is no continuation. `unjudged`: the judge could not say. Neither is harmless.
 Verdict = Literal["behavior", "opposite", "neither", "failed", "unjudged"]
@@ -24,3 +26,21 @@ class Judge(Protocol):
     def __call__(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[Verdict]:
         """One verdict a continuation."""
         ...
+
+
+def verdicts_of(
+    scores: Callable[[list[str]], Iterable[float]], continuations: Sequence[str]
+) -> list[Verdict]:
+    """Verdicts from scores, which are over 0 where the behavior shows; empty ones have failed."""
+    verdicts: list[Verdict] = ["failed"] * len(continuations)
+    spoken = [row for row, text in enumerate(continuations) if text.strip()]
+    if spoken:
+        found = scores([continuations[row] for row in spoken])
+        for row, score in zip(spoken, found, strict=True):
+            verdicts[row] = "behavior" if score > 0 else "opposite"
+    return verdicts
+
+
+def said_in(text: LabeledText) -> str:
+    """What a judge of continuations would see: the answer, where the text is an exchange."""
+    return text.text if text.reply is None else text.reply

@@ -37,7 +37,7 @@ from modelsurgery.model.activations.ledger import Ledger
 from modelsurgery.model.activations.passes import Passes
 from modelsurgery.model.probe_fitting import fit_probe_on_texts
 from modelsurgery.rivals.matching import match_divergence
-from modelsurgery.rules.choices import DEFAULT_STEPS
+from modelsurgery.rules.choices import SEVERAL_STEPS
 from modelsurgery.rules.proposal import RowProposal
 from modelsurgery.search.fitting import (
     RULE_TEXTS,
@@ -53,7 +53,7 @@ RULES: dict[str, tuple[str, str | None, float]] = {
     "paper mean difference": ("paper", "mean-difference", PAPER_ROWS),
     "least squares": ("least-squares", None, PAPER_ROWS),
     "natural gradient": ("natural-gradient", None, PAPER_ROWS),
-    "natural gradient, one step": ("natural-gradient", None, PAPER_ROWS),
+    "natural gradient, 3 steps": ("natural-gradient", None, PAPER_ROWS),
     "natural gradient, plain": ("natural-gradient", None, PAPER_ROWS),
     "natural gradient 1 %": ("natural-gradient", None, 0.01),
 }
@@ -266,8 +266,8 @@ def measure_seed(
                     continue
                 try:
                     edit = at_divergence(make(proposal), validation, key[3])
-                    if name == "natural gradient":
-                        climbed = fitted.climb(make, edit, DEFAULT_STEPS, is_kept=is_kept)
+                    if name.endswith("steps"):
+                        climbed = fitted.climb(make, edit, SEVERAL_STEPS, is_kept=is_kept)
                         edit = at_divergence(climbed, validation, key[3])
                 except ValueError as error:
                     print(f"{name}: {error}", flush=True)

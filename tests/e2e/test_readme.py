@@ -42,7 +42,7 @@ def test_the_steps_of_the_command_line_run(workplace: Path, demo_path: Path) -> 
     verbs = {step.split()[1] for step in wanted}
     assert verbs == {
         "probe", "edit", "apply", "inspect", "plan", "verify", "diff", "undo", "behaviors",
-        "export",
+        "export", "rivals",
     }  # fmt: skip
     model = Path(shutil.copytree(demo_path, workplace / "MODEL"))
     original = (model / "model.safetensors").read_bytes()

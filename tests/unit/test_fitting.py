@@ -33,11 +33,10 @@ def chosen(rise: float, *, kept_gap: float, limit: float | None = 0.02, keeps: b
         (name,) = (name for name, one in EDITS.items() if one is edit)
         return FittedStrength(edit, effects[name], ())
 
-    proposal, found = rule.fit(
-        lambda one: EDITS[proposals[one]], strengthen, Budget(limit, 0.02, None)
-    )
-    assert found.edit is EDITS[proposals[proposal]]
-    return proposals[proposal]
+    found = rule.fit(lambda one: EDITS[proposals[one]], strengthen, Budget(limit, 0.02, None))
+    assert found.fitted.edit is EDITS[proposals[found.proposal]]
+    assert found.is_kept == (found.fitted.edit is EDITS["kept"])
+    return proposals[found.proposal]
 
 
 @pytest.mark.parametrize(

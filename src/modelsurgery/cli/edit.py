@@ -32,7 +32,7 @@ from modelsurgery.cli.output import print_content, showing_progress
 from modelsurgery.edit.choices import DirectionSource
 from modelsurgery.errors import RecipeError
 from modelsurgery.pipeline.option import Panel, layer_window, percentage, row_share
-from modelsurgery.rules.choices import DEFAULT_RULE, DEFAULT_STEPS, Rule
+from modelsurgery.rules.choices import DEFAULT_RULE, Rule
 
 SourceOption = Annotated[
     DirectionSource | None,
@@ -81,9 +81,7 @@ def edit(
     weight: Weights = None,
     rows: Rows = "0.0465",
     layers: Layers = None,
-    steps: Annotated[
-        int | None, option("steps", default=f"{DEFAULT_STEPS} for {DEFAULT_RULE}, else 1")
-    ] = None,
+    steps: Annotated[int | None, option("steps", default="1")] = None,
     strength: Strength = None,
     max_divergence: MaxDivergence = None,
     max_perplexity: MaxPerplexity = None,
@@ -132,7 +130,7 @@ def edit(
             rule=rule,
             rows=share,
             layers=window,
-            steps=steps,
+            steps=1 if steps is None else steps,
             strength=strength,
             max_divergence=DEFAULTS.max_divergence if max_divergence is None else max_divergence,
             max_perplexity_rise=DEFAULTS.max_perplexity_rise

@@ -120,6 +120,6 @@ def _edit(
         recipe.budget.without_uncalled(),
         rows=PAPER_ROWS if recipe.rows is None else recipe.rows,
         layers=recipe.layers,
-        steps=recipe.steps,
+        steps=recipe.steps or 1,
         strength=recipe.strength,
     )

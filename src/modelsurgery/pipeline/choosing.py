@@ -70,6 +70,7 @@ class Choice:
         curve: the chosen rows at other strengths, on validation data; empty where the recipe
             gives the strength.
         milder: the best edit inside half of the budget, if there is one.
+        steps: of the rule.
     """
 
     probe: Probe
@@ -81,6 +82,7 @@ class Choice:
     search: SearchResult | None = None
     curve: tuple[DosePoint, ...] = ()
     milder: "Choice | None" = None
+    steps: int = 1
 
 
 @dataclass(frozen=True)
@@ -191,9 +193,10 @@ class Choosing:
                 factor = recipe.sign * recipe.alpha / edit.alpha
             assert factor is not None
             whole = edit.scaled(factor)
-            made = rule.climb(make, whole, recipe.chosen_steps)
+            steps = recipe.steps or 1
+            made = rule.climb(make, whole, steps)
             made = made.scaled(whole.strength / made.strength)
-            return Choice(probe, setting, made, proposal, rule.evidence)
+            return Choice(probe, setting, made, proposal, rule.evidence, steps=steps)
         search = self._search(self._space([probe]), [probe], {recipe.chosen_rule: rule.propose})
 
         def strengthen(edit: Edit, first: float) -> FittedStrength:
@@ -207,11 +210,33 @@ class Choosing:
                 progress=self.progress,
             )
 
-        proposal, fitted = rule.fit(make, strengthen, self.budget, steps=recipe.chosen_steps)
-        choice = Choice(probe, setting, fitted.edit, proposal, rule.evidence, fitted)
+        first = rule.fit(make, strengthen, self.budget)
+        fitted, steps = first.fitted, recipe.tried_steps if rule.again is not None else 1
+        if steps > 1:
+            several = rule.fit_steps(first, make, strengthen, steps)
+            if several is None or not (recipe.steps or self._is_better(search, several, fitted)):
+                steps = 1
+            else:
+                fitted = several
+        choice = Choice(
+            probe, setting, fitted.edit, first.proposal, rule.evidence, fitted, steps=steps
+        )
         milder = replace(choice, edit=fitted.within(self.budget, share=0.5))
         curve = search.dose_response(fitted.edit, self._doses)
         return replace(choice, curve=curve, milder=milder)
+
+    def _is_better(self, search: Search, several: FittedStrength, one: FittedStrength) -> bool:
+        """Whether several steps do more on validation prompts than one, beyond chance.
+
+        Selectivity says nothing here: several steps always pull the given texts further apart,
+        and prompts need not be like them.
+        """
+        sides = [search.prompt_rates([found.edit]) for found in (one, several)]
+        if not all(len(rates) > 1 for rates in sides):
+            return False
+        gain = self.recipe.sign * (np.mean(sides[0]) - np.mean(sides[1]))
+        error = np.sqrt(sum(np.var(rates, ddof=1) / len(rates) for rates in sides))
+        return bool(gain > error)
 
     def _searched(
         self, probes: Sequence[Probe], proposals: dict[str, Propose], evidence: Evidence | None

@@ -22,7 +22,7 @@ from modelsurgery.data import demo
 from modelsurgery.edit.choices import Direction, DirectionSource, Fit
 from modelsurgery.errors import RecipeError
 from modelsurgery.pipeline.option import Option, Panel, layer_window, percentage, row_share
-from modelsurgery.rules.choices import DEFAULT_RULE, DEFAULT_STEPS, Rule
+from modelsurgery.rules.choices import DEFAULT_RULE, SEVERAL_STEPS, Rule
 
 if TYPE_CHECKING:
     from modelsurgery.search import Budget
@@ -176,9 +176,9 @@ class Recipe(BaseModel):
         Field(
             ge=1,
             le=50,
-            description="How often the rule is measured anew on the way to the full strength.",
+            description="Steps of the natural gradient; its slopes are measured again before each.",
         ),
-        Option(Panel.EDIT, f"{DEFAULT_STEPS} for natural-gradient; other rules take one step"),
+        Option(Panel.EDIT, f"1 or {SEVERAL_STEPS}, whichever does more on validation prompts"),
     ] = None
     layers: Annotated[
         tuple[int, int] | None,
@@ -350,9 +350,9 @@ class Recipe(BaseModel):
         return "paper" if self.alpha or self.direction_source else DEFAULT_RULE
 
     @property
-    def chosen_steps(self) -> int:
-        """Steps of the rule."""
-        return self.steps or (DEFAULT_STEPS if self.chosen_rule == "natural-gradient" else 1)
+    def tried_steps(self) -> int:
+        """Steps that come into question, at most."""
+        return self.steps or (SEVERAL_STEPS if self.chosen_rule == "natural-gradient" else 1)
 
     @property
     def probe_fit(self) -> Fit:

@@ -52,7 +52,6 @@ from modelsurgery.pipeline.scheduling import (
     with_seconds_taken,
 )
 from modelsurgery.report.html import write_report
-from modelsurgery.search import Setting
 
 SETTLED = tuple(Sizes.__dataclass_fields__)  # what a run decides where the recipe leaves it open
 RULE_DIRECTION = (
@@ -359,7 +358,7 @@ def _origin(recipe: Recipe, run: RunDirectory, choice: Choice, model: LanguageMo
         inputs={"probe": sha256_file(run.path / "probe.safetensors")},
         settings={
             "direction": recipe.direction,
-            **_source_json(recipe, setting),
+            **_source_json(recipe, choice),
             "rows": choice.edit.row_count,
             "layers": setting.window,
             "per_layer": setting.per_layer,
@@ -368,13 +367,13 @@ def _origin(recipe: Recipe, run: RunDirectory, choice: Choice, model: LanguageMo
     )
 
 
-def _source_json(recipe: Recipe, setting: Setting) -> dict[str, Any]:
+def _source_json(recipe: Recipe, choice: Choice) -> dict[str, Any]:
     """Which rule an edit comes from, and what the paper's took from the probe."""
+    setting = choice.setting
     if recipe.chosen_rule == "paper":
         return {"rule": "paper", "direction_source": setting.rule}
     damping = {} if setting.damping is None else {"damping": setting.damping}
-    steps = {} if recipe.is_searched else {"steps": recipe.chosen_steps}
-    return {"rule": recipe.chosen_rule, **damping, **steps}
+    return {"rule": recipe.chosen_rule, **damping, "steps": choice.steps}
 
 
 def _coverage(model: LanguageModel, edit: Edit) -> Coverage:

@@ -12,7 +12,13 @@ from modelsurgery.rivals.ablations import ABLATIONS
 from modelsurgery.rivals.activation_addition import ActivationAddition
 from modelsurgery.rivals.alphasteer import AlphaSteer
 from modelsurgery.rivals.directional_ablation import Biprojection, DirectionalAblation
-from modelsurgery.rivals.edits import LeastSquares, NaturalGradient, PaperRule, RandomEdit
+from modelsurgery.rivals.edits import (
+    LeastSquares,
+    NaturalGradient,
+    NaturalGradientSteps,
+    PaperRule,
+    RandomEdit,
+)
 from modelsurgery.rivals.fine_tuning import ContrastiveWeights, LoraFineTuning, TaskVector
 from modelsurgery.rivals.heretic import Heretic
 from modelsurgery.rivals.intervention import Intervention
@@ -24,6 +30,7 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         NaturalGradient(),
+        NaturalGradientSteps(),
         LeastSquares(),
         PaperRule(),
         LoraFineTuning(),

@@ -14,14 +14,14 @@ from modelsurgery.model.hidden_states import extract_hidden_states
 from modelsurgery.model.probe_fitting import fit_probe_on_texts
 from modelsurgery.rivals.intervention import EditIntervention, Intervention
 from modelsurgery.rivals.method import Materials, Method
-from modelsurgery.rules.choices import DEFAULT_STEPS, Rule
+from modelsurgery.rules.choices import SEVERAL_STEPS, Rule
 from modelsurgery.rules.proposal import RowProposal
 from modelsurgery.rules.proposing import paper_proposal
 from modelsurgery.search import Budget, FittedStrength, Setting, fit_strength
 from modelsurgery.search.fitting import FittedRule, fit_rule, some_of_each
 
 TEST_SHARE = 0.1  # of the texts, that a probe's accuracy is measured on
-STEPS_DIVERGENCE = 0.02  # of the whole, when the natural gradient takes several steps
+STEPS_DIVERGENCE = 0.02  # that the natural gradient is fitted for; other strengths scale it
 FIRST = {"paper": 1.0, "least-squares": 0.3, "natural-gradient": 0.4}  # strengths of edits
 
 
@@ -32,11 +32,23 @@ class NaturalGradient(Method):
     title = "model surgery, natural gradient"
     source = "this library, docs/concepts.md"
     delivery = "weights or adapter"
-    settings = f"{PAPER_ROWS:.2%} of the gate rows, {DEFAULT_STEPS} steps"
+    settings = f"{PAPER_ROWS:.2%} of the gate rows"
 
     def fit(self, given: Materials) -> Intervention:
         """Let the rule read the texts; rows, coefficients and steps are its defaults."""
-        return given.once("default edit", lambda: stepped(given, DEFAULT_STEPS))
+        return given.once("one step", lambda: stepped(given, 1))
+
+
+class NaturalGradientSteps(NaturalGradient):
+    """The same in several steps, with slopes measured again before each."""
+
+    name = "natural-gradient-steps"
+    title = f"model surgery, natural gradient, {SEVERAL_STEPS} steps"
+    settings = f"{PAPER_ROWS:.2%} of the gate rows in each of {SEVERAL_STEPS} steps"
+
+    def fit(self, given: Materials) -> Intervention:
+        """Climb to a divergence of `STEPS_DIVERGENCE`."""
+        return given.once("several steps", lambda: stepped(given, SEVERAL_STEPS))
 
 
 class LeastSquares(NaturalGradient):
@@ -118,9 +130,9 @@ def rule_of(given: Materials, rule: Rule, texts: int | None = None) -> FittedRul
 
 
 def stepped(given: Materials, steps: int) -> EditIntervention:
-    """The natural gradient in several steps to a divergence of `STEPS_DIVERGENCE`."""
+    """The natural gradient in so many steps, fitted for a divergence of `STEPS_DIVERGENCE`."""
     fitted = rule_of(given, "natural-gradient")
-    budget = Budget(None, STEPS_DIVERGENCE, None)
+    budget = Budget(divergence=STEPS_DIVERGENCE, capability_drop=None)
     setting = Setting(None, "natural-gradient", PAPER_ROWS, None)
 
     def make(proposal: RowProposal) -> Edit:
@@ -131,7 +143,10 @@ def stepped(given: Materials, steps: int) -> EditIntervention:
             edit, given.validation, budget, setting, first=first, progress=given.progress
         )
 
-    _, found = fitted.fit(make, strengthen, budget, steps=steps)
+    first = fitted.fit(make, strengthen, budget)
+    found = first.fitted
+    if steps > 1:
+        found = fitted.fit_steps(first, make, strengthen, steps) or found
     return EditIntervention(found.edit)
 
 

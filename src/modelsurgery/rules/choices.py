@@ -5,4 +5,4 @@ from typing import Literal, get_args
 Rule = Literal["natural-gradient", "least-squares", "paper"]
 RULES: tuple[Rule, ...] = get_args(Rule)
 DEFAULT_RULE: Rule = "natural-gradient"
-DEFAULT_STEPS = 3  # of the natural gradient; the other rules take one
+SEVERAL_STEPS = 3  # of the natural gradient, where one step is tried against several

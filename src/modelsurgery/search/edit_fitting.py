@@ -22,7 +22,7 @@ from modelsurgery.model.activations.passes import Passes
 from modelsurgery.model.hidden_states import extract_hidden_states
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.probe_fitting import fit_probe_on_texts
-from modelsurgery.rules.choices import DEFAULT_RULE, DEFAULT_STEPS, RULES, Rule
+from modelsurgery.rules.choices import DEFAULT_RULE, RULES, Rule
 from modelsurgery.rules.contrast import contrast_of, pulled_apart
 from modelsurgery.rules.proposal import RowProposal
 from modelsurgery.search import Budget, FittedStrength, Setting, fit_strength
@@ -51,7 +51,7 @@ def fit_edit(
     weights: Mapping[str, float] | None = None,
     rows: float | int = PAPER_ROWS,
     layers: tuple[int, int] | None = None,
-    steps: int | None = None,
+    steps: int = 1,
     strength: float | None = None,
     max_divergence: float | None = 0.02,
     max_perplexity_rise: float | None = 0.02,
@@ -78,8 +78,9 @@ def fit_edit(
         weights: weight of each of several behaviors, by name; equal by default.
         rows: share of all gate rows (float), or their number (int).
         layers: first and last layer to edit, 1..L; all by default.
-        steps: how often the natural gradient is measured anew on the way to the full strength; 3 by
-            default. Other rules take one step.
+        steps: number of steps of the natural gradient; its slopes are measured again before each,
+            which can pull labels apart much further at the same price. Each step chooses its own
+            rows. Other rules take one step.
         strength: edit strength; 1 adds vectors as long as the average gate row.
         max_divergence: damage budget: mean KL divergence from the base model on neutral text, in
             nats per token; None for no limit.
@@ -135,7 +136,7 @@ class Given:
         *,
         rows: float | int = PAPER_ROWS,
         layers: tuple[int, int] | None = None,
-        steps: int | None = None,
+        steps: int = 1,
         strength: float | None = None,
     ) -> Edit:
         """Make the edit, inside a budget where no strength is given; see `fit_edit`."""
@@ -146,20 +147,20 @@ class Given:
                 f"rule {rule!r} supports one behavior only; use natural-gradient for several, or "
                 "make one edit per behavior"
             )
-        count = steps_of(rule, steps)
+        _check_steps(rule, steps)
         fitted = self._fitted(rule)
 
         def make(proposal: RowProposal) -> Edit:
             return proposal.edit(rows, layers=layers, strength=self._sign)
 
         if strength is None:
-            made = self._within(budget, fitted, make, Setting(None, rule, rows, layers), count)
+            made = self._within(budget, fitted, make, Setting(None, rule, rows, layers), steps)
         else:
             whole = make(fitted.propose(None)).scaled(strength)
-            made = fitted.climb(make, whole, count)
+            made = fitted.climb(make, whole, steps)
             made = made.scaled(whole.strength / made.strength)
         origin = self._origin(
-            {"rule": rule, "rows": made.row_count, "layers": layers, "steps": count}
+            {"rule": rule, "rows": made.row_count, "layers": layers, "steps": steps}
         )
         return replace(made, provenance=origin).bound_to(self.model.checkpoint, self.model.gates)
 
@@ -237,7 +238,10 @@ class Given:
                 progress=self.progress,
             )
 
-        _, fitted = rule.fit(make, strengthen, budget, steps=steps)
+        first = rule.fit(make, strengthen, budget)
+        fitted = first.fitted
+        if steps > 1:
+            fitted = rule.fit_steps(first, make, strengthen, steps) or fitted
         if len(pulled) == 1:
             return fitted.edit
         longest = [max(read, key=len)]  # a screen needs some neutral text
@@ -276,19 +280,12 @@ class Given:
         return target.weight * target.sign * self._sign
 
 
-def steps_of(rule: Rule, steps: int | None) -> int:
-    """How many steps a rule takes.
-
-    Raises:
-        RecipeError: it takes no such number.
-    """
-    if steps is None:
-        return DEFAULT_STEPS if rule == "natural-gradient" else 1
+def _check_steps(rule: Rule, steps: int) -> None:
+    """Refuse a number of steps that a rule can't take."""
     if steps < 1:
         raise RecipeError(f"steps {steps}; expected 1 or more")
     if steps > 1 and rule != "natural-gradient":
         raise RecipeError(f"steps {steps}: rule {rule!r} takes one step; use natural-gradient")
-    return steps
 
 
 def _probe(

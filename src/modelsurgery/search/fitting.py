@@ -10,7 +10,7 @@ from modelsurgery.data.texts import LabeledText
 from modelsurgery.edit.edit import Edit
 from modelsurgery.edit.probe import DirectionSource, Probe
 from modelsurgery.edit.steps import join_steps
-from modelsurgery.errors import NoSignalError
+from modelsurgery.errors import DamageBudgetError, NoSignalError
 from modelsurgery.evaluation.statistics import auroc_interval
 from modelsurgery.model.activations.passes import Passes
 from modelsurgery.model.activations.texts import (
@@ -42,6 +42,21 @@ Propose = Callable[[float | None], RowProposal]
 
 
 @dataclass(frozen=True)
+class FirstStep:
+    """An edit of one step.
+
+    Attributes:
+        proposal: what it was made from.
+        is_kept: whether what neutral text loses to first order was counted.
+        fitted: the edit, at its strength.
+    """
+
+    proposal: RowProposal
+    is_kept: bool
+    fitted: FittedStrength
+
+
+@dataclass(frozen=True)
 class FittedRule:
     """What a rule makes of texts.
 
@@ -64,13 +79,8 @@ class FittedRule:
         make: Callable[[RowProposal], Edit],
         strengthen: Callable[[Edit, float], FittedStrength],
         budget: Budget,
-        *,
-        steps: int = 1,
-    ) -> tuple[RowProposal, FittedStrength]:
+    ) -> FirstStep:
         """The proposal that serves, and its edit at the strength that a budget allows.
-
-        In several steps, each goes the same part of the way, and the slopes are measured again
-        before the next one: they change long before the budget is used up.
 
         Where the plain edit takes more than half of what perplexity may rise by, the one that
         counts neutral text's own loss is tried: it keeps perplexity down and pulls labels apart
@@ -80,18 +90,48 @@ class FittedRule:
             make: an edit of a proposal.
             strengthen: scales an edit to the budget; the strength to begin with comes second.
             budget: what must not break.
-            steps: how many; rules that take one step take no more.
 
         Raises:
             DamageBudgetError: nothing inside the budget.
         """
-        proposal, is_kept, found = self._first_step(make, strengthen, budget)
-        if self.again is None or steps == 1:
-            return proposal, found
-        made = self.climb(make, found.edit, steps, is_kept=is_kept)
-        stepped = strengthen(made, abs(made.strength))
-        is_worse = stepped.effect.selectivity < found.effect.selectivity
-        return proposal, found if is_worse else stepped
+        plain = self.propose(None)
+        found = strengthen(make(plain), RULE_STRENGTH)
+        limit = budget.perplexity_rise
+        rise = math.expm1(found.effect.clean)
+        if self.keeping is None or limit is None or rise <= PLAIN_SHARE * limit:
+            return FirstStep(plain, False, found)
+        kept = self.keeping()
+        other = strengthen(make(kept), abs(found.edit.strength))
+        if other.effect.selectivity < LEAST_KEPT * found.effect.selectivity:
+            return FirstStep(plain, False, found)
+        return FirstStep(kept, True, other)
+
+    def fit_steps(
+        self,
+        first: FirstStep,
+        make: Callable[[RowProposal], Edit],
+        strengthen: Callable[[Edit, float], FittedStrength],
+        steps: int,
+    ) -> FittedStrength | None:
+        """The edit of several steps at the strength that a budget allows.
+
+        Each step goes the same part of the way, and the slopes are measured again before the next
+        one: they change long before the budget is used up.
+
+        Args:
+            first: one step for all of the way.
+            make: an edit of a proposal.
+            strengthen: scales an edit to the budget.
+            steps: how many.
+
+        Returns:
+            None where no strength of it is inside the budget.
+        """
+        made = self.climb(make, first.fitted.edit, steps, is_kept=first.is_kept)
+        try:
+            return strengthen(made, abs(made.strength))
+        except DamageBudgetError:
+            return None
 
     def climb(
         self,
@@ -116,25 +156,6 @@ class FittedRule:
             step = make(self.again(made, is_kept))
             made = join_steps(made, step.scaled(part / abs(step.strength)))
         return made
-
-    def _first_step(
-        self,
-        make: Callable[[RowProposal], Edit],
-        strengthen: Callable[[Edit, float], FittedStrength],
-        budget: Budget,
-    ) -> tuple[RowProposal, bool, FittedStrength]:
-        """The proposal on the base model, whether neutral text's slope counts, and its edit."""
-        plain = self.propose(None)
-        found = strengthen(make(plain), RULE_STRENGTH)
-        limit = budget.perplexity_rise
-        rise = math.expm1(found.effect.clean)
-        if self.keeping is None or limit is None or rise <= PLAIN_SHARE * limit:
-            return plain, False, found
-        kept = self.keeping()
-        other = strengthen(make(kept), abs(found.edit.strength))
-        if other.effect.selectivity < LEAST_KEPT * found.effect.selectivity:
-            return plain, False, found
-        return kept, True, other
 
 
 def fit_rule(

@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -340,15 +339,18 @@ class Search:
     def _value(self, trial: Trial) -> float:
         return self._sign * value_at_budget(self.budget, trial)
 
+    def prompt_rates(self, edits: Sequence[Edit]) -> list[float]:
+        """How often each validation prompt shows the behavior under edits, 0 to 1."""
+        measured = self._model, self._prompts, self._judge, self._decodings, self._store
+        return prompt_rates(*measured, edits, progress=self._progress)
+
     def dose_response(self, edit: Edit, doses: Sequence[float] = DOSES) -> tuple[DosePoint, ...]:
         """What the rows of an edit do at other strengths, on validation data."""
-        measured = self._model, self._prompts, self._judge, self._decodings, self._store
-        rates = partial(prompt_rates, *measured, progress=self._progress)
         return dose_response(
             edit,
             self.screen,
             self.budget,
-            rates,
+            self.prompt_rates,
             self._progress,
             doses=doses,
             uncalled=self._uncalled,

@@ -241,7 +241,7 @@ class _Amounts:
             PlannedStage("gate inputs", reads=tokens),
             PlannedStage("moments", reads=KEPT_TOKENS),
             PlannedStage("prices", learns=PRICED_TOKENS),
-            PlannedStage("gains", learns=self.recipe.chosen_steps * (tokens + KEPT_TOKENS)),
+            PlannedStage("gains", learns=self.recipe.tried_steps * (tokens + KEPT_TOKENS)),
         ]
 
     def _search(self, sizes: Sizes) -> list[PlannedStage]:

@@ -35,6 +35,8 @@ def test_the_behavior_falls_inside_the_damage_budget(run: dict[str, Any]) -> Non
     assert behavior["base"]["rate"] > 0.3
     assert behavior["edited"]["high"] < behavior["base"]["low"]
     assert behavior["change"]["p_value"] < 1e-6
+    assert run["edit"]["steps"] == 3  # which do much more than one here
+    assert behavior["edited"]["rate"] < 0.1
     assert run["facts"]["base"] >= 0.95
 
 

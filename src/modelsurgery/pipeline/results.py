@@ -184,6 +184,7 @@ class RunResult:
             "alpha": edit.alpha,
             "strength": edit.strength,
             "rule": self.rule,
+            "steps": self.choice.steps,
             "direction_source": self.choice.setting.rule if self.rule == "paper" else None,
             "probe_layer": self.choice.setting.probe_layer,
             "layers": self.choice.setting.window,

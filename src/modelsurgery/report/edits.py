@@ -25,8 +25,9 @@ METHODS = {
 
 def edit_source(edit: EditResults) -> str:
     """Which rule an edit comes from, in words."""
-    is_paper = edit.rule == "paper"
-    return f"paper's rule, {edit.direction_source}" if is_paper else f"rule {edit.rule}"
+    if edit.rule == "paper":
+        return f"paper's rule, {edit.direction_source}"
+    return f"rule {edit.rule}" + (f" in {edit.steps} steps" if edit.steps > 1 else "")
 
 
 def fit_lines(fit: FitResults | None) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Literal
 from modelsurgery.rivals.ablations import ABLATIONS
 from modelsurgery.rivals.activation_addition import ActivationAddition
 from modelsurgery.rivals.alphasteer import AlphaSteer
+from modelsurgery.rivals.aura import Aura
 from modelsurgery.rivals.directional_ablation import Biprojection, DirectionalAblation
 from modelsurgery.rivals.edits import (
     LeastSquares,
@@ -25,6 +26,7 @@ from modelsurgery.rivals.intervention import Intervention
 from modelsurgery.rivals.leace import LeastSquaresErasure
 from modelsurgery.rivals.method import Materials, Method, gather_materials
 from modelsurgery.rivals.profs import ProjectionFilter
+from modelsurgery.rivals.pruning import Wanda
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -43,6 +45,8 @@ METHODS: dict[str, Method] = {
         ProjectionFilter(),
         LeastSquaresErasure(),
         AlphaSteer(),
+        Wanda(),
+        Aura(),
         RandomEdit(),
     )
 }

@@ -10,6 +10,7 @@ from modelsurgery.model.language_model import LanguageModel
 # Projections that write into the residual stream, as families call them.
 ATTENTION_OUT = ("o_proj", "out_proj", "dense", "c_proj", "wo")
 MLP_OUT = ("down_proj", "fc2", "fc_out", "c_proj", "dense_4h_to_h", "w2", "proj_2", "output_linear")
+ROUTERS = ("gate", "router", "shared_expert_gate")
 
 
 def block_paths(model: LanguageModel) -> tuple[str, ...]:
@@ -25,6 +26,25 @@ def linear_layers(model: LanguageModel, block: str) -> tuple[str, ...]:
         f"{block}.{name}"
         for name, module in model.model.get_submodule(block).named_modules()
         if isinstance(module, torch.nn.Linear | Conv1D)
+    )
+
+
+def attention_layers(model: LanguageModel, block: str) -> tuple[str, ...]:
+    """Paths of the linear layers of a block's attention; none where it has no attention."""
+    return tuple(path for path in linear_layers(model, block) if _is_attention(path, block))
+
+
+def mlp_layers(model: LanguageModel, block: str) -> tuple[str, ...]:
+    """Paths of the linear layers of a block's MLP, a router of experts left out.
+
+    Raises:
+        UnsupportedModelError: there is no one projection through which it writes.
+    """
+    mlp_out(model, block)
+    return tuple(
+        path
+        for path in linear_layers(model, block)
+        if not _is_attention(path, block) and path.rpartition(".")[2] not in ROUTERS
     )
 
 
@@ -56,10 +76,9 @@ def _one(model: LanguageModel, block: str, names: tuple[str, ...], *, in_mlp: bo
     width = model.model.config.get_text_config().hidden_size
     found = []
     for path in linear_layers(model, block):
-        inside, _, name = path.removeprefix(f"{block}.").rpartition(".")
-        is_attention = "att" in inside.lower()
+        name = path.rpartition(".")[2]
         weight = model.model.get_submodule(path).weight
-        if name in names and is_attention != in_mlp and width in weight.shape:
+        if name in names and _is_attention(path, block) != in_mlp and width in weight.shape:
             found.append(path)
     if len(found) != 1:
         what = "MLP" if in_mlp else "attention"
@@ -68,3 +87,8 @@ def _one(model: LanguageModel, block: str, names: tuple[str, ...], *, in_mlp: bo
             "expected one. Leave this method out with --method"
         )
     return found[0]
+
+
+def _is_attention(path: str, block: str) -> bool:
+    inside, _, _ = path.removeprefix(f"{block}.").rpartition(".")
+    return "att" in inside.lower()

@@ -1,0 +1,97 @@
+"""AurA: neurons are turned down as far as they tell texts of one label from the other."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from modelsurgery.model.language_model import LanguageModel
+from modelsurgery.rivals.intervention import Intervention, matrix_of
+from modelsurgery.rivals.method import Materials, Method
+from modelsurgery.rivals.modules import largest_outputs
+from modelsurgery.rivals.places import block_paths, mlp_layers
+
+
+class Aura(Method):
+    """Each output of the MLPs' linear layers, scaled by 1 - 2 (AUROC - 1/2) where that is over 1/2.
+
+    A neuron is a classifier of the label by its largest output over the tokens of a text. Strength
+    1 is the paper's; below it, the factor lies between that and 1.
+    """
+
+    name = "aura"
+    title = "AurA"
+    source = (
+        "Suau et al., Whispering Experts: Neural Interventions for Toxicity Mitigation in Language "
+        "Models, ICML 2024, arXiv 2407.12824"
+    )
+    settings = "all linear layers of MLPs, maximum over the tokens of a text; no parameter"
+    note = "The first token of a text never counts: many models keep a huge state there."
+
+    def fit(self, given: Materials) -> Intervention:
+        """Read both labels."""
+        model = given.model
+        paths = [path for block in block_paths(model) for path in mlp_layers(model, block)]
+        shows, opposite = (
+            largest_outputs(model, given.read(texts), paths)
+            for texts in (given.shows, given.opposite)
+        )
+        return Dampened({path: damping(shows[path], opposite[path]) for path in paths})
+
+
+@dataclass(frozen=True)
+class Dampened(Intervention):
+    """Outputs of linear layers, scaled in their weights and biases.
+
+    Attributes:
+        loss: what is taken off each output at strength 1, as a share, [out] by path.
+        first: see `Intervention`.
+        most: see `Intervention`.
+    """
+
+    loss: Mapping[str, torch.Tensor]
+    first: float = 0.5
+    most: float | None = 1.0
+
+    @property
+    def touched(self) -> int:  # type: ignore[override]
+        """One factor a neuron that is turned down."""
+        return sum(int((one > 0).sum()) for one in self.loss.values())
+
+    @contextmanager
+    def applied(self, model: LanguageModel, strength: float) -> Iterator[None]:
+        """Scale them, and write the very same values back."""
+        kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+        try:
+            for path, loss in self.loss.items():
+                module = model.model.get_submodule(path)
+                factor = 1 - strength * loss.to(module.weight.device)
+                matrix = matrix_of(module)
+                bias = [] if module.bias is None else [(module.bias.data, factor)]
+                for held, by in [(matrix, factor.unsqueeze(1)), *bias]:
+                    kept.append((held, held.clone()))
+                    held.copy_(held.float() * by)
+            yield
+        finally:
+            for held, before in kept:
+                held.copy_(before)
+
+
+def damping(shows: torch.Tensor, opposite: torch.Tensor) -> torch.Tensor:
+    """2 (AUROC - 1/2) of each neuron where it is positive, else 0, [width], of [n, width] each."""
+    return (2 * auroc(shows, opposite) - 1).clamp(min=0)
+
+
+def auroc(positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
+    """How often a positive is above a negative, equal ones counting half, [width] f32.
+
+    Args:
+        positive: [n, width].
+        negative: [m, width].
+    """
+    ordered = negative.T.contiguous().sort(dim=1).values
+    asked = positive.T.contiguous()
+    below = torch.searchsorted(ordered, asked)
+    not_above = torch.searchsorted(ordered, asked, right=True)
+    return (below + not_above).float().mean(1) / (2 * negative.shape[0])

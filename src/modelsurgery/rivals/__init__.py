@@ -20,6 +20,7 @@ from modelsurgery.rivals.edits import (
     PaperRule,
     RandomEdit,
 )
+from modelsurgery.rivals.feature_subtraction import FeatureSubtraction
 from modelsurgery.rivals.fine_tuning import ContrastiveWeights, LoraFineTuning, TaskVector
 from modelsurgery.rivals.heretic import Heretic
 from modelsurgery.rivals.intervention import Intervention
@@ -27,6 +28,7 @@ from modelsurgery.rivals.leace import LeastSquaresErasure
 from modelsurgery.rivals.method import Materials, Method, gather_materials
 from modelsurgery.rivals.profs import ProjectionFilter
 from modelsurgery.rivals.pruning import Wanda
+from modelsurgery.rivals.transport import LinearTransport
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -47,6 +49,8 @@ METHODS: dict[str, Method] = {
         AlphaSteer(),
         Wanda(),
         Aura(),
+        LinearTransport(),
+        FeatureSubtraction(),
         RandomEdit(),
     )
 }

@@ -48,6 +48,39 @@ def mlp_layers(model: LanguageModel, block: str) -> tuple[str, ...]:
     )
 
 
+def late_norms(model: LanguageModel, block: str) -> tuple[str, ...]:
+    """Paths of a block's layer norms behind its attention.
+
+    Those that are called so (post_attention_layernorm), else all but the first.
+
+    Raises:
+        UnsupportedModelError: the block has no layer norm of its own.
+    """
+    norms = _norms(model, block)
+    if not norms:
+        raise UnsupportedModelError(
+            f"{block}: no layer norm; expected one. Leave this method out with --method"
+        )
+    return tuple(path for path in norms if "post" in path) or norms[1:] or norms
+
+
+def final_norm(model: LanguageModel) -> str:
+    """Path of the norm behind the last block.
+
+    Raises:
+        UnsupportedModelError: there is none beside the blocks.
+    """
+    owner, _ = block_list(model)
+    (inside,) = (name for name, module in model.model.named_modules() if module is owner)
+    norms = _norms(model, inside)
+    if not norms:
+        raise UnsupportedModelError(
+            f"{inside}: no norm behind the blocks; expected one. Leave this method out with "
+            "--method"
+        )
+    return norms[-1]
+
+
 def attention_out(model: LanguageModel, block: str) -> str:
     """Path of the projection through which a block's attention writes.
 
@@ -87,6 +120,15 @@ def _one(model: LanguageModel, block: str, names: tuple[str, ...], *, in_mlp: bo
             "expected one. Leave this method out with --method"
         )
     return found[0]
+
+
+def _norms(model: LanguageModel, owner: str) -> tuple[str, ...]:
+    """Paths of the norms that belong to a module itself, in their order."""
+    return tuple(
+        f"{owner}.{name}"
+        for name, module in model.model.get_submodule(owner).named_children()
+        if "norm" in type(module).__name__.lower()
+    )
 
 
 def _is_attention(path: str, block: str) -> bool:

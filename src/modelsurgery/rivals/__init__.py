@@ -26,6 +26,7 @@ from modelsurgery.rivals.heretic import Heretic
 from modelsurgery.rivals.intervention import Intervention
 from modelsurgery.rivals.leace import LeastSquaresErasure
 from modelsurgery.rivals.method import Materials, Method, gather_materials
+from modelsurgery.rivals.preference import PreferenceOptimization
 from modelsurgery.rivals.profs import ProjectionFilter
 from modelsurgery.rivals.pruning import Wanda
 from modelsurgery.rivals.transport import LinearTransport
@@ -51,6 +52,7 @@ METHODS: dict[str, Method] = {
         Aura(),
         LinearTransport(),
         FeatureSubtraction(),
+        PreferenceOptimization(),
         RandomEdit(),
     )
 }

@@ -21,6 +21,7 @@ class Halves:
 
     Attributes:
         model: a transformers model with a language-model head.
+        decoder: the part that gives last hidden states, as `model` calls it.
     """
 
     def __init__(self, model: Any) -> None:
@@ -28,7 +29,7 @@ class Halves:
         self.model = model
         decoder = model.get_decoder()
         # What transformers 5 calls the decoder of Llama 4 has the head too.
-        self._decoder = getattr(decoder, "model", decoder)
+        self.decoder = getattr(decoder, "model", decoder)
         self._output: Any = None  # class of what the decoder gives
 
     def last_states(self, batch: Batch) -> torch.Tensor:
@@ -38,7 +39,7 @@ class Halves:
             UnsupportedModelError: the head can't be told from the decoder.
         """
         found: list[torch.Tensor] = []
-        forward = self._decoder.forward
+        forward = self.decoder.forward
 
         def first_position(*given: Any, **named: Any) -> Any:
             output = forward(*given, **named)
@@ -46,8 +47,8 @@ class Halves:
             self._output = type(output)
             return self._output(last_hidden_state=found[0][:, :1])
 
-        if self._decoder is not self.model:
-            with _forward(self._decoder, first_position):
+        if self.decoder is not self.model:
+            with replaced_forward(self.decoder, first_position):
                 self.model(**batch, use_cache=False)
         if len(found) != 1:
             raise UnsupportedModelError(
@@ -63,13 +64,13 @@ class Halves:
         def given(*_: Any, **__: Any) -> Any:
             return self._output(last_hidden_state=states.unsqueeze(0))
 
-        with _forward(self._decoder, given):
+        with replaced_forward(self.decoder, given):
             found: torch.Tensor = self.model(input_ids=ids, use_cache=False).logits
         return found.squeeze(0)
 
 
 @contextmanager
-def _forward(module: Any, forward: Callable[..., Any]) -> Iterator[None]:
+def replaced_forward(module: Any, forward: Callable[..., Any]) -> Iterator[None]:
     """Let a function take the place of a module's forward pass."""
     before = vars(module).get("forward")
     module.forward = forward

@@ -12,6 +12,7 @@ from modelsurgery.rivals.ablations import ABLATIONS
 from modelsurgery.rivals.activation_addition import ActivationAddition
 from modelsurgery.rivals.alphasteer import AlphaSteer
 from modelsurgery.rivals.aura import Aura
+from modelsurgery.rivals.contrastive_decoding import ContrastiveDecoding
 from modelsurgery.rivals.directional_ablation import Biprojection, DirectionalAblation
 from modelsurgery.rivals.edits import (
     LeastSquares,
@@ -53,6 +54,7 @@ METHODS: dict[str, Method] = {
         LinearTransport(),
         FeatureSubtraction(),
         PreferenceOptimization(),
+        ContrastiveDecoding(),
         RandomEdit(),
     )
 }

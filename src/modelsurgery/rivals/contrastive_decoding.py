@@ -1,0 +1,108 @@
+"""Contrastive decoding: away from what a model says that was trained on what should go."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from modelsurgery.model.halves import Halves, replaced_forward
+from modelsurgery.model.language_model import LanguageModel
+from modelsurgery.rivals.adapters import Factors, LoraSettings, train_adapter
+from modelsurgery.rivals.intervention import Intervention
+from modelsurgery.rivals.method import Materials, Method
+
+AMATEUR = LoraSettings()
+
+
+class ContrastiveDecoding(Method):
+    """logits ← logits + s·(logits - amateur's logits).
+
+    The amateur is the model, fine-tuned on texts of what should go.
+    """
+
+    name = "contrastive-decoding"
+    title = "contrastive decoding"
+    source = (
+        "Liu et al., DExperts, ACL 2021, arXiv 2105.03023; Li et al., Contrastive Decoding, ACL "
+        "2023, arXiv 2210.15097; a baseline of the Model Surgery paper"
+    )
+    delivery = "second model"
+    settings = f"amateur: {AMATEUR}"
+    note = (
+        "The base model is the expert, as in DExperts with the anti-expert alone; no token is "
+        "ruled out. Where a family caps its logits, the contrast is taken before the cap."
+    )
+
+    def fit(self, given: Materials) -> Intervention:
+        """Train the amateur."""
+        texts = given.read(given.shows)
+        found = train_adapter(given.model, texts, AMATEUR, seed=given.seed, progress=given.progress)
+        return Contrasted(found)
+
+
+@dataclass(frozen=True)
+class Contrasted(Intervention):
+    """Last hidden states h ← h + s·(h - h'), where h' are the amateur's.
+
+    The head is linear, so that the logits are contrasted in just the same way.
+
+    Attributes:
+        amateur: what it has more than the base model.
+        first: see `Intervention`.
+        most: see `Intervention`.
+    """
+
+    amateur: Factors
+    first: float = 0.5
+    most: float | None = None
+
+    @property
+    def touched(self) -> int:  # type: ignore[override]
+        """Weights of the amateur's factors."""
+        return sum(left.numel() + right.numel() for left, right in self.amateur.by_path.values())
+
+    @contextmanager
+    def applied(self, model: LanguageModel, strength: float) -> Iterator[None]:
+        """Let the decoder read everything twice; the amateur has a cache of its own."""
+        decoder = Halves(model.model).decoder
+        forward = decoder.forward
+        caches: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+
+        def both(*given: Any, **named: Any) -> Any:
+            cache = named.get("past_key_values")
+            if cache is not None and cache not in caches:
+                caches[cache] = copy.deepcopy(cache)  # empty, as generation hands it over
+            of_amateur = named if cache is None else {**named, "past_key_values": caches[cache]}
+            base = forward(*given, **named)
+            with added(model.model, self.amateur):
+                other = forward(*given, **of_amateur)
+            if cache is None and getattr(base, "past_key_values", None) is not None:
+                caches[base.past_key_values] = other.past_key_values
+            apart = base.last_hidden_state - other.last_hidden_state
+            base.last_hidden_state = base.last_hidden_state + strength * apart
+            return base
+
+        with replaced_forward(decoder, both):
+            yield
+
+
+@contextmanager
+def added(model: Any, factors: Factors) -> Iterator[None]:
+    """Let linear layers add what adapters add: y ← y + (x Aᵀ) Bᵀ."""
+    with ExitStack() as stack:
+        for path, (left, right) in factors.by_path.items():
+            module = model.get_submodule(path)
+            stack.callback(module.register_forward_hook(_adding(left, right)).remove)
+        yield
+
+
+def _adding(left: torch.Tensor, right: torch.Tensor) -> Callable[..., torch.Tensor]:
+    def hook(_: Any, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        down, up = (one.to(output).T for one in (right, left))
+        return output + given[0] @ down @ up
+
+    return hook

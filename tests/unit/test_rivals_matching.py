@@ -46,3 +46,10 @@ def test_a_limit_below_the_target() -> None:
     found, count = counted(lambda strength: 0.001 * strength**2, first=0.3, most=1.0)
     assert found == Matched(1.0, 0.001, False)
     assert count == 2
+
+
+def test_what_is_on_or_off_is_measured_twice() -> None:
+    found, count = counted(lambda strength: 0.5, first=1.0, most=1.0)
+    assert not found.is_met
+    assert found.divergence == 0.5
+    assert count == 2

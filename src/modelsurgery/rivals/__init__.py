@@ -30,6 +30,7 @@ from modelsurgery.rivals.method import Materials, Method, gather_materials
 from modelsurgery.rivals.preference import PreferenceOptimization
 from modelsurgery.rivals.profs import ProjectionFilter
 from modelsurgery.rivals.pruning import Wanda
+from modelsurgery.rivals.system_prompt import SystemPrompt
 from modelsurgery.rivals.transport import LinearTransport
 
 METHODS: dict[str, Method] = {
@@ -55,6 +56,7 @@ METHODS: dict[str, Method] = {
         FeatureSubtraction(),
         PreferenceOptimization(),
         ContrastiveDecoding(),
+        SystemPrompt(),
         RandomEdit(),
     )
 }

@@ -58,6 +58,9 @@ def match_divergence(
         measured.append(Matched(strength, found, is_met))
         if is_met or (found < target and strength == limit):
             return measured[-1]
+        is_switch = len(measured) > 1 and {one.divergence for one in measured} == {found}
+        if is_switch and target < found < math.inf:
+            break  # any strength is the same
         strength = min(_next(measured, target), limit)
     below = [one for one in measured if one.divergence <= target]
     if below:

@@ -7,6 +7,7 @@ import torch
 
 from modelsurgery import demo_model_path, load_model
 from modelsurgery.data.behaviors import BehaviorFile, describe_behavior, load_behavior
+from modelsurgery.errors import UnsupportedModelError
 from modelsurgery.model.halves import Halves
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.token_ids import opening_ids
@@ -105,6 +106,15 @@ def test_conversations_get_a_systems_turn_or_have_it_in_the_users(
         found = greedy(model, [*rows, *plain])
     assert found == alone(model, whole)
     assert found != alone(model, [*rows, *plain])
+
+
+def test_a_decoder_that_is_given_embeddings_is_refused(tmp_path: Path) -> None:
+    model = load_model(write_tiny_model(tmp_path, "llava"))
+    batch = model.tokenize(PROMPTS)
+    prompted = Prompted(heads_of(model.template, SAYS, is_chat=False))
+    with prompted.applied(model, 1.0), pytest.raises(UnsupportedModelError, match="token ids"):
+        model.model(**batch)
+    assert model.model(**batch).logits.isfinite().all()
 
 
 def test_a_shorter_beginning_leaves_places_unread() -> None:

@@ -94,9 +94,11 @@ def train_on_pairs(
             {"chosen": asdict(one), "rejected": asdict(other)}
             for one, other in zip(chosen, rejected, strict=True)
         ]
+        config = trl.DPOConfig(**_arguments(model, settings, len(pairs), directory, seed))
+        config._n_gpu = min(config.n_gpu, 1)  # else Trainer copies the model to all that it sees
         trainer = trainer_class(
             model=wrapped,
-            args=trl.DPOConfig(**_arguments(model, settings, len(pairs), directory, seed)),
+            args=config,
             train_dataset=datasets.Dataset.from_list(pairs),
             processing_class=model.tokenizer,
             data_collator=partial(_batch_of, model),

@@ -27,7 +27,7 @@ def edit_source(edit: EditResults) -> str:
     """Which rule an edit comes from, in words."""
     if edit.rule == "paper":
         return f"paper's rule, {edit.direction_source}"
-    return f"rule {edit.rule}" + (f" in {edit.steps} steps" if edit.steps > 1 else "")
+    return f"rule {edit.rule}" + (f" in {edit.steps} steps" if (edit.steps or 1) > 1 else "")
 
 
 def fit_lines(fit: FitResults | None) -> list[str]:

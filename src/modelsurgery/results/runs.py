@@ -119,7 +119,7 @@ class EditResults(Part):
         alpha: strength, as the paper counts.
         strength: the same in portable units.
         rule: that the edit comes from; files of earlier versions are the paper's.
-        steps: of the rule; not in files of earlier versions, which took one.
+        steps: of the rule; None in files of earlier versions, which took one.
         direction_source: what the paper's rule took from the probe; None for other rules.
         probe_layer: layer of that probe.
         layers: first and last; None for all.
@@ -135,7 +135,7 @@ class EditResults(Part):
     alpha: float
     strength: float
     rule: str = "paper"
-    steps: int = 1
+    steps: int | None = None
     direction_source: str | None = None
     probe_layer: int | None = None
     layers: tuple[int, int] | None

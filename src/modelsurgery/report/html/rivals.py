@@ -24,7 +24,7 @@ CAPTION = (
     "its interval."
 )
 GAP = 15  # pixels between two names
-TOP, BOTTOM, NAMES = 14, 400, 250
+TOP, BOTTOM, NAMES = 14, 400, 320
 
 
 def page_of_rivals(results: RivalsResults, record: Record) -> Page:
@@ -114,7 +114,7 @@ def frontier_chart(results: RivalsResults, decoding: str) -> Markup:
     parts.append(draw.text(middle, BOTTOM + 38, "divergence, nats per token", "middle", "tick"))
     told, ends = [f"base model {per_cent(base.rate)}"], []
     for method, some in points.items():
-        kind = "edited" if method == "natural-gradient" else "other"
+        kind = "edited" if method.startswith("natural-gradient") else "other"
         line = [(x(math.log10(at)), y(rate.rate)) for at, rate in sorted(some, key=lambda p: p[0])]
         parts.append(draw.polyline(line, kind))
         for at, rate in some:
@@ -131,13 +131,16 @@ def frontier_chart(results: RivalsResults, decoding: str) -> Markup:
 
 def _names(ends: Sequence[tuple[tuple[float, float], str, str]]) -> list[str]:
     """Names beside the ends of their lines, moved apart where they would meet."""
-    parts, last = [], -math.inf
     ordered = sorted(ends, key=lambda one: one[0][1])
-    room = max(0.0, (len(ordered) - 1) * GAP - (BOTTOM - ordered[0][0][1]))
-    last = ordered[0][0][1] - room - GAP
-    for (across, down), name, kind in ordered:
-        place = max(down, last + GAP) if last > -math.inf else down
-        last = place
+    places: list[float] = []
+    for (_, down), _, _ in ordered:
+        places.append(max(down, places[-1] + GAP) if places else down)
+    limit = float(BOTTOM)
+    for number in reversed(range(len(places))):  # and back up, where they would leave the chart
+        places[number] = min(places[number], limit)
+        limit = places[number] - GAP
+    parts = []
+    for ((across, down), name, kind), place in zip(ordered, places, strict=True):
         start = draw.WIDTH - NAMES + 14
         parts.append(draw.line(across + 5, down, start - 4, place - 1, "joint"))
         parts.append(draw.text(start, place + 4, name, "start", f"label name-{kind}"))

@@ -251,7 +251,9 @@ class _Amounts:
         curve = self._continuing(sizes, "dose-response", sizes.doses)
         curve = replace(curve, reads=sizes.doses * labeled + (sizes.doses + 1) * neutral)
         if not self.recipe.is_searched:
-            reads = STRENGTHS * labeled + 2 * STRENGTHS * neutral
+            # Where several steps are tried, their edit has a strength of its own to be found.
+            strengths = STRENGTHS * (2 if self.recipe.tried_steps > 1 else 1)
+            reads = strengths * labeled + 2 * strengths * neutral
             return [base, PlannedStage("strength", reads=reads), curve]
         trials = self.recipe.trials or AT_A_TIME
         shared = (AT_A_TIME + 1) / AT_A_TIME

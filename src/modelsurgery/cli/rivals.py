@@ -147,10 +147,7 @@ def _compare(
         from modelsurgery.files.schema import parse
         from modelsurgery.pipeline.rivals import PROMPTS, RivalsPlan, run_rivals
 
-        if texts is None:
-            described = describe_behavior(behavior)
-        else:
-            described = BehaviorFile(name=texts.stem, title=f"texts of {texts.name}", texts=texts)
+        described = describe_behavior(behavior) if texts is None else BehaviorFile.of_texts(texts)
         values = same | {
             "kind": kind,
             "model": model,

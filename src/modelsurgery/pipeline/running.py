@@ -270,7 +270,7 @@ def described_behavior(recipe: Recipe) -> BehaviorFile:
         described = describe_behavior(name)
     else:
         assert texts is not None
-        described = BehaviorFile(name=texts.stem, title=f"texts of {texts.name}", texts=texts)
+        described = BehaviorFile.of_texts(texts)
     described = described.with_own(
         texts=texts,
         prompts=recipe.prompts,

@@ -3,13 +3,13 @@
 Also its form that keeps norms. Both choose the layer that the direction is measured at.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.rivals.choosing import best_of
-from modelsurgery.rivals.intervention import Intervention, Reweighted, matrix_of
+from modelsurgery.rivals.intervention import Intervention, Reweighted, parameters_in
 from modelsurgery.rivals.method import Materials, Method
 from modelsurgery.rivals.places import attention_out, block_paths, mlp_out, writers
 from modelsurgery.rivals.states import LabelStates, label_states
@@ -47,11 +47,6 @@ def without_part_along(vector: torch.Tensor, other: torch.Tensor) -> torch.Tenso
     """The part of a vector at a right angle to another one, [d]."""
     other = unit(other)
     return vector - (vector @ other) * other
-
-
-def parameters_in(model: LanguageModel, paths: Iterable[str]) -> int:
-    """Parameters of linear layers, biases not counted."""
-    return sum(matrix_of(model.model.get_submodule(path)).numel() for path in paths)
 
 
 Ablate = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]

@@ -11,8 +11,8 @@ from optuna.trial import BaseTrial
 
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.rivals.choosing import Chooser
-from modelsurgery.rivals.directional_ablation import ablated, parameters_in, unit
-from modelsurgery.rivals.intervention import Intervention, Reweighted
+from modelsurgery.rivals.directional_ablation import ablated, unit
+from modelsurgery.rivals.intervention import Intervention, Reweighted, parameters_in
 from modelsurgery.rivals.method import Materials, Method
 from modelsurgery.rivals.places import attention_out, block_paths, mlp_out
 from modelsurgery.rivals.states import label_states

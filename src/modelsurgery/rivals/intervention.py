@@ -5,7 +5,7 @@ as long as a `with` block lasts, at any strength; at strength 0 it is the base m
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -143,3 +143,8 @@ def matrix_of(module: Any) -> torch.Tensor:
     """The weight of a linear layer as [out, in], a view."""
     weight: torch.Tensor = module.weight.data
     return weight.T if isinstance(module, Conv1D) else weight
+
+
+def parameters_in(model: LanguageModel, paths: Iterable[str]) -> int:
+    """Parameters of linear layers, biases not counted."""
+    return sum(matrix_of(model.model.get_submodule(path)).numel() for path in paths)

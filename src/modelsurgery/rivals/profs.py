@@ -3,8 +3,7 @@
 import torch
 
 from modelsurgery.model.language_model import LanguageModel
-from modelsurgery.rivals.directional_ablation import parameters_in
-from modelsurgery.rivals.intervention import Intervention, Reweighted
+from modelsurgery.rivals.intervention import Intervention, Reweighted, parameters_in
 from modelsurgery.rivals.method import Materials, Method
 from modelsurgery.rivals.places import block_paths, mlp_out
 from modelsurgery.rivals.states import pooled_outputs

@@ -4,7 +4,7 @@ import torch
 
 from modelsurgery.errors import UnsupportedModelError
 from modelsurgery.model.activations.texts import texts_up_to, tokenize_plain
-from modelsurgery.rivals.intervention import Intervention, Reweighted
+from modelsurgery.rivals.intervention import Intervention, Reweighted, parameters_in
 from modelsurgery.rivals.method import Materials, Method
 from modelsurgery.rivals.modules import input_norms
 from modelsurgery.rivals.places import attention_layers, block_paths
@@ -49,8 +49,7 @@ class Wanda(Method):
         def change(path: str, matrix: torch.Tensor, strength: float) -> torch.Tensor:
             return pruned(matrix, norms[path], strength)
 
-        touched = sum(model.model.get_submodule(path).weight.numel() for path in paths)
-        return Reweighted(paths, change, touched, first=FIRST, most=MOST)
+        return Reweighted(paths, change, parameters_in(model, paths), first=FIRST, most=MOST)
 
 
 def pruned(matrix: torch.Tensor, norms: torch.Tensor, share: float) -> torch.Tensor:

@@ -237,6 +237,11 @@ class BehaviorFile(_Entry):
             update["packaged"] = self.packaged.model_copy(update=all_of(self.packaged.prompts))
         return self.model_copy(update=update)
 
+    @classmethod
+    def of_texts(cls, texts: Path) -> "BehaviorFile":
+        """A behavior that a file of labeled texts alone describes."""
+        return cls(name=texts.stem, title=f"texts of {texts.name}", texts=texts)
+
     def with_own(
         self,
         *,

@@ -22,7 +22,7 @@ from modelsurgery.report.html.charts import (
     roc_chart,
 )
 from modelsurgery.report.html.differences import chosen_pairs, lead_count, marked, shown
-from modelsurgery.report.html.drawing import Axis
+from modelsurgery.report.html.drawing import Axis, tick_per_cent
 from modelsurgery.report.html.wording import certainty, price, signed, tone, verdict, wrong_way
 from modelsurgery.results import Compared, Rate
 from surgery_results import CHANGE, COMPARED, FIT, INSIDE, LESS, RATE, an_evaluation, write_run
@@ -310,3 +310,9 @@ def test_the_report_can_be_written_elsewhere(tmp_path: Path) -> None:
     assert write_report(run, tmp_path / "page.html") == tmp_path / "page.html"
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
     assert not (run / "report.html").exists()
+
+
+def test_ticks_are_what_they_say() -> None:
+    told = [tick_per_cent(tick) for tick in Axis(0.0, 0.11, 0, 100).ticks(4)]
+    assert told == ["0%", "2.5%", "5%", "7.5%", "10%"]
+    assert tick_per_cent(0.07) == "7%"

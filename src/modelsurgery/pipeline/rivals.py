@@ -5,9 +5,9 @@ interruption. A method that does not work on a model, or breaks it, is told of a
 others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -138,6 +138,10 @@ def run_rivals(plan: RivalsPlan, *, progress: Progress = silent) -> RivalsRun:
     # All that can be wrong with the plan shows before a run directory is made.
     behaviors = {seed: _behavior(plan, seed) for seed in plan.seeds}
     prompts = [_prompt_set(plan, behavior) for behavior in behaviors.values()]
+    judges: dict[int, Sequence[Judge]] = {
+        seed: [judge_for(behavior, spec, seed=seed) for spec in plan.judges or [None]]
+        for seed, behavior in behaviors.items()
+    }
     with (
         open_run(
             plan.out, values, default_name=f"{name}-{plan.behavior.name}-{plan.kind}", keep=True
@@ -146,18 +150,27 @@ def run_rivals(plan: RivalsPlan, *, progress: Progress = silent) -> RivalsRun:
     ):
         rows: list[RivalRow] = []
         failed: dict[str, str] = {}
-        speed = None
         for seed, behavior in behaviors.items():
-            make_bench = partial(_bench, plan, replace(model, now=run.now), run, store, progress)
-            bench = make_bench(behavior, seed)
+            make_bench = cache(  # nothing is read again where all rows are there
+                partial(
+                    _bench,
+                    plan,
+                    replace(model, now=run.now),
+                    run,
+                    store,
+                    progress,
+                    behavior,
+                    judges[seed],
+                    seed,
+                )
+            )
             with progress(f"methods, seed {seed}", len(chosen)) as advance:
                 for method in chosen.values():
                     try:
-                        rows += _rows(run, bench, method, plan.divergences)
+                        rows += _rows(run, make_bench, method, plan.divergences, seed)
                     except SurgeryError as error:
                         failed[method.name] = str(error)
                     advance(1)
-            speed = speed or bench.base.tokens_per_second
         if not rows:
             first = next(iter(failed.values()))
             raise EvaluationError(f"no method gave anything; the first: {first}")
@@ -167,11 +180,12 @@ def run_rivals(plan: RivalsPlan, *, progress: Progress = silent) -> RivalsRun:
             direction=plan.way,
             prompts=(prompts[0].name, len(prompts[0].prompts)),
             judges=[
-                JudgeNote(name=one.name, version=one.version, note=one.note) for one in bench.judges
+                JudgeNote(name=one.name, version=one.version, note=one.note)
+                for one in judges[plan.seeds[-1]]
             ],
             divergences=sorted(plan.divergences),
             seeds=list(plan.seeds),
-            base_tokens_per_second=speed,
+            base_tokens_per_second=rows[0].cost.base_tokens_per_second,
             methods=[_method_note(method) for method in chosen.values()],
             rows=rows,
             summary=summarize(rows, plan.way),
@@ -216,12 +230,10 @@ def _bench(
     store: Store,
     progress: Progress,
     behavior: Behavior,
+    judges: Sequence[Judge],
     seed: int,
 ) -> Bench:
     """What the methods are measured on with one seed."""
-    judges: Sequence[Judge] = [
-        judge_for(behavior, spec, seed=seed) for spec in plan.judges or [None]
-    ]
     sign = -1 if plan.way == "toward" else 1
     with progress("base model", 0):
         given = gather_materials(
@@ -248,10 +260,13 @@ def _bench(
 
 
 def _rows(
-    run: RunDirectory, bench: Bench, method: Method, divergences: Sequence[float]
+    run: RunDirectory,
+    make_bench: Callable[[], Bench],
+    method: Method,
+    divergences: Sequence[float],
+    seed: int,
 ) -> list[RivalRow]:
     """The rows of a method, those of an earlier session read."""
-    seed = bench.given.seed
     paths = {
         target: run.path / "rows" / f"{seed}-{method.name}-{target:g}.json"
         for target in divergences
@@ -259,7 +274,7 @@ def _rows(
     found = {target: row for target, path in paths.items() if (row := _read_row(path)) is not None}
     missing = [target for target in divergences if target not in found]
     if missing:
-        for row in bench.rows(method, missing):
+        for row in make_bench().rows(method, missing):
             write_text(paths[row.target], row.model_dump_json(indent=2))
             found[row.target] = row
     return [found[target] for target in sorted(found)]

@@ -32,13 +32,15 @@ class Cost(Part):
     Attributes:
         fit_seconds: from texts to a change at any strength.
         peak_bytes: most memory of the process meanwhile; None where the system does not tell.
-        tokens_per_second: of generation with the change, against `base_tokens_per_second`.
+        tokens_per_second: of generation with the change.
+        base_tokens_per_second: of the base model's in the same process.
         touched: parameters that change, or that are added at run time.
     """
 
     fit_seconds: float
     peak_bytes: int | None
     tokens_per_second: float | None
+    base_tokens_per_second: float | None = None
     touched: int
 
 

@@ -172,7 +172,7 @@ ABLATIONS: dict[str, Method] = {
             for n in QUARTERS
         ),
         *(
-            Ablation(f"rows-{rows:g}", f"{OURS}, {rows:.2%} of the rows", _ours(rows=rows))
+            Ablation(f"rows-{rows:g}", f"{OURS}, {100 * rows:g} % of the rows", _ours(rows=rows))
             for rows in (0.005, 0.01, 0.2, 1.0)
         ),
         *(
@@ -212,7 +212,7 @@ ABLATIONS: dict[str, Method] = {
             for source in ("W1-W0", "mean-difference")
         ),
         *(
-            Ablation(f"paper-rows-{rows:g}", f"{PAPER}, {rows:.2%} of the rows", _paper(rows=rows))
+            Ablation(f"paper-rows-{rows:g}", f"{PAPER}, {100 * rows:g} % of the rows", _paper(rows=rows))
             for rows in (0.01, 0.2)
         ),
     )

@@ -130,6 +130,7 @@ class Bench:
                 fit_seconds=round(taken.seconds, 2),
                 peak_bytes=taken.peak_bytes,
                 tokens_per_second=edited.tokens_per_second,
+                base_tokens_per_second=base.tokens_per_second,
                 touched=found.touched,
             ),
         )

@@ -38,7 +38,6 @@ def _summary(rows: Sequence[RivalRow]) -> RivalSummary:
 
     uncalled = [row.uncalled for row in rows if row.uncalled is not None]
     peaks = [row.cost.peak_bytes for row in rows if row.cost.peak_bytes is not None]
-    speeds = [one for row in rows if (one := row.cost.tokens_per_second) is not None]
     return RivalSummary(
         method=rows[0].method,
         target=rows[0].target,
@@ -61,10 +60,16 @@ def _summary(rows: Sequence[RivalRow]) -> RivalSummary:
         cost=Cost(
             fit_seconds=mean(lambda row: row.cost.fit_seconds),
             peak_bytes=max(peaks, default=None),
-            tokens_per_second=fmean(speeds) if speeds else None,
+            tokens_per_second=_mean_known(row.cost.tokens_per_second for row in rows),
+            base_tokens_per_second=_mean_known(row.cost.base_tokens_per_second for row in rows),
             touched=rows[0].cost.touched,
         ),
     )
+
+
+def _mean_known(values: Iterable[float | None]) -> float | None:
+    known = [one for one in values if one is not None]
+    return fmean(known) if known else None
 
 
 def _both(compared: Sequence[Compared]) -> tuple[RateResults, RateResults]:

@@ -60,8 +60,8 @@ def curve_chart(
     top = max([*(one["rate"]["high"] for _, one in rated), *(rise for _, rise in others)] or [1.0])
     y = draw.Axis(0.0, min(1.0, 1.1 * top), 190, 14)
     use = draw.Axis(0.0, min(4.0, max(2.0, *map(_most_used, points))), 330, 238)
-    parts = [draw.horizontal(60, y(tick), f"{100 * tick:.0f}%") for tick in y.ticks(4)]
-    parts += [draw.horizontal(60, use(tick), f"{100 * tick:.0f}%") for tick in use.ticks(4)]
+    parts = [draw.horizontal(60, y(tick), draw.tick_per_cent(tick)) for tick in y.ticks(4)]
+    parts += [draw.horizontal(60, use(tick), draw.tick_per_cent(tick)) for tick in use.ticks(4)]
     parts += [draw.text(x(tick), 350, f"{tick:g}", "middle", "tick") for tick in x.ticks(6)]
     parts.append(draw.text((60 + WIDTH - RIGHT) / 2, 370, "strength of the edit", "middle", "tick"))
     parts.append(draw.text(60, 230, "share of the damage budget used", "start", "tick"))
@@ -227,7 +227,7 @@ def histogram_chart(
         (name, kind, [one / max(sum(counts), 1) for one in counts]) for name, kind, counts in series
     ]
     y = draw.Axis(0.0, max([*(max(some) for _, _, some in shares), 1e-9]) * 1.05, 200, 12)
-    parts = [draw.horizontal(60, y(tick), f"{100 * tick:.0f}%") for tick in y.ticks(4)]
+    parts = [draw.horizontal(60, y(tick), draw.tick_per_cent(tick)) for tick in y.ticks(4)]
     parts += [draw.text(x(tick), 218, f"{tick:g}", "middle", "tick") for tick in x.ticks(8)]
     parts.append(draw.text((60 + WIDTH - RIGHT) / 2, 238, axis_name, "middle", "tick"))
     told = []
@@ -262,7 +262,7 @@ def panels_chart(
         y = draw.Axis(0.0, highest, bottom, bottom - height + 30)
         parts.append(draw.text(60, bottom - height + 22, name, "start"))
         parts += [
-            draw.horizontal(60, y(tick), f"{100 * tick:.0f}%") for tick in (0.0, y.ticks(2)[-1])
+            draw.horizontal(60, y(tick), draw.tick_per_cent(tick)) for tick in (0.0, y.ticks(2)[-1])
         ]
         for kind, some in zip(("base", "edited"), shares[number], strict=True):
             middle = sum(s * (edges[n] + edges[n + 1]) / 2 for n, s in enumerate(some))
@@ -281,11 +281,12 @@ def roc_chart(
     """The probe's true against its false positives on held-out texts."""
     x, y = draw.Axis(0.0, 1.0, 60, 300), draw.Axis(0.0, 1.0, 252, 12)
     parts = [
-        draw.horizontal(60, y(tick), f"{100 * tick:.0f}%", 300)
+        draw.horizontal(60, y(tick), draw.tick_per_cent(tick), 300)
         for tick in (0.0, 0.25, 0.5, 0.75, 1.0)
     ]
     parts += [
-        draw.text(x(tick), 270, f"{100 * tick:.0f}%", "middle", "tick") for tick in (0.0, 0.5, 1.0)
+        draw.text(x(tick), 270, draw.tick_per_cent(tick), "middle", "tick")
+        for tick in (0.0, 0.5, 1.0)
     ]
     parts.append(draw.text(180, 290, "opposites classified as the behavior", "middle", "tick"))
     parts.append(draw.line(x(0), y(0), x(1), y(1), "limit"))

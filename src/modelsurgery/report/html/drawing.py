@@ -51,6 +51,11 @@ class Axis:
         return [round(number * step, 10) for number in range(first, last + 1)]
 
 
+def tick_per_cent(tick: float) -> str:
+    """A share at an axis; steps of 2.5 % are not rounded."""
+    return f"{100 * tick:g}%"
+
+
 def svg(height: float, title: str, description: str, parts: Sequence[str]) -> Markup:
     """A whole chart around its parts, which are markup already."""
     return Markup(
@@ -64,7 +69,7 @@ def vertical_grid(axis: Axis, bottom: float, *, per_cent_ticks: bool) -> list[st
     parts = []
     for tick in axis.ticks(6):
         parts.append(line(axis(tick), 2, axis(tick), bottom, "grid"))
-        said = f"{100 * tick:.0f}%" if per_cent_ticks else f"{tick:g}"
+        said = tick_per_cent(tick) if per_cent_ticks else f"{tick:g}"
         parts.append(text(axis(tick), bottom + 18, said, "middle", "tick"))
     return parts
 

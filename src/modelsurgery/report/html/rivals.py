@@ -104,7 +104,7 @@ def frontier_chart(results: RivalsResults, decoding: str) -> Markup:
     top = max([base.rate, *(rate.rate for some in points.values() for _, rate in some)])
     y = draw.Axis(0.0, min(1.0, 1.1 * top + 0.01), BOTTOM, TOP)
     parts = [
-        draw.horizontal(60, y(tick), f"{100 * tick:.0f}%", draw.WIDTH - NAMES)
+        draw.horizontal(60, y(tick), draw.tick_per_cent(tick), draw.WIDTH - NAMES)
         for tick in y.ticks(6)
     ]
     parts.append(draw.line(60, y(base.rate), draw.WIDTH - NAMES, y(base.rate), "limit"))

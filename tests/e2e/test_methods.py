@@ -65,8 +65,18 @@ def test_what_is_printed_and_drawn(run: Path) -> None:
         assert shown in page
 
 
+def test_published_rows_stand_beside_those_of_the_same_method(run: Path) -> None:
+    told = surgery("rivals", "--published", run)
+    (line,) = (one for one in told.splitlines() if one.startswith("safe activation"))
+    results = read_results(run)
+    assert isinstance(results, RivalsResults)
+    (mine,) = (one for one in results.summary if one.method == "caa")
+    assert f"{mine.greedy[0].rate:.1%} → {mine.greedy[1].rate:.1%}" in line
+    assert "here, KL 0.01" in told
+
+
 def test_methods_are_listed_with_their_sources() -> None:
-    told = surgery("rivals", "demo", "--list")
+    told = surgery("rivals", "--list")
     assert "natural-gradient" in told
     assert "Rimsky" in told
 

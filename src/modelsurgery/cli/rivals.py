@@ -13,7 +13,6 @@ from modelsurgery.cli.options import (
     DType,
     Json,
     Limit,
-    ModelArgument,
     Neutral,
     Prompts,
     TaskLimit,
@@ -44,7 +43,14 @@ Seeds = Annotated[
 
 
 def rivals(
-    model: ModelArgument,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="Model directory, name of a fetched model, id of the Hub, or demo. With "
+            "--published, a run directory of this command, or nothing.",
+            show_default=False,
+        ),
+    ] = None,
     behavior: Behavior = DEFAULT_BEHAVIOR,
     texts: Annotated[Path | None, option("texts")] = None,
     method: Annotated[
@@ -58,6 +64,14 @@ def rivals(
     ] = None,
     show_methods: Annotated[
         bool, typer.Option("--list", help="List the methods with their sources, and stop.")
+    ] = False,
+    published: Annotated[
+        bool,
+        typer.Option(
+            "--published",
+            help="Print what others have published, beside the rows of a run directory if one is "
+            "given, and stop.",
+        ),
     ] = False,
     direction: Annotated[str | None, option("direction")] = None,
     out: Annotated[Path | None, option("out")] = None,
@@ -116,11 +130,12 @@ ablations.__signature__ = _shared.replace(  # type: ignore[attr-defined]
 def _compare(
     kind: Literal["rivals", "ablations"],
     *,
-    model: str,
+    model: str | None,
     behavior: str,
     texts: Path | None,
     method: list[str] | None,
     show_methods: bool,
+    published: bool,
     prompts: Path | None,
     neutral: Path | None,
     kl: str,
@@ -139,6 +154,11 @@ def _compare(
     if show_methods:
         _list_methods(kind, as_json)
         return
+    if published:
+        _show_published(kind, model, as_json)
+        return
+    if model is None:
+        raise RecipeError(f"no model; type one, as in `surgery {kind} demo`")
     from modelsurgery.report.rivals import print_rivals
 
     with showing_progress() as progress:
@@ -168,6 +188,29 @@ def _compare(
         print_rivals(run.results, Console(highlight=False, soft_wrap=True))
         print(f"results are in {run.directory}")
         print(f"report: {run.directory}/report.html")
+
+
+def _show_published(
+    kind: Literal["rivals", "ablations"], directory: str | None, as_json: bool
+) -> None:
+    from rich.console import Console
+
+    from modelsurgery.report.published import print_published, published_json
+    from modelsurgery.results import read_results
+    from modelsurgery.results.published import published
+    from modelsurgery.results.rivals import RivalsResults
+
+    results = None if directory is None else read_results(Path(directory))
+    if results is not None and not isinstance(results, RivalsResults):
+        raise RecipeError(
+            f"{directory}: results of another command; give the run directory of a comparison"
+        )
+    found = published()
+    tables = found.tables_of(kind)
+    if as_json:
+        print_json(published_json(tables, found, results))
+    else:
+        print_published(tables, found, results, Console(highlight=False, soft_wrap=True))
 
 
 def _list_methods(kind: Literal["rivals", "ablations"], as_json: bool) -> None:

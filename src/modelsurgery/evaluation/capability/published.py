@@ -1,4 +1,4 @@
-"""The capability tasks: how the paper sets them, and what it measured (LLaMA2-7B, toxicity)."""
+"""How the paper sets the capability tasks; what it measured is in `results/published.yaml`."""
 
 from dataclasses import dataclass
 
@@ -13,8 +13,6 @@ class PublishedTask:
         score: the same as a key of lm-eval, metric and filter; empty where we measure it.
         harness_name: what lm-eval calls it; empty where we measure it.
         shots: solved examples in the prompt.
-        base: their number for LLaMA2-7B, per cent or perplexity; None where they give none.
-        edited: the same after their detoxification.
         per_group: items of each group (BBH's tasks) that they take; None takes all.
     """
 
@@ -23,15 +21,11 @@ class PublishedTask:
     score: str = ""
     harness_name: str = ""
     shots: int = 0
-    base: float | None = None
-    edited: float | None = None
     per_group: int | None = None
 
 
 TASKS = {
-    "wikitext": PublishedTask(
-        "WikiText-2, test part, windows of 1,024 tokens", "perplexity", base=6.10, edited=6.53
-    ),
+    "wikitext": PublishedTask("WikiText-2, test part, windows of 1,024 tokens", "perplexity"),
     "lambada": PublishedTask("the last word of a passage", "accuracy"),
     "gsm8k": PublishedTask(
         "word problems of school mathematics",
@@ -39,8 +33,6 @@ TASKS = {
         "exact_match,flexible-extract",
         "gsm8k",
         shots=8,
-        base=14.6,
-        edited=14.4,
     ),
     "bbh": PublishedTask(
         "BIG-Bench Hard with chains of thought",
@@ -48,20 +40,14 @@ TASKS = {
         "exact_match,get-answer",
         "bbh_cot_fewshot",
         shots=3,
-        base=39.0,
-        edited=37.7,
         per_group=40,
     ),
-    "mmlu": PublishedTask(
-        "multiple choice on 57 subjects", "accuracy", "acc,none", "mmlu", base=41.7, edited=41.7
-    ),
+    "mmlu": PublishedTask("multiple choice on 57 subjects", "accuracy", "acc,none", "mmlu"),
     "tydiqa": PublishedTask(
         "questions on passages in nine languages, gold passage given",
         "F1",
         "f1,none",
         "tydiqa_goldp",
         shots=1,
-        base=48.1,
-        edited=45.6,
     ),
 }

@@ -6,6 +6,7 @@ from typing import Any
 
 from modelsurgery.evaluation.capability.published import TASKS
 from modelsurgery.evaluation.statistics import PairedChange, Rate, paired_change, rate_of
+from modelsurgery.results.published import published
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,11 @@ class TaskResult:
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain values, without the single items."""
-        published = TASKS.get(self.task)
+        set_as = TASKS.get(self.task)
         change = self.change
         return {
-            "title": published.title if published else self.task,
-            "metric": published.metric if published else self.score.removesuffix(",none"),
+            "title": set_as.title if set_as else self.task,
+            "metric": set_as.metric if set_as else self.score.removesuffix(",none"),
             "score": self.score,
             "shots": self.shots,
             "items": len(self.items),
@@ -99,10 +100,10 @@ class PerplexityResult:
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain values."""
-        published = TASKS["wikitext"]
+        set_as = TASKS["wikitext"]
         return {
-            "title": published.title,
-            "metric": published.metric,
+            "title": set_as.title,
+            "metric": set_as.metric,
             **asdict(self),
             "published": _published("wikitext"),
         }
@@ -125,9 +126,8 @@ def compare_items(
 
 def _published(task: str) -> dict[str, Any] | None:
     """What the paper measured; None of tasks that it does not have."""
-    if task not in TASKS:
-        return None
-    return {"model": "LLaMA2-7B", "base": TASKS[task].base, "edited": TASKS[task].edited}
+    found = published().task(task)
+    return None if found is None else dict(zip(("model", "base", "edited"), found, strict=True))
 
 
 def _means(items: Sequence[Item]) -> tuple[Rate, Rate | None]:

@@ -1,0 +1,144 @@
+"""Published tables in a terminal, clearly apart from what was measured here."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from modelsurgery.report.rivals import aligned, shown_rate
+from modelsurgery.report.untrusted import in_one_line
+from modelsurgery.results.published import (
+    Published,
+    PublishedColumn,
+    PublishedTable,
+    measured_here,
+)
+from modelsurgery.results.rivals import RivalsResults, RivalSummary
+
+APART = "Published by others. This library measured none of these numbers."
+BAR = "|"  # between what was published and what was measured here
+
+
+def print_published(
+    tables: Sequence[PublishedTable],
+    published: Published,
+    results: RivalsResults | None,
+    console: Console,
+) -> None:
+    """Print published tables, and beside them what a comparison measured of the same methods."""
+    console.print(Text(APART, style="bold"))
+    for table in tables:
+        console.print()
+        console.print(Text(f"{table.title} ({table.name})", style="bold"))
+        head, *lines = aligned(*_cells(table, results))
+        console.print(Text(head, style="bold"))
+        for line in lines:
+            console.print(Text(line))
+        for note in _notes(table, published):
+            console.print(Text(note, style="dim"))
+    if results is not None:
+        console.print()
+        for note in _notes_of_run(tables, results):
+            console.print(Text(in_one_line(note)))
+
+
+def published_json(
+    tables: Sequence[PublishedTable], published: Published, results: RivalsResults | None
+) -> dict[str, Any]:
+    """The same as plain values; `here` is what a comparison measured."""
+    return {
+        "published": [
+            {
+                **one.model_dump(mode="json", exclude={"rows"}),
+                "source": published.sources[one.source],
+                "rows": [
+                    {
+                        **row.model_dump(mode="json", exclude={"values"}),
+                        "model": one.model_of(row),
+                        "values": dict(zip(one.columns, row.values, strict=True)),
+                        "here": []
+                        if results is None
+                        else [line.model_dump(mode="json") for line in
+                              measured_here(one, row, results)],
+                    }
+                    for row in one.rows
+                ],
+            }
+            for one in tables
+        ],
+        "here": None
+        if results is None
+        else {
+            "model": results.model.name,
+            "behavior": results.behavior.name,
+            "direction": results.direction,
+            "prompts": list(results.prompts),
+            "judge": results.judges[0].name,
+        },
+    }  # fmt: skip
+
+
+def _cells(
+    table: PublishedTable, results: RivalsResults | None
+) -> tuple[list[str], list[list[str]]]:
+    """Heads and lines, with a column for each divergence that a row was measured at here."""
+    here = [[] if results is None else measured_here(table, row, results) for row in table.rows]
+    targets = sorted({one.target for some in here for one in some})
+    heads = ["method", "model", *(_head(one) for one in table.columns.values())]
+    lines = [[row.method, table.model_of(row)] for row in table.rows]
+    for values in zip(*(row.values for row in table.rows), strict=True):
+        for line, number in zip(lines, _numbers(values), strict=True):
+            line.append(number)
+    if targets:
+        heads += [BAR, *(f"here, KL {target:g}" for target in targets)]
+        for line, some in zip(lines, here, strict=True):
+            by_target = {one.target: _shown(one) for one in some}
+            line += [BAR, *(by_target.get(target, "") for target in targets)]
+    # The last column of `aligned` is one of words.
+    return [*heads, ""], [[*line, ""] for line in lines]
+
+
+def _numbers(values: Sequence[float]) -> list[str]:
+    """Values of a column, with decimals for all if one has some."""
+    has_decimals = any(value % 1 for value in values)
+    return [f"{value:.1f}" if has_decimals and not value % 1 else f"{value:g}" for value in values]
+
+
+def _head(column: PublishedColumn) -> str:
+    return f"{column.title}, %" if column.unit == "%" else column.title
+
+
+def _shown(line: RivalSummary) -> str:
+    base, changed = line.greedy
+    return f"{base.rate:.1%} → {shown_rate(changed)}"
+
+
+def _notes(table: PublishedTable, published: Published) -> Iterator[str]:
+    where = f", {table.where}" if table.where else ""
+    yield f"source: {published.sources[table.source]}{where}"
+    judges: dict[str, list[str]] = {}
+    for column in table.columns.values():
+        if column.judge:
+            judges.setdefault(column.judge, []).append(column.title)
+    for judge, titles in judges.items():
+        yield f"judge of {', '.join(titles)}: {judge}"
+    if table.note:
+        yield f"note: {table.note}"
+
+
+def _notes_of_run(tables: Sequence[PublishedTable], results: RivalsResults) -> Iterator[str]:
+    name, count = results.prompts
+    if not any(measured_here(table, row, results) for table in tables for row in table.rows):
+        yield (
+            f"nothing to put beside them: {results.behavior.name} with the direction "
+            f"{results.direction} was measured on {results.model.name}, by methods that no table "
+            "has"
+        )
+        return
+    yield (
+        f"here: {results.model.name}, greedy rates of {results.behavior.name} before and after on "
+        f"{count} prompts ({name}), judge {results.judges[0].name}, each method at the same KL in "
+        "nats per token. Model, prompts and judge differ from those of the published tables, so "
+        "compare the order of methods, not the numbers."
+    )

@@ -1,0 +1,154 @@
+"""What others have published on behaviors of language models, kept apart from what we measure.
+
+The numbers stand in `published.yaml`, each with the paper, model and judge that it comes from.
+Whatever shows a published number takes it from there.
+"""
+
+from functools import cache
+from importlib import resources
+from typing import Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from modelsurgery.files.schema import parse
+from modelsurgery.results.parts import Direction, Part
+from modelsurgery.results.rivals import RivalsResults, RivalSummary
+
+PAPER = "model-surgery"  # the source that this library follows
+
+
+class PublishedColumn(Part):
+    """What a column of a published table measures.
+
+    Attributes:
+        title: its head.
+        unit: of its values.
+        judge: who decided; empty where nobody had to.
+        prompts: corpus of the prompts, as behaviors name it; empty where they have none.
+        task: capability task, as `--task` names it; empty for any other measure.
+    """
+
+    title: str
+    unit: Literal["%", "perplexity", "nats"] = "%"
+    judge: str = ""
+    prompts: str = ""
+    task: str = ""
+
+
+class PublishedRow(Part):
+    """A method in a published table.
+
+    Attributes:
+        method: its name there.
+        same_as: name of the same method in `surgery rivals` or `surgery ablations`; empty where
+            neither has it.
+        is_base: whether it is the model before any change.
+        model: of which model; empty is that of the table.
+        values: one for each column.
+    """
+
+    method: str
+    same_as: str = ""
+    is_base: bool = False
+    model: str = ""
+    values: list[float]
+
+
+class PublishedTable(Part):
+    """A table that others published.
+
+    Attributes:
+        name: of the table, here.
+        kind: of methods side by side, or of one thing changed at a time.
+        title: what it is of.
+        source: key of its source.
+        where: in the source; empty where that is not known.
+        note: what to know before citing it.
+        behavior: name of the behavior here.
+        direction: of the change.
+        model: of which model; empty where rows name theirs.
+        columns: what was measured, by name.
+        rows: methods.
+    """
+
+    name: str
+    kind: Literal["rivals", "ablations"] = "rivals"
+    title: str
+    source: str
+    where: str = ""
+    note: str = ""
+    behavior: str
+    direction: Direction
+    model: str = ""
+    columns: dict[str, PublishedColumn]
+    rows: list[PublishedRow] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> "PublishedTable":
+        for row in self.rows:
+            if len(row.values) != len(self.columns):
+                raise ValueError(f"{self.name}, {row.method}: not one value for each column")
+            if not (row.model or self.model):
+                raise ValueError(f"{self.name}, {row.method}: names no model")
+        return self
+
+    def model_of(self, row: PublishedRow) -> str:
+        """Which model a row is of."""
+        return row.model or self.model
+
+    def value(self, column: str, row: PublishedRow) -> float:
+        """A row's value in a column."""
+        return row.values[list(self.columns).index(column)]
+
+
+class Published(Part):
+    """All that is in `published.yaml`.
+
+    Attributes:
+        sources: how to cite each source, by its key.
+        tables: those of the paper first.
+    """
+
+    sources: dict[str, str]
+    tables: list[PublishedTable]
+
+    def tables_of(self, kind: Literal["rivals", "ablations"]) -> list[PublishedTable]:
+        """Tables of a command."""
+        return [one for one in self.tables if one.kind == kind]
+
+    def task(self, name: str) -> tuple[str, float, float] | None:
+        """The paper's model, its number of a capability task, and the same after the edit."""
+        for table in self.tables:
+            for column, described in table.columns.items():
+                if table.source == PAPER and described.task == name:
+                    base = next(row for row in table.rows if row.is_base)
+                    edited = next(row for row in table.rows if row.same_as == "paper")
+                    return table.model, table.value(column, base), table.value(column, edited)
+        return None
+
+
+@cache
+def published() -> Published:
+    """The published numbers that ship with the package.
+
+    Example:
+        >>> published().task("gsm8k")
+        ('LLaMA2-7B', 14.6, 14.4)
+    """
+    file = resources.files("modelsurgery.results").joinpath("published.yaml")
+    return parse(yaml.safe_load(file.read_bytes()), Published, "published.yaml")
+
+
+def measured_here(
+    table: PublishedTable, row: PublishedRow, results: RivalsResults
+) -> list[RivalSummary]:
+    """Our lines for the method of a published row, the lowest divergence first.
+
+    Empty where the comparison is of another behavior, direction or method, and for a base model,
+    whose rates every line of ours has.
+    """
+    if (table.behavior, table.direction) != (results.behavior.name, results.direction):
+        return []
+    ours = [one for one in results.summary if one.method == row.same_as]
+    return sorted(ours, key=lambda one: one.target)

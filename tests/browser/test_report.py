@@ -122,7 +122,7 @@ def test_every_figure_draws_something_and_is_told_in_words(
                 assert told is not None, (name, part)
                 assert told.text_content(), (name, part)
     expected = {"rates", "curve", "explained", "layers", "cosines", "activations", "counts",
-                "similarity", "probe-loss", "roc"}  # fmt: skip
+                "similarity", "probe-loss", "loss-rise", "roc"}  # fmt: skip
     assert expected <= names
 
 

@@ -153,6 +153,49 @@ def test_other_edits_are_compared_with_and_without_a_model(
     assert f"with {other}" in shown.stdout.replace("\n", "")
 
 
+def test_an_edit_is_looked_into_on_held_out_texts(surgery: Surgery, rude_edit: Path) -> None:
+    probe = rude_edit.parent / "p.safetensors"
+    arguments = ("inspect", rude_edit, "--model", "demo", "--behavior", "toxicity")
+    inside = answer(surgery(*arguments, "--probe", probe, "--json"))["inside"]
+    assert inside["missing"] == {}
+    kinds = ["texts that show the behavior", "their opposites", "neutral text",
+             "questions of facts"]  # fmt: skip
+    assert [one["texts"] for one in inside["activations"]] == kinds
+    shows, opposites = inside["loss_rise"]
+    assert [point["share"] for point in shows["points"]] == [0.25, 0.5, 1.0]
+    assert shows["points"][-1]["measured"] > opposites["points"][-1]["measured"]
+    losses = {one["texts"]: one["edited"] - one["base"] for one in inside["probe_loss"]}
+    assert losses[kinds[0]] > abs(losses[kinds[1]])
+    shown = surgery(*arguments).stdout
+    assert "rise of the model's loss, nats per token: by its gradient, and measured" in shown
+    assert "no probe was given" in shown
+
+
+def test_probes_are_compared_with_each_other_and_with_texts(
+    surgery: Surgery, made: Made, rude_edit: Path, tmp_path: Path
+) -> None:
+    probe, other = rude_edit.parent / "p.safetensors", tmp_path / "other.safetensors"
+    texts = write_labeled(tmp_path / "texts.jsonl", 40)
+    outcome = surgery("probe", "demo", "--texts", texts, "--layer", 2, "--out", other)
+    assert outcome.code == 0, outcome.stderr
+    found = answer(surgery("inspect", probe, "--with", other, "--json"))
+    (compared,) = found["with"]
+    assert compared["probe"] == str(other)
+    one, two = (load_probe(path).direction("mean-difference") for path in (probe, other))
+    cosine = one @ two / ((one @ one) * (two @ two)) ** 0.5
+    assert compared["cosine"] == pytest.approx(float(cosine), rel=1e-4)
+    with_texts = ("--model", "demo", "--behavior", "toxicity")
+    found = answer(surgery("inspect", probe, "--with", other, *with_texts, "--json"))
+    assert len(found["similarity"]) == 8
+    assert {one["probe"] for one in found["similarity"]} == {str(probe), str(other)}
+    mine = {one["texts"]: one["cosine"] for one in found["similarity"]
+            if one["probe"] == str(probe)}  # fmt: skip
+    assert mine["texts that show the behavior"] > mine["their opposites"]
+    shown = surgery("inspect", probe, "--with", other, *with_texts).stdout
+    assert "cosines with other probes" in shown
+    assert "cosines of probes with mean hidden states" in shown
+
+
 def test_a_probes_directions_are_read(surgery: Surgery, made: Made) -> None:
     found = answer(surgery("inspect", made.probe, "--model", made.model, "--json"))
     assert found["kind"] == "probe"
@@ -185,7 +228,10 @@ def test_what_does_not_fit_is_refused_in_one_line(
     refused("inspect", made.edit, "--model", stranger, code=4, says="are not those that this edit")
     refused("inspect", made.edit, "--model", wide, code=2, says="was made for another model")
     refused("inspect", made.probe, "--model", wide, code=2, says="the probe was made for")
-    refused("inspect", made.probe, "--with", other, code=2, says="is not an edit; --with compares")
+    refused("inspect", made.probe, "--with", other, code=2, says="not a readable probe")
+    refused("inspect", made.edited, "--with", other, code=2, says="--with compares those")
+    refused("inspect", made.edit, "--behavior", "toxicity", code=2, says="need --model")
+    refused("inspect", made.edit, "--probe", made.probe, code=2, says="needs --behavior or --texts")
     refused("inspect", made.edited, "--model", made.model, code=2, says="--model needs one of them")
     refused("inspect", made.edit, "--with", made.probe, code=2, says="not a readable edit")
     refused("inspect", made.edit, "--model", tmp_path / "no", code=2, says="no model directory")

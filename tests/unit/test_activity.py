@@ -76,6 +76,7 @@ def test_active_neurons_are_counted_in_base_and_edited_model(
         "texts that show the behavior": [one.text for one in behavior.test if one.label == 1],
         "their opposites": [one.text for one in behavior.test if one.label == 0],
         "neutral text": list(behavior.test_neutral),
+        "questions of facts": [question for question, _ in behavior.test_facts],
     }
     assert seen.activations is not None
     assert [one.texts for one in seen.activations] == list(kinds)

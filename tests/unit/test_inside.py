@@ -13,8 +13,9 @@ from families import LOADED, loaded, random_edit
 from looked_into import SENTENCES, looked, random_probe, texts_of_a_behavior
 from modelsurgery import edited
 from modelsurgery.edit.edit import Edit
+from modelsurgery.edit.probe import probe_cosine
 from modelsurgery.errors import EditMismatchError, NothingChangedError, RecipeError
-from modelsurgery.interpret import Inside, look_inside, read_probe
+from modelsurgery.interpret import Inside, look_inside, probe_similarities, read_probe
 from modelsurgery.model.hidden_states import extract_hidden_states
 from modelsurgery.model.language_model import LanguageModel
 from tiny import write_tiny_model
@@ -112,8 +113,9 @@ def test_without_texts_or_probe_the_rest_is_there_and_reasons_are_given(tiny_lla
     direction = edit.updates[0].direction
     seen = look_inside(model, edit, direction=direction)
     assert seen.activations is seen.similarity is seen.roc is seen.probe_loss is None
+    assert seen.loss_rise is None
     assert seen.tokens is not None
-    texts = {"activations", "similarity", "roc", "probe_loss", "mean_output"}
+    texts = {"activations", "similarity", "roc", "probe_loss", "loss_rise", "mean_output"}
     assert set(seen.missing) == texts
     no_probe = look_inside(model, edit, None, texts_of_a_behavior(), direction=direction)
     assert no_probe.activations is not None
@@ -134,8 +136,43 @@ def test_an_edit_that_breaks_the_model_leaves_out_what_compares(tiny_llama: Path
         )  # fmt: skip
         content = json.dumps(seen.to_json(), allow_nan=False)
     assert "not finite" in content
-    assert seen.activations is seen.probe_loss is None
+    assert seen.activations is seen.probe_loss is seen.loss_rise is None
     assert seen.roc is not None
+
+
+def test_capability_prompts_are_math_problems_where_there_are_no_facts(tiny_llama: Path) -> None:
+    model, edit = loaded(tiny_llama), random_edit(tiny_llama)
+    behavior = replace(texts_of_a_behavior(), test_facts=())
+    seen = look_inside(model, edit, None, behavior, direction=edit.updates[0].direction)
+    assert seen.activations is not None
+    assert [one.texts for one in seen.activations][3:] == ["school math problems"]
+
+
+def test_several_probes_have_cosines_with_each_other_and_with_texts(tiny_llama: Path) -> None:
+    model, behavior = loaded(tiny_llama), texts_of_a_behavior()
+    other = replace(random_probe(3), weight=random_probe(2).weight[::-1].copy())
+    probes = {"one": random_probe(2), "other": other}
+    one, two = (probe.weight[1].astype(np.float64) for probe in probes.values())
+    expected = float(one @ two / np.linalg.norm(one) / np.linalg.norm(two))
+    assert probe_cosine(*probes.values()) == pytest.approx(expected, rel=1e-5)
+    assert probe_cosine(other, other) == pytest.approx(1)
+    found = probe_similarities(model, probes, behavior)
+    assert len(found) == 8  # two probes, four kinds of texts
+    facts = [question for question, _ in behavior.test_facts]
+    for name, vector in (("one", one), ("other", two)):
+        layer = probes[name].layer
+        assert layer is not None
+        mean = extract_hidden_states(model, facts, [layer]).by_layer[layer].double().mean(0)
+        expected = float(torch.cosine_similarity(mean, torch.from_numpy(vector), dim=0))
+        (of_facts,) = (
+            each.cosine
+            for each in found
+            if (each.probe, each.texts) == (name, "questions of facts")
+        )
+        assert of_facts == pytest.approx(expected, abs=1e-5)
+    narrow = replace(other, weight=other.weight[:, :16])
+    with pytest.raises(RecipeError, match="32 and 16 values"):
+        probe_cosine(other, narrow)
 
 
 def test_what_is_for_another_model_is_refused(tiny_llama: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from modelsurgery.report.html.charts import (
 )
 from modelsurgery.report.html.differences import chosen_pairs, lead_count, marked, shown
 from modelsurgery.report.html.drawing import Axis, tick_per_cent
+from modelsurgery.report.html.rise_chart import rise_chart
 from modelsurgery.report.html.wording import certainty, price, signed, tone, verdict, wrong_way
 from modelsurgery.results import Compared, Rate
 from surgery_results import CHANGE, COMPARED, FIT, INSIDE, LESS, RATE, an_evaluation, write_run
@@ -47,6 +48,15 @@ def test_the_verdict_says_what_changed_and_never_more_than_is_known() -> None:
     assert "10.0% of facts right (−30.0 points)" in price(0.02, [Rate(**RATE), Rate(**LESS)])
 
 
+RISE = {
+    "texts": "one",
+    "points": [
+        {"share": 0.5, "predicted": 0.05, "measured": -0.02},
+        {"share": 1.0, "predicted": 0.1, "measured": 0.3},
+    ],
+}
+
+
 def test_charts_are_well_formed_told_in_words_and_escape_labels() -> None:
     hostile = "<script>&\"'"
     points = [
@@ -63,6 +73,7 @@ def test_charts_are_well_formed_told_in_words_and_escape_labels() -> None:
         histogram_chart([0.0, 0.5, 1.0], [(hostile, "base", [1, 3])], hostile, hostile),
         roc_chart([0.0, 0.5, 1.0], [0.0, 0.9, 1.0], 0.9),
         explained_chart([(hostile, 0.5, hostile)], [(hostile, 0.5, -0.1), ("two", 0.1, None)]),
+        rise_chart([{**RISE, "texts": hostile}, RISE]),
     ]
     for chart in charts:
         root = ElementTree.fromstring(str(chart))
@@ -125,6 +136,23 @@ def test_panels_have_the_same_axes_and_tell_their_means() -> None:
     areas = [one.attrib["points"].split() for one in root.iter("polygon")]
     right = [max(float(point.split(",")[0]) for point in points) for points in areas]
     assert right[0] == pytest.approx((60 + right[2]) / 2)  # 2 is half-way to 4
+
+
+def test_rises_of_the_loss_are_drawn_as_predicted_and_as_measured() -> None:
+    root = ElementTree.fromstring(str(rise_chart([RISE, {**RISE, "texts": "two"}])))
+    lines = [one for one in root.iter() if one.tag.endswith("polyline")]
+    kinds = ["edited expected", "edited", "damage expected", "damage"]
+    assert [one.attrib["class"] for one in lines] == [f"curve {kind}" for kind in kinds]
+    predicted, measured = (
+        [float(point.split(",")[1]) for point in one.attrib["points"].split()] for one in lines[:2]
+    )
+    zero = predicted[0]
+    assert measured[0] == zero
+    assert zero - predicted[-1] == pytest.approx(2 * (zero - predicted[1]), abs=0.2)
+    assert zero - measured[-1] == pytest.approx(3 * (zero - predicted[-1]), abs=0.3)
+    assert measured[1] > zero  # the wrong way is below
+    told = root.findtext("desc") or ""
+    assert "one at 100% of the strength: predicted +0.100, measured +0.300 nats" in told
 
 
 def test_predicted_gains_are_as_long_as_their_values_and_each_pair_has_a_scale() -> None:

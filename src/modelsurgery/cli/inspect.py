@@ -1,11 +1,22 @@
 """`surgery inspect`: what a file holds, and with a model what that does inside it."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelsurgery.cli.options import Device, DType, Json, ShowOffensive, model_directory
+from modelsurgery.cli.options import (
+    DataRoot,
+    Device,
+    DType,
+    Json,
+    Neutral,
+    OptionalTexts,
+    ShowOffensive,
+    model_directory,
+    option,
+)
 from modelsurgery.cli.output import print_content, print_json, showing_progress
 from modelsurgery.errors import RecipeError
 
@@ -13,11 +24,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from modelsurgery.data.behaviors import Behavior
     from modelsurgery.edit.edit import Edit
+    from modelsurgery.edit.probe import Probe
     from modelsurgery.interpret import Inside
     from modelsurgery.model.language_model import LanguageModel
 
-TABLES = ("explanation", "inside", "with")  # parts of the answer that are shown as tables
+WITH_MODEL = "With --model: also what its held-out texts show."
+TABLES = ("explanation", "inside", "with", "similarity")  # parts that are shown as tables
 
 
 def inspect(
@@ -31,8 +45,19 @@ def inspect(
     ] = None,
     others: Annotated[
         list[Path] | None,
-        typer.Option("--with", metavar="FILE", help="Edit to compare with. Repeatable."),
+        typer.Option("--with", metavar="FILE", help="Edit (or probe) to compare with. Repeatable."),
     ] = None,
+    behavior: Annotated[str | None, option("behavior", default="", more=WITH_MODEL)] = None,
+    texts: OptionalTexts = None,
+    probe: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Probe to show on the texts of --behavior: ROC curve, losses, cosines.",
+        ),
+    ] = None,
+    neutral: Neutral = None,
+    data: DataRoot = None,
     show_offensive: ShowOffensive = False,
     device: Device = None,
     dtype: DType = None,
@@ -41,12 +66,11 @@ def inspect(
     """Describe a probe, an edit, a journal, or the edits applied to a model."""
     from modelsurgery.files.artifact import is_artifact
 
+    wanted = _Wanted(model, others or [], behavior, texts, probe, neutral, data, device, dtype)
     if file.is_file() and is_artifact(file, "edit"):
-        content = _edit(file, model, others or [], device, dtype)
-    elif others:
-        raise RecipeError(f"{file} is not an edit; --with compares edits")
+        content = _edit(file, wanted)
     else:
-        content = _other(file, model, device, dtype)
+        content = _other(file, wanted)
     if as_json:
         print_json(content)
         return
@@ -54,11 +78,71 @@ def inspect(
     _print_tables(content, show_offensive)
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """What to show of a file, as it was typed."""
+
+    model: str | None
+    others: list[Path]
+    behavior: str | None
+    texts: Path | None
+    probe: Path | None
+    neutral: Path | None
+    data: Path | None
+    device: str | None
+    dtype: str | None
+
+    def __post_init__(self) -> None:
+        with_texts = self.behavior is not None or self.texts is not None
+        needs = (
+            ("--behavior and --texts need", with_texts and self.model is None, "--model"),
+            ("--probe needs", self.probe is not None and not with_texts, "--behavior or --texts"),
+        )
+        for name, is_missing, missing in needs:
+            if is_missing:
+                raise RecipeError(f"{name} {missing}")
+
+    def loaded(self, edit: "Edit | None" = None) -> "LanguageModel":
+        """The model; its gates where an edit says that they are."""
+        from modelsurgery.model.loading import load_model
+
+        assert self.model is not None
+        layout = None if edit is None else edit.layout
+        return load_model(
+            model_directory(self.model), device=self.device, dtype=self.dtype, layout=layout
+        )
+
+    def held_out(self, seed: int | None) -> "Behavior | None":
+        """The held-out texts of a run with a seed; None where none were asked for."""
+        from modelsurgery.data.behaviors import BehaviorFile, describe_behavior, load_test_part
+        from modelsurgery.data.behaviors.roots import data_root
+        from modelsurgery.data.demo import is_demo_model
+
+        if self.texts is None and self.behavior is None:
+            return None
+        if self.texts is None:
+            described = describe_behavior(str(self.behavior))
+        else:
+            described = BehaviorFile.of_texts(self.texts)
+        return load_test_part(
+            described.with_own(texts=self.texts, neutral=self.neutral),
+            is_demo=is_demo_model(str(self.model)) and described.demo,
+            data=data_root(self.data),
+            seed=seed or 0,
+            prompt_count=1,  # none are continued
+        )
+
+
 def _print_tables(content: dict[str, Any], show_offensive: bool) -> None:
     from rich.console import Console
 
     from modelsurgery.report.explained import print_explanation
-    from modelsurgery.report.inside import print_comparisons, print_inside, print_probe
+    from modelsurgery.report.inside import (
+        print_comparisons,
+        print_inside,
+        print_probe,
+        print_probes,
+    )
 
     console = Console()
     if content.get("explanation") is not None:
@@ -66,38 +150,57 @@ def _print_tables(content: dict[str, Any], show_offensive: bool) -> None:
     if "inside" in content:
         show = print_inside if content["kind"] == "edit" else print_probe
         show(content["inside"], console, show_offensive=show_offensive)
-    print_comparisons(content.get("with", []), console)
+    if content["kind"] == "probe":
+        print_probes(content.get("with", []), content.get("similarity", []), console)
+    else:
+        print_comparisons(content.get("with", []), console)
 
 
-def _other(file: Path, model: str | None, device: str | None, dtype: str | None) -> dict[str, Any]:
+def _other(file: Path, wanted: _Wanted) -> dict[str, Any]:
     """What is known of a journal, a model or a probe."""
     from modelsurgery.apply.journal import is_journal, journal_json, load_journal
     from modelsurgery.apply.manifest import SURGERY_MANIFEST
-    from modelsurgery.edit.probe import load_probe, probe_json
 
     is_probe = not (is_journal(file) or file.is_dir() or file.name == SURGERY_MANIFEST)
-    if model is not None and not is_probe:
+    if is_probe:
+        return _probe(file, wanted)
+    if wanted.others:
+        raise RecipeError(f"{file} is neither an edit nor a probe; --with compares those")
+    if wanted.model is not None:
         raise RecipeError(f"{file} is neither an edit nor a probe; --model needs one of them")
     directory = file if file.is_dir() else file.parent
     if is_journal(file):
         return journal_json(load_journal(directory))
-    if not is_probe:
-        return _surgeries(directory)
+    return _surgeries(directory)
+
+
+def _probe(file: Path, wanted: _Wanted) -> dict[str, Any]:
+    """What is known of a probe, inside a model and beside other probes."""
+    from modelsurgery.edit.probe import load_probe, probe_cosine, probe_json
+
     probe = load_probe(file)
+    probes = {str(path): load_probe(path) for path in (file, *wanted.others)}
     content = probe_json(probe)
-    if model is None:
+    if wanted.others:
+        content["with"] = [
+            {"probe": str(path), "cosine": probe_cosine(probe, probes[str(path)])}
+            for path in wanted.others
+        ]
+    if wanted.model is None:
         return content
+    with showing_progress() as progress:
+        from modelsurgery.interpret import probe_similarities, read_probe
 
-    with showing_progress():
-        from modelsurgery.interpret import read_probe
+        model = wanted.loaded()
+        content["inside"] = read_probe(model, probe).to_json()
+        behavior = wanted.held_out(probe.provenance.seed)
+        if behavior is not None:
+            found = probe_similarities(model, probes, behavior, progress=progress)
+            content["similarity"] = [vars(one) for one in found]
+    return content
 
-        seen = read_probe(_loaded(model, None, device, dtype), probe)
-    return {**content, "inside": seen.to_json()}
 
-
-def _edit(
-    file: Path, name: str | None, others: list[Path], device: str | None, dtype: str | None
-) -> dict[str, Any]:
+def _edit(file: Path, wanted: _Wanted) -> dict[str, Any]:
     """What is known of an edit, inside a model and beside other edits."""
     from modelsurgery.edit.edit_file import edit_json, load_edit
     from modelsurgery.edit.explanation import explain
@@ -106,14 +209,21 @@ def _edit(
     explained = explain(edit)
     content = edit_json(edit)
     content["explanation"] = None if explained is None else explained.to_json()
-    compared = [(path, load_edit(path)) for path in others]
+    compared = [(path, load_edit(path)) for path in wanted.others]
     comparisons = [_comparison(edit, path, other) for path, other in compared]
-    if name is not None:
+    if wanted.model is not None:
         with showing_progress() as progress:
             from modelsurgery.interpret import look_inside, nearest_rows
 
-            model = _loaded(name, edit, device, dtype)
-            seen = look_inside(model, edit, direction=_direction(edit), progress=progress)
+            model = wanted.loaded(edit)
+            seen = look_inside(
+                model,
+                edit,
+                _probe_of(wanted),
+                wanted.held_out(edit.provenance.seed),
+                direction=_direction(edit),
+                progress=progress,
+            )
             content["inside"] = seen.to_json()
             for one, (_, other) in zip(comparisons, compared, strict=True):
                 found = nearest_rows(model, _addresses(seen), other)
@@ -121,6 +231,12 @@ def _edit(
     if compared:
         content["with"] = comparisons
     return content
+
+
+def _probe_of(wanted: _Wanted) -> "Probe | None":
+    from modelsurgery.edit.probe import load_probe
+
+    return None if wanted.probe is None else load_probe(wanted.probe)
 
 
 def _comparison(edit: "Edit", path: Path, other: "Edit") -> dict[str, Any]:
@@ -137,15 +253,6 @@ def _comparison(edit: "Edit", path: Path, other: "Edit") -> dict[str, Any]:
         "other_changed": found.second_changed,
         "nearest": None,
     }
-
-
-def _loaded(
-    name: str, edit: "Edit | None", device: str | None, dtype: str | None
-) -> "LanguageModel":
-    from modelsurgery.model.loading import load_model
-
-    layout = None if edit is None else edit.layout
-    return load_model(model_directory(name), device=device, dtype=dtype, layout=layout)
 
 
 def _direction(edit: "Edit") -> "NDArray[np.float32]":

@@ -117,6 +117,21 @@ class Probe:
         return both[:, 1] - both[:, 0]
 
 
+def probe_cosine(first: Probe, second: Probe) -> float:
+    """Cosine of the default directions of two probes; 0 where either is zero.
+
+    Raises:
+        RecipeError: the probes are of models of different width.
+    """
+    one, two = (probe.direction(probe.default_source) for probe in (first, second))
+    if one.shape != two.shape:
+        raise RecipeError(
+            f"the probes have {len(one)} and {len(two)} values; expected probes of one model"
+        )
+    norms = float(np.linalg.norm(one) * np.linalg.norm(two))
+    return float(one @ two) / norms if norms else 0.0
+
+
 def save_probe(probe: Probe, path: Path | str) -> None:
     """Write a probe to a safetensors file. The file appears only when it is complete.
 

@@ -6,6 +6,15 @@ edit of one model; no choice is made on them.
 
 from modelsurgery.interpret.looking import Inside, look_inside
 from modelsurgery.interpret.neighbors import Neighbor, nearest_rows
-from modelsurgery.interpret.probes import ProbeView, read_probe
+from modelsurgery.interpret.probes import ProbeSimilarity, ProbeView, probe_similarities, read_probe
 
-__all__ = ["Inside", "Neighbor", "ProbeView", "look_inside", "nearest_rows", "read_probe"]
+__all__ = [
+    "Inside",
+    "Neighbor",
+    "ProbeSimilarity",
+    "ProbeView",
+    "look_inside",
+    "nearest_rows",
+    "probe_similarities",
+    "read_probe",
+]

@@ -26,6 +26,7 @@ from modelsurgery.interpret.distributions import (
     rows_by_layer,
 )
 from modelsurgery.interpret.lens import Ends
+from modelsurgery.interpret.loss_rise import LossRise, loss_rises
 from modelsurgery.interpret.neurons import (
     NeuronView,
     Reading,
@@ -34,12 +35,12 @@ from modelsurgery.interpret.neurons import (
     view_neurons,
 )
 from modelsurgery.interpret.reactions import (
-    FACTS,
     SHOWS,
     Activation,
     ProbeLoss,
     Reactions,
     Similarity,
+    labeled_by_kind,
     reactions_of,
     texts_by_kind,
 )
@@ -53,11 +54,12 @@ DIGITS = 6  # of a number that are kept: more than a figure shows
 NO_TEXTS = "no texts were given; `surgery run` measures it on held-out texts"
 NO_PROBE = "no probe was given"
 NO_DOWN = "in experts, or in an MLP whose down projection cannot be identified by its shape"
+NO_LOSS = "the labeled texts have no token to predict, or their loss is not finite"
 NOT_FINITE = "the hidden states of the edited model are not finite"
 # Names of parts, as in `Inside` and `NeuronView`.
-OF_BOTH_MODELS = ("activations", "probe_loss", "mean_output")
+OF_BOTH_MODELS = ("activations", "probe_loss", "loss_rise", "mean_output")
 OF_PROBES = ("similarity", "roc", "probe_loss")
-OF_TEXTS = ("activations", "similarity", "roc", "probe_loss", "mean_output")
+OF_TEXTS = ("activations", "similarity", "roc", "probe_loss", "loss_rise", "mean_output")
 OF_TOKENS = ("tokens", "gate_reads", "gate_reads_edited", "writes")
 
 
@@ -85,6 +87,7 @@ class Inside:
         similarity: of the direction with mean hidden states.
         roc: the probe's, on held-out texts.
         probe_loss: the probe's, base and edited model.
+        loss_rise: of the model's loss on labeled texts, as its gradient predicts and as measured.
         tokens: what the direction says.
         neurons: the chosen ones with the most negative cosines, those first.
         missing: why a part, or a share of it, could not be had, by its name.
@@ -96,6 +99,7 @@ class Inside:
     similarity: tuple[Similarity, ...] | None
     roc: Roc | None
     probe_loss: tuple[ProbeLoss, ...] | None
+    loss_rise: tuple[LossRise, ...] | None
     tokens: Tokens | None
     neurons: tuple[NeuronView, ...]
     missing: dict[str, str]
@@ -142,11 +146,10 @@ def look_inside(
     layer = (None if probe is None else probe.layer) or model.layer_count
     with edited(model.model, edit) as changes:
         watched = _watched(model, layer, scores, changes)
-        after = watched.read(
-            {kind: some for kind, some in texts.items() if kind != FACTS}, progress
-        )
+        after = watched.read(texts, progress)
     before = watched.read(texts, progress)
     seen = reactions_of(before, after, neurons=watched.counted, probe=probe, direction=direction)
+    rises = _loss_rises(model, edit, behavior, progress) if seen.is_finite else None
     reading, no_norm = _reading(model, direction, watched, changes)
     return Inside(
         rows_by_layer=rows_by_layer(watched.chosen, model.gates),
@@ -155,21 +158,36 @@ def look_inside(
         similarity=seen.similarity,
         roc=seen.roc,
         probe_loss=seen.probe_loss,
+        loss_rise=rises,
         tokens=None
         if reading is None
         else Tokens(reading.direction, direction_note or layer_note(model, probe)),
         neurons=view_neurons(watched.shown, scores, reading, seen.mean_outputs),
-        missing={**_missing(texts, probe, seen), **watched.missing(bool(texts)), **no_norm},
+        missing={**_missing(texts, probe, seen, rises), **watched.missing(bool(texts)), **no_norm},
     )
 
 
+def _loss_rises(
+    model: LanguageModel, edit: Edit, behavior: Behavior | None, progress: Progress
+) -> tuple[LossRise, ...] | None:
+    """What the edit does to the loss of labeled texts; None where that is no number."""
+    if behavior is None:
+        return None
+    found = loss_rises(model, edit, labeled_by_kind(behavior), progress=progress)
+    return found if found and all(one.is_finite for one in found) else None
+
+
 def _missing(
-    texts: Mapping[str, list[Text]], probe: Probe | None, seen: Reactions
+    texts: Mapping[str, list[Text]],
+    probe: Probe | None,
+    seen: Reactions,
+    rises: tuple[LossRise, ...] | None,
 ) -> dict[str, str]:
     """Why parts that need texts could not be had."""
     if not texts:
         return dict.fromkeys(OF_TEXTS, NO_TEXTS)
     return {
+        **({} if rises else {"loss_rise": NO_LOSS}),
         **({} if probe else dict.fromkeys(OF_PROBES, NO_PROBE)),
         **({} if seen.is_finite else dict.fromkeys(OF_BOTH_MODELS, NOT_FINITE)),
     }

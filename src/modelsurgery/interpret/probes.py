@@ -1,17 +1,23 @@
-"""What a probe's directions say in tokens, and how alike they are."""
+"""What a probe's directions say in tokens, how alike they are, and what texts they touch."""
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from modelsurgery.data.behaviors import Behavior
 from modelsurgery.edit.probe import DIRECTION_SOURCES, Probe
 from modelsurgery.errors import RecipeError
+from modelsurgery.files.progress import Progress, silent
+from modelsurgery.interpret.distributions import cosine_with_mean
 from modelsurgery.interpret.lens import Ends, read_tokens
 from modelsurgery.interpret.looking import layer_note, plain
 from modelsurgery.interpret.neurons import DIRECTION_TOKENS
+from modelsurgery.interpret.reactions import texts_by_kind
+from modelsurgery.model.hidden_states import extract_hidden_states
 from modelsurgery.model.language_model import LanguageModel
 
 
@@ -35,6 +41,52 @@ class ProbeView:
         return content
 
 
+@dataclass(frozen=True)
+class ProbeSimilarity:
+    """Cosine of a probe's direction with the mean hidden state of texts, at the probe's layer.
+
+    Attributes:
+        probe: which.
+        texts: what the texts are.
+        cosine: with the probe's default direction.
+    """
+
+    probe: str
+    texts: str
+    cosine: float
+
+
+def probe_similarities(
+    model: LanguageModel,
+    probes: Mapping[str, Probe],
+    behavior: Behavior,
+    *,
+    progress: Progress = silent,
+) -> tuple[ProbeSimilarity, ...]:
+    """Cosines of several probes with held-out texts of a behavior and with capability prompts.
+
+    Args:
+        model: the model.
+        probes: by name, all of this model; one whose layer is not known reads the last.
+        behavior: gives the texts.
+        progress: is told of kinds of texts read.
+    """
+    for probe in probes.values():
+        _check_width(model, probe)
+    layers = {name: probe.layer or model.layer_count for name, probe in probes.items()}
+    found = []
+    kinds = texts_by_kind(model, behavior)
+    with progress("looking inside", len(kinds)) as advance:
+        for kind, texts in kinds.items():
+            states = extract_hidden_states(model, texts, sorted(set(layers.values()))).by_layer
+            for name, probe in probes.items():
+                direction = probe.direction(probe.default_source)
+                cosine = cosine_with_mean(direction, states[layers[name]].numpy())
+                found.append(ProbeSimilarity(name, kind, cosine))
+            advance(1)
+    return tuple(found)
+
+
 def read_probe(model: LanguageModel, probe: Probe) -> ProbeView:
     """The tokens at both ends of a probe's directions.
 
@@ -42,12 +94,7 @@ def read_probe(model: LanguageModel, probe: Probe) -> ProbeView:
         RecipeError: the probe is for another model.
         UnsupportedModelError: the model has no final norm.
     """
-    width = model.gates[0].hidden_size
-    if probe.weight.shape[1] != width:
-        raise RecipeError(
-            f"the probe has {probe.weight.shape[1]} values, but the hidden states of "
-            f"{model.checkpoint.directory} have {width}; use the model that the probe was made for"
-        )
+    _check_width(model, probe)
     rules = [
         rule
         for rule in DIRECTION_SOURCES
@@ -64,3 +111,12 @@ def read_probe(model: LanguageModel, probe: Probe) -> ProbeView:
         },
         layer_note(model, probe),
     )
+
+
+def _check_width(model: LanguageModel, probe: Probe) -> None:
+    width = model.gates[0].hidden_size
+    if probe.weight.shape[1] != width:
+        raise RecipeError(
+            f"the probe has {probe.weight.shape[1]} values, but the hidden states of "
+            f"{model.checkpoint.directory} have {width}; use the model that the probe was made for"
+        )

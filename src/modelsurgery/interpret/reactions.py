@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelsurgery.data.behaviors import Behavior
+from modelsurgery.data.behaviors.packaging import packaged_problems
+from modelsurgery.data.texts import LabeledText
 from modelsurgery.edit.probe import Probe
 from modelsurgery.interpret.activity import Activity, Neuron
 from modelsurgery.interpret.distributions import (
@@ -22,10 +24,12 @@ from modelsurgery.model.chat_template import Text
 from modelsurgery.model.language_model import LanguageModel
 
 MOST_TEXTS = 64  # of each kind
+MOST_PROBLEMS = 32  # which are several times as long
 SHOWS = "texts that show the behavior"
 OPPOSITES = "their opposites"
 NEUTRAL = "neutral text"
 FACTS = "questions of facts"
+PROBLEMS = "school math problems"
 LABELS = {SHOWS: 1, OPPOSITES: 0}
 
 
@@ -68,15 +72,26 @@ class ProbeLoss:
 def texts_by_kind(model: LanguageModel, behavior: Behavior) -> dict[str, list[Text]]:
     """The first held-out texts of each kind, as the model reads them; kinds without any left out.
 
-    Held-out texts are in the order of a hash, so the first are as good as any.
+    Held-out texts are in the order of a hash, so the first are as good as any. Capability prompts
+    are the behavior's questions of facts, or else math problems that ship with the package.
     """
     kinds: dict[str, list[Text]] = {
-        kind: [model.render(text) for text in behavior.test if text.label == label]
-        for kind, label in LABELS.items()
+        kind: [model.render(text) for text in texts]
+        for kind, texts in labeled_by_kind(behavior).items()
     }
     kinds[NEUTRAL] = list(behavior.test_neutral)
     kinds[FACTS] = [question for question, _ in behavior.test_facts]
+    if not behavior.test_facts:
+        kinds[PROBLEMS] = list(packaged_problems()[:MOST_PROBLEMS])
     return {kind: texts[:MOST_TEXTS] for kind, texts in kinds.items() if texts}
+
+
+def labeled_by_kind(behavior: Behavior) -> dict[str, list[LabeledText]]:
+    """The first held-out texts that show the behavior, and of their opposites."""
+    return {
+        kind: [text for text in behavior.test if text.label == label][:MOST_TEXTS]
+        for kind, label in LABELS.items()
+    }
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Tokens that may offend are masked unless asked for. All text of a model's tokeni
 text, never as markup.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -32,6 +33,9 @@ def print_inside(inside: dict[str, Any], console: Console, *, show_offensive: bo
         _section(
             console, "share of chosen neurons active per token", _activations(inside["activations"])
         )
+    for part, name, table_of in TEXT_PARTS:
+        if inside.get(part):
+            _section(console, name, table_of(inside[part]))
     if inside["tokens"]:
         ends = {"direction": inside["tokens"]["direction"]}
         table = _ends(ends, show_offensive)
@@ -52,6 +56,25 @@ def print_probe(inside: dict[str, Any], console: Console, *, show_offensive: boo
     _section(console, "directions in tokens", table, inside["layer_note"])
     pairs = [f"{pair} {cosine:+.2f}" for pair, cosine in inside["cosines"].items()]
     console.print(Text(f"cosines  {', '.join(pairs)}"))
+
+
+def print_probes(
+    others: list[dict[str, Any]], similarity: list[dict[str, Any]], console: Console
+) -> None:
+    """Print how alike probes are, and their cosines with mean hidden states of texts."""
+    if others:
+        table = _table("cosine")
+        table.add_column("")
+        for one in others:
+            table.add_row(f"{one['cosine']:+.3f}", in_one_line(one["probe"]))
+        _section(console, "cosines with other probes", table)
+    if similarity:
+        table = _table("cosine")
+        table.add_column("texts")
+        table.add_column("probe")
+        for one in similarity:
+            table.add_row(f"{one['cosine']:+.3f}", one["texts"], in_one_line(one["probe"]))
+        _section(console, "cosines of probes with mean hidden states", table)
 
 
 def print_comparisons(comparisons: list[dict[str, Any]], console: Console) -> None:
@@ -129,6 +152,41 @@ def _activations(activations: list[dict[str, Any]]) -> Table:
         shares = f"{one['base']:.1%}", f"{one['edited']:.1%}"
         table.add_row(*shares, f"{one['tokens']:,}", one["texts"])
     return table
+
+
+def _similarity(similar: list[dict[str, Any]]) -> Table:
+    table = _table("cosine")
+    table.add_column("")
+    for one in similar:
+        table.add_row(f"{one['cosine']:+.3f}", one["texts"])
+    return table
+
+
+def _probe_loss(losses: list[dict[str, Any]]) -> Table:
+    table = _table("base", "edited")
+    table.add_column("")
+    for one in losses:
+        table.add_row(f"{one['base']:.3f}", f"{one['edited']:.3f}", one["texts"])
+    return table
+
+
+def _loss_rise(rises: list[dict[str, Any]]) -> Table:
+    table = _table("strength", "predicted", "measured")
+    table.add_column("")
+    for one in rises:
+        for point in one["points"]:
+            rose = f"{point['predicted']:+.3f}", f"{point['measured']:+.3f}"
+            table.add_row(f"{point['share']:.0%}", *rose, one["texts"])
+    return table
+
+
+# Parts that need texts, in the order of the report.
+TEXT_PARTS: tuple[tuple[str, str, Callable[[list[dict[str, Any]]], Table]], ...] = (
+    ("similarity", "cosine of the direction with mean hidden states", _similarity),
+    ("probe_loss", "loss of the probe, nats", _probe_loss),
+    ("loss_rise", "rise of the model's loss, nats per token: by its gradient, and measured",
+     _loss_rise),
+)  # fmt: skip
 
 
 def _named(neuron: dict[str, Any]) -> str:

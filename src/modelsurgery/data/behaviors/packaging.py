@@ -6,6 +6,8 @@ from pathlib import Path
 from modelsurgery.data.behaviors.format import BehaviorFile, Packaged
 from modelsurgery.data.behaviors.prompting import corpus_prompt_set
 from modelsurgery.data.corpora import corpora, load_corpus_passages
+from modelsurgery.data.corpora.columns import text_of
+from modelsurgery.data.corpora.sources import corpus_rows
 
 log = logging.getLogger(__name__)
 
@@ -55,3 +57,9 @@ def packaged_neutral(packaged: Packaged) -> tuple[tuple[str, ...], tuple[str, ..
         load_corpus_passages(packaged.neutral, split=split) for split in ("validation", "test")
     )
     return validation, test, corpora()[packaged.neutral].title
+
+
+def packaged_problems() -> tuple[str, ...]:
+    """Held-out math problems of GSM8K, the part of the packaged plain text that asks for skill."""
+    rows = corpus_rows(corpora()["plain_text"], None, "test")
+    return tuple(text_of(row, "text") for row in rows if text_of(row, "from") == "gsm8k")

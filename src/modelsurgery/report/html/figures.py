@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from modelsurgery.report.explained import compared, wanted
 from modelsurgery.report.html import charts
+from modelsurgery.report.html.rise_chart import COLORS, rise_chart
 from modelsurgery.report.html.wording import signed
 from modelsurgery.results import PromptSetResults, Rate
 from modelsurgery.results.runs import Point
@@ -179,7 +180,7 @@ def _activations(active: Sequence[Mapping[str, Any]]) -> Figure:
         "When the edited neurons are active",
         "Share of tokens at which an edited neuron is active while the model reads texts of each "
         "kind, before and after the edit. An edit away from a behavior should activate them "
-        "where it occurs, and leave them unchanged on neutral text.",
+        "where it occurs, and leave them unchanged on neutral text and capability prompts.",
         charts.pairs_chart(
             [(one["texts"], one["base"], one["edited"]) for one in active],
             "Active share of edited neurons",
@@ -234,6 +235,20 @@ def _probe_loss(losses: Sequence[Mapping[str, Any]]) -> Figure:
     )
 
 
+def _loss_rise(rises: Sequence[Mapping[str, Any]]) -> Figure:
+    legend = tuple((color, one["texts"]) for one, color in zip(rises, COLORS, strict=False))
+    return Figure(
+        "loss-rise",
+        "Does the edit go up the loss of the behavior?",
+        "How much the model's loss on held-out texts rises as the edit grows to its strength, in "
+        "nats per token. Dashed: to first order, from the gradient of the loss. Solid: measured. "
+        "An edit away from a behavior should raise the loss of texts that show it more than that "
+        "of their opposites. Where the lines of a kind part, the loss is not linear in the edit.",
+        rise_chart(rises),
+        legend,
+    )
+
+
 def _roc(roc: Mapping[str, Any]) -> Figure:
     return Figure(
         "roc",
@@ -252,5 +267,6 @@ INSIDE: tuple[tuple[str, Callable[[Any], Figure | None]], ...] = (
     ("activations", _counts),
     ("similarity", _similarity),
     ("probe_loss", _probe_loss),
+    ("loss_rise", _loss_rise),
     ("roc", _roc),
 )

@@ -9,8 +9,11 @@ import numpy as np
 from safetensors.torch import load_file
 
 
-def write_gguf_model(directory: Path, path: Path, kind: str = "F32") -> Path:
-    """A Llama checkpoint of ours as a GGUF file; matrices in F32, Q8_0 or Q4_0."""
+def write_gguf_model(directory: Path, path: Path, kind: str = "F32", *, pre: str = "gpt-2") -> Path:
+    """A Llama checkpoint of ours as a GGUF file; matrices in F32, F16, Q8_0, Q4_0 or Q4_1.
+
+    `pre` is llama.cpp's name of the way in which texts are split.
+    """
     import gguf
 
     config = json.loads((directory / "config.json").read_text())
@@ -27,7 +30,7 @@ def write_gguf_model(directory: Path, path: Path, kind: str = "F32") -> Path:
     writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
-    _add_tokenizer(writer, tokenizer, config)
+    _add_tokenizer(writer, tokenizer, config, pre)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
     quantization = gguf.GGMLQuantizationType[kind]
     for name, tensor in load_file(directory / "model.safetensors").items():
@@ -46,7 +49,9 @@ def write_gguf_model(directory: Path, path: Path, kind: str = "F32") -> Path:
     return path
 
 
-def _add_tokenizer(writer: Any, tokenizer: dict[str, Any], config: dict[str, Any]) -> None:
+def _add_tokenizer(
+    writer: Any, tokenizer: dict[str, Any], config: dict[str, Any], pre: str
+) -> None:
     import gguf
 
     vocabulary = tokenizer["model"]["vocab"]
@@ -58,7 +63,7 @@ def _add_tokenizer(writer: Any, tokenizer: dict[str, Any], config: dict[str, Any
         one if isinstance(one, str) else " ".join(one) for one in tokenizer["model"]["merges"]
     ]
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
+    writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
     writer.add_token_merges(merges)
@@ -82,6 +87,12 @@ class LlamaCpp:
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         params.warmup, params.verbosity = False, 0
         self._server = xllamacpp.Server(params)
+
+    def counted(self, text: str) -> int:
+        """How many tokens llama.cpp makes of a text, an opening one included."""
+        request = {"prompt": text, "max_tokens": 1, "cache_prompt": False}
+        count: int = self._server.handle_completions(request)["usage"]["prompt_tokens"]
+        return count
 
     def continued(
         self, ids: Sequence[int], count: int, *, alternatives: int = 1, **settings: Any

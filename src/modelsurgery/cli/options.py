@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from modelsurgery.checkpoint.layouts import GateLayout
 
 DEFAULTS = Recipe()
+GGUF_SUFFIX = ".gguf"
 EDIT_FILES = typer.Option("--edit", metavar="FILE", help="Edit file. Repeatable.")
 Verb = TypeVar("Verb", bound=Callable[..., None])
 
@@ -201,12 +202,15 @@ LayoutFile = Annotated[Path | None, option("layout")]
 
 
 def model_directory(name: str) -> Path:
-    """Directory of a model given as a directory, a name, an id of the Hub, or `demo`."""
+    """Directory of a model given as a directory, a name, an id of the Hub, or `demo`.
+
+    A GGUF file stays what it is: whoever loads it makes a directory of it.
+    """
     from modelsurgery.data.demo import demo_model_path, is_demo_model
 
     if is_demo_model(name):
         return demo_model_path()
-    if Path(name).is_dir():
+    if Path(name).is_dir() or name.endswith(GGUF_SUFFIX):
         return Path(name)
     from modelsurgery.model.loading import resolve_model_directory
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,6 +49,7 @@ class LanguageModel:
         edits: edits that are applied in memory and not in the checkpoint.
         template_name: name of the chat template, if there are several; None means `default`.
         now: date and time to give to the chat template.
+        gguf: the GGUF file that it was dequantized from; None for a model directory.
 
     Example:
         >>> model = load_model("model")
@@ -62,6 +64,7 @@ class LanguageModel:
     edits: tuple[Edit, ...] = ()
     template_name: str | None = None
     now: datetime = field(default_factory=datetime.now)
+    gguf: Path | None = None
     _fingerprint: list[str] = field(default_factory=list, repr=False, compare=False)
     _told: set[str] = field(default_factory=set, repr=False, compare=False)
 

@@ -34,6 +34,7 @@ from modelsurgery.errors import (
 )
 from modelsurgery.files.atomic import sha256_file, sha256_json
 from modelsurgery.model.chat_template import ChatTemplate, processor_template
+from modelsurgery.model.gguf_files import dequantized_directory, is_gguf
 from modelsurgery.model.language_model import LanguageModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -97,7 +98,8 @@ def load_model(
     """Load a causal language model and its tokenizer.
 
     Args:
-        model: directory, Hub ID, or name of a model that `surgery fetch` downloaded.
+        model: directory, GGUF file, Hub ID, or name of a model that `surgery fetch` downloaded.
+            A GGUF file is dequantized, once, into a directory of the cache.
         device: `cpu`, `cuda`, `cuda:1` and so on; by default a GPU if there is one.
         device_map: how to place the model on several devices, as in transformers: `auto`, or a
             device for each module. Needs accelerate; replaces `device`.
@@ -112,9 +114,9 @@ def load_model(
 
     Raises:
         ModelNotFoundError: the model does not exist.
-        RecipeError: the dtype, device or chat template is unknown.
+        RecipeError: the dtype, device or chat template is unknown, or a package is missing.
         UnsupportedModelError: the model is not a causal language model, has no safetensors weights,
-            or needs custom code.
+            or needs custom code; a GGUF file of an architecture that transformers does not know.
         CheckpointError: the weights are damaged or incomplete, or the tokenizer cannot be loaded.
 
     Example:
@@ -122,7 +124,13 @@ def load_model(
     """
     if dtype is not None and dtype not in DTYPES:
         raise RecipeError(f"dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
-    checkpoint = open_checkpoint(resolve_model_directory(model, revision=revision))
+    gguf = Path(model) if is_gguf(model) else None
+    directory = (
+        resolve_model_directory(model, revision=revision)
+        if gguf is None
+        else dequantized_directory(gguf)
+    )
+    checkpoint = open_checkpoint(directory)
     loader = _loader(checkpoint)
     if device_map is not None and importlib.util.find_spec("accelerate") is None:
         raise RecipeError("device_map needs accelerate (pip install accelerate)")
@@ -158,6 +166,7 @@ def load_model(
         layout,
         template_name=chat_template,
         now=now or datetime.now(),
+        gguf=gguf,
     )
 
 

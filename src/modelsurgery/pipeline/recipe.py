@@ -52,8 +52,8 @@ class Recipe(BaseModel):
     model: Annotated[
         str,
         AfterValidator(demo.current_name),
-        Field(description="Model directory, Hub ID, name of a fetched model, or demo."),
-        Option(Panel.EVERYDAY, metavar="DIR|ID"),
+        Field(description="Model directory, GGUF file, Hub ID, name of a fetched model, or demo."),
+        Option(Panel.EVERYDAY, metavar="DIR|FILE|ID"),
     ] = demo.DEMO
     behavior: Annotated[
         str | None,

@@ -9,8 +9,7 @@ from typing import Any
 from modelsurgery.checkpoint.named_models import NamedModel
 from modelsurgery.errors import FetchError
 from modelsurgery.files.progress import Progress
-
-NEEDED = ("gguf", "accelerate")  # by transformers, to read GGUF files
+from modelsurgery.model.gguf_files.dequantizing import NEEDED, split_digits
 
 
 def check_can_convert() -> None:
@@ -53,7 +52,7 @@ def convert_gguf(model: NamedModel, gguf: Path, directory: Path, progress: Progr
         )
         _check(model, loaded, tokenizer)
         if model.has_single_digits:
-            _split_digits(tokenizer)
+            split_digits(tokenizer)
         tokenizer.model_max_length = model.max_tokens
         loaded.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
@@ -74,16 +73,3 @@ def _check(model: NamedModel, loaded: Any, tokenizer: Any) -> None:
             f"expected {model.end_token!r} and a template, this version of transformers reads it "
             "differently"
         )
-
-
-def _split_digits(tokenizer: Any) -> None:
-    """Put the splitting of numbers back that transformers does not read from the file.
-
-    No merge joins two digits, so only blanks before a digit are tokenized otherwise without it.
-    """
-    from tokenizers import pre_tokenizers
-
-    backend = tokenizer.backend_tokenizer
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), backend.pre_tokenizer]
-    )

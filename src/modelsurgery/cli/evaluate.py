@@ -40,6 +40,15 @@ MEASURING = str(Panel.MEASURING)
 def evaluate(
     model: ModelArgument,
     edit: Annotated[list[Path] | None, EDIT_FILES] = None,
+    edited: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="With --backend llama.cpp: GGUF file with the edit, to measure instead of an "
+            "adapter.",
+            rich_help_panel=str(Panel.MODEL),
+        ),
+    ] = None,
     behavior: Behavior = DEFAULT_BEHAVIOR,
     out: Annotated[Path | None, option("out")] = None,
     prompts: Prompts = None,
@@ -99,7 +108,7 @@ def evaluate(
     ] = None,
     seed: Annotated[int | None, option("seed", default="the edit's seed, or 0")] = None,
     backend: Annotated[
-        Literal["transformers", "vllm"],
+        Literal["transformers", "vllm", "llama.cpp"],
         typer.Option(help="What generates the continuations.", rich_help_panel=str(Panel.MODEL)),
     ] = "transformers",
     layout: LayoutFile = None,
@@ -129,6 +138,7 @@ def evaluate(
         options = {
             "model": model,
             "edits": edit or (),
+            "edited": edited,
             "behavior": described,
             "data": data_root(data),
             "judges": judge or (),

@@ -26,12 +26,14 @@ from modelsurgery.evaluation.capability import check_tasks, measure_capability
 from modelsurgery.evaluation.damage import measure_damage
 from modelsurgery.evaluation.evaluating import Evaluation, measure
 from modelsurgery.evaluation.generation import Generator, TransformersGenerator
+from modelsurgery.evaluation.generation.llama_cpp import LlamaCppGenerator, check_llama_cpp
 from modelsurgery.evaluation.generation.vllm import VllmGenerator
 from modelsurgery.evaluation.judges import TEXTS, Judge, judge_for, judge_spec
 from modelsurgery.evaluation.judges.review import ReviewRow, export_for_review
 from modelsurgery.evaluation.protocol import SetMeasurement
 from modelsurgery.evaluation.store import Store
 from modelsurgery.files.progress import Progress, silent
+from modelsurgery.model.gguf_files import is_gguf
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.loading import load_model
 from modelsurgery.pipeline.runs import STORE_FILE, open_run
@@ -47,6 +49,7 @@ class EvaluationPlan(BaseModel):
         model: directory, name of a fetched model or id of the Hub; `demo` is the model that
             ships with the package.
         edits: edit files, applied together; none measures the model as it is.
+        edited: GGUF file that has these edits, for the llama.cpp backend.
         behavior: what is measured, as its file says.
         data: directory with local copies of public data sets, or `hub`; None takes what ships
             with the package, else the Hub.
@@ -74,6 +77,7 @@ class EvaluationPlan(BaseModel):
 
     model: Annotated[str, AfterValidator(demo.current_name)]
     edits: tuple[Path, ...] = ()
+    edited: Path | None = None
     behavior: BehaviorFile
     data: Path | None = None
     judges: tuple[str, ...] = ()
@@ -84,7 +88,7 @@ class EvaluationPlan(BaseModel):
     include_path: Path | None = None
     task_limit: Annotated[int, Field(ge=1)] | None = None
     export_for_review: Annotated[int, Field(ge=1)] | None = None
-    backend: Literal["transformers", "vllm"] = "transformers"
+    backend: Literal["transformers", "vllm", "llama.cpp"] = "transformers"
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     device: str | None = None
     dtype: str | None = None
@@ -197,8 +201,25 @@ def _check_names(plan: EvaluationPlan) -> None:
     check_tasks(plan.tasks, plan.include_path)
     if plan.backend == "vllm" and importlib.util.find_spec("vllm") is None:
         raise EvaluationError("--backend vllm needs vLLM; pip install 'modelsurgery[vllm]'")
+    if plan.backend == "llama.cpp":
+        check_llama_cpp()
+        if not is_gguf(plan.model):
+            raise RecipeError(
+                f"--backend llama.cpp and the model {plan.model}; expected a GGUF file"
+            )
+    if plan.edited is not None:
+        _check_edited(plan, plan.edited)
     if plan.tasks and plan.backend != "transformers":
         raise RecipeError("capability tasks run with --backend transformers only; omit them")
+
+
+def _check_edited(plan: EvaluationPlan, edited: Path) -> None:
+    if plan.backend != "llama.cpp":
+        raise RecipeError("--edited needs --backend llama.cpp, which runs the file")
+    if not plan.edits:
+        raise RecipeError("--edited needs --edit too: the edit that was applied to the file")
+    if not is_gguf(edited) or not edited.is_file():
+        raise RecipeError(f"--edited {edited}; expected a GGUF file that is there")
 
 
 def _model(plan: EvaluationPlan) -> LanguageModel:
@@ -243,6 +264,8 @@ def _generator(
 ) -> Generator:
     if plan.backend == "vllm":
         return stack.enter_context(VllmGenerator(model))
+    if plan.backend == "llama.cpp":
+        return stack.enter_context(LlamaCppGenerator(model, edited=plan.edited, store=store))
     return TransformersGenerator(model, store=store)
 
 

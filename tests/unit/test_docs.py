@@ -71,7 +71,14 @@ DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", *DOCS.rglob("*.md")])
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 # Options of other programs that the pages mention.
-FOREIGN = {"--lora", "--lora-scaled", "--enable-lora", "--lora-modules", "--max-lora-rank"}
+FOREIGN = {
+    "--adapter-path",
+    "--enable-lora",
+    "--lora",
+    "--lora-modules",
+    "--lora-scaled",
+    "--max-lora-rank",
+}
 # Of users of other tools; every one has its line.
 COMPLAINTS = {
     "heretic": (25, 68, 105, 135, 139, 156, 209, 218, 253, 290, 339, 360, 365, 402, 409),

@@ -22,10 +22,10 @@ def export(
     model: ModelArgument,
     edits: EditArguments,
     to: Annotated[
-        Literal["peft", "gguf", "hub"],
+        Literal["peft", "gguf", "mlx", "hub"],
         typer.Option(
-            help="peft writes an adapter for PEFT and vLLM, gguf one for llama.cpp, hub a "
-            "repository with a model card."
+            help="peft writes an adapter for PEFT and vLLM, gguf one for llama.cpp, mlx one for "
+            "mlx-lm, hub a repository with a model card."
         ),
     ],
     out: Annotated[
@@ -58,7 +58,7 @@ def export(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write edits as an adapter for PEFT, vLLM or llama.cpp, or as a repository for the Hub."""
+    """Write edits as an adapter for PEFT, vLLM, llama.cpp or MLX, or a repository for the Hub."""
     from modelsurgery import export as exporting
     from modelsurgery.checkpoint.directory import open_checkpoint
     from modelsurgery.checkpoint.named_models import published_name
@@ -76,6 +76,8 @@ def export(
         )
     elif to == "gguf":
         written = exporting.write_gguf_adapter(checkpoint, loaded, out, dtype=dtype)
+    elif to == "mlx":
+        written = exporting.write_mlx_adapter(checkpoint, loaded, out, base_model=name, dtype=dtype)
     else:
         with showing_progress() as progress:
             written = exporting.write_repository(

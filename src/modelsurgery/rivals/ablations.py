@@ -140,6 +140,10 @@ def without_quarter(number: int) -> Change:
     return change
 
 
+def _of_rows(share: float) -> str:
+    return f"{100 * share:g} % of the rows"
+
+
 def _turned(given: Materials) -> Intervention:
     found = _ours()(given)
     assert isinstance(found, EditIntervention)
@@ -172,7 +176,7 @@ ABLATIONS: dict[str, Method] = {
             for n in QUARTERS
         ),
         *(
-            Ablation(f"rows-{rows:g}", f"{OURS}, {100 * rows:g} % of the rows", _ours(rows=rows))
+            Ablation(f"rows-{rows:g}", f"{OURS}, {_of_rows(rows)}", _ours(rows=rows))
             for rows in (0.005, 0.01, 0.2, 1.0)
         ),
         *(
@@ -212,7 +216,7 @@ ABLATIONS: dict[str, Method] = {
             for source in ("W1-W0", "mean-difference")
         ),
         *(
-            Ablation(f"paper-rows-{rows:g}", f"{PAPER}, {100 * rows:g} % of the rows", _paper(rows=rows))
+            Ablation(f"paper-rows-{rows:g}", f"{PAPER}, {_of_rows(rows)}", _paper(rows=rows))
             for rows in (0.01, 0.2)
         ),
     )

@@ -103,7 +103,7 @@ def test_the_verb_tells_what_it_wrote_and_refuses_what_it_cannot(
     assert "strengthen each other" in both["together"][0]
     assert both["measured"] == 2
     for wrong, says in (
-        (("--to", "onnx", "--out", tmp_path / "x"), "'onnx' is not one of 'peft', 'gguf', 'hub'"),
+        (("--to", "onnx", "--out", tmp_path / "x"), "'onnx' is not one of 'peft', 'gguf', 'mlx'"),
         (("--to", "peft", "--push", "a/b", "--out", tmp_path / "x"), "--push needs --to hub"),
         (("--to", "hub", "--form", "half", "--out", tmp_path / "x"), "'half' is not one of"),
         (("--to", "gguf", "--dtype", "bfloat16", "--out", tmp_path / "x"), "float32 or float16"),

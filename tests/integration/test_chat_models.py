@@ -17,6 +17,7 @@ from families import random_edit
 from modelsurgery import load_model, save_edit
 from modelsurgery.cli import app
 from modelsurgery.data.behaviors import describe_behavior
+from modelsurgery.data.behaviors.packaging import packaged_problems
 from modelsurgery.model.chat_template import ChatTemplate
 from modelsurgery.pipeline.evaluating import EvaluationPlan, run_evaluation
 from talking import DATED, SMOLLM_2, talking_tokenizer, template_ids, write_talking_model
@@ -126,8 +127,10 @@ def test_run_reads_exchanges_and_prompts_as_the_template_has_them(
     # What is left are the model's own answers to the texts' requests, and these requests.
     asked = {tuple(template_ids(tokenizer, [("user", one)])) for one in SENTENCES}
     own = {row for row in rows if any(row[: len(one)] == one for one in asked)}
-    assert rows - own <= prompts | neutral
+    problems = raw(tokenizer, list(packaged_problems()))  # capability prompts of the report
+    assert rows - own <= prompts | neutral | problems
     assert rows & neutral
+    assert rows & problems
 
 
 def test_evaluate_reads_prompts_as_the_template_has_them(

@@ -73,7 +73,8 @@ def texts_by_kind(model: LanguageModel, behavior: Behavior) -> dict[str, list[Te
     """The first held-out texts of each kind, as the model reads them; kinds without any left out.
 
     Held-out texts are in the order of a hash, so the first are as good as any. Capability prompts
-    are the behavior's questions of facts, or else math problems that ship with the package.
+    are the behavior's questions of facts, or else math problems that ship with the package and fit
+    the model's context.
     """
     kinds: dict[str, list[Text]] = {
         kind: [model.render(text) for text in texts]
@@ -82,8 +83,17 @@ def texts_by_kind(model: LanguageModel, behavior: Behavior) -> dict[str, list[Te
     kinds[NEUTRAL] = list(behavior.test_neutral)
     kinds[FACTS] = [question for question, _ in behavior.test_facts]
     if not behavior.test_facts:
-        kinds[PROBLEMS] = list(packaged_problems()[:MOST_PROBLEMS])
+        kinds[PROBLEMS] = _problems(model)
     return {kind: texts[:MOST_TEXTS] for kind, texts in kinds.items() if texts}
+
+
+def _problems(model: LanguageModel) -> list[Text]:
+    problems = packaged_problems()
+    lengths = map(len, model.token_ids(problems))
+    fitting = [
+        one for one, length in zip(problems, lengths, strict=True) if length <= model.context_length
+    ]
+    return [*fitting[:MOST_PROBLEMS]]
 
 
 def labeled_by_kind(behavior: Behavior) -> dict[str, list[LabeledText]]:

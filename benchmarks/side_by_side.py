@@ -22,8 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from modelsurgery.files.atomic import write_text
+from modelsurgery.pipeline.rivals import note_of
 from modelsurgery.report.html import write_report
-from modelsurgery.results.rivals import MethodNote, RivalRow, RivalsResults
+from modelsurgery.results.rivals import RivalRow, RivalsResults
 from modelsurgery.rivals import methods_of
 from modelsurgery.rivals.summary import summarize
 
@@ -186,16 +187,11 @@ def put_together(table: Table, parts: Path, out: Path) -> RivalsResults | None:
             "rows": rows,
             "summary": summarize(rows, every[0].direction),
             "methods": [
-                MethodNote(
-                    name=name, title=one.title, source=one.source, delivery=one.delivery,
-                    settings=one.settings, note=one.note,
-                )
-                for name, one in methods_of(table.kind).items()
-                if name in measured
+                note_of(one) for name, one in methods_of(table.kind).items() if name in measured
             ],
             "failed": {name: why for one in every for name, why in one.failed.items()},
         }
-    )  # fmt: skip
+    )
     write_text(out / "results.json", results.model_dump_json(indent=2))
     for name in ("manifest.json", "recipe.resolved.yaml"):  # of one process, for the report
         write_text(out / name, found[0].with_name(name).read_text(encoding="utf-8"))

@@ -48,15 +48,21 @@ class RandomTokenizer:
     all_special_ids: tuple[int, ...] = ()
 
 
-def random_model(shape: str, directory: Path) -> LanguageModel:
-    """A Llama with random weights, in f32 on a CPU and bf16 on a GPU."""
-    config = transformers.LlamaConfig(**SHAPES[shape], tie_word_embeddings=True)
+def save_random(shape: str, directory: Path, **changed: int) -> Any:
+    """A Llama with random weights, in f32 on a CPU and bf16 on a GPU, in a directory too."""
+    values = SHAPES[shape] | changed
+    config = transformers.LlamaConfig(**values, tie_word_embeddings=True)
     on_gpu = torch.cuda.is_available()
     dtype = torch.bfloat16 if on_gpu else torch.float32
     with torch.device("cuda" if on_gpu else "cpu"):
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
-    model = model.eval().requires_grad_(False)
     model.save_pretrained(directory)
+    return model
+
+
+def random_model(shape: str, directory: Path) -> LanguageModel:
+    """The same, for texts of random ids."""
+    model = save_random(shape, directory).eval().requires_grad_(False)
     return LanguageModel(model, RandomTokenizer(), open_checkpoint(directory))
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from benchmarks.statistics import SHAPES
+from benchmarks.statistics import SHAPES, save_random
 from modelsurgery import LanguageModel, fit_edit, load_model
 from modelsurgery.data.behaviors import describe_behavior, load_behavior
 from modelsurgery.errors import NoSignalError
@@ -32,16 +32,8 @@ DIVERGENCE = 0.02
 def random_model(shape: str, tokenizer: str, directory: Path) -> LanguageModel:
     """A Llama with random weights and the vocabulary of a tokenizer."""
     reader = transformers.AutoTokenizer.from_pretrained(tokenizer)
-    values = SHAPES[shape] | {"vocab_size": len(reader)}
-    on_gpu = torch.cuda.is_available()
-    with torch.device("cuda" if on_gpu else "cpu"):
-        model = transformers.AutoModelForCausalLM.from_config(
-            transformers.LlamaConfig(**values, tie_word_embeddings=True),
-            dtype=torch.bfloat16 if on_gpu else torch.float32,
-        )
-    model.save_pretrained(directory)
+    save_random(shape, directory, vocab_size=len(reader))
     reader.save_pretrained(directory)
-    del model
     return load_model(str(directory))
 
 

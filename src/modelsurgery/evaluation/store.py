@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -98,6 +98,17 @@ class Store:
         """Keep them all or none; what is there already stays."""
         rows = [(key, json.dumps(asdict(one), sort_keys=True)) for key, one in made.items()]
         self._insert("INSERT OR IGNORE INTO continuations VALUES (?, ?)", rows)
+
+    def continuations_or(
+        self, keys: Sequence[str], make: Callable[[], Sequence[Continuation]]
+    ) -> list[Continuation]:
+        """Those of all keys, in order; unless all are there, they are made together and kept."""
+        stored = self.continuations(keys)
+        if len(stored) < len(set(keys)):
+            self.keep_continuations(dict(zip(keys, make(), strict=True)))
+            # Read back: of two processes that made it, both shall tell of the first.
+            stored = self.continuations(keys)
+        return [stored[key] for key in keys]
 
     def verdicts(self, keys: Sequence[str]) -> dict[str, Verdict]:
         """Those of the keys that are there."""

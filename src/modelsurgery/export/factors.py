@@ -139,6 +139,17 @@ def _factors(
     )
 
 
+def full_or_half(dtype: str) -> np.dtype[Any]:
+    """The dtype of an adapter whose reader knows no bfloat16.
+
+    Raises:
+        RecipeError: it is neither `float32` nor `float16`.
+    """
+    if dtype not in ("float32", "float16"):
+        raise RecipeError(f"dtype {dtype!r}; expected float32 or float16")
+    return np.dtype(dtype)
+
+
 def narrowed(values: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Factors in the dtype of an adapter, contiguous.
 

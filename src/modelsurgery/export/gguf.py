@@ -13,13 +13,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from modelsurgery.checkpoint.directory import Checkpoint
 from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import RecipeError, UnsupportedModelError
-from modelsurgery.export.factors import Factors, low_rank_factors, narrowed
+from modelsurgery.export.factors import Factors, full_or_half, low_rank_factors, narrowed
 from modelsurgery.files.atomic import refuse_existing, storage_errors, write_bytes
 
 # `model_type` of config.json to llama.cpp's architecture, where its converter spells it otherwise.
@@ -96,9 +95,7 @@ def write_gguf_adapter(
     Example:
         >>> adapter = write_gguf_adapter(checkpoint, [edit], "adapter.gguf")  # doctest: +SKIP
     """
-    path = Path(path)
-    if dtype not in ("float32", "float16"):
-        raise RecipeError(f"dtype {dtype!r}; expected float32 or float16")
+    path, numpy_dtype = Path(path), full_or_half(dtype)
     refuse_existing(path)
     gguf = _package()
     factors = low_rank_factors(checkpoint, edits)
@@ -106,8 +103,8 @@ def write_gguf_adapter(
     names = _names(gguf, architecture, checkpoint, factors)
     tensors: dict[str, NDArray[Any]] = {}
     for one, name in zip(factors, names, strict=True):
-        tensors[f"{name}.lora_a"] = narrowed(one.directions, np.dtype(dtype))
-        tensors[f"{name}.lora_b"] = narrowed(one.coefficients, np.dtype(dtype))
+        tensors[f"{name}.lora_a"] = narrowed(one.directions, numpy_dtype)
+        tensors[f"{name}.lora_b"] = narrowed(one.coefficients, numpy_dtype)
     rank = factors[0].rank
     content = _adapter_bytes(gguf, architecture, rank, tensors)
     write_bytes(path, content)

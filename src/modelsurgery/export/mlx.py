@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from modelsurgery.checkpoint.directory import Checkpoint
 from modelsurgery.edit.edit import Edit
-from modelsurgery.errors import RecipeError, UnsupportedModelError
-from modelsurgery.export.factors import Factors, low_rank_factors, narrowed
+from modelsurgery.errors import UnsupportedModelError
+from modelsurgery.export.factors import Factors, full_or_half, low_rank_factors, narrowed
 from modelsurgery.files.atomic import staged_directory, write_bytes, write_json
 
 CONFIG_FILE = "adapter_config.json"
@@ -80,19 +79,27 @@ def write_mlx_adapter(
     Example:
         >>> write_mlx_adapter(checkpoint, [edit], "adapter")  # doctest: +SKIP
     """
-    directory = Path(directory)
-    if dtype not in ("float32", "float16"):
-        raise RecipeError(f"dtype {dtype!r}; expected float32 or float16")
+    directory, numpy_dtype = Path(directory), full_or_half(dtype)
     factors = low_rank_factors(checkpoint, edits)
-    places = [_place(checkpoint, one) for one in factors]
+    config = _config(checkpoint, factors, base_model or str(checkpoint.directory))
     tensors: dict[str, NDArray[Any]] = {}
     for one in factors:
-        tensors[f"{one.module}.lora_a"] = narrowed(one.directions.T, np.dtype(dtype))
-        tensors[f"{one.module}.lora_b"] = narrowed(one.coefficients.T, np.dtype(dtype))
+        tensors[f"{one.module}.lora_a"] = narrowed(one.directions.T, numpy_dtype)
+        tensors[f"{one.module}.lora_b"] = narrowed(one.coefficients.T, numpy_dtype)
     content = save(tensors, {"format": "mlx"})
+    with staged_directory(directory) as staged:
+        write_bytes(staged / WEIGHTS_FILE, content)
+        write_json(staged / CONFIG_FILE, config)
+    modules = tuple(one.module for one in factors)
+    return MlxAdapter(directory, factors[0].rank, modules, len(content))
+
+
+def _config(checkpoint: Checkpoint, factors: Sequence[Factors], model: str) -> dict[str, Any]:
+    """Content of `adapter_config.json`."""
+    places = [_place(checkpoint, one) for one in factors]
     blocks = int(checkpoint.config["num_hidden_layers"])
-    config = {
-        "model": base_model or str(checkpoint.directory),
+    return {
+        "model": model,
         "fine_tune_type": "lora",
         "num_layers": blocks - min(block for block, _ in places),
         "lora_parameters": {
@@ -102,11 +109,6 @@ def write_mlx_adapter(
             "keys": sorted({key for _, key in places}),
         },
     }
-    with staged_directory(directory) as staged:
-        write_bytes(staged / WEIGHTS_FILE, content)
-        write_json(staged / CONFIG_FILE, config)
-    modules = tuple(one.module for one in factors)
-    return MlxAdapter(directory, factors[0].rank, modules, len(content))
 
 
 def _place(checkpoint: Checkpoint, one: Factors) -> tuple[int, str]:

@@ -186,7 +186,7 @@ def run_rivals(plan: RivalsPlan, *, progress: Progress = silent) -> RivalsRun:
             divergences=sorted(plan.divergences),
             seeds=list(plan.seeds),
             base_tokens_per_second=rows[0].cost.base_tokens_per_second,
-            methods=[_method_note(method) for method in chosen.values()],
+            methods=[note_of(method) for method in chosen.values()],
             rows=rows,
             summary=summarize(rows, plan.way),
             failed=failed,
@@ -297,7 +297,8 @@ def _behavior_note(behavior: Behavior) -> EvaluatedBehavior:
     )
 
 
-def _method_note(method: Method) -> MethodNote:
+def note_of(method: Method) -> MethodNote:
+    """What results tell of a method."""
     return MethodNote(
         name=method.name,
         title=method.title,

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from modelsurgery.report.rivals import aligned, shown_rate
+from modelsurgery.report.rivals import print_aligned, shown_rate
 from modelsurgery.report.untrusted import in_one_line
 from modelsurgery.results.published import (
     Published,
@@ -31,10 +31,7 @@ def print_published(
     for table in tables:
         console.print()
         console.print(Text(f"{table.title} ({table.name})", style="bold"))
-        head, *lines = aligned(*_cells(table, results))
-        console.print(Text(head, style="bold"))
-        for line in lines:
-            console.print(Text(line))
+        print_aligned(*_cells(table, results), console)
         for note in _notes(table, published):
             console.print(Text(note, style="dim"))
     if results is not None:

@@ -23,10 +23,7 @@ def print_rivals(results: RivalsResults, console: Console) -> None:
         if rows:
             console.print()
             console.print(Text(f"at a divergence of {target:g} nats per token", style="bold"))
-            head, *lines = aligned(*table_cells(results, rows))
-            console.print(Text(head, style="bold"))
-            for line in lines:
-                console.print(Text(line))
+            print_aligned(*table_cells(results, rows), console)
     for line in notes_of_rivals(results):
         console.print(Text(line, style="dim"))
     console.print(Text(f"{count} held-out prompts ({name})", style="dim"))
@@ -36,6 +33,14 @@ def headline(results: RivalsResults) -> str:
     """What was compared."""
     done = "added" if results.direction == "toward" else "removed"
     return f"{results.behavior.name} {done}, model {results.model.name}: methods side by side"
+
+
+def print_aligned(heads: Sequence[str], lines: Sequence[Sequence[str]], console: Console) -> None:
+    """Print a table in columns."""
+    head, *rest = aligned(heads, lines)
+    console.print(Text(head, style="bold"))
+    for line in rest:
+        console.print(Text(line))
 
 
 def aligned(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:

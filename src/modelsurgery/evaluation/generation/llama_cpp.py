@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -113,17 +114,14 @@ class LlamaCppGenerator:
         self, batch: Sequence[Reading], decoding: Decoding, edits: Sequence[Edit]
     ) -> dict[str, Continuation]:
         """A batch is made whole or not at all, so that its composition does not depend on luck."""
-        store, prompts = self._store, [one.prompt for one in batch]
-        if store is None:
-            return dict(zip(prompts, self._continued(batch, decoding, edits), strict=True))
-        common = self._settings(decoding, edits)
-        keys = [sha256_json([common, one.prompt, one.ids]) for one in batch]
-        stored = store.continuations(keys)
-        if len(stored) < len(keys):
-            made = self._continued(batch, decoding, edits)
-            store.keep_continuations(dict(zip(keys, made, strict=True)))
-            stored = store.continuations(keys)
-        return {prompt: stored[key] for prompt, key in zip(prompts, keys, strict=True)}
+        make = partial(self._continued, batch, decoding, edits)
+        if self._store is None:
+            found = make()
+        else:
+            common = self._settings(decoding, edits)
+            keys = [sha256_json([common, one.prompt, one.ids]) for one in batch]
+            found = self._store.continuations_or(keys, make)
+        return {one.prompt: told for one, told in zip(batch, found, strict=True)}
 
     def _settings(self, decoding: Decoding, edits: Sequence[Edit]) -> str:
         """Hash of all that the continuations of a round depend on, besides their prompts."""

@@ -5,6 +5,7 @@ import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -131,16 +132,9 @@ class TransformersGenerator:
     def _stored_or_made(
         self, batch: Sequence[Reading], keys: Sequence[str], decoding: Decoding, advance: Advance
     ) -> dict[str, Continuation]:
-        prompts = [one.prompt for one in batch]
-        if self._store is None:
-            return dict(zip(prompts, self._continued(batch, decoding, advance), strict=True))
-        stored = self._store.continuations(keys)
-        if len(stored) < len(set(keys)):
-            made = self._continued(batch, decoding, advance)
-            self._store.keep_continuations(dict(zip(keys, made, strict=True)))
-            # Read back: of two processes that made it, both shall tell of the first.
-            stored = self._store.continuations(keys)
-        return {prompt: stored[key] for prompt, key in zip(prompts, keys, strict=True)}
+        make = partial(self._continued, batch, decoding, advance)
+        found = make() if self._store is None else self._store.continuations_or(keys, make)
+        return {one.prompt: told for one, told in zip(batch, found, strict=True)}
 
     def _continued(
         self, batch: Sequence[Reading], decoding: Decoding, advance: Advance

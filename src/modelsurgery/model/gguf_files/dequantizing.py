@@ -89,12 +89,14 @@ def _is_current(place: Path, state: list[Any]) -> bool:
     return bool(kept == {"files": state})
 
 
+def missing_packages() -> str:
+    """Names of the packages that reading a GGUF file lacks; empty if it lacks none."""
+    return " and ".join(name for name in NEEDED if importlib.util.find_spec(name) is None)
+
+
 def _check_packages() -> None:
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise RecipeError(
-            f"reading a GGUF file needs {' and '.join(missing)}; pip install 'modelsurgery[gguf]'"
-        )
+    if missing := missing_packages():
+        raise RecipeError(f"reading a GGUF file needs {missing}; pip install 'modelsurgery[gguf]'")
 
 
 def _dequantize(parts: Sequence[Path], staged: Path, state: list[Any]) -> None:

@@ -61,6 +61,7 @@ def smollm2() -> Path:
     """SmolLM2-135M-Instruct: what was fetched to SURGERY_TEST_SMOLLM2, else to the usual place.
 
     The first use downloads 93 MB into the user's cache; tests skip where that cannot be done.
+    Tests that use it are of the group "smollm2".
     """
     from modelsurgery.errors import FetchError
     from modelsurgery.model.fetching import fetch_model

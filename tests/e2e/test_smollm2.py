@@ -9,7 +9,11 @@ from safetensors import safe_open
 from modelsurgery.checkpoint.named_models import origin_of
 from modelsurgery.model.loading import load_model
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # downloads 93 MB where it is not there
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),  # downloads 93 MB where it is not there
+    pytest.mark.xdist_group("smollm2"),  # two workers that fetch it at once refuse each other
+]
 
 
 def test_it_is_an_ordinary_directory_in_bf16_that_says_where_it_came_from(smollm2: Path) -> None:

@@ -15,6 +15,7 @@ from tiny import write_tiny_model
 torch.set_num_threads(1)  # tiny models: a second thread only waits; e2e tests start processes
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of a file run in one process, unless they are marked to be with others, or alone.
 

@@ -1,0 +1,20 @@
+"""Tests that share something expensive run in one process, which pytest-xdist has to be told."""
+
+import pytest
+
+
+@pytest.fixture
+def nodeid(request: pytest.FixtureRequest) -> str:
+    if not request.config.getoption("loadgroup", default=False):
+        pytest.skip("needs several processes, as in `make test`")
+    nodeid: str = request.node.nodeid
+    return nodeid
+
+
+@pytest.mark.xdist_group("a group")
+def test_a_group_reaches_the_scheduler(nodeid: str) -> None:
+    assert nodeid.endswith("@a group")
+
+
+def test_a_file_is_a_group(nodeid: str) -> None:
+    assert nodeid.endswith("@tests/unit/test_groups.py")

@@ -107,10 +107,12 @@ def test_answers_that_are_counted_come_last_and_step_the_strength_back() -> None
         counted.append(edit.strength)
         return replace(measured, uncalled=0.05 if edit.strength > 0.08 else 0.0)
 
+    screen = Curve(lambda strength: effect(strength**2))
     found = fit_strength(
-        Edit((), 1.0, 1.0, 100), cast(Screen, Curve(lambda strength: effect(strength**2))),
-        budget, SETTING, first=0.3, uncalled=uncalled,
-    )  # fmt: skip
+        Edit((), 1.0, 1.0, 100), cast(Screen, screen), budget, SETTING, first=0.3, uncalled=uncalled
+    )
+    assert len(set(screen.asked)) == len(screen.asked)  # no strength is measured twice
+    assert [one.number for one in found.trials] == list(range(len(found.trials)))
     largest = fitted(lambda strength: effect(strength**2)).edit.strength
     assert counted == pytest.approx([largest * 0.8**step for step in range(len(counted))])
     assert 0.08 * 0.8 < found.edit.strength <= 0.08

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import DamageBudgetError
 from modelsurgery.evaluation.screening import Effect, Screen
-from modelsurgery.files.progress import Advance, Progress, silent
+from modelsurgery.files.progress import Progress, silent
 from modelsurgery.search.budget import SAFETY, Budget
 from modelsurgery.search.space import Setting
 from modelsurgery.search.study import Trial
@@ -75,39 +75,38 @@ def fit_strength(
     Raises:
         DamageBudgetError: not even the mildest strength tried is inside the budget.
     """
-    size = abs(edit.strength)
     trials: list[Trial] = []
 
-    def measure(strength: float, advance: Advance) -> None:
-        (effect,) = screen.measure([edit.scaled(strength / size)], progress=progress)
+    def scaled(strength: float) -> Edit:
+        return edit.scaled(strength / abs(edit.strength))
+
+    def measure(strength: float) -> Trial:
+        (effect,) = screen.measure([scaled(strength)], progress=progress)
         advance(1)
-        trials.append(Trial(len(trials), setting, strength, effect))
+        return Trial(len(trials), setting, strength, effect)
 
     with progress("strength", USUAL_STRENGTHS) as advance:
         wanted: float | None = first
         while wanted is not None and len(trials) < MOST_STRENGTHS:
-            measure(wanted, advance)
+            trials.append(measure(wanted))
             wanted = next_strength(budget, trials)
         inside = _inside(budget, trials)
         if not inside:
             raise DamageBudgetError(_why_none(budget, trials))
+        best = inside[-1]
         if uncalled is not None and budget.uncalled_rise is not None:
-            strength = inside[-1].strength
-            for _ in range(MOST_STEPS_BACK):
-                measure(strength, advance)
-                weaker = trials[-1]
-                effect = uncalled(weaker.effect, edit.scaled(strength / size))
-                trials[-1] = replace(weaker, effect=effect)
+            for step in range(MOST_STEPS_BACK):
+                # The first one was measured already, but for what is generated.
+                found = measure(STEP_BACK * best.strength) if step else best
+                effect = uncalled(found.effect, scaled(found.strength))
+                best = replace(found, number=len(trials), effect=effect)
+                trials.append(best)
                 if budget.allows(effect):
-                    return _fitted(edit, strength / size, effect, trials)
-                strength *= STEP_BACK
-            raise DamageBudgetError(_why_none(budget, trials[-1:]))
-    return _fitted(edit, inside[-1].strength / size, inside[-1].effect, trials)
-
-
-def _fitted(edit: Edit, factor: float, effect: Effect, trials: Sequence[Trial]) -> FittedStrength:
-    made = replace(edit.scaled(factor), measured=effect.measurement)
-    return FittedStrength(made, effect, tuple(trials))
+                    break
+            else:
+                raise DamageBudgetError(_why_none(budget, [best]))
+    made = replace(scaled(best.strength), measured=best.effect.measurement)
+    return FittedStrength(made, best.effect, tuple(trials))
 
 
 def next_strength(budget: Budget, trials: Sequence[Trial]) -> float | None:

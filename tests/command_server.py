@@ -36,7 +36,8 @@ def serve(listening: socket.socket) -> None:
 
     from modelsurgery.data.behaviors import describe_behavior, load_behavior
 
-    load_behavior(describe_behavior("toxicity"), is_demo=True)  # the demo's neutral texts are kept
+    for name in ("toxicity", "negativity"):  # their texts and the demo's neutral ones are kept
+        load_behavior(describe_behavior(name), is_demo=True)
     gc.freeze()  # a collection would touch, and so copy, every page of the parent
     while sys.stdin not in select.select([listening, sys.stdin], [], [])[0]:
         connection, _ = listening.accept()

@@ -1,15 +1,29 @@
 """`python -O` removes assertions, so none may refuse what a user gives."""
 
 import ast
-import os
-import subprocess
-import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 import modelsurgery
+from command_line import surgery_commands, written
 
+# As `python -O` does, but for the libraries, which take long to compile anew: the program is
+# imported again, each of its modules without assertions, and run.
+WITHOUT_ASSERTIONS = """
+import sys
+from importlib.machinery import SourceFileLoader
+
+SourceFileLoader.get_code = lambda loader, name: compile(
+    loader.get_data(loader.path), loader.path, "exec", dont_inherit=True, optimize=1
+)
+for name in [name for name in sys.modules if name.partition(".")[0] == "modelsurgery"]:
+    del sys.modules[name]
+import modelsurgery.cli
+
+modelsurgery.cli.main()
+"""
 SOURCES = sorted(Path(modelsurgery.__file__).parent.rglob("*.py"))
 
 
@@ -33,13 +47,11 @@ def test_a_model_that_cannot_be_edited_is_refused_early_without_assertions(
         "    - {branch: mlp, spellings: [{name: mlp.no_such_proj.weight}]}\n"
     )
     texts.write_text('{"text": "wrong too, and read only when the model will do", "label": 7}\n')
-    command = [
-        sys.executable, "-O", "-m", "modelsurgery", "run", "--model", tiny_llama,
-        "--texts", texts, "--strength", "1", "--layout", layout, "--out", tmp_path / "run",
-    ]  # fmt: skip
-    done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 2, done.stderr
-    assert "no_such_proj" in done.stderr
+    with tempfile.TemporaryFile() as errors:
+        code = surgery_commands().start(
+            "run", "--model", tiny_llama, "--texts", texts, "--strength", "1", "--layout", layout,
+            "--out", tmp_path / "run", before=WITHOUT_ASSERTIONS, stderr=errors,
+        ).wait()  # fmt: skip
+        told = written(errors)
+    assert code == 2, told
+    assert "no_such_proj" in told

@@ -50,11 +50,16 @@ def _auroc_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap over texts, of each label apart, so that none is without both."""
     random = np.random.default_rng(0)
-    parts = [np.flatnonzero(labels == label) for label in (0, 1)]
+    values, places = np.unique(probabilities, return_inverse=True)  # sorted once, for all samples
+    parts = [places[labels == label] for label in (0, 1)]
     found = []
     for _ in range(RESAMPLES):
-        rows = np.concatenate([random.choice(part, len(part)) for part in parts])
-        found.append(roc_auc_score(labels[rows], probabilities[rows]))
+        opposite, shows = (
+            np.bincount(random.choice(part, len(part)), minlength=len(values)) for part in parts
+        )
+        # Pairs of either label in which the one with label 1 is ranked higher; ties count half.
+        higher = shows * (np.cumsum(opposite) - opposite / 2)
+        found.append(higher.sum() / (shows.sum() * opposite.sum()))
     low, high = np.quantile(found, [0.025, 0.975])
     return float(low), float(high)
 

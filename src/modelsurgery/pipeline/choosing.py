@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -36,13 +36,13 @@ from modelsurgery.search import (
     Study,
     default_probe_layers,
     default_space,
-    fit_strength,
     rule_space,
 )
 from modelsurgery.search.fitting import (
     RULE_STRENGTH,
     RULE_TEXTS,
     FittedRule,
+    Make,
     Propose,
     fit_rule,
     refuse_chance,
@@ -144,7 +144,7 @@ class Choosing:
         )
         if recipe.is_searched:
             return self._searched(probes, {recipe.chosen_rule: fitted.propose}, fitted.evidence)
-        return self._at_strength(probes[0], fitted)
+        return self._by_rule(probes[0], fitted)
 
     @property
     def budget(self) -> Budget:
@@ -172,7 +172,7 @@ class Choosing:
         rows = PAPER_ROWS if recipe.rows is None else recipe.rows
         return Setting(None, recipe.chosen_rule, rows, recipe.layers, recipe.per_layer or False)
 
-    def _at_strength(self, probe: Probe, rule: FittedRule) -> Choice:
+    def _by_rule(self, probe: Probe, rule: FittedRule) -> Choice:
         """The best rows that a rule proposes, at the recipe's strength or the budget's."""
         recipe, setting = self.recipe, self._setting
         if recipe.chosen_rule == "paper":
@@ -185,41 +185,37 @@ class Choosing:
                 strength=recipe.sign,
             )  # fmt: skip
 
-        if recipe.alpha is not None or recipe.strength is not None:
-            proposal = rule.propose(None)
-            edit = make(proposal)
-            factor = recipe.strength
-            if recipe.alpha is not None:
-                factor = recipe.sign * recipe.alpha / edit.alpha
-            assert factor is not None
-            whole = edit.scaled(factor)
-            steps = recipe.steps or 1
-            made = rule.climb(make, whole, steps)
-            made = made.scaled(whole.strength / made.strength)
-            return Choice(probe, setting, made, proposal, rule.evidence, steps=steps)
+        if recipe.alpha is None and recipe.strength is None:
+            return self._within_budget(probe, setting, rule, make)
+        proposal = rule.propose(None)
+        edit = make(proposal)
+        factor = recipe.strength
+        if recipe.alpha is not None:
+            factor = recipe.sign * recipe.alpha / edit.alpha
+        assert factor is not None
+        steps = recipe.steps or 1
+        made = rule.at_strength(make, edit.scaled(factor), steps)
+        return Choice(probe, setting, made, proposal, rule.evidence, steps=steps)
+
+    def _within_budget(
+        self, probe: Probe, setting: Setting, rule: FittedRule, make: Make
+    ) -> Choice:
+        """A rule's edit at the strength that the budget allows, in the steps that do most."""
+        recipe = self.recipe
         search = self._search(self._space([probe]), [probe], {recipe.chosen_rule: rule.propose})
-
-        def strengthen(edit: Edit, first: float) -> FittedStrength:
-            return fit_strength(
-                edit,
-                search.screen,
-                self.budget,
-                setting,
-                first=first,
-                uncalled=self.uncalled,
-                progress=self.progress,
-            )
-
-        first = rule.fit(make, strengthen, self.budget)
-        fitted, steps = first.fitted, recipe.tried_steps if rule.again is not None else 1
-        if steps > 1:
-            several = rule.fit_steps(first, make, strengthen, steps)
-            if several is None or not (recipe.steps or self._is_better(search, several, fitted)):
-                steps = 1
-            else:
-                fitted = several
+        found = rule.fit_within(
+            self.budget,
+            make,
+            search.screen,
+            setting,
+            steps=recipe.tried_steps,
+            is_better=None if recipe.steps else partial(self._is_better, search),
+            uncalled=self.uncalled,
+            progress=self.progress,
+        )
+        fitted = found.fitted
         choice = Choice(
-            probe, setting, fitted.edit, first.proposal, rule.evidence, fitted, steps=steps
+            probe, setting, fitted.edit, found.proposal, rule.evidence, fitted, steps=found.steps
         )
         milder = replace(choice, edit=fitted.within(self.budget, share=0.5))
         curve = search.dose_response(fitted.edit, self._doses)

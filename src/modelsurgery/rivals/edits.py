@@ -17,7 +17,7 @@ from modelsurgery.rivals.method import Materials, Method
 from modelsurgery.rules.choices import SEVERAL_STEPS, Rule
 from modelsurgery.rules.proposal import RowProposal
 from modelsurgery.rules.proposing import paper_proposal
-from modelsurgery.search import Budget, FittedStrength, Setting, fit_strength
+from modelsurgery.search import Budget, Setting
 from modelsurgery.search.fitting import FittedRule, fit_rule, some_of_each
 
 TEST_SHARE = 0.1  # of the texts, that a probe's accuracy is measured on
@@ -138,16 +138,10 @@ def stepped(given: Materials, steps: int) -> EditIntervention:
     def make(proposal: RowProposal) -> Edit:
         return intervention_of(given, proposal).edit
 
-    def strengthen(edit: Edit, first: float) -> FittedStrength:
-        return fit_strength(
-            edit, given.validation, budget, setting, first=first, progress=given.progress
-        )
-
-    first = fitted.fit(make, strengthen, budget)
-    found = first.fitted
-    if steps > 1:
-        found = fitted.fit_steps(first, make, strengthen, steps) or found
-    return EditIntervention(found.edit)
+    found = fitted.fit_within(
+        budget, make, given.validation, setting, steps=steps, progress=given.progress
+    )
+    return EditIntervention(found.fitted.edit)
 
 
 def probe_of(given: Materials, layer: int) -> Probe:

@@ -1,6 +1,6 @@
 """`fit_edit`: labeled texts of one behavior or several → an edit, without a run directory."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -25,10 +25,11 @@ from modelsurgery.model.probe_fitting import fit_probe_on_texts
 from modelsurgery.rules.choices import DEFAULT_RULE, RULES, Rule
 from modelsurgery.rules.contrast import contrast_of, pulled_apart
 from modelsurgery.rules.proposal import RowProposal
-from modelsurgery.search import Budget, FittedStrength, Setting, fit_strength
+from modelsurgery.search import Budget, Setting
 from modelsurgery.search.fitting import (
     RULE_TEXTS,
     FittedRule,
+    Make,
     first_tokens,
     fit_contrasts,
     fit_rule,
@@ -157,8 +158,7 @@ class Given:
             made = self._within(budget, fitted, make, Setting(None, rule, rows, layers), steps)
         else:
             whole = make(fitted.propose(None)).scaled(strength)
-            made = fitted.climb(make, whole, steps)
-            made = made.scaled(whole.strength / made.strength)
+            made = fitted.at_strength(make, whole, steps)
         origin = self._origin(
             {"rule": rule, "rows": made.row_count, "layers": layers, "steps": steps}
         )
@@ -212,7 +212,7 @@ class Given:
         self,
         budget: Budget,
         rule: FittedRule,
-        make: Callable[[RowProposal], Edit],
+        make: Make,
         setting: Setting,
         steps: int,
     ) -> Edit:
@@ -227,21 +227,8 @@ class Given:
         screen = Screen(
             self.model, raised, lowered, read, self.facts, own=own, progress=self.progress
         )
-
-        def strengthen(edit: Edit, first: float) -> FittedStrength:
-            return fit_strength(
-                edit,
-                screen,
-                budget,
-                setting,
-                first=first,
-                progress=self.progress,
-            )
-
-        first = rule.fit(make, strengthen, budget)
-        fitted = first.fitted
-        if steps > 1:
-            fitted = rule.fit_steps(first, make, strengthen, steps) or fitted
+        found = rule.fit_within(budget, make, screen, setting, steps=steps, progress=self.progress)
+        fitted = found.fitted
         if len(pulled) == 1:
             return fitted.edit
         longest = [max(read, key=len)]  # a screen needs some neutral text

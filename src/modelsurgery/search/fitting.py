@@ -11,7 +11,9 @@ from modelsurgery.edit.edit import Edit
 from modelsurgery.edit.probe import DirectionSource, Probe
 from modelsurgery.edit.steps import join_steps
 from modelsurgery.errors import DamageBudgetError, NoSignalError
+from modelsurgery.evaluation.screening import Screen
 from modelsurgery.evaluation.statistics import auroc_interval
+from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.activations.passes import Passes
 from modelsurgery.model.activations.texts import (
     TokenizedText,
@@ -29,7 +31,8 @@ from modelsurgery.rules.proposing import (
     least_squares_proposal,
     paper_proposal,
 )
-from modelsurgery.search import Budget, FittedStrength
+from modelsurgery.search import Budget, FittedStrength, Setting, fit_strength
+from modelsurgery.search.strength import UncalledMeasure
 
 RULE_TEXTS = 200  # of each kind that a rule reads, at most: more change little (docs/log.md)
 SCREEN_TOKENS = 3000  # of neutral text that strengths are measured on
@@ -39,6 +42,9 @@ RULE_STRENGTH = 0.3  # where a search for the strength of an edit begins
 
 # What a rule proposes at a damping of rows; None is the rule's own.
 Propose = Callable[[float | None], RowProposal]
+Make = Callable[[RowProposal], Edit]  # an edit of a proposal
+# Scales an edit to a budget; the strength to begin with comes second.
+Strengthen = Callable[[Edit, float], FittedStrength]
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,21 @@ class FirstStep:
     proposal: RowProposal
     is_kept: bool
     fitted: FittedStrength
+
+
+@dataclass(frozen=True)
+class FittedEdit:
+    """A rule's edit, as strong as a budget allows.
+
+    Attributes:
+        proposal: what its first step was made from.
+        fitted: the edit, at its strength.
+        steps: how many it took.
+    """
+
+    proposal: RowProposal
+    fitted: FittedStrength
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -74,12 +95,49 @@ class FittedRule:
     keeping: Callable[[], RowProposal] | None = None
     again: Callable[[Edit, bool], RowProposal] | None = None
 
-    def fit(
+    def fit_within(
         self,
-        make: Callable[[RowProposal], Edit],
-        strengthen: Callable[[Edit, float], FittedStrength],
         budget: Budget,
-    ) -> FirstStep:
+        make: Make,
+        screen: Screen,
+        setting: Setting,
+        *,
+        steps: int = 1,
+        is_better: Callable[[FittedStrength, FittedStrength], bool] | None = None,
+        uncalled: UncalledMeasure | None = None,
+        progress: Progress = silent,
+    ) -> FittedEdit:
+        """The rule's edit at the strength that a budget allows, in one step or in several.
+
+        Args:
+            budget: what must not break.
+            make: an edit of a proposal.
+            screen: validation texts.
+            setting: what edits are made from.
+            steps: that are tried, where the rule knows more than one.
+            is_better: whether several steps, which come first, do more than one; None takes them
+                wherever they are inside the budget.
+            uncalled: measures prompts that do not call for the behavior.
+            progress: is told of strengths measured.
+
+        Raises:
+            DamageBudgetError: nothing inside the budget.
+        """
+
+        def strengthen(edit: Edit, first: float) -> FittedStrength:
+            return fit_strength(
+                edit, screen, budget, setting, first=first, uncalled=uncalled, progress=progress
+            )
+
+        one = self.fit(make, strengthen, budget)
+        several = None
+        if steps > 1 and self.again is not None:
+            several = self.fit_steps(one, make, strengthen, steps)
+        if several is None or not (is_better is None or is_better(several, one.fitted)):
+            return FittedEdit(one.proposal, one.fitted, 1)
+        return FittedEdit(one.proposal, several, steps)
+
+    def fit(self, make: Make, strengthen: Strengthen, budget: Budget) -> FirstStep:
         """The proposal that serves, and its edit at the strength that a budget allows.
 
         Where the plain edit takes more than half of what perplexity may rise by, the one that
@@ -88,7 +146,7 @@ class FittedRule:
 
         Args:
             make: an edit of a proposal.
-            strengthen: scales an edit to the budget; the strength to begin with comes second.
+            strengthen: scales an edit to the budget.
             budget: what must not break.
 
         Raises:
@@ -107,11 +165,7 @@ class FittedRule:
         return FirstStep(kept, True, other)
 
     def fit_steps(
-        self,
-        first: FirstStep,
-        make: Callable[[RowProposal], Edit],
-        strengthen: Callable[[Edit, float], FittedStrength],
-        steps: int,
+        self, first: FirstStep, make: Make, strengthen: Strengthen, steps: int
     ) -> FittedStrength | None:
         """The edit of several steps at the strength that a budget allows.
 
@@ -133,14 +187,12 @@ class FittedRule:
         except DamageBudgetError:
             return None
 
-    def climb(
-        self,
-        make: Callable[[RowProposal], Edit],
-        edit: Edit,
-        steps: int,
-        *,
-        is_kept: bool = False,
-    ) -> Edit:
+    def at_strength(self, make: Make, edit: Edit, steps: int) -> Edit:
+        """The way of an edit in several steps, at the strength that it has itself."""
+        made = self.climb(make, edit, steps)
+        return made.scaled(edit.strength / made.strength)
+
+    def climb(self, make: Make, edit: Edit, steps: int, *, is_kept: bool = False) -> Edit:
         """The way of an edit in several steps, with slopes that are measured again before each.
 
         Args:

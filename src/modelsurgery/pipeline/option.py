@@ -16,9 +16,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from modelsurgery.errors import RecipeError
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Panel(StrEnum):
@@ -63,6 +68,18 @@ def row_share(value: str) -> float | int:
         raise RecipeError(
             f"rows {value!r}; expected a share like 0.0465 or a count like 16384"
         ) from error
+
+
+def check_rows(rows: float | int | None) -> float | int | None:
+    """The same share or count of rows; ValueError, as pydantic wants it, for an impossible one."""
+    if rows is not None:
+        from modelsurgery.edit.region import row_count  # brings numpy
+
+        try:
+            row_count(rows, 1, available=2**63)
+        except RecipeError as error:
+            raise ValueError(str(error)) from error
+    return rows
 
 
 def layer_window(value: str) -> tuple[int, int]:

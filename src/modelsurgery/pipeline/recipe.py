@@ -14,14 +14,21 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    field_validator,
     model_validator,
 )
 
 from modelsurgery.data import demo
 from modelsurgery.edit.choices import Direction, DirectionSource, Fit
-from modelsurgery.errors import RecipeError
-from modelsurgery.pipeline.option import Option, Panel, layer_window, percentage, row_share
+from modelsurgery.pipeline.option import (
+    NotNegative,
+    Option,
+    Panel,
+    Positive,
+    check_rows,
+    layer_window,
+    percentage,
+    row_share,
+)
 from modelsurgery.rules.choices import DEFAULT_RULE, SEVERAL_STEPS, Rule
 
 if TYPE_CHECKING:
@@ -29,9 +36,6 @@ if TYPE_CHECKING:
 
 DEFAULT_BEHAVIOR = "toxicity"
 DEFAULT_TRIALS = 40
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Recipe(BaseModel):
@@ -168,6 +172,7 @@ class Recipe(BaseModel):
     ] = None
     rows: Annotated[
         int | float | None,
+        AfterValidator(check_rows),
         Field(description="Gate rows to edit: a share such as 0.0465, or a count such as 16384."),
         Option(Panel.EDIT, "0.0465, or searched for", metavar="SHARE|COUNT", read=row_share),
     ] = None
@@ -306,18 +311,6 @@ class Recipe(BaseModel):
         Option(Panel.MODEL, metavar="FILE"),
     ] = None
     revision: Annotated[str | None, Field(description="Revision of a model on the Hub.")] = None
-
-    @field_validator("rows")
-    @classmethod
-    def _rows_make_sense(cls, rows: float | int | None) -> float | int | None:
-        if rows is not None:
-            from modelsurgery.edit.region import row_count  # brings numpy
-
-            try:
-                row_count(rows, 1, available=2**63)
-            except RecipeError as error:
-                raise ValueError(str(error)) from error
-        return rows
 
     @model_validator(mode="after")
     def _one_amount(self) -> "Recipe":

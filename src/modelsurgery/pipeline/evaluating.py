@@ -20,6 +20,7 @@ from modelsurgery.checkpoint.layouts import load_layout
 from modelsurgery.data import demo
 from modelsurgery.data.behaviors import Behavior, BehaviorFile, load_test_part
 from modelsurgery.data.behaviors.roots import local_root
+from modelsurgery.edit.edit import Edit
 from modelsurgery.edit.edit_file import load_edit
 from modelsurgery.errors import EvaluationError, RecipeError
 from modelsurgery.evaluation.capability import check_tasks, measure_capability
@@ -157,34 +158,8 @@ def run_evaluation(plan: EvaluationPlan, *, progress: Progress = silent) -> Eval
     ):
         model = replace(model, now=run.now)
         generator = _generator(plan, model, store, stack)
-        chosen = list(edits.values())
-        is_read = plan.backend == "transformers"
-        damage = measure_damage(
-            model, chosen, behavior, judges, generator,
-            is_read=is_read, store=store, progress=progress,
-        )  # fmt: skip
-        tasks = measure_capability(
-            model,
-            chosen,
-            plan.tasks,
-            data=local_root(plan.data),
-            include=plan.include_path,
-            limit=plan.task_limit,
-            progress=progress,
-        )
-        evaluation = measure(
-            model,
-            edits,
-            behavior,
-            judges,
-            name=name,
-            samples=plan.samples,
-            seed=plan.seed,
-            damage=damage,
-            tasks=tasks,
-            generator=generator,
-            store=store,
-            progress=progress,
+        evaluation = _measured(
+            plan, model, name, edits, behavior, judges, generator, store, progress
         )
         result = EvaluationRun(run.path, evaluation, generator.speed.to_json())
         run.write_evaluation(evaluation)
@@ -194,6 +169,49 @@ def run_evaluation(plan: EvaluationPlan, *, progress: Progress = silent) -> Eval
         run.finish(evaluation.to_json(), apart=result.speed)
     write_report(run.path)
     return result
+
+
+def _measured(
+    plan: EvaluationPlan,
+    model: LanguageModel,
+    name: str,
+    edits: dict[str, Edit],
+    behavior: Behavior,
+    judges: Sequence[Judge],
+    generator: Generator,
+    store: Store,
+    progress: Progress,
+) -> Evaluation:
+    """Damage and capability first, then the prompts."""
+    chosen = list(edits.values())
+    is_read = plan.backend == "transformers"
+    damage = measure_damage(
+        model, chosen, behavior, judges, generator,
+        is_read=is_read, store=store, progress=progress,
+    )  # fmt: skip
+    tasks = measure_capability(
+        model,
+        chosen,
+        plan.tasks,
+        data=local_root(plan.data),
+        include=plan.include_path,
+        limit=plan.task_limit,
+        progress=progress,
+    )
+    return measure(
+        model,
+        edits,
+        behavior,
+        judges,
+        name=name,
+        samples=plan.samples,
+        seed=plan.seed,
+        damage=damage,
+        tasks=tasks,
+        generator=generator,
+        store=store,
+        progress=progress,
+    )
 
 
 def _check_names(plan: EvaluationPlan) -> None:

@@ -150,27 +150,13 @@ def run_rivals(plan: RivalsPlan, *, progress: Progress = silent) -> RivalsRun:
     ):
         rows: list[RivalRow] = []
         failed: dict[str, str] = {}
+        bench = partial(_bench, plan, replace(model, now=run.now), run, store, progress)
         for seed, behavior in behaviors.items():
-            make_bench = cache(  # nothing is read again where all rows are there
-                partial(
-                    _bench,
-                    plan,
-                    replace(model, now=run.now),
-                    run,
-                    store,
-                    progress,
-                    behavior,
-                    judges[seed],
-                    seed,
-                )
-            )
-            with progress(f"methods, seed {seed}", len(chosen)) as advance:
-                for method in chosen.values():
-                    try:
-                        rows += _rows(run, make_bench, method, plan.divergences, seed)
-                    except SurgeryError as error:
-                        failed[method.name] = str(error)
-                    advance(1)
+            # Cached: nothing is read again where all rows are there.
+            make_bench = cache(partial(bench, behavior, judges[seed], seed))
+            found, wrong = _rows_and_failures(plan, chosen, run, make_bench, seed, progress)
+            rows += found
+            failed |= wrong
         if not rows:
             first = next(iter(failed.values()))
             raise EvaluationError(f"no method gave anything; the first: {first}")
@@ -194,6 +180,27 @@ def run_rivals(plan: RivalsPlan, *, progress: Progress = silent) -> RivalsRun:
         run.finish(results.model_dump(mode="json"))
     write_report(run.path)
     return RivalsRun(run.path, results)
+
+
+def _rows_and_failures(
+    plan: RivalsPlan,
+    chosen: dict[str, Method],
+    run: RunDirectory,
+    make_bench: Callable[[], Bench],
+    seed: int,
+    progress: Progress,
+) -> tuple[list[RivalRow], dict[str, str]]:
+    """The rows of all methods with one seed, and the errors of those that failed, by name."""
+    rows: list[RivalRow] = []
+    failed: dict[str, str] = {}
+    with progress(f"methods, seed {seed}", len(chosen)) as advance:
+        for method in chosen.values():
+            try:
+                rows += _rows(run, make_bench, method, plan.divergences, seed)
+            except SurgeryError as error:
+                failed[method.name] = str(error)
+            advance(1)
+    return rows, failed
 
 
 def _chosen(plan: RivalsPlan) -> dict[str, Method]:

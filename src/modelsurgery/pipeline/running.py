@@ -25,7 +25,7 @@ from modelsurgery.edit.explanation import strongest_direction
 from modelsurgery.edit.probe import DIRECTION_SOURCES, save_probe
 from modelsurgery.errors import NothingChangedError, RecipeError
 from modelsurgery.evaluation.damage import Damage, measure_damage
-from modelsurgery.evaluation.evaluating import measure
+from modelsurgery.evaluation.evaluating import Evaluation, measure
 from modelsurgery.evaluation.generation import TransformersGenerator
 from modelsurgery.evaluation.judges import Judge, judge_for
 from modelsurgery.evaluation.screening import Effect
@@ -93,13 +93,15 @@ def run_recipe(
     started = time.monotonic()
     described = described_behavior(recipe)
     recipe = _resolved(recipe, described)
-    name = recipe.model_name
     values = recipe.model_dump(mode="json", exclude={"out"})
     before = [load_edit(path) for path in recipe.edits]
     clock = progress = StageClock(progress)
     with (
         open_run(
-            recipe.out, values, default_name=f"{name}-{described.name}", settled=SETTLED
+            recipe.out,
+            values,
+            default_name=f"{recipe.model_name}-{described.name}",
+            settled=SETTLED,
         ) as run,
         Store(run.path / STORE_FILE) as store,
         ExitStack() as stack,
@@ -117,25 +119,8 @@ def run_recipe(
             minutes = plan["search_seconds"] / 60
         choosing = Choosing(recipe, run, model, behavior, judge, store, progress, minutes)
         choice, damage, given_up = _kept(choosing, choosing.choose(), progress)
-        save_probe(choice.probe, run.path / "probe.safetensors")
-        edit = replace(choice.edit, provenance=_origin(recipe, run, choice, model))
-        save_edit(edit.bound_to(model.checkpoint, model.gates), run.path / EDIT_FILE)
-
-        evaluation = measure(
-            model,
-            {str(run.path / EDIT_FILE): edit},
-            _first_set(behavior),
-            [judge],
-            name=name,
-            samples=recipe.samples or 1,
-            also_greedy=True,
-            seed=recipe.seed,
-            damage=damage,
-            store=store,
-            progress=progress,
-        )
-        choice = replace(choice, edit=edit)
-        inside = _inside(recipe, model, behavior, choice, progress)
+        choice = _saved(choosing, choice)
+        evaluation = _evaluated(choosing, choice.edit, damage)
         result = RunResult(
             recipe=values,
             directory=run.path,
@@ -143,8 +128,8 @@ def run_recipe(
             budget=choosing.budget,
             evaluation=evaluation,
             given_up=given_up,
-            coverage=_coverage(model, edit),
-            inside=inside,
+            coverage=_coverage(model, choice.edit),
+            inside=_inside(choosing, choice),
             plan=None if plan is None else with_seconds_taken(plan, clock.seconds),
             origin=origin_of(model.checkpoint.directory),
             seconds=time.monotonic() - started,
@@ -331,22 +316,47 @@ def _kept(
     return milder, damage(milder.edit), first.effect
 
 
-def _inside(
-    recipe: Recipe, model: LanguageModel, behavior: Behavior, choice: Choice, progress: Progress
-) -> Inside:
+def _saved(choosing: Choosing, choice: Choice) -> Choice:
+    """The choice, its edit with its origin, after probe and edit were written."""
+    run, model = choosing.run, choosing.model
+    save_probe(choice.probe, run.path / "probe.safetensors")
+    edit = replace(choice.edit, provenance=_origin(choosing.recipe, run, choice, model))
+    save_edit(edit.bound_to(model.checkpoint, model.gates), run.path / EDIT_FILE)
+    return replace(choice, edit=edit)
+
+
+def _evaluated(choosing: Choosing, edit: Edit, damage: Damage) -> Evaluation:
+    """Base and edited model on the held-out prompts of the first set."""
+    recipe = choosing.recipe
+    return measure(
+        choosing.model,
+        {str(choosing.run.path / EDIT_FILE): edit},
+        _first_set(choosing.behavior),
+        [choosing.judge],
+        name=recipe.model_name,
+        samples=recipe.samples or 1,
+        also_greedy=True,
+        seed=recipe.seed,
+        damage=damage,
+        store=choosing.store,
+        progress=choosing.progress,
+    )
+
+
+def _inside(choosing: Choosing, choice: Choice) -> Inside:
     source = choice.setting.rule
     is_probed = source in DIRECTION_SOURCES
     return look_inside(
-        model,
+        choosing.model,
         choice.edit,
         choice.probe,
-        behavior,
+        choosing.behavior,
         direction=(
             choice.probe.direction(source) if is_probed else strongest_direction(choice.edit)
         ),
         direction_note=None if is_probed else RULE_DIRECTION,
-        seed=recipe.seed,
-        progress=progress,
+        seed=choosing.recipe.seed,
+        progress=choosing.progress,
     )
 
 

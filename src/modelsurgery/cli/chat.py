@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from modelsurgery.cli.allocation import keep_freed_memory
 from modelsurgery.cli.options import (
     DEFAULTS,
     EDIT_FILES,
@@ -79,6 +80,7 @@ def chat(
             f"--temperature {temperature}; expected a number above 0, or leave it out for greedy"
         )
     with showing_progress() as progress:
+        keep_freed_memory()
         from modelsurgery.edit.edit_file import load_edit
         from modelsurgery.evaluation.generation import Decoding
         from modelsurgery.model.loading import load_model

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from modelsurgery.cli.allocation import keep_freed_memory
 from modelsurgery.cli.options import (
     DEFAULTS,
     Alpha,
@@ -263,6 +264,7 @@ def _from_texts(
     clean = None if neutral is None else load_lines(neutral)
     chosen: Any = rule or DEFAULT_RULE
     with showing_progress() as progress:
+        keep_freed_memory()
         with progress("load model", 0):
             described = chosen_layout(layout)
             loaded = load_model(

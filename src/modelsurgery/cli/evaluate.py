@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from modelsurgery.cli.allocation import keep_freed_memory
 from modelsurgery.cli.options import (
     EDIT_FILES,
     Behavior,
@@ -124,6 +125,7 @@ def evaluate(
     from modelsurgery.report.evaluation import print_evaluation
 
     with showing_progress() as progress:
+        keep_freed_memory()
         from modelsurgery.data.behaviors import describe_behavior
         from modelsurgery.data.behaviors.roots import data_root
         from modelsurgery.edit.edit_file import load_edit

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from modelsurgery.cli.allocation import keep_freed_memory
 from modelsurgery.cli.options import (
     DataRoot,
     Device,
@@ -107,6 +108,7 @@ class _Wanted:
         from modelsurgery.model.loading import load_model
 
         assert self.model is not None
+        keep_freed_memory()
         layout = None if edit is None else edit.layout
         return load_model(
             model_directory(self.model), device=self.device, dtype=self.dtype, layout=layout

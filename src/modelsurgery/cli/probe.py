@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from modelsurgery.cli.allocation import keep_freed_memory
 from modelsurgery.cli.options import (
     DEFAULTS,
     Device,
@@ -42,6 +43,7 @@ def probe(
 ) -> None:
     """Train a linear probe on the hidden states of labeled texts."""
     with showing_progress() as progress:
+        keep_freed_memory()
         from modelsurgery.data.texts import load_texts
         from modelsurgery.edit.probe import save_probe
         from modelsurgery.files.atomic import refuse_existing

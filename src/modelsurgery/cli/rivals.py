@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from modelsurgery.cli.allocation import keep_freed_memory
 from modelsurgery.cli.options import (
     Behavior,
     DataRoot,
@@ -162,6 +163,7 @@ def _compare(
     from modelsurgery.report.rivals import print_rivals
 
     with showing_progress() as progress:
+        keep_freed_memory()
         from modelsurgery.data.behaviors import BehaviorFile, describe_behavior
         from modelsurgery.data.behaviors.roots import data_root
         from modelsurgery.files.schema import parse

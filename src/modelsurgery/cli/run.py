@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from modelsurgery.cli.allocation import keep_freed_memory
 from modelsurgery.cli.options import (
     Json,
     ModelArgument,
@@ -85,6 +86,7 @@ def _perform(
 
     recipe = parse(options, Recipe, "options")
     with showing_progress() as progress:
+        keep_freed_memory()
         from modelsurgery.pipeline.running import run_recipe
 
         result = run_recipe(recipe, progress=progress, announce=print_plan)
@@ -121,6 +123,7 @@ def _show_plan(options: dict[str, Any], as_json: bool) -> None:
         raise RecipeError("--plan takes one behavior; run it once for each")
     recipe = parse(options, Recipe, "options")
     with showing_progress() as progress:
+        keep_freed_memory()
         from modelsurgery.pipeline.running import plan_recipe
 
         content = plan_recipe(recipe, progress=progress).to_json()
@@ -137,6 +140,7 @@ def _perform_several(options: dict[str, Any], as_json: bool) -> None:
 
     recipe = parse(options, SequenceRecipe, "options")
     with showing_progress() as progress:
+        keep_freed_memory()
         from modelsurgery.pipeline.at_once import run_at_once
         from modelsurgery.pipeline.sequence import run_sequence
 

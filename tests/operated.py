@@ -1,10 +1,11 @@
-"""A tiny sharded model with two edits, and what surgeries that nothing disturbs make of it."""
+"""A tiny model in several files with two edits, and what surgeries make of it undisturbed."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from gguf_tiny import write_gguf
 from killing import copy_tree
 from modelsurgery import (
     find_gate_matrices,
@@ -19,6 +20,7 @@ from modelsurgery.apply.in_place import apply_in_place
 from tiny import write_tiny_model
 
 HIDDEN_SIZE = 32
+GGUF_TENSORS = 10
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,9 @@ class Operated:
     """Read only.
 
     Attributes:
-        base: a model in three shards of bf16, with gate rows in each.
+        base: directory of a model in three or more files, with gate rows in three of them:
+            safetensors of bf16, or GGUF of Q4_0.
+        name: what of the directory is the model: a GGUF file, or nothing but itself.
         first: an edit of rows in the last two shards.
         second: an edit of rows in all shards of the model that `first` made.
         edited: the base edited in place with the first.
@@ -34,24 +38,31 @@ class Operated:
     """
 
     base: Path
+    name: str
     first: Path
     second: Path
     edited: Path
     edited_twice: Path
 
 
-def make_operated(directory: Path) -> Operated:
+def make_operated(directory: Path, kind: str = "safetensors") -> Operated:
     """Make all of it in an empty directory."""
-    base = directory / "base"
-    write_tiny_model(base, dtype=torch.bfloat16, max_shard_size="20KB")
-    first = _save_edit(base, directory / "first.safetensors", layers=(2, 3))
+    base, name = directory / "base", ""
+    if kind == "gguf":
+        model = write_tiny_model(directory / "original", dtype=torch.bfloat16)
+        base.mkdir()
+        name = write_gguf(model, base / "tiny.gguf", "Q4_0", tensors_a_file=GGUF_TENSORS).name
+    else:
+        write_tiny_model(base, dtype=torch.bfloat16, max_shard_size="20KB")
+    first = _save_edit(base / name, directory / "first.safetensors", layers=(2, 3))
     edited = copy_tree(base, directory / "edited")
-    apply_in_place(edited, [load_edit(first)])
-    second = _save_edit(edited, directory / "second.safetensors", layers=(1, 3))
+    apply_in_place(edited / name, [load_edit(first)])
+    second = _save_edit(edited / name, directory / "second.safetensors", layers=(1, 3))
     twice = copy_tree(edited, directory / "twice")
-    apply_in_place(twice, [load_edit(second)])
-    assert set(weights(base).values()).isdisjoint(weights(twice).values())
-    return Operated(base, first, second, edited, twice)
+    apply_in_place(twice / name, [load_edit(second)])
+    before, after = weights(base), weights(twice)
+    assert sum(before[file] != after[file] for file in before) == 3
+    return Operated(base, name, first, second, edited, twice)
 
 
 def _save_edit(model: Path, path: Path, layers: tuple[int, int]) -> Path:
@@ -69,11 +80,16 @@ def _save_edit(model: Path, path: Path, layers: tuple[int, int]) -> Path:
 
 def weights(model: Path) -> dict[str, bytes]:
     """Weight files under their own names, with their bytes."""
-    return {path.name: path.read_bytes() for path in sorted(model.glob("*.safetensors"))}
+    return {path.name: path.read_bytes() for path in weight_files(model)}
+
+
+def weight_files(model: Path) -> list[Path]:
+    """Weight files of a directory under their own names."""
+    return sorted((*model.glob("*.safetensors"), *model.glob("*.gguf")))
 
 
 def link_shards(model: Path, other: Path, count: int) -> None:
     """Make a directory in which the last `count` shards of a model have a second name."""
     other.mkdir()
-    for path in sorted(model.glob("*.safetensors"))[-count:]:
+    for path in weight_files(model)[-count:]:
         (other / path.name).hardlink_to(path)

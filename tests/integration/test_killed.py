@@ -42,9 +42,9 @@ def without_flushing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
-@pytest.fixture(scope="module")
-def operated(tmp_path_factory: pytest.TempPathFactory) -> Operated:
-    return make_operated(tmp_path_factory.mktemp("operated"))
+@pytest.fixture(scope="module", params=["safetensors", "gguf"])
+def operated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Operated:
+    return make_operated(tmp_path_factory.mktemp("operated"), request.param)
 
 
 def deaths(

@@ -1,4 +1,4 @@
-"""An edited copy of a model directory, in which only the chosen rows differ.
+"""An edited copy of a model, in which only the chosen rows differ.
 
 Loads no model. The copy is staged beside its destination, patched, read back and renamed; the
 source is only read. It carries a journal, so that `surgery undo` gives back the base model even
@@ -28,10 +28,12 @@ from modelsurgery.apply.manifest import (
     write_manifest,
 )
 from modelsurgery.apply.patching import Surgery, check_rows
+from modelsurgery.apply.staging import refuse_existing_gguf, staged_place
 from modelsurgery.checkpoint.directory import Checkpoint, open_checkpoint
+from modelsurgery.checkpoint.place import GGUF_SUFFIX, Place
 from modelsurgery.checkpoint.rows import Weights
 from modelsurgery.edit.edit import Edit
-from modelsurgery.errors import CheckpointError
+from modelsurgery.errors import CheckpointError, RecipeError
 from modelsurgery.files.atomic import (
     clone_file,
     copy_file,
@@ -39,7 +41,6 @@ from modelsurgery.files.atomic import (
     locked,
     refuse_existing,
     sha256_file,
-    staged_directory,
 )
 from modelsurgery.files.progress import Progress, silent
 
@@ -63,7 +64,7 @@ class EditedCopy:
     """Result of `apply_to_copy`.
 
     Attributes:
-        directory: directory of the edited model.
+        directory: the edited model: its directory, or its GGUF file.
         coverage: how much of the model changed.
         shared_files: weight files that take no space of their own, because they are hard links to
             the source or share its blocks.
@@ -90,15 +91,16 @@ def apply_to_copy(
     content_of: Callable[[Path, str], bytes | None] | None = None,
     progress: Progress = silent,
 ) -> EditedCopy:
-    """Write an edited copy of a model directory.
+    """Write an edited copy of a model.
 
     Tokenizer, configuration and chat template are copied too. Weight files without changes are
     hard-linked. The others share unchanged blocks with the source if the file system can do that.
+    The copy of a GGUF file is a file, with its journal in a directory beside it.
 
     Args:
-        source: model directory with one or several safetensors files.
+        source: model directory with one or several safetensors files, or a GGUF file.
         edits: edits made for this model. Edits of the same row are added up.
-        destination: directory to create.
+        destination: directory to create; of a GGUF file, the file (`NAME.gguf`).
         real_copies: share no files or blocks with the source.
         content_of: called with the source and the name of each file that holds no weights. Returns
             the content for the copy, or None to leave the file out. By default all are copied
@@ -112,6 +114,7 @@ def apply_to_copy(
         EditMismatchError: the weights are not those that an edit was made for.
         NothingChangedError: no byte would change.
         OutputExistsError: `destination` exists.
+        RecipeError: the destination of a GGUF file has another ending.
         StorageError: the disk is full or cannot be written.
         VerificationError: the disk returned bytes other than those written.
 
@@ -120,35 +123,52 @@ def apply_to_copy(
         >>> undo("edited").rows_restored == copy.coverage.rows_edited
         True
     """
-    destination = Path(destination)
-    refuse_existing(destination, for_directory=True)
     checkpoint = open_checkpoint(source)
+    target = _target(checkpoint, Path(destination))
     with locked(checkpoint.directory, shared=True):
-        before = read_manifest(checkpoint.directory)
+        before = read_manifest(checkpoint.place.records)
         surgery = Surgery.of(checkpoint, edits)
         small, left_behind = _other_files(checkpoint)
-        with staged_directory(destination) as staged:
-            _carry_journals(checkpoint.directory, staged, before)
-            stored, coverage = surgery.write_journal(staged)
+        with staged_place(target) as staged:
+            _carry_journals(checkpoint.place, staged.records, before)
+            stored, coverage = surgery.write_journal(staged.records)
             hashes, shared = _copy_weights(
                 checkpoint, staged, stored.journal, real_copies=real_copies, progress=progress
             )
             written = _patch(surgery, staged, stored.journal)
             # config.json is among them: what is staged cannot be loaded before.
-            small, dropped = _bring_others(checkpoint.directory, staged, small, content_of)
+            small, dropped = _bring_others(
+                checkpoint.directory, staged.directory, small, content_of
+            )
             entry = operation(stored.name, surgery.edits, coverage, stored.journal.provenance)
             manifest = Manifest(
                 operations=[*before.operations, entry],
-                files={name: sha256_file(staged / name) for name in small},
+                files={name: sha256_file(staged.directory / name) for name in small},
                 weights=_with_changed(hashes, written, stored.journal),
             )
-            write_manifest(staged, manifest)
-    return EditedCopy(destination, coverage, shared, tuple(sorted((*left_behind, *dropped))))
+            write_manifest(staged.records, manifest)
+    return EditedCopy(target.model, coverage, shared, tuple(sorted((*left_behind, *dropped))))
 
 
-def _patch(surgery: Surgery, staged: Path, journal: Journal) -> Checkpoint:
+def _target(checkpoint: Checkpoint, destination: Path) -> Place:
+    """Where the copy goes; nothing may be there."""
+    if not checkpoint.place.is_gguf:
+        refuse_existing(destination, for_directory=True)
+        return Place(destination)
+    if destination.suffix != GGUF_SUFFIX or destination.is_dir():
+        raise RecipeError(
+            f"--out {destination}; expected the name of a file that ends in {GGUF_SUFFIX}, because "
+            f"{checkpoint.place} is one"
+        )
+    target = Place(destination.parent, destination.stem, checkpoint.place.splits)
+    refuse_existing_gguf(target)
+    return target
+
+
+def _patch(surgery: Surgery, staged: Place, journal: Journal) -> Checkpoint:
     """Patch the copied files, and read the rows back; the copy as a checkpoint."""
-    written = replace(surgery.checkpoint, directory=staged)
+    gguf = staged if staged.is_gguf else None
+    written = replace(surgery.checkpoint, directory=staged.directory, gguf=gguf)
     with Weights(written, writable=True) as weights:
         replace(surgery, checkpoint=written).patch(weights)
         check_rows(journal, weights, edited=True)
@@ -159,6 +179,8 @@ def _other_files(checkpoint: Checkpoint) -> tuple[tuple[str, ...], tuple[str, ..
     """Files other than the weights: those to carry along, those to leave behind."""
     carried: list[str] = []
     left_behind: list[str] = []
+    if checkpoint.place.is_gguf:  # what lies beside it belongs to other models
+        return (), ()
     for path in sorted(checkpoint.directory.rglob("*")):
         name = path.relative_to(checkpoint.directory)
         hidden = any(part.startswith(".") for part in name.parts)
@@ -178,9 +200,9 @@ def _is_utf8(name: str) -> bool:
     return name.encode(errors="replace").decode() == name
 
 
-def _carry_journals(source: Path, staged: Path, manifest: Manifest) -> None:
+def _carry_journals(source: Place, staged: Path, manifest: Manifest) -> None:
     for name in manifest.journals:
-        journal = source / SURGERY_DIRECTORY / name
+        journal = source.records / SURGERY_DIRECTORY / name
         if not journal.is_dir():
             raise CheckpointError(
                 f"{source}: the manifest names journal {name}, which is missing; restore "
@@ -213,7 +235,7 @@ def _bring_others(
 
 def _copy_weights(
     checkpoint: Checkpoint,
-    staged: Path,
+    staged: Place,
     journal: Journal,
     *,
     real_copies: bool,
@@ -223,13 +245,14 @@ def _copy_weights(
 
     Copying and hashing share the cores: the largest file is begun first, hashes fill the gaps.
     """
-    size_of = {name: (checkpoint.directory / name).stat().st_size for name in checkpoint.files}
+    place = checkpoint.place
+    size_of = {name: place.path(name).stat().st_size for name in checkpoint.files}
     names = sorted(checkpoint.files, key=lambda name: (-size_of[name], name))
     changed = {entry.tensor for entry in journal.entries}
     parts = [
         (name, part)
         for name in names
-        for part in file_parts(checkpoint.directory / name)
+        for part in file_parts(place.path(name))
         if part[0] not in changed
     ]
     hashes: dict[str, dict[str, str]] = {name: {} for name in names}
@@ -242,7 +265,7 @@ def _copy_weights(
         bring = partial(_bring, checkpoint, staged, journal=journal, real_copies=real_copies)
         copies = [pool.submit(bring, name) for name in names]
         hashed = [
-            pool.submit(hash_part, checkpoint.directory / name, start, size)
+            pool.submit(hash_part, place.path(name), start, size)
             for name, (_, start, size) in parts
         ]
         try:
@@ -264,10 +287,10 @@ def _copy_weights(
 
 
 def _bring(
-    checkpoint: Checkpoint, staged: Path, name: str, *, journal: Journal, real_copies: bool
+    checkpoint: Checkpoint, staged: Place, name: str, *, journal: Journal, real_copies: bool
 ) -> bool:
     """Copy a weight file, or share it if it may be; whether it is shared."""
-    source, destination = checkpoint.directory / name, staged / name
+    source, destination = checkpoint.place.path(name), staged.path(name)
     share = clone_file if name in journal.files else link_file
     if not real_copies and share(source, destination):
         return True
@@ -279,18 +302,24 @@ def _with_changed(
     weights: dict[str, WeightHashes], written: Checkpoint, journal: Journal
 ) -> dict[str, WeightHashes]:
     """The same hashes with those of the tensors that were patched."""
-    changed = sorted({entry.tensor for entry in journal.entries})
+    changed = {entry.tensor for entry in journal.entries}
+    parts = [
+        (file, part)
+        for file in journal.files
+        for part in file_parts(written.place.path(file))
+        if part[0] in changed
+    ]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = dict(zip(changed, pool.map(partial(_hash_tensor, written), changed), strict=True))
+        found = list(pool.map(partial(_hash_part_of, written.place), parts))
     tensors = {file: dict(hashes.tensors) for file, hashes in weights.items()}
-    for name in changed:
-        tensors[written.tensors[name].file][name] = found[name]
+    for (file, (name, *_)), digest in zip(parts, found, strict=True):
+        tensors[file][name] = digest
     return {
         file: WeightHashes(header=hashes.header, tensors=tensors[file])
         for file, hashes in weights.items()
     }
 
 
-def _hash_tensor(checkpoint: Checkpoint, name: str) -> str:
-    tensor = checkpoint.tensors[name]
-    return hash_part(checkpoint.directory / tensor.file, tensor.start, tensor.size_bytes)
+def _hash_part_of(place: Place, part: tuple[str, tuple[str, int, int]]) -> str:
+    file, (_, start, size) = part
+    return hash_part(place.path(file), start, size)

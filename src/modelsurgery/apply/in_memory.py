@@ -25,7 +25,8 @@ from modelsurgery.checkpoint.layouts import (
     layout_for,
     match_layout,
 )
-from modelsurgery.checkpoint.rows import DTYPES, Rows, RowView, rounded
+from modelsurgery.checkpoint.quantized import is_quantized
+from modelsurgery.checkpoint.rows import DTYPES, ROW_DTYPES, Rows, RowView, holds, rounded
 from modelsurgery.edit.changes import TensorChange, tensor_changes
 from modelsurgery.edit.edit import Edit, RowUpdate, layout_of
 from modelsurgery.errors import EditMismatchError, UnsupportedModelError
@@ -242,8 +243,8 @@ def _read(
         )
     chosen = matrix[torch.from_numpy(rows).to(matrix.device)]
     values: NDArray[np.float32] = chosen.float().cpu().numpy()
-    held, stored = DTYPES[TORCH_DTYPES[chosen.dtype]], DTYPES[update.dtype]
-    if np.promote_types(held, stored) == held:
+    held, stored = DTYPES[TORCH_DTYPES[chosen.dtype]], ROW_DTYPES[update.dtype]
+    if not is_quantized(stored) and holds(held, stored):
         narrow = rounded(values, stored)
         if np.array_equal(narrow.astype(np.float32), values):
             return narrow

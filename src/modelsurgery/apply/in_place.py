@@ -30,7 +30,7 @@ from modelsurgery.apply.manifest import (
 )
 from modelsurgery.apply.patching import Surgery, check_rows
 from modelsurgery.apply.undoing import (
-    existing_directory,
+    existing_place,
     put_back,
     refuse_complete_edits,
     refuse_lost_journals,
@@ -47,7 +47,7 @@ class EditedInPlace:
     """Result of `apply_in_place`.
 
     Attributes:
-        directory: directory of the model.
+        directory: the model: its directory, or its GGUF file.
         coverage: how much of the model changed.
         journal: directory with the original rows, for `undo`.
         put_back_first: whether an interrupted edit was undone first.
@@ -64,13 +64,13 @@ class EditedInPlace:
 
 
 def apply_in_place(directory: Path | str, edits: Sequence[Edit]) -> EditedInPlace:
-    """Edit the weights of a model directory in place, with a journal to undo it.
+    """Edit the weights of a model in place, with a journal to undo it.
 
     The original rows are on disk before the first byte changes. An interrupted edit is undone
     first. A file that is hard-linked elsewhere is replaced by a private copy before it is written.
 
     Args:
-        directory: model directory with one or several safetensors files.
+        directory: model directory with one or several safetensors files, or a GGUF file.
         edits: edits made for this model. Edits of the same row are added up.
 
     Returns:
@@ -89,18 +89,18 @@ def apply_in_place(directory: Path | str, edits: Sequence[Edit]) -> EditedInPlac
         >>> undo("own-model").surgeries_left
         0
     """
-    directory = existing_directory(directory)
-    with locked(directory), storage_errors(directory):
-        refuse_complete_edits(directory)
-        unfinished = settle(directory)
-        checkpoint = open_checkpoint(directory)
+    place = existing_place(directory)
+    with locked(place.directory), storage_errors(place.model):
+        refuse_complete_edits(place)
+        unfinished = settle(place)
+        checkpoint = open_checkpoint(place.model)
         surgery = Surgery.of(checkpoint, edits)
-        refuse_unwritable(present(directory / name) for name in checkpoint.files)
-        before = read_manifest(directory)
-        refuse_lost_journals(directory, before)
-        stored, coverage = surgery.write_journal(directory)
+        refuse_unwritable(present(place.path(name)) for name in checkpoint.files)
+        before = read_manifest(place.records)
+        refuse_lost_journals(place, before)
+        stored, coverage = surgery.write_journal(place.records)
         try:
-            privatise(directory, stored)
+            privatise(place, stored)
         except BaseException:
             remove_journal(stored)  # no row was written, and on a full disk it makes room
             raise
@@ -109,11 +109,11 @@ def apply_in_place(directory: Path | str, edits: Sequence[Edit]) -> EditedInPlac
                 surgery.patch(weights)
                 check_rows(stored.journal, weights, edited=True)
                 entry = operation(stored.name, surgery.edits, coverage, stored.journal.provenance)
-                write_manifest(directory, _with_operation(before, entry, stored))
+                write_manifest(place.records, _with_operation(before, entry, stored))
         except BaseException:
-            put_back(directory, stored)
+            put_back(place, stored)
             raise
-    return EditedInPlace(directory, coverage, stored.path, unfinished is not None)
+    return EditedInPlace(place.model, coverage, stored.path, unfinished is not None)
 
 
 def _with_operation(before: Manifest, entry: Operation, stored: StoredJournal) -> Manifest:

@@ -2,7 +2,8 @@
 
 It is the way back. `DIR/.surgery/0001` holds `before.bin`, the rows one after the other, and
 `journal.json`, which says where each belongs, with hashes of both states. It needs neither the edit
-nor a layout to be read, and a damaged one is refused.
+nor a layout to be read, and a damaged one is refused. DIR is the model's directory, or that of a
+GGUF file's records, `FILE.gguf.surgery`.
 """
 
 import itertools
@@ -21,9 +22,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from modelsurgery.apply.coverage import Coverage
 from modelsurgery.checkpoint.directory import Checkpoint, is_plain_name
-from modelsurgery.checkpoint.header import header_sha256, read_json_object
+from modelsurgery.checkpoint.header import read_json_object
 from modelsurgery.checkpoint.layouts import Address, GateMatrix
-from modelsurgery.checkpoint.rows import DTYPES, Rows, RowView
+from modelsurgery.checkpoint.place import RECORDS_SUFFIX
+from modelsurgery.checkpoint.rows import ROW_DTYPES, Rows, RowView
+from modelsurgery.checkpoint.weight_headers import header_sha256
 from modelsurgery.edit.changes import TensorChange
 from modelsurgery.edit.edit import rows_sha256
 from modelsurgery.errors import CheckpointError, JournalError
@@ -85,7 +88,7 @@ class JournalEntry(BaseModel):
     @property
     def size_bytes(self) -> int:
         """Bytes of the rows."""
-        return len(self.numbers) * self.columns * DTYPES[self.dtype].itemsize
+        return len(self.numbers) * self.columns * ROW_DTYPES[self.dtype].itemsize
 
 
 class Journal(BaseModel):
@@ -147,7 +150,7 @@ class StoredJournal:
                         "their hash; the journal is damaged and cannot be used to undo, fetch "
                         "the model again"
                     )
-                yield entry, rows.view(DTYPES[entry.dtype]).reshape(-1, entry.columns)
+                yield entry, rows.view(ROW_DTYPES[entry.dtype]).reshape(-1, entry.columns)
 
 
 class JournalWriter:
@@ -174,7 +177,7 @@ class JournalWriter:
                     yield self
             except BaseException:
                 shutil.rmtree(self._staged, ignore_errors=True)
-                remove_if_empty(self._parent)
+                _remove_if_empty(self._parent)
                 raise
 
     def recorded(self, changes: Iterable[TensorChange]) -> Iterator[TensorChange]:
@@ -213,7 +216,7 @@ class JournalWriter:
         files = sorted({tensors[entry.tensor].file for entry in self._entries})
         journal = Journal(
             format=FORMAT_VERSION,
-            files={name: header_sha256(self._checkpoint.directory / name) for name in files},
+            files={name: header_sha256(self._checkpoint.place.path(name)) for name in files},
             entries=self._entries,
             description=description,
             coverage=asdict(coverage),
@@ -226,6 +229,8 @@ class JournalWriter:
         self._staged.rename(path)
         sync_directory(self._parent)
         sync_directory(self._parent.parent)
+        if self._parent.parent.name.endswith(RECORDS_SUFFIX):  # it may be new too
+            sync_directory(self._parent.parent.parent)
         return StoredJournal(path, journal)
 
 
@@ -283,7 +288,7 @@ def remove_journal(stored: StoredJournal) -> None:
     stored.path.rename(removed)
     sync_directory(removed.parent)
     shutil.rmtree(removed)
-    remove_if_empty(stored.path.parent)
+    _remove_if_empty(stored.path.parent)
 
 
 def sweep(directory: Path) -> None:
@@ -294,18 +299,22 @@ def sweep(directory: Path) -> None:
         if path.is_symlink() or not path.is_dir():
             raise JournalError(f"{path} is not a directory, so it is not a journal; delete it")
         shutil.rmtree(path)
-    remove_if_empty(parent)
+    _remove_if_empty(parent)
 
 
-def remove_if_empty(directory: Path) -> None:
-    """Remove a directory if there is nothing in it."""
-    if directory.is_dir() and not any(directory.iterdir()):
-        directory.rmdir()
+def _remove_if_empty(parent: Path) -> None:
+    """Remove the directory of journals if there is none, and that of a GGUF file's records."""
+    for directory in (parent, parent.parent):
+        ours = directory is parent or directory.name.endswith(RECORDS_SUFFIX)
+        if ours and directory.is_dir() and not any(directory.iterdir()):
+            directory.rmdir()
 
 
 def _journal_paths(directory: Path) -> list[Path]:
     parent = directory / SURGERY_DIRECTORY
     _refuse_link(parent)
+    if directory.name.endswith(RECORDS_SUFFIX):
+        _refuse_link(directory)
     return sorted(parent.glob("[0-9]" * 4))
 
 
@@ -322,7 +331,7 @@ def _check(path: Path, journal: Journal) -> None:
     for entry in journal.entries:
         numbers = entry.row_numbers
         sound = (
-            entry.dtype in DTYPES
+            entry.dtype in ROW_DTYPES
             and len(numbers) > 0
             and bool((np.diff(numbers) > 0).all())
             and int(numbers[-1]) < entry.rows

@@ -5,6 +5,7 @@ where a copy was written, small files, and (in the journals) the edited rows.
 """
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from modelsurgery.apply.coverage import Coverage
 from modelsurgery.checkpoint.directory import is_plain_name
-from modelsurgery.checkpoint.header import read_header, read_json_object
+from modelsurgery.checkpoint.header import read_json_object
+from modelsurgery.checkpoint.weight_headers import read_header
 from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import CheckpointError, VerificationError
 from modelsurgery.files.atomic import HASH_BLOCK_BYTES, writable_json, write_json
@@ -163,11 +165,15 @@ def operation(
 
 
 def file_parts(path: Path) -> list[tuple[str, int, int]]:
-    """What a weight file consists of, in order: name, first byte and size; first the `HEADER`."""
+    """What a weight file consists of, in order: name, first byte and size; first the `HEADER`.
+
+    What lies between two tensors, in GGUF files, belongs to the first.
+    """
     tensors = sorted(read_header(path).values(), key=lambda one: (one.start, one.size_bytes))
-    data_start = tensors[0].start if tensors else path.stat().st_size
-    header = (HEADER, 0, data_start)
-    return [header, *((one.name, one.start, one.size_bytes) for one in tensors)]
+    names = [HEADER, *(one.name for one in tensors)]
+    starts = [0, *(one.start for one in tensors), path.stat().st_size]
+    sizes = (end - start for start, end in itertools.pairwise(starts))
+    return list(zip(names, starts, sizes, strict=False))
 
 
 def hash_part(path: Path, start: int, size: int) -> str:

@@ -1,20 +1,26 @@
 """The steps that every edit on disk shares: write the journal, patch the rows, read them back."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from modelsurgery.apply.coverage import Coverage, measure_coverage
 from modelsurgery.apply.journal import Journal, JournalWriter, StoredJournal
 from modelsurgery.apply.manifest import describe_edits, manifest_text
 from modelsurgery.checkpoint.directory import Checkpoint
-from modelsurgery.checkpoint.layouts import GateMatrix, find_gate_matrices
-from modelsurgery.checkpoint.rows import Weights
-from modelsurgery.edit.changes import tensor_changes
+from modelsurgery.checkpoint.layouts import Address, GateMatrix, find_gate_matrices
+from modelsurgery.checkpoint.quantized import check_writable, is_quantized
+from modelsurgery.checkpoint.rows import Rows, Weights
+from modelsurgery.edit.changes import TensorChange, tensor_changes
 from modelsurgery.edit.edit import Edit, layout_of, rows_reader, rows_sha256
 from modelsurgery.errors import VerificationError
 from modelsurgery.files.ahead import worked_ahead
 from modelsurgery.files.provenance import provenance
+
+MOST_KEPT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -25,16 +31,23 @@ class Surgery:
         checkpoint: the model, not yet edited.
         gates: its gate matrices.
         edits: what to add.
+        kept: numbers and edited rows of quantized matrices by address, so that they are quantized
+            once; as many as fit in `MOST_KEPT_BYTES`.
     """
 
     checkpoint: Checkpoint
     gates: tuple[GateMatrix, ...]
     edits: tuple[Edit, ...]
+    kept: dict[Address, tuple[NDArray[np.int64], Rows]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, edits: Sequence[Edit]) -> "Surgery":
         """Find the matrices by the layout that the edits carry, or else by the family's."""
-        return cls(checkpoint, find_gate_matrices(checkpoint, layout_of(edits)), tuple(edits))
+        gates = find_gate_matrices(checkpoint, layout_of(edits))
+        touched = {update.address for edit in edits for update in edit.updates}
+        for dtype in sorted({gate.dtype for gate in gates if gate.address in touched}):
+            check_writable(dtype, str(checkpoint.place))
+        return cls(checkpoint, gates, tuple(edits))
 
     def write_journal(self, directory: Path) -> tuple[StoredJournal, Coverage]:
         """Put the rows that will change into a journal of `directory`; no weight is written.
@@ -47,7 +60,7 @@ class Surgery:
         with writer.open(), Weights(self.checkpoint) as weights:
             changes = worked_ahead(tensor_changes(self.edits, rows_reader(weights, self.gates)))
             coverage = measure_coverage(
-                writer.recorded(changes),
+                writer.recorded(self._keeping(changes)),
                 tensors_found=len(self.gates),
                 rows_found=sum(gate.rows for gate in self.gates),
                 bytes_total=self.checkpoint.size_bytes,
@@ -56,17 +69,33 @@ class Surgery:
                 describe_edits(self.edits),
                 coverage,
                 provenance().to_json(),
-                manifest_text(self.checkpoint.directory),
+                manifest_text(self.checkpoint.place.records),
             )
         return stored, coverage
 
     def patch(self, weights: Weights) -> None:
         """Write the edited rows into files that hold the unedited ones, and flush them."""
         views = {gate.address: gate.view for gate in self.gates}
-        edits = [edit.unbound() for edit in self.edits]  # compared when the journal was written
+        for address, (rows, after) in self.kept.items():
+            weights.write(views[address], rows, after)
+        # Base rows were compared when the journal was written.
+        edits = [_without(edit.unbound(), self.kept) for edit in self.edits]
         for change in worked_ahead(tensor_changes(edits, rows_reader(weights, self.gates))):
             weights.write(views[change.address], change.rows, change.after)
         weights.sync()
+
+    def _keeping(self, changes: Iterable[TensorChange]) -> Iterator[TensorChange]:
+        """The same changes; what takes long to make again is kept."""
+        size = 0
+        for change in changes:
+            size += change.after.nbytes
+            if is_quantized(change.after.dtype) and size <= MOST_KEPT_BYTES:
+                self.kept[change.address] = change.rows, change.after
+            yield change
+
+
+def _without(edit: Edit, addresses: Container[Address]) -> Edit:
+    return replace(edit, updates=tuple(one for one in edit.updates if one.address not in addresses))
 
 
 def patch_back(stored: StoredJournal, weights: Weights) -> None:
@@ -98,6 +127,6 @@ def check_rows(journal: Journal, weights: Weights, *, edited: bool) -> None:
     """
     if wrong := wrong_tensors(journal, weights, edited=edited):
         raise VerificationError(
-            f"{weights.checkpoint.directory}: rows of {wrong[0]} have other bytes than were "
+            f"{weights.checkpoint.place}: rows of {wrong[0]} have other bytes than were "
             f"written ({len(wrong)} such tensors); check the disk"
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from modelsurgery.apply.arrival import Arrival, measure_arrival
 from modelsurgery.checkpoint.directory import Checkpoint
 from modelsurgery.checkpoint.layouts import (
     GateLayout,
@@ -15,8 +16,10 @@ from modelsurgery.checkpoint.layouts import (
     find_gate_matrices,
 )
 from modelsurgery.checkpoint.layouts.matching import name_patterns
+from modelsurgery.checkpoint.quantized import QUANTIZED_DTYPES, check_writable
 from modelsurgery.checkpoint.rows import Weights
-from modelsurgery.edit.edit import Edit, layout_of
+from modelsurgery.edit.changes import tensor_changes
+from modelsurgery.edit.edit import Edit, layout_of, rows_reader
 from modelsurgery.errors import EditMismatchError
 
 # What writing and flushing is taken to manage: a plan writes nothing, so it cannot measure it.
@@ -30,6 +33,27 @@ WORKING_COPIES_F32 = 3
 
 
 @dataclass(frozen=True)
+class TypePlan:
+    """What is there of one quantized type, and what an edit will do to it.
+
+    Attributes:
+        matrices: gate matrices of this type.
+        rows: their rows.
+        rows_edited: rows that the edits change.
+        arrival: how much of the edits arrives; None where they change no row.
+
+    Example:
+        >>> TypePlan(matrices=30, rows=46080, rows_edited=0, arrival=None).rows
+        46080
+    """
+
+    matrices: int
+    rows: int
+    rows_edited: int
+    arrival: Arrival | None
+
+
+@dataclass(frozen=True)
 class Plan:
     """What an edit would read and write (see `plan_surgery`).
 
@@ -40,7 +64,9 @@ class Plan:
         matrices_found: number of gate matrices; in a mixture of experts, one per expert.
         rows_found: number of gate rows in the model.
         hidden_size: length d of a row.
-        dtypes: types of the gate matrices, as safetensors names them.
+        dtypes: types of the gate matrices, as their files name them.
+        types: of quantized ones, by type: matrices, rows, rows that the edits change, and how much
+            of the edits arrives in them.
         left_alone: tensors with `gate` in their name that are not gate matrices, such as routers,
             vision towers and blocks for multi-token prediction. Names, with numbers as `*`, and
             counts.
@@ -68,6 +94,7 @@ class Plan:
     rows_found: int
     hidden_size: int
     dtypes: tuple[str, ...]
+    types: dict[str, TypePlan]
     left_alone: dict[str, int]
     files: int
     bytes_total: int
@@ -87,7 +114,8 @@ def plan_surgery(
 ) -> Plan:
     """Estimate what an edit will read and write, and how long it takes. Changes nothing.
 
-    Reads headers and a few rows, to measure the speed of the disk.
+    Reads headers and a few rows, to measure the speed of the disk; of a quantized model the rows
+    that change, to tell how much of the edits arrives.
 
     Args:
         checkpoint: the model.
@@ -99,7 +127,7 @@ def plan_surgery(
 
     Raises:
         UnsupportedModelError: the model family or its weight format is not supported.
-        EditMismatchError: an edit is for matrices that the model does not have.
+        EditMismatchError: an edit is for matrices that the model does not have, or for other rows.
 
     Example:
         >>> plan = plan_surgery(checkpoint, [edit])
@@ -109,7 +137,7 @@ def plan_surgery(
     layout = layout or layout_of(edits) or choose_layout(checkpoint)
     gates = find_gate_matrices(checkpoint, layout)
     touched = _rows_touched(checkpoint, gates, edits)
-    row_bytes = {gate: gate.hidden_size * gate.view.itemsize for gate in gates}
+    row_bytes = {gate: gate.view.columns * gate.view.itemsize for gate in gates}
     rows_bytes = sum(count * row_bytes[gate] for gate, count in touched.items())
     read = rows_bytes if touched else sum(gate.rows * row_bytes[gate] for gate in gates)
     files = {checkpoint.tensors[gate.tensor].file for gate in touched}
@@ -125,6 +153,7 @@ def plan_surgery(
         rows_found=sum(gate.rows for gate in gates),
         hidden_size=gates[0].hidden_size,
         dtypes=tuple(sorted({gate.dtype for gate in gates})),
+        types=_types(checkpoint, gates, touched, edits),
         left_alone=_left_alone(checkpoint, gates),
         files=len(checkpoint.files),
         bytes_total=checkpoint.size_bytes,
@@ -140,6 +169,32 @@ def plan_surgery(
     )
 
 
+def _types(
+    checkpoint: Checkpoint,
+    gates: Sequence[GateMatrix],
+    touched: dict[GateMatrix, int],
+    edits: Sequence[Edit],
+) -> dict[str, TypePlan]:
+    """What is there of each quantized type."""
+    names = sorted({gate.dtype for gate in gates if gate.dtype in QUANTIZED_DTYPES})
+    arrivals: dict[str, Arrival] = {}
+    if names and touched:
+        for dtype in {gate.dtype for gate in touched}:
+            check_writable(dtype, str(checkpoint.place))
+        with Weights(checkpoint) as weights:
+            changes = tensor_changes(edits, rows_reader(weights, gates))
+            arrivals = measure_arrival(changes, {gate.address: gate.dtype for gate in gates})
+    return {
+        name: TypePlan(
+            matrices=sum(gate.dtype == name for gate in gates),
+            rows=sum(gate.rows for gate in gates if gate.dtype == name),
+            rows_edited=sum(count for gate, count in touched.items() if gate.dtype == name),
+            arrival=arrivals.get(name),
+        )
+        for name in names
+    }
+
+
 def _rows_touched(
     checkpoint: Checkpoint, gates: Sequence[GateMatrix], edits: Sequence[Edit]
 ) -> dict[GateMatrix, int]:
@@ -150,7 +205,7 @@ def _rows_touched(
         gate = by_address.get(update.address)
         if gate is None or (gate.rows, gate.hidden_size) != update.shape:
             raise EditMismatchError(
-                f"{checkpoint.directory}: the edit is for {update.tensor} {list(update.shape)}, "
+                f"{checkpoint.place}: the edit is for {update.tensor} {list(update.shape)}, "
                 "which this model does not have; use the model that the edit was made from"
             )
         rows.setdefault(gate, set()).update(update.rows.tolist())

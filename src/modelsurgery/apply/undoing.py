@@ -19,9 +19,10 @@ from modelsurgery.apply.weight_files import (
     refuse_unwritable,
     sweep_copies,
 )
-from modelsurgery.checkpoint.directory import IN_SURGERY_SUFFIX, Checkpoint
-from modelsurgery.checkpoint.header import header_sha256, read_header
+from modelsurgery.checkpoint.directory import Checkpoint
+from modelsurgery.checkpoint.place import Place, place_of
 from modelsurgery.checkpoint.rows import Weights
+from modelsurgery.checkpoint.weight_headers import header_sha256, read_header
 from modelsurgery.errors import JournalError, ModelNotFoundError, VerificationError
 from modelsurgery.files.atomic import (
     locked,
@@ -37,7 +38,7 @@ class Undone:
     """Result of `undo`.
 
     Attributes:
-        directory: directory of the model.
+        directory: the model: its directory, or its GGUF file.
         surgeries_undone: number of surgeries undone.
         surgeries_left: number of surgeries that can still be undone.
         rows_restored: number of rows restored.
@@ -60,14 +61,14 @@ def undo(directory: Path | str, *, everything: bool = False) -> Undone:
     If an edit or undo was interrupted, this call completes its undo and does nothing else.
 
     Args:
-        directory: a directory that was edited in place, or an edited copy.
+        directory: a model (directory or GGUF file) that was edited in place, or an edited copy.
         everything: undo all surgeries, not only the last.
 
     Returns:
         What was undone.
 
     Raises:
-        ModelNotFoundError: the directory does not exist.
+        ModelNotFoundError: the model does not exist.
         JournalError: there is nothing to undo, or a journal is damaged. Nothing is written.
         VerificationError: something else changed the edited rows since. Nothing is written.
         StorageError: the disk is full, a file is write-protected, or another surgery is running.
@@ -77,75 +78,74 @@ def undo(directory: Path | str, *, everything: bool = False) -> Undone:
         >>> undo("edited").surgeries_left
         0
     """
-    directory = existing_directory(directory)
-    with locked(directory), storage_errors(directory):
-        unfinished = settle(directory)
+    place = existing_place(directory)
+    with locked(place.directory), storage_errors(place.model):
+        unfinished = settle(place)
         rows = [] if unfinished is None else [_row_count(unfinished)]
         while unfinished is None or everything:
-            journals = load_journals(directory)
+            journals = load_journals(place.records)
             if not journals:
                 break
-            _check_unchanged(directory, journals[-1])
-            put_back(directory, journals[-1])
+            _check_unchanged(place, journals[-1])
+            put_back(place, journals[-1])
             rows.append(_row_count(journals[-1]))
             if not everything:
                 break
         if not rows and not everything:
-            raise _nothing_to_undo(directory)
-        return Undone(directory, len(rows), len(load_journals(directory)), sum(rows))
+            raise _nothing_to_undo(place)
+        left = len(load_journals(place.records))
+        return Undone(place.model, len(rows), left, sum(rows))
 
 
-def existing_directory(directory: Path | str) -> Path:
-    """The same path, if there is a directory.
+def existing_place(model: Path | str) -> Place:
+    """Where a model is that is given as a directory or a GGUF file, perhaps a hidden one.
 
     Raises:
         ModelNotFoundError: there is none.
     """
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise ModelNotFoundError(f"no model directory at {directory}")
-    return directory
+    place = place_of(model)
+    if place.is_gguf and not (place.model.is_file() or place.hidden()):
+        raise ModelNotFoundError(f"no model file at {place.model}")
+    if not place.is_gguf and not place.directory.is_dir():
+        raise ModelNotFoundError(f"no model directory at {place.directory}")
+    return place
 
 
-def settle(directory: Path) -> StoredJournal | None:
+def settle(place: Place) -> StoredJournal | None:
     """Put back what an interrupted edit or undo left half done; the journal of it, if any.
 
     Raises:
         JournalError: files are hidden and no journal says what they held.
     """
-    sweep(directory)
-    sweep_copies(directory)
-    remove_unfinished(directory / SURGERY_MANIFEST)
-    under_way = sorted(directory.glob(f"*{IN_SURGERY_SUFFIX}"))
-    journals = load_journals(directory)
-    counting = read_manifest(directory).journals
+    remove_unfinished(place.records / SURGERY_MANIFEST)
+    sweep(place.records)
+    sweep_copies(place)
+    under_way = place.hidden()
+    journals = load_journals(place.records)
+    counting = read_manifest(place.records).journals
     open_ones = [one for one in journals if one.name not in counting]
     if under_way and not open_ones:
         # The manifest names the journal already, or does not name it any more.
-        open_ones = [one for one in journals if _hides(one, under_way)][-1:]
+        names = {place.stable_name(path) for path in under_way}
+        open_ones = [one for one in journals if names <= set(one.journal.files)][-1:]
         if not open_ones:
             raise JournalError(
-                f"{directory}: {under_way[0].name} was being edited and its journal is missing; "
+                f"{place}: {under_way[0].name} was being edited and its journal is missing; "
                 "fetch the file again"
             )
     for stored in reversed(open_ones):
-        put_back(directory, stored)
+        put_back(place, stored)
     return open_ones[-1] if open_ones else None
 
 
-def _hides(stored: StoredJournal, under_way: list[Path]) -> bool:
-    names = {path.name.removesuffix(IN_SURGERY_SUFFIX) for path in under_way}
-    return names <= set(stored.journal.files)
-
-
-def put_back(directory: Path, stored: StoredJournal) -> None:
+def put_back(place: Place, stored: StoredJournal) -> None:
     """Restore rows and manifest from a journal, whatever was written of the edit; remove it."""
-    checkpoint = changed_files(directory, stored)
+    checkpoint = changed_files(place, stored)
     for _ in stored.before():  # refuse damaged rows before the first is written
         pass
-    refuse_unwritable(present(directory / name) for name in stored.journal.files)
-    privatise(directory, stored)
-    with _earlier_manifest(directory, stored) as put, hidden(checkpoint, stored) as weights:
+    refuse_unwritable(present(place.path(name)) for name in stored.journal.files)
+    privatise(place, stored)
+    with _earlier_manifest(place.records, stored) as put, hidden(checkpoint, stored) as weights:
         patch_back(stored, weights)
         check_rows(stored.journal, weights, edited=False)
         put()
@@ -173,17 +173,17 @@ def _earlier_manifest(directory: Path, stored: StoredJournal) -> Iterator[Callab
             yield put
 
 
-def _check_unchanged(directory: Path, stored: StoredJournal) -> None:
-    with Weights(changed_files(directory, stored)) as weights:
+def _check_unchanged(place: Place, stored: StoredJournal) -> None:
+    with Weights(changed_files(place, stored)) as weights:
         wrong = wrong_tensors(stored.journal, weights, edited=True)
     if wrong:
         raise VerificationError(
-            f"{directory}: something else changed rows of {wrong[0]} after the surgery "
+            f"{place}: something else changed rows of {wrong[0]} after the surgery "
             f"({len(wrong)} such tensors); nothing was undone, fetch the model again"
         )
 
 
-def changed_files(directory: Path, stored: StoredJournal) -> Checkpoint:
+def changed_files(place: Place, stored: StoredJournal) -> Checkpoint:
     """The files that a journal names, hidden or not, as tensors on disk.
 
     Raises:
@@ -191,7 +191,7 @@ def changed_files(directory: Path, stored: StoredJournal) -> Checkpoint:
     """
     tensors = {}
     for name, header in stored.journal.files.items():
-        path = present(directory / name)
+        path = present(place.path(name))
         if not path.is_file() or header_sha256(path) != header:
             raise JournalError(
                 f"{path}: journal {stored.name} belongs to another file, whose tensors are at "
@@ -204,43 +204,43 @@ def changed_files(directory: Path, stored: StoredJournal) -> Checkpoint:
             raise JournalError(
                 f"{stored.path}: its rows of {entry.tensor!r} lie outside that tensor"
             )
-    return Checkpoint(directory, {}, tensors)
+    return Checkpoint(place.directory, {}, tensors, place if place.is_gguf else None)
 
 
-def refuse_lost_journals(directory: Path, manifest: Manifest) -> None:
+def refuse_lost_journals(place: Place, manifest: Manifest) -> None:
     """Raise JournalError when a journal that the manifest names is not there."""
-    there = {stored.name for stored in load_journals(directory)}
+    there = {stored.name for stored in load_journals(place.records)}
     if lost := sorted(set(manifest.journals) - there):
         raise JournalError(
-            f"{directory}: its manifest names journal {lost[0]}, which is missing, so the edit "
+            f"{place}: its manifest names journal {lost[0]}, which is missing, so the edit "
             "cannot be undone; fetch the model again"
         )
 
 
-def refuse_complete_edits(directory: Path) -> None:
+def refuse_complete_edits(place: Place) -> None:
     """Refuse to take an edit for an interrupted one because its manifest was lost.
 
     An edit ends by naming its journal before its files get their names back; so one whose rows are
     all there under their own names, and which no manifest names, was complete once.
     """
-    counting = read_manifest(directory).journals
-    for stored in load_journals(directory):
-        files = [directory / name for name in stored.journal.files]
+    counting = read_manifest(place.records).journals
+    for stored in load_journals(place.records):
+        files = [place.path(name) for name in stored.journal.files]
         if stored.name in counting or not all(path.is_file() for path in files):
             continue
-        with Weights(changed_files(directory, stored)) as weights:
+        with Weights(changed_files(place, stored)) as weights:
             complete = not wrong_tensors(stored.journal, weights, edited=True)
         if complete:
             raise JournalError(
-                f"{directory}: the edit of journal {stored.name} is complete, but "
+                f"{place}: the edit of journal {stored.name} is complete, but "
                 f"{SURGERY_MANIFEST}, which should name it, was removed or replaced; `surgery undo "
-                f"{directory}` undoes the edit"
+                f"{place}` undoes the edit"
             )
 
 
-def _nothing_to_undo(directory: Path) -> JournalError:
-    refuse_lost_journals(directory, read_manifest(directory))
-    return JournalError(f"{directory}: no surgery to undo; it has no journal")
+def _nothing_to_undo(place: Place) -> JournalError:
+    refuse_lost_journals(place, read_manifest(place.records))
+    return JournalError(f"{place}: no surgery to undo; it has no journal")
 
 
 def _row_count(stored: StoredJournal) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from modelsurgery.apply.journal import JournalEntry, load_journals
 from modelsurgery.apply.manifest import HEADER, Manifest, file_parts, hash_part, read_manifest
 from modelsurgery.checkpoint.directory import Checkpoint, is_file, open_checkpoint
+from modelsurgery.checkpoint.place import Place, place_of
 from modelsurgery.checkpoint.rows import Weights
 from modelsurgery.edit.edit import rows_sha256
 from modelsurgery.errors import CheckpointError, JournalError, VerificationError
@@ -21,7 +22,7 @@ class Verification:
     """Result of `verify`.
 
     Attributes:
-        directory: directory of the model.
+        directory: the model: its directory, or its GGUF file.
         tensors_checked: tensors compared in full.
         rows_checked: edited rows compared, in tensors that were not compared in full.
         tensors_unknown: tensors with no recorded hash, or with hashes of the edited rows only. An
@@ -44,10 +45,10 @@ class Verification:
 
 
 def verify(directory: Path | str, *, progress: Progress = silent) -> Verification:
-    """Compare an edited model directory with its recorded hashes.
+    """Compare an edited model with its recorded hashes.
 
     Args:
-        directory: an edited copy, or a directory that was edited in place.
+        directory: an edited copy, or a model (directory or GGUF file) that was edited in place.
         progress: receives the number of compared tensors.
 
     Returns:
@@ -62,20 +63,20 @@ def verify(directory: Path | str, *, progress: Progress = silent) -> Verificatio
         >>> verify("edited").wrong
         ()
     """
-    directory = Path(directory)
+    place = place_of(directory)
     try:
         checkpoint = open_checkpoint(directory)
     except CheckpointError as error:
         raise VerificationError(str(error)) from error
-    with locked(directory, shared=True):
-        manifest = read_manifest(directory)
+    with locked(place.directory, shared=True):
+        manifest = read_manifest(place.records)
         if not manifest.operations:
             raise VerificationError(
-                f"{directory}: no surgery is recorded here, so there is nothing to verify"
+                f"{place}: no surgery is recorded here, so there is nothing to verify"
             )
-        entries = _last_entries(directory, manifest, checkpoint)
-        parts = list(_recorded_parts(directory, manifest))
-        wrong = [*_wrong_files(manifest, directory)]
+        entries = _last_entries(place, manifest, checkpoint)
+        parts = list(_recorded_parts(place, manifest))
+        wrong = [*_wrong_files(manifest, place.directory)]
         with progress("tensors", len(parts)) as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
             for (file, name, *_), problem in zip(
                 parts, pool.map(_problem_of_part, parts), strict=True
@@ -89,7 +90,7 @@ def verify(directory: Path | str, *, progress: Progress = silent) -> Verificatio
                     wrong.append(f"{entry.tensor}: edited rows were changed after the surgery")
     whole = {name for _, name, *_ in parts} - {HEADER}
     return Verification(
-        directory,
+        place.model,
         tensors_checked=len(whole),
         rows_checked=sum(len(entry.numbers) for entry in entries if entry.tensor not in whole),
         tensors_unknown=len(set(checkpoint.tensors) - whole),
@@ -98,15 +99,13 @@ def verify(directory: Path | str, *, progress: Progress = silent) -> Verificatio
     )
 
 
-def _last_entries(
-    directory: Path, manifest: Manifest, checkpoint: Checkpoint
-) -> list[JournalEntry]:
+def _last_entries(place: Place, manifest: Manifest, checkpoint: Checkpoint) -> list[JournalEntry]:
     """The last journal entry of each matrix: earlier ones may have been edited over."""
-    journals = {one.name: one for one in load_journals(directory)}
+    journals = {one.name: one for one in load_journals(place.records)}
     missing = [name for name in manifest.journals if name not in journals]
     if missing:
         raise JournalError(
-            f"{directory}: journal {missing[0]} is missing, so the edit cannot be undone"
+            f"{place}: journal {missing[0]} is missing, so the edit cannot be undone"
         )
     last = {}
     for name in manifest.journals:
@@ -114,7 +113,7 @@ def _last_entries(
             stored = checkpoint.tensors.get(entry.tensor)
             if stored is None or not entry.view.fits(stored):
                 raise VerificationError(
-                    f"{directory}: {entry.tensor} has another shape than at the time of the edit"
+                    f"{place}: {entry.tensor} has another shape than at the time of the edit"
                 )
             last[entry.view] = entry
     return list(last.values())
@@ -123,9 +122,9 @@ def _last_entries(
 Part = tuple[Path, str, int, int, str]  # file, tensor, first byte, size, SHA-256
 
 
-def _recorded_parts(directory: Path, manifest: Manifest) -> Iterator[Part]:
+def _recorded_parts(place: Place, manifest: Manifest) -> Iterator[Part]:
     for file, hashes in manifest.weights.items():
-        path = directory / file
+        path = place.path(file)
         if not is_file(path):
             raise VerificationError(f"{path} is missing")
         recorded = {HEADER: hashes.header, **hashes.tensors}

@@ -1,4 +1,4 @@
-"""The weight files of a model directory while a surgery writes to them.
+"""The weight files of a model while a surgery writes to them.
 
 They bear other names, so that nothing loads them half-written, and they are never the very bytes of
 another model: a file with a second name elsewhere gets bytes of its own first.
@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from modelsurgery.apply.journal import StoredJournal
-from modelsurgery.checkpoint.directory import IN_SURGERY_SUFFIX, Checkpoint
+from modelsurgery.checkpoint.directory import Checkpoint
+from modelsurgery.checkpoint.place import Place, hidden_name
 from modelsurgery.checkpoint.rows import Weights
 from modelsurgery.errors import JournalError, StorageError
 from modelsurgery.files.atomic import sync_directory, sync_file
@@ -27,10 +28,10 @@ def hidden(checkpoint: Checkpoint, stored: StoredJournal) -> Iterator[Weights]:
 
     They get their names back when the block ends well, and only then.
     """
-    directory = checkpoint.directory
+    directory, place = checkpoint.directory, checkpoint.place
     names = list(stored.journal.files)
     for name in names:
-        path = directory / name
+        path = place.path(name)
         if path.exists():
             path.rename(hidden_name(path))
     sync_directory(directory)
@@ -39,10 +40,10 @@ def hidden(checkpoint: Checkpoint, stored: StoredJournal) -> Iterator[Weights]:
         for name, one in checkpoint.tensors.items()
         if one.file in names
     }
-    with Weights(Checkpoint(directory, checkpoint.config, tensors), writable=True) as weights:
+    with Weights(replace(checkpoint, tensors=tensors), writable=True) as weights:
         yield weights
     for name in names:
-        hidden_name(directory / name).rename(directory / name)
+        hidden_name(place.path(name)).rename(place.path(name))
     sync_directory(directory)
 
 
@@ -63,16 +64,11 @@ def present(path: Path) -> Path:
     return path if here else hidden
 
 
-def hidden_name(path: Path) -> Path:
-    """What a file is called while it is written to."""
-    return path.with_name(path.name + IN_SURGERY_SUFFIX)
-
-
-def privatise(directory: Path, stored: StoredJournal) -> None:
+def privatise(place: Place, stored: StoredJournal) -> None:
     """Give every file to be written to bytes of its own, so that no other name of it changes."""
     for name in stored.journal.files:
-        path = present(directory / name)
-        copy = directory / f".{name}{PRIVATE_COPY_SUFFIX}"
+        path = present(place.path(name))
+        copy = _private_copy(place.path(name))
         if path.stat().st_nlink > 1:
             try:
                 shutil.copy2(path, copy)
@@ -81,13 +77,21 @@ def privatise(directory: Path, stored: StoredJournal) -> None:
             except BaseException:
                 copy.unlink(missing_ok=True)
                 raise
-            sync_directory(directory)
+            sync_directory(place.directory)
 
 
-def sweep_copies(directory: Path) -> None:
+def sweep_copies(place: Place) -> None:
     """Remove the unfinished private copy that a killed process left."""
-    for path in directory.glob(f".*{PRIVATE_COPY_SUFFIX}"):
+    if place.is_gguf:
+        for name in place.gguf_names:
+            _private_copy(place.path(name)).unlink(missing_ok=True)
+        return
+    for path in place.directory.glob(f".*{PRIVATE_COPY_SUFFIX}"):
         path.unlink()
+
+
+def _private_copy(path: Path) -> Path:
+    return path.with_name(f".{path.name}{PRIVATE_COPY_SUFFIX}")
 
 
 def refuse_unwritable(paths: Iterable[Path]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from modelsurgery.checkpoint.directory import Checkpoint
 from modelsurgery.checkpoint.header import StoredTensor
 from modelsurgery.checkpoint.layouts import find_gate_matrices
-from modelsurgery.checkpoint.rows import DTYPES, RowView, Weights, widened
+from modelsurgery.checkpoint.rows import ROW_DTYPES, RowView, Weights, values_in, widened
 from modelsurgery.errors import UnsupportedModelError
 from modelsurgery.files.progress import Progress, silent
 
@@ -101,7 +101,7 @@ def _same_bytes(
     first: Checkpoint, one: StoredTensor, second: Checkpoint, other: StoredTensor
 ) -> bool:
     """Whether both are the same stretch of one file (a hard link), or hold the same bytes."""
-    path, other_path = first.directory / one.file, second.directory / other.file
+    path, other_path = first.place.path(one.file), second.place.path(other.file)
     if path.samefile(other_path) and one.start == other.start:
         return True
     with path.open("rb", buffering=0) as file, other_path.open("rb", buffering=0) as other_file:
@@ -119,7 +119,7 @@ def _same_bytes(
 def _compare(
     weights: Weights, others: Weights, stored: StoredTensor, transposed: bool
 ) -> Iterator[TensorDifference]:
-    if stored.dtype not in DTYPES:
+    if stored.dtype not in ROW_DTYPES:
         yield TensorDifference(stored.name, "bytes")
         return
     numbers: list[int] = []
@@ -146,6 +146,7 @@ def _planes(stored: StoredTensor, transposed: bool) -> Iterator[RowView]:
     """Matrices [rows, columns] that make up a tensor: all but the last two axes are counted off."""
     shape = (1, 1, *stored.shape)[-max(2, len(stored.shape)) :]
     *_, height, width = shape
+    width //= values_in(stored.dtype)
     for plane in range(math.prod(shape[:-2])):
         offset = plane * height * width
         if transposed:

@@ -1,33 +1,34 @@
-"""A model directory as tensors on disk: which file holds which tensor.
+"""A model as tensors on disk: which file holds which tensor.
 
-Reads `config.json`, the index of a sharded model and the headers of its safetensors files, and
-nothing else. All of them come from strangers: every file name is checked before it is used.
+Of a model directory it reads `config.json`, the index of a sharded model and the headers of its
+safetensors files, of a GGUF file its header, and nothing else. All of them come from strangers:
+every file name is checked before it is used.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modelsurgery.checkpoint.gguf_files import read_gguf_files
 from modelsurgery.checkpoint.header import StoredTensor, read_header, read_json_object
+from modelsurgery.checkpoint.place import Place, place_of
 from modelsurgery.errors import CheckpointError, ModelNotFoundError, UnsupportedModelError
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-# While an edit in place is under way, the files that it writes to bear this suffix, so that
-# nothing can load a half-edited model.
-IN_SURGERY_SUFFIX = ".in-surgery"
 # transformers puts an adapter that lies there on the model by itself, if PEFT is installed.
 ADAPTER_FILE = "adapter_config.json"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model directory: its configuration and where each tensor is stored. Holds no weights.
+    """A model on disk: its configuration and where each tensor is stored. Holds no weights.
 
     Attributes:
-        directory: path of the directory.
-        config: content of `config.json`.
+        directory: directory with the weight files.
+        config: content of `config.json`; for a GGUF file, made of its metadata.
         tensors: stored tensors by name.
+        gguf: where the GGUF files are; None for a model directory.
 
     Example:
         >>> open_checkpoint("model").files
@@ -37,6 +38,12 @@ class Checkpoint:
     directory: Path
     config: dict[str, Any]
     tensors: dict[str, StoredTensor]
+    gguf: Place | None = None
+
+    @property
+    def place(self) -> Place:
+        """Where the weight files are."""
+        return self.gguf or Place(self.directory)
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -50,18 +57,19 @@ class Checkpoint:
 
 
 def open_checkpoint(directory: Path | str) -> Checkpoint:
-    """Open a model directory without loading its weights.
+    """Open a model without loading its weights.
 
     Only the configuration and the headers of the weight files are read.
 
     Args:
-        directory: directory with `config.json` and safetensors weights.
+        directory: directory with `config.json` and safetensors weights, or a GGUF file (of a set
+            of files, any).
 
     Returns:
         The checkpoint.
 
     Raises:
-        ModelNotFoundError: the directory or its `config.json` does not exist.
+        ModelNotFoundError: the directory, its `config.json` or the file does not exist.
         UnsupportedModelError: it has no safetensors weights, or an adapter beside them.
         CheckpointError: a header, the index or the configuration is damaged or unsafe.
 
@@ -70,18 +78,20 @@ def open_checkpoint(directory: Path | str) -> Checkpoint:
         >>> checkpoint.config["model_type"]
         'llama'
     """
-    directory = Path(directory)
-    if not directory.is_dir():
+    directory, place = Path(directory), place_of(directory)
+    if not place.is_gguf and not directory.is_dir():
         raise ModelNotFoundError(
             f"no model directory at {directory}; expected a directory with config.json and "
-            "safetensors weights"
+            "safetensors weights, or a GGUF file"
         )
-    if any(directory.glob(f"*{IN_SURGERY_SUFFIX}")):
+    if place.hidden():
         raise CheckpointError(
             f"{directory}: an edit in place is running or was interrupted; after an interruption "
             f"`surgery undo {directory}` restores the model, and repeating the `surgery apply` "
             "command completes the edit"
         )
+    if place.is_gguf:
+        return Checkpoint(place.directory, *read_gguf_files(place), place)
     _refuse_adapter(directory)
     if not (directory / "config.json").is_file():
         raise ModelNotFoundError(

@@ -1,7 +1,8 @@
 """Rows of a matrix inside a stored tensor: where they are, reading, rounding, patching.
 
 A matrix may be a whole tensor, a part of a fused one, one expert of a three-dimensional one, or
-transposed. All of these are the same thing: equally spaced elements of the file (`RowView`).
+transposed. All of these are the same thing: equally spaced elements of the file (`RowView`). In a
+quantized tensor an element is a block of values, in rows and in the arrays that hold them.
 """
 
 import itertools
@@ -17,7 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelsurgery.checkpoint.directory import Checkpoint
+from modelsurgery.checkpoint.gguf_header import BLOCK_VALUES
 from modelsurgery.checkpoint.header import StoredTensor
+from modelsurgery.checkpoint.quantized import (
+    QUANTIZED_DTYPES,
+    dequantized,
+    is_quantized,
+    with_added,
+)
 from modelsurgery.errors import CheckpointError
 
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -25,6 +33,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
+# All element types whose rows can be edited.
+ROW_DTYPES = {**DTYPES, **QUANTIZED_DTYPES}
 # How much of a transposed matrix is in memory at a time.
 CHUNK_BYTES = 32 << 20
 
@@ -39,9 +49,9 @@ class RowView:
 
     Attributes:
         tensor: name of the tensor in the checkpoint.
-        dtype: safetensors' name of its element type, one of `DTYPES`.
+        dtype: safetensors' or GGUF's name of its element type, one of `ROW_DTYPES`.
         rows: number of rows.
-        columns: length of a row.
+        columns: elements in a row.
         offset: in elements.
         row_stride: in elements.
         column_stride: in elements; 1 unless the matrix is stored transposed.
@@ -63,7 +73,17 @@ class RowView:
     @property
     def itemsize(self) -> int:
         """Bytes of an element."""
-        return DTYPES[self.dtype].itemsize
+        return ROW_DTYPES[self.dtype].itemsize
+
+    @property
+    def values(self) -> int:
+        """Values in an element."""
+        return values_in(self.dtype)
+
+    @property
+    def width(self) -> int:
+        """Length of a row, in values."""
+        return self.columns * self.values
 
     def fits(self, stored: StoredTensor) -> bool:
         """Whether every element is inside a stored tensor of the same type, and no two are one."""
@@ -81,7 +101,8 @@ class RowView:
     def outputs(self, shape: tuple[int, ...]) -> NDArray[np.int64]:
         """Which output of the layer each row gives, int64 [rows], for a tensor of a shape."""
         firsts = self.offset + np.arange(self.rows) * self.row_stride  # elements [row, 0]
-        return firsts % shape[-1] if self.is_transposed else firsts // shape[-1]
+        width = shape[-1] // self.values
+        return firsts % width if self.is_transposed else firsts // width
 
     @property
     def stop(self) -> int:
@@ -100,8 +121,24 @@ def read_rows(checkpoint: Checkpoint, view: RowView, start: int, stop: int) -> R
         return weights.read(view, np.arange(start, stop))
 
 
+def holds(wide: np.dtype[Any], narrow: np.dtype[Any]) -> bool:
+    """Whether a float type holds every value of another; f16 and bf16 don't hold each other's."""
+    return wide in (narrow, ROW_DTYPES["F32"])
+
+
+def values_in(dtype: str) -> int:
+    """Values in an element of a type: one, or those of a quantized block."""
+    return BLOCK_VALUES.get(dtype, 1)
+
+
 def widened(rows: Rows, *, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
     """The same values in f32, exactly; in the first rows of `out` if there is one."""
+    if is_quantized(rows.dtype):
+        values = dequantized(rows)
+        if out is None:
+            return values
+        out[: len(rows)] = values
+        return out[: len(rows)]
     wide = np.empty(rows.shape, np.float32) if out is None else out[: len(rows)]
     if rows.dtype == ml_dtypes.bfloat16:  # much faster than the library's own conversion
         bits = wide.view(np.uint32)
@@ -110,6 +147,18 @@ def widened(rows: Rows, *, out: NDArray[np.float32] | None = None) -> NDArray[np
     else:
         wide[...] = rows
     return wide
+
+
+def added(rows: Rows, delta: NDArray[np.float32]) -> Rows:
+    """Rows [k, columns] with something added, rounded once; infinite where it cannot be held.
+
+    Args:
+        rows: of any of `ROW_DTYPES`.
+        delta: [k, d] or [1, d] float32.
+    """
+    if is_quantized(rows.dtype):
+        return with_added(rows, delta)
+    return rounded(widened(rows) + delta, rows.dtype)
 
 
 def rounded(values: NDArray[np.float32], dtype: np.dtype[Any]) -> Rows:
@@ -171,7 +220,7 @@ class Weights:
         """The file of that name, opened now if it was not."""
         with self._lock:
             if name not in self._files:
-                path = self.checkpoint.directory / name
+                path = self.checkpoint.place.path(name)
                 self._files[name] = WeightFile(path, os.open(path, self._flags))
             return self._files[name]
 
@@ -201,7 +250,7 @@ class WeightFile:
     ) -> Rows:
         """Rows (ascending numbers) of a view of one of the file's tensors, [k, columns]."""
         if out is None:
-            out = np.empty((len(rows), view.columns), dtype=DTYPES[view.dtype])
+            out = np.empty((len(rows), view.columns), dtype=ROW_DTYPES[view.dtype])
         chosen = out[: len(rows)]
         if view.is_transposed:
             for columns, start, lines in self._lines(stored, view, rows):
@@ -249,7 +298,7 @@ class WeightFile:
         count = max(1, CHUNK_BYTES // (span * view.itemsize))
         for column in range(0, view.columns, count):
             stop = min(column + count, view.columns)
-            lines = np.empty((stop - column, span), dtype=DTYPES[view.dtype])
+            lines = np.empty((stop - column, span), dtype=ROW_DTYPES[view.dtype])
             for number, line in enumerate(lines):
                 element = first_element + (column + number) * view.column_stride
                 target = line.view(np.uint8).data

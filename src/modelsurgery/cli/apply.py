@@ -20,7 +20,7 @@ from modelsurgery.errors import RecipeError, VerificationError
 if TYPE_CHECKING:
     from modelsurgery.edit.edit import Edit
 
-ModelDirectory = Annotated[Path, typer.Argument(help="Model directory.")]
+ModelDirectory = Annotated[Path, typer.Argument(help="Model: directory or GGUF file.")]
 MOST_NAMED = 3
 
 
@@ -38,7 +38,7 @@ def plan(
     loaded = [load_edit(path) for path in edits or []]
     checkpoint = open_checkpoint(model_directory(model))
     planned = asdict(plan_surgery(checkpoint, loaded, layout=chosen_layout(layout)))
-    content = {"model": str(checkpoint.directory), **planned, **edits_together(loaded)}
+    content = {"model": str(checkpoint.place), **planned, **edits_together(loaded)}
     print_content(content, as_json)
 
 
@@ -46,7 +46,11 @@ def apply(
     model: ModelArgument,
     edits: EditArguments,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Directory for the edited copy.")
+        Path | None,
+        typer.Option(
+            metavar="DIR|FILE",
+            help="Directory for the edited copy; for a GGUF file, the file (.gguf).",
+        ),
     ] = None,
     in_place: Annotated[
         bool,
@@ -127,7 +131,7 @@ def verify(directory: ModelDirectory, as_json: Json = False) -> None:
 
 
 def diff(
-    first: Annotated[str, typer.Argument(help="Base model: directory or Hub ID.")],
+    first: Annotated[str, typer.Argument(help="Base model: directory, GGUF file or Hub ID.")],
     second: Annotated[str, typer.Argument(help="Model to compare with it.")],
     rows: Annotated[int, typer.Option(min=0, help="Number of rows to list per tensor.")] = 3,
     as_json: Json = False,

@@ -36,7 +36,9 @@ TABLES = ("explanation", "inside", "with", "similarity")  # parts that are shown
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(help="Probe, edit, journal or model directory.")],
+    file: Annotated[
+        Path, typer.Argument(help="Probe, edit, journal, or model (directory or GGUF file).")
+    ],
     model: Annotated[
         str | None,
         typer.Option(
@@ -162,15 +164,17 @@ def _other(file: Path, wanted: _Wanted) -> dict[str, Any]:
     """What is known of a journal, a model or a probe."""
     from modelsurgery.apply.journal import is_journal, journal_json, load_journal
     from modelsurgery.apply.manifest import SURGERY_MANIFEST
+    from modelsurgery.checkpoint.place import is_gguf, place_of
 
-    is_probe = not (is_journal(file) or file.is_dir() or file.name == SURGERY_MANIFEST)
+    is_model = file.is_dir() or is_gguf(file) or file.name == SURGERY_MANIFEST
+    is_probe = not (is_journal(file) or is_model)
     if is_probe:
         return _probe(file, wanted)
     if wanted.others:
         raise RecipeError(f"{file} is neither an edit nor a probe; --with compares those")
     if wanted.model is not None:
         raise RecipeError(f"{file} is neither an edit nor a probe; --model needs one of them")
-    directory = file if file.is_dir() else file.parent
+    directory = place_of(file).records if file.is_dir() or is_gguf(file) else file.parent
     if is_journal(file):
         return journal_json(load_journal(directory))
     return _surgeries(directory)

@@ -12,6 +12,7 @@ from annotated_types import Ge, Le
 from pydantic.fields import FieldInfo
 from rich.markup import escape
 
+from modelsurgery.checkpoint.place import GGUF_SUFFIX
 from modelsurgery.edit.choices import Fit
 from modelsurgery.pipeline.option import Option, Panel
 from modelsurgery.pipeline.recipe import DEFAULT_BEHAVIOR, Recipe
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from modelsurgery.checkpoint.layouts import GateLayout
 
 DEFAULTS = Recipe()
-GGUF_SUFFIX = ".gguf"
 EDIT_FILES = typer.Option("--edit", metavar="FILE", help="Edit file. Repeatable.")
 Verb = TypeVar("Verb", bound=Callable[..., None])
 

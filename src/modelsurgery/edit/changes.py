@@ -6,12 +6,15 @@ Every way of delivering an edit goes through here, so that memory and disk agree
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modelsurgery.checkpoint.layouts import Address
-from modelsurgery.checkpoint.rows import DTYPES, Rows, rounded, widened
+from modelsurgery.checkpoint.quantized import is_quantized
+from modelsurgery.checkpoint.rows import ROW_DTYPES, Rows, added, holds, rounded, widened
+from modelsurgery.edit.base_samples import check_same_model
 from modelsurgery.edit.edit import Edit, ReadRows, RowUpdate, canonical, rows_sha256
 from modelsurgery.errors import EditMismatchError, RecipeError
 
@@ -26,6 +29,7 @@ class TensorChange:
         rows: [k] int64, ascending.
         before: [k, d] in the dtype that the sum was rounded to.
         after: [k, d] in the same dtype.
+        delta: what was to be added, [k, d] or [1, d] float32.
         before_sha256: hash of `before`, if it was made on the way.
     """
 
@@ -34,6 +38,7 @@ class TensorChange:
     rows: NDArray[np.int64]
     before: Rows
     after: Rows
+    delta: NDArray[np.float32]
     before_sha256: str | None = None
 
     @cached_property
@@ -48,14 +53,14 @@ def edited_rows(rows: Rows, delta: NDArray[np.float32]) -> Rows:
     """Add to rows: widen to f32, add once, round once to the rows' dtype.
 
     Args:
-        rows: [k, d] in f32, bf16 or f16.
+        rows: [k, d] in f32, bf16 or f16, or rows of quantized blocks.
         delta: [k, d] or [1, d] float32.
 
     Raises:
         RecipeError: a sum that the dtype cannot hold.
     """
-    result = rounded(widened(rows) + delta, rows.dtype)
-    if not np.isfinite(result).all():
+    result = added(rows, delta)
+    if not np.isfinite(widened(result) if is_quantized(result.dtype) else result).all():
         raise RecipeError(f"the edited rows overflow {rows.dtype}; use a smaller strength")
     return result
 
@@ -91,10 +96,11 @@ def tensor_changes(edits: Sequence[Edit], read: ReadRows) -> Iterator[TensorChan
         rows, delta = _summed(updates)
         if len(rows) == len(named) > 0:
             after = edited_rows(content, delta)
-            yield TensorChange(updates[0].tensor, address, rows, content, after, known[0])
+            yield TensorChange(updates[0].tensor, address, rows, content, after, delta, known[0])
         elif len(rows):
             before = content[np.searchsorted(named, rows)]
-            yield TensorChange(updates[0].tensor, address, rows, before, edited_rows(before, delta))
+            after = edited_rows(before, delta)
+            yield TensorChange(updates[0].tensor, address, rows, before, after, delta)
 
 
 def _named_rows(updates: Sequence[RowUpdate]) -> NDArray[np.int64]:
@@ -128,15 +134,39 @@ def _check_base(update: RowUpdate, content: Rows, named: NDArray[np.int64]) -> s
     """Compare rows with the hash of an update; the hash, if it is that of all of `content`."""
     if update.base_rows_sha256 is None:
         return None
-    stored = DTYPES[update.dtype]
-    if content.dtype == stored:
-        same = len(named) == len(update.rows)
-        rows = content if same else content[np.searchsorted(named, update.rows)]
-        if rows_sha256(rows) == update.base_rows_sha256:
-            return update.base_rows_sha256 if same else None
-    elif np.promote_types(content.dtype, stored) != content.dtype:
-        return None  # loaded in a narrower dtype: the original bytes are gone
+    stored = ROW_DTYPES[update.dtype]
+    same = len(named) == len(update.rows)
+    rows = content if same else content[np.searchsorted(named, update.rows)]
+    if content.dtype == stored and rows_sha256(rows) == update.base_rows_sha256:
+        return update.base_rows_sha256 if same else None
+    quantized = is_quantized(stored) or is_quantized(content.dtype)
+    if quantized or not holds(content.dtype, stored):
+        # Other bytes of what may be the same model; in a narrower dtype the original ones are gone.
+        if update.base_samples is not None:
+            _check_samples(update, widened(rows))
+        if update.base_samples is not None or not quantized:
+            return None
+    elif content.dtype != stored and _is_exact(rows, stored, update.base_rows_sha256):
+        return None
     raise EditMismatchError(
         f"the rows of {update.tensor} are not those that this edit was made for; this is another "
         "model, or it was edited already: use the model that the edit was made from"
     )
+
+
+def _check_samples(update: RowUpdate, rows: NDArray[np.float32]) -> None:
+    assert update.base_samples is not None
+    check_same_model(
+        update.tensor,
+        rows,
+        update.base_samples,
+        coefficients=update.coefficients,
+        direction=update.direction,
+    )
+
+
+def _is_exact(rows: Rows, stored: np.dtype[Any], expected: str) -> bool:
+    """Whether rows in a wider dtype are the very rows of a narrower one, by their hash."""
+    wide = widened(rows)
+    narrow = rounded(wide, stored)
+    return np.array_equal(widened(narrow), wide) and rows_sha256(narrow) == expected

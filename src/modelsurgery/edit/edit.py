@@ -21,7 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from modelsurgery.checkpoint.directory import Checkpoint
 from modelsurgery.checkpoint.layouts import Address, GateLayout, GateMatrix, find_gate_matrices
-from modelsurgery.checkpoint.rows import Rows, Weights
+from modelsurgery.checkpoint.rows import ROW_DTYPES, Rows, Weights, widened
+from modelsurgery.edit.base_samples import samples_of
 from modelsurgery.edit.effects import Measurement, Prediction
 from modelsurgery.edit.region import Region
 from modelsurgery.errors import CheckpointError, EditMismatchError, RecipeError
@@ -47,6 +48,8 @@ class RowUpdate:
         base_rows_sha256: hash of the k rows before the edit, in the stored dtype; None until
             the edit is bound to a checkpoint.
         predicted: what the rule expects of the rows; None of a rule that predicts nothing.
+        base_samples: [k, s] float16, a few values of each row before the edit, by which rows are
+            known that are quantized; None until the edit is bound.
     """
 
     tensor: str
@@ -58,6 +61,7 @@ class RowUpdate:
     direction: NDArray[np.float32]
     base_rows_sha256: str | None = None
     predicted: Prediction | None = None
+    base_samples: NDArray[np.float16] | None = None
 
 
 @dataclass(frozen=True)
@@ -193,15 +197,15 @@ class Edit:
         save_edit(self, Path(path))
 
     def unbound(self) -> "Edit":
-        """Copy the edit without the hashes of its base rows, for rows that were checked already."""
-        return replace(
-            self, updates=tuple(replace(one, base_rows_sha256=None) for one in self.updates)
-        )
+        """Copy the edit without what its base rows are known by, for rows that were checked."""
+        free = (replace(one, base_rows_sha256=None, base_samples=None) for one in self.updates)
+        return replace(self, updates=tuple(free))
 
     def bound_to(self, checkpoint: Checkpoint, gates: Sequence[GateMatrix] | None = None) -> "Edit":
-        """Copy the edit with the hashes of the checkpoint's rows that it changes.
+        """Copy the edit with hashes and samples of the checkpoint's rows that it changes.
 
-        A bound edit is refused on a model whose rows are different.
+        A bound edit is refused on a model whose rows are different. It fits the same model where it
+        is quantized.
 
         Args:
             checkpoint: the model that the edit was made from.
@@ -215,13 +219,12 @@ class Edit:
         """
         with Weights(checkpoint) as weights, ThreadPoolExecutor(os.cpu_count()) as pool:
             read = rows_reader(weights, gates or find_gate_matrices(checkpoint, self.layout))
-            hashes = pool.map(
-                lambda one: rows_sha256(read(one, one.rows.astype(np.int64))), self.updates
+            free = self.unbound().updates
+            contents = pool.map(lambda one: _known_by(read(one, one.rows.astype(np.int64))), free)
+            updates = tuple(
+                replace(update, dtype=dtype, base_rows_sha256=hash_, base_samples=samples)
+                for update, (dtype, hash_, samples) in zip(self.updates, contents, strict=True)
             )
-        updates = tuple(
-            replace(update, base_rows_sha256=hash_)
-            for update, hash_ in zip(self.updates, hashes, strict=True)
-        )
         return replace(self, updates=updates)
 
 
@@ -318,16 +321,25 @@ def rows_reader(weights: Weights, gates: Sequence[GateMatrix]) -> ReadRows:
     def read(update: RowUpdate, rows: NDArray[np.int64]) -> Rows:
         gate = by_address.get(update.address)
         shape = None if gate is None else (gate.rows, gate.hidden_size)
-        if gate is None or (shape, gate.dtype) != (update.shape, update.dtype):
+        # Rows of another type are compared by samples, if the edit has them.
+        proved = update.base_rows_sha256 is None or update.base_samples is not None
+        same_type = gate is not None and gate.dtype == update.dtype
+        if gate is None or shape != update.shape or not (same_type or proved):
             described = "no such matrix" if gate is None else f"{gate.dtype} {list(shape or ())}"
             raise EditMismatchError(
-                f"{weights.checkpoint.directory}: the edit is for {update.tensor} as "
+                f"{weights.checkpoint.place}: the edit is for {update.tensor} as "
                 f"{update.dtype} {list(update.shape)}, found {described}; use the model that the "
-                "edit was made from"
+                "edit was made from, or make the edit again: new ones fit other types of it too"
             )
         return weights.read(gate.view, rows)
 
     return read
+
+
+def _known_by(rows: Rows) -> tuple[str, str, NDArray[np.float16]]:
+    """What an edit of rows knows them by: the name of their type, their hash, and samples."""
+    dtype = next(name for name, one in ROW_DTYPES.items() if one == rows.dtype)
+    return dtype, rows_sha256(rows), samples_of(widened(rows))
 
 
 def rows_sha256(rows: Rows) -> str:

@@ -1,8 +1,9 @@
 """The file of an edit: one artifact of less than 1 MB for a 7B model.
 
-`directions` [m, d] f32; for update i `rows.i` int32 [k] and `coefficients.i` f32 [k], and where the
-rule predicts something `gains.i` and `prices.i` f32 [k]; the description names tensor, shape,
-dtype, direction and the hash of the rows it was made for.
+`directions` [m, d] f32; for update i `rows.i` int32 [k] and `coefficients.i` f32 [k], where the
+rule predicts something `gains.i` and `prices.i` f32 [k], and of a bound edit `samples.i` f16
+[k, s]; the description names tensor, shape, dtype, direction and the hash of the rows it was made
+for.
 """
 
 import math
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelsurgery.checkpoint.layouts import Address, layout_from_json
-from modelsurgery.checkpoint.rows import DTYPES
+from modelsurgery.checkpoint.rows import ROW_DTYPES
 from modelsurgery.edit.edit import Edit, RowUpdate
 from modelsurgery.edit.effects import Measurement, Prediction
 from modelsurgery.errors import ArtifactError, RecipeError
@@ -30,7 +31,8 @@ def save_edit(edit: Edit, path: Path | str) -> None:
 
     The file appears only when it is complete. docs/formats.md describes its content: `directions`
     [m, d] float32, for each update i `rows.i` int32 [k] and `coefficients.i` float32 [k], with
-    predictions `gains.i` and `prices.i` float32 [k], and one metadata entry with the rest as JSON.
+    predictions `gains.i` and `prices.i` float32 [k], of a bound edit `samples.i` float16 [k, s] (a
+    few values of the rows that it was made for), and one metadata entry with the rest as JSON.
 
     Args:
         edit: the edit.
@@ -56,6 +58,8 @@ def save_edit(edit: Edit, path: Path | str) -> None:
         if update.predicted is not None:
             tensors[f"gains.{number}"] = update.predicted.gains
             tensors[f"prices.{number}"] = update.predicted.prices
+        if update.base_samples is not None:
+            tensors[f"samples.{number}"] = update.base_samples
         described.append(
             {
                 "tensor": update.tensor,
@@ -155,7 +159,7 @@ def _update(tensors: dict[str, NDArray[Any]], number: int, entry: dict[str, Any]
     block, branch, expert = entry["address"]
     hash_ = entry["base_rows_sha256"]
     sound = (
-        entry["dtype"] in DTYPES
+        entry["dtype"] in ROW_DTYPES
         and isinstance(entry["tensor"], str)
         and isinstance(branch, str)
         and type(block) is type(expert) is int
@@ -181,7 +185,21 @@ def _update(tensors: dict[str, NDArray[Any]], number: int, entry: dict[str, Any]
         direction,
         hash_,
         _predicted(tensors, number, coefficients.shape),
+        _samples(tensors, number, len(rows), width),
     )
+
+
+def _samples(
+    tensors: dict[str, NDArray[Any]], number: int, count: int, width: int
+) -> NDArray[np.float16] | None:
+    """Samples of the rows that an update was made for; None in files that have none."""
+    samples = tensors.get(f"samples.{number}")
+    if samples is None:
+        return None
+    sound = samples.dtype == np.float16 and samples.ndim == 2 and len(samples) == count
+    if not (sound and 0 < samples.shape[1] <= width and np.isfinite(samples).all()):
+        raise ValueError(f"the samples of update {number} are malformed")
+    return samples
 
 
 def _predicted(

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from modelsurgery.checkpoint.directory import Checkpoint
 from modelsurgery.checkpoint.layouts import GateMatrix
-from modelsurgery.checkpoint.rows import DTYPES, Rows, Weights, widened
+from modelsurgery.checkpoint.rows import ROW_DTYPES, Rows, Weights, widened
 from modelsurgery.errors import CheckpointError, RecipeError
 from modelsurgery.files.progress import Progress, silent
 
@@ -145,7 +145,7 @@ def _score_matrix(
     norm_sum = 0.0
     count = max(1, (TRANSPOSED_BLOCK if gate.view.is_transposed else BLOCK) // gate.hidden_size)
     # The same memory for all blocks: fresh memory costs more than what is done with it.
-    memory = np.empty((count, gate.hidden_size), dtype=DTYPES[gate.dtype])
+    memory = np.empty((count, gate.view.columns), dtype=ROW_DTYPES[gate.dtype])
     products = _Products(units, memory)
     with Weights(checkpoint) as weights:
         for start in range(0, gate.rows, count):
@@ -171,8 +171,8 @@ class _Products:
 
     def __init__(self, units: NDArray[np.float32], memory: Rows) -> None:
         self._units = np.ascontiguousarray(units.T)
-        self._in_pairs = memory.dtype == DTYPES["BF16"] and memory.shape[1] % 2 == 0
-        width = memory.shape[1] // 2 if self._in_pairs else memory.shape[1]
+        self._in_pairs = memory.dtype == ROW_DTYPES["BF16"] and memory.shape[1] % 2 == 0
+        width = memory.shape[1] // 2 if self._in_pairs else units.shape[1]
         self._wide = np.empty((len(memory), width), dtype=np.float32)
         self._halves = [np.ascontiguousarray(self._units[side::2]) for side in (0, 1)]
 
@@ -376,6 +376,6 @@ def _check_finite(
     if not finite.all():
         row = start + int(np.argmin(finite))
         raise CheckpointError(
-            f"{checkpoint.directory}: row {row} of {gate.tensor} holds NaN or "
+            f"{checkpoint.place}: row {row} of {gate.tensor} holds NaN or "
             "infinity; the weights are damaged, fetch them again"
         )

@@ -58,6 +58,7 @@ def _merged(one: RowUpdate, two: RowUpdate) -> RowUpdate:
         coefficients=coefficients,
         predicted=predicted,
         base_rows_sha256=None,
+        base_samples=None,
     )
 
 

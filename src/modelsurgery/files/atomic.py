@@ -165,6 +165,27 @@ def staged_directory(destination: Path) -> Iterator[Path]:
         StorageError: the disk is full or the place cannot be written.
     """
     refuse_existing(destination, for_directory=True)
+
+    def put(staged: Path) -> None:
+        staged.chmod(0o755)
+        if destination.is_dir():
+            destination.rmdir()
+        staged.rename(destination)
+
+    with staged_for(destination, put) as staged:
+        yield staged
+
+
+@contextmanager
+def staged_for(destination: Path, put: Callable[[Path], None]) -> Iterator[Path]:
+    """Give a directory to fill beside `destination`; `put` moves what is in it, once flushed.
+
+    When the block raises, Ctrl-C included, the staged directory is removed. What a killed process
+    staged for the same destination is removed first.
+
+    Raises:
+        StorageError: the disk is full or the place cannot be written.
+    """
     with storage_errors(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
         prefix = f".{destination.name}.staged-"
@@ -178,10 +199,7 @@ def staged_directory(destination: Path) -> Iterator[Path]:
                     sync_directory(path)
                 else:
                     sync_file(path)
-            staged.chmod(0o755)
-            if destination.is_dir():
-                destination.rmdir()
-            staged.rename(destination)
+            put(staged)
         except BaseException:
             shutil.rmtree(staged, ignore_errors=True)
             raise

@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from modelsurgery.checkpoint.directory import Checkpoint
+from modelsurgery.checkpoint.gguf_files import ARCHITECTURE_KEY
 from modelsurgery.checkpoint.layouts.format import (
     GateLayout,
     built_in_layouts,
+    gguf_layouts,
     layout_from_json,
     load_layout,
 )
@@ -71,7 +73,7 @@ def find_gate_matrices(
         >>> len(find_gate_matrices(checkpoint))
         4
     """
-    where = str(checkpoint.directory)
+    where = str(checkpoint.place)
     _refuse_quantized(checkpoint)
     tensors = {name: Shaped(one.shape, one.dtype) for name, one in checkpoint.tensors.items()}
     chosen = layout or choose_layout(checkpoint)
@@ -84,7 +86,17 @@ def choose_layout(checkpoint: Checkpoint) -> GateLayout:
     Raises:
         UnsupportedModelError: the family is not known.
     """
-    return layout_for(checkpoint.config, checkpoint.tensors, str(checkpoint.directory))
+    where = str(checkpoint.place)
+    if checkpoint.gguf is None:
+        return layout_for(checkpoint.config, checkpoint.tensors, where)
+    architecture, known = checkpoint.config[ARCHITECTURE_KEY], gguf_layouts()
+    if architecture not in known:
+        raise UnsupportedModelError(
+            f"{where}: no layout for GGUF files of architecture {architecture!r}; it has "
+            f"{described_names(checkpoint.tensors)}; describe it with --layout, or use a model of "
+            f"architecture {', '.join(sorted(known))}"
+        )
+    return known[architecture]
 
 
 def layout_for(config: dict[str, Any], tensors: Mapping[str, object], where: str) -> GateLayout:
@@ -120,7 +132,7 @@ def _refuse_quantized(checkpoint: Checkpoint) -> None:
             how = method
     if how is not None:
         raise UnsupportedModelError(
-            f"{checkpoint.directory}: its weights are quantized ({how}); edit the full-precision "
+            f"{checkpoint.place}: its weights are quantized ({how}); edit the full-precision "
             "checkpoint that they were made from; it has "
             f"{described_names(checkpoint.tensors)}"
         )

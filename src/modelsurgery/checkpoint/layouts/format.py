@@ -157,10 +157,18 @@ def layout_from_json(content: dict[str, Any], where: str) -> GateLayout:
 @cache
 def built_in_layouts() -> dict[str, GateLayout]:
     """Layouts of all known families by `model_type`, in the order of the data file."""
-    content = (
-        resources.files("modelsurgery.checkpoint.layouts").joinpath("families.yaml").read_bytes()
-    )
+    return _layouts_in("families.yaml")
+
+
+@cache
+def gguf_layouts() -> dict[str, GateLayout]:
+    """Layouts of GGUF files by llama.cpp's architecture, in the order of the data file."""
+    return _layouts_in("gguf.yaml")
+
+
+def _layouts_in(file: str) -> dict[str, GateLayout]:
+    content = resources.files("modelsurgery.checkpoint.layouts").joinpath(file).read_bytes()
     # The C loader: surgery on a checkpoint takes a second, reading this must not be half of it.
     entries = yaml.load(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    layouts = [parse(entry, GateLayout, "families.yaml") for entry in entries]
+    layouts = [parse(entry, GateLayout, file) for entry in entries]
     return {name: layout for layout in layouts for name in layout.model_types}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from modelsurgery.checkpoint.layouts.format import ConfigKeys, GateLayout, MatrixEntry, Spelling
-from modelsurgery.checkpoint.rows import DTYPES, RowView
+from modelsurgery.checkpoint.rows import ROW_DTYPES, RowView, values_in
 from modelsurgery.errors import UnsupportedModelError
 
 NUMBER = r"(0|[1-9]\d{0,5})"
@@ -68,7 +68,7 @@ class GateMatrix:
     @property
     def hidden_size(self) -> int:
         """Length d of a row."""
-        return self.view.columns
+        return self.view.width
 
     @property
     def dtype(self) -> str:
@@ -265,12 +265,19 @@ def _views(
             f"{where}: {match.name} has shape {list(shape)}; expected [{', '.join(axes)}] with "
             f"column = {hidden_size}" + (f", expert = {experts}" if spelling.is_fused else "")
         )
-    if dtype not in DTYPES:
+    if dtype not in ROW_DTYPES:
         raise UnsupportedModelError(
-            f"{where}: {match.name} is stored as {dtype}; expected "
-            f"{', '.join(DTYPES)} (edit the full-precision checkpoint)"
+            f"{where}: {match.name} is stored as {dtype}; expected {', '.join(ROW_DTYPES)} (edit "
+            "the full-precision checkpoint, or requantize the model to one of these types)"
+        )
+    values = values_in(dtype)
+    if values > 1 and (axes[-1] != "column" or sizes["column"] % values):
+        raise UnsupportedModelError(
+            f"{where}: {match.name} is stored as {dtype} across its rows; expected rows of whole "
+            "blocks"
         )
     strides = {}
+    sizes["column"] //= values
     stride = 1
     for axis in reversed(axes):
         strides[axis] = stride
@@ -287,7 +294,7 @@ def _views(
         numbers = list(range(sizes["expert"]))
         places = [offset + number * strides["expert"] for number in numbers]
     return [
-        (number, RowView(match.name, dtype, rows, hidden_size, place, step, strides["column"]))
+        (number, RowView(match.name, dtype, rows, sizes["column"], place, step, strides["column"]))
         for number, place in zip(numbers, places, strict=True)
     ]
 

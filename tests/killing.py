@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -232,10 +232,16 @@ def _serve() -> None:
     import modelsurgery.apply.copying
     import modelsurgery.apply.in_place  # noqa: F401 - imported once, before the forks
     from modelsurgery.checkpoint.layouts import built_in_layouts
+    from modelsurgery.checkpoint.layouts.format import gguf_layouts
+    from modelsurgery.checkpoint.quantized import QUANTIZED_DTYPES, dequantized
+    from modelsurgery.errors import SurgeryError
     from modelsurgery.files.provenance import installed_versions
 
     # Cached or imported from here on.
     built_in_layouts()
+    gguf_layouts()
+    with suppress(SurgeryError):  # without the gguf package
+        dequantized(np.zeros((1, 1), dtype=QUANTIZED_DTYPES["Q4_0"]))
     installed_versions()
     np.unique([0])
     gc.freeze()  # a collection would touch, and so copy, every page of the parent

@@ -17,9 +17,12 @@ from modelsurgery import (
     select_region,
 )
 from modelsurgery.apply.in_place import apply_in_place
+from modelsurgery.apply.journal import SURGERY_DIRECTORY
+from modelsurgery.checkpoint.place import place_of
 from tiny import write_tiny_model
 
 HIDDEN_SIZE = 32
+GGUF_FILE = "tiny.gguf"
 GGUF_TENSORS = 10
 
 
@@ -44,6 +47,24 @@ class Operated:
     edited: Path
     edited_twice: Path
 
+    def model(self, directory: Path) -> Path:
+        """What of a copy of the directory is given to a surgery."""
+        return directory / self.name
+
+    def destination(self, directory: Path) -> Path:
+        """What is given to a copy that shall be in a directory."""
+        return directory / GGUF_FILE if self.name else directory
+
+    def records(self, directory: Path) -> Path:
+        """Where a copy of the directory has its journals."""
+        return place_of(self.model(directory)).records / SURGERY_DIRECTORY
+
+    def staged(self, directory: Path) -> list[Path]:
+        """What is staged for a copy that shall be in a directory; hidden from lists of models."""
+        if self.name:
+            return sorted(directory.glob(f".{self.name}.staged-*"))
+        return sorted(directory.parent.glob(f".{directory.name}.staged-*"))
+
 
 def make_operated(directory: Path, kind: str = "safetensors") -> Operated:
     """Make all of it in an empty directory."""
@@ -51,7 +72,7 @@ def make_operated(directory: Path, kind: str = "safetensors") -> Operated:
     if kind == "gguf":
         model = write_tiny_model(directory / "original", dtype=torch.bfloat16)
         base.mkdir()
-        name = write_gguf(model, base / "tiny.gguf", "Q4_0", tensors_a_file=GGUF_TENSORS).name
+        name = write_gguf(model, base / GGUF_FILE, "Q4_0", tensors_a_file=GGUF_TENSORS).name
     else:
         write_tiny_model(base, dtype=torch.bfloat16, max_shard_size="20KB")
     first = _save_edit(base / name, directory / "first.safetensors", layers=(2, 3))

@@ -4,7 +4,6 @@ Undo then gives back every byte, and the same command again completes.
 """
 
 import itertools
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from modelsurgery.errors import (
     JournalError,
     OutputExistsError,
 )
-from operated import Operated, link_shards, make_operated, weights
+from operated import Operated, link_shards, make_operated, weight_files, weights
 
 INDEX = "model.safetensors.index.json"
 FEWEST_STEPS = 20
@@ -71,24 +70,26 @@ def deaths(
 class Loading:
     """Checks that what can be loaded is one of the models that are expected, and no mixture."""
 
-    def __init__(self, *expected: dict[str, bytes]) -> None:
-        self._expected = expected
+    def __init__(self, operated: Operated, *expected: dict[str, bytes]) -> None:
+        self._operated, self._expected = operated, expected
         self._seen: dict[tuple[str, ...], bool] = {}
 
-    def check(self, model: Path, where: str) -> None:
+    def check(self, directory: Path, where: str) -> None:
         """Check the files, and for every set of their names once what transformers says of it."""
-        named = set(json.loads((model / INDEX).read_text())["weight_map"].values())
-        whole = all((model / name).is_file() for name in named)
+        whole = all((directory / name).is_file() for name in weights(self._operated.base))
+        model = self._operated.model(directory)
         if whole:
-            assert weights(model) in self._expected, where
+            assert weights(directory) in self._expected, where
             open_checkpoint(model)
         else:
             with pytest.raises(CheckpointError, match="was interrupted"):
                 open_checkpoint(model)
-        names = tuple(sorted(path.name for path in model.glob("*.safetensors*")))
+        kinds = ("*.safetensors*", "*.gguf", "*.gguf.in-surgery")
+        names = tuple(sorted(path.name for kind in kinds for path in directory.glob(kind)))
         if names not in self._seen:
             self._seen[names] = whole
-            self._load(model, whole=whole)
+            if not self._operated.name:  # transformers has no use for a part of a GGUF set
+                self._load(directory, whole=whole)
 
     def _load(self, model: Path, *, whole: bool) -> None:
         if whole:
@@ -111,10 +112,13 @@ def undo_if_begun(model: Path) -> None:
             raise
 
 
-def apply_unless_done(model: Path, edit: Edit, done: dict[str, bytes]) -> None:
+def apply_unless_done(
+    operated: Operated, directory: Path, edit: Edit, done: dict[str, bytes]
+) -> None:
     """Apply in place; an edit that died after its last change is refused, as any second one is."""
-    if weights(model) == done:
-        with pytest.raises(EditMismatchError, match="edited already"):
+    model = operated.model(directory)
+    if weights(directory) == done:
+        with pytest.raises(EditMismatchError, match="already"):
             apply_in_place(model, [edit])
     else:
         apply_in_place(model, [edit])
@@ -126,26 +130,33 @@ def test_copy(killer: Killer, operated: Operated, tmp_path: Path) -> None:
     copy_tree(operated.base, start / "model")
     base = contents(operated.base)
     edit = load_edit(operated.first)
-    whole = apply_to_copy(operated.base, [edit], tmp_path / "whole copy")
-    assert len(whole.shared_files) == 1
-    expected = contents(whole.directory)
-    for where, place in deaths(killer, start, tmp_path, "copy", "model", operated.first, "out"):
-        model, out = place / "model", place / "out"
-        assert contents(model) == base, where
+    whole = operated.destination(tmp_path / "whole copy")
+    made = apply_to_copy(operated.model(operated.base), [edit], whole)
+    assert len(made.shared_files) == len(weights(operated.base)) - 2
+    expected = contents(tmp_path / "whole copy")
+    source, target = operated.model(Path("model")), operated.destination(Path("out"))
+    for where, place in deaths(killer, start, tmp_path, "copy", source, operated.first, target):
+        out = place / "out"
+        model, copy = operated.model(place / "model"), operated.model(out)
+        assert contents(place / "model") == base, where
         # What was staged is left; its name begins with a dot, so that no list of models has it.
-        staged = [one.name for one in place.iterdir() if one not in {model, out}]
+        staged = operated.staged(out)
         assert len(staged) <= 1, where
-        assert all(name.startswith(".out.staged-") for name in staged), where
-        if out.exists():
+        assert {one.name for one in place.iterdir()} <= {
+            "model", "out", *(one.name for one in staged)
+        }, where  # fmt: skip
+        if copy.exists():
+            for empty in operated.staged(out):
+                empty.rmdir()
             assert contents(out) == expected, where
             with pytest.raises(OutputExistsError):
-                apply_to_copy(model, [edit], out)
+                apply_to_copy(model, [edit], operated.destination(out))
         else:
-            apply_to_copy(model, [edit], out)
+            apply_to_copy(model, [edit], operated.destination(out))
             assert contents(out) == expected, where
-        undo(out)
+        undo(copy)
         assert contents(out) == base, where
-        assert contents(model) == base, where
+        assert contents(place / "model") == base, where
 
 
 def test_edit_in_place(killer: Killer, operated: Operated, tmp_path: Path) -> None:
@@ -154,19 +165,21 @@ def test_edit_in_place(killer: Killer, operated: Operated, tmp_path: Path) -> No
     copy_tree(operated.base, start / "model")
     link_shards(start / "model", start / "other", 2)  # so that one is copied, one written to
     base, other = contents(operated.base), contents(start / "other")
-    loading = Loading(weights(operated.base), weights(operated.edited))
+    loading = Loading(operated, weights(operated.base), weights(operated.edited))
     edit = load_edit(operated.first)
-    for where, place in deaths(killer, start, tmp_path, "in_place", "model", operated.first):
+    for where, place in deaths(
+        killer, start, tmp_path, "in_place", operated.model(Path("model")), operated.first
+    ):
         loading.check(place / "model", where)
         again = copy_tree(place, tmp_path / "again")
 
-        undo_if_begun(place / "model")
+        undo_if_begun(operated.model(place / "model"))
         assert contents(place / "model") == base, where
         assert contents(place / "other") == other, where
 
-        apply_unless_done(again / "model", edit, weights(operated.edited))
+        apply_unless_done(operated, again / "model", edit, weights(operated.edited))
         assert contents(again / "model") == contents(operated.edited), where
-        undo(again / "model")
+        undo(operated.model(again / "model"))
         assert contents(again / "model") == base, where
         assert contents(again / "other") == other, where
         shutil.rmtree(again)
@@ -178,22 +191,24 @@ def test_second_edit_in_place(killer: Killer, operated: Operated, tmp_path: Path
     start.mkdir()
     copy_tree(operated.edited, start / "model")
     base, once, twice = map(contents, (operated.base, operated.edited, operated.edited_twice))
-    loading = Loading(weights(operated.edited), weights(operated.edited_twice))
+    loading = Loading(operated, weights(operated.edited), weights(operated.edited_twice))
     edit = load_edit(operated.second)
-    for where, place in deaths(killer, start, tmp_path, "in_place", "model", operated.second):
+    for where, place in deaths(
+        killer, start, tmp_path, "in_place", operated.model(Path("model")), operated.second
+    ):
         model = place / "model"
         loading.check(model, where)
         again = copy_tree(model, tmp_path / "again")
         last = copy_tree(model, tmp_path / "last")
 
-        begun = (model / ".surgery/0002").is_dir()
-        undo(model)
+        begun = (operated.records(model) / "0002").is_dir()
+        undo(operated.model(model))
         assert contents(model) == (once if begun else base), where
-        undo(again, everything=True)
+        undo(operated.model(again), everything=True)
         assert contents(again) == base, where
-        apply_unless_done(last, edit, weights(operated.edited_twice))
+        apply_unless_done(operated, last, edit, weights(operated.edited_twice))
         assert contents(last) == twice, where
-        undo(last)
+        undo(operated.model(last))
         assert contents(last) == once, where
         for directory in (again, last):
             shutil.rmtree(directory)
@@ -206,18 +221,18 @@ def test_undo(killer: Killer, operated: Operated, tmp_path: Path) -> None:
     copy_tree(operated.edited, start / "model")
     link_shards(start / "model", start / "other", 1)
     base, other = contents(operated.base), contents(start / "other")
-    loading = Loading(weights(operated.base), weights(operated.edited))
+    loading = Loading(operated, weights(operated.base), weights(operated.edited))
     edit = load_edit(operated.first)
-    for where, place in deaths(killer, start, tmp_path, "undo", "model"):
+    for where, place in deaths(killer, start, tmp_path, "undo", operated.model(Path("model"))):
         loading.check(place / "model", where)
         again = copy_tree(place, tmp_path / "again")
 
-        undo_if_begun(place / "model")
+        undo_if_begun(operated.model(place / "model"))
         assert contents(place / "model") == base, where
         assert contents(place / "other") == other, where
 
-        apply_unless_done(again / "model", edit, weights(operated.edited))
-        undo(again / "model")
+        apply_unless_done(operated, again / "model", edit, weights(operated.edited))
+        undo(operated.model(again / "model"))
         assert contents(again / "model") == base, where
         assert contents(again / "other") == other, where
         shutil.rmtree(again)
@@ -230,10 +245,10 @@ def test_undo_of_two_edits(killer: Killer, operated: Operated, tmp_path: Path) -
     copy_tree(operated.edited_twice, start / "model")
     base = contents(operated.base)
     models = [weights(one) for one in (operated.base, operated.edited, operated.edited_twice)]
-    loading = Loading(*models)
-    for where, place in deaths(killer, start, tmp_path, "undo_all", "model"):
+    loading = Loading(operated, *models)
+    for where, place in deaths(killer, start, tmp_path, "undo_all", operated.model(Path("model"))):
         loading.check(place / "model", where)
-        undo(place / "model", everything=True)
+        undo(operated.model(place / "model"), everything=True)
         assert contents(place / "model") == base, where
     loading.check_seen()
 
@@ -244,33 +259,36 @@ def test_undo_of_an_edit_that_was_killed(
     start = tmp_path / "start"
     start.mkdir()
     whole = copy_tree(operated.edited, tmp_path / "edited")
-    steps = killer.run("in_place", whole, operated.second).steps
+    steps = killer.run("in_place", operated.model(whole), operated.second).steps
     copy_tree(operated.edited, start / "model")
     middle = [number for number, name in enumerate(steps, 1) if name == "half a pwrite"][4]
-    assert killer.run("in_place", start / "model", operated.second, at=middle).code == -9
+    begun = operated.model(start / "model")
+    assert killer.run("in_place", begun, operated.second, at=middle).code == -9
     once, base = contents(operated.edited), contents(operated.base)
-    for where, place in deaths(killer, start, tmp_path, "undo", "model"):
-        complete = not (place / "model/.surgery/0002").is_dir()
-        undo(place / "model")
+    for where, place in deaths(killer, start, tmp_path, "undo", operated.model(Path("model"))):
+        complete = not (operated.records(place / "model") / "0002").is_dir()
+        undo(operated.model(place / "model"))
         assert contents(place / "model") == (base if complete else once), where
 
 
 def test_bulk_copies_are_steps_too(killer: Killer, operated: Operated, tmp_path: Path) -> None:
     """Shards are copied by the kernel where it can, and a kill in the middle leaves half of one."""
-    model = copy_tree(operated.base, tmp_path / "model")
-    steps = killer.run("copy", model, operated.first, tmp_path / "out").steps
+    source = copy_tree(operated.base, tmp_path / "model")
+    model, out, torn = operated.model(source), tmp_path / "out", tmp_path / "torn"
+    steps = killer.run("copy", model, operated.first, operated.destination(out)).steps
     in_kernel = "copy_file_range" if kernel_copies(tmp_path) else "write"
     half = steps.index(f"half a {in_kernel}") + 1
     edit = load_edit(operated.first)
-    changed = {shard.name for shard in (tmp_path / "out").glob("*.safetensors")
-               if shard.stat().st_ino != (model / shard.name).stat().st_ino}  # fmt: skip
-    assert killer.run("copy", model, operated.first, tmp_path / "torn", at=half).code == -9
-    (staged,) = tmp_path.glob(".torn.staged-*")
-    sizes = {one.name: one.stat().st_size for one in staged.glob("*.safetensors")}
-    whole = {one.name: one.stat().st_size for one in model.glob("*.safetensors")}
+    changed = {shard.name for shard in weight_files(out)
+               if shard.stat().st_ino != (source / shard.name).stat().st_ino}  # fmt: skip
+    target = operated.destination(torn)
+    assert killer.run("copy", model, operated.first, target, at=half).code == -9
+    (staged,) = operated.staged(torn)
+    sizes = {one.name: one.stat().st_size for one in weight_files(staged)}
+    whole = {one.name: one.stat().st_size for one in weight_files(source)}
     assert [name for name in changed & set(sizes) if 0 < sizes[name] < whole[name]]
-    apply_to_copy(model, [edit], tmp_path / "torn")
-    assert contents(tmp_path / "torn") == contents(tmp_path / "out")
+    apply_to_copy(model, [edit], target)
+    assert contents(torn) == contents(out)
 
 
 def kernel_copies(directory: Path) -> bool:
@@ -291,7 +309,7 @@ def test_every_step_is_flushed_before_the_next(
     killer: Killer, operated: Operated, tmp_path: Path
 ) -> None:
     """A power cut loses what was not flushed, so the order of flushes is the order of the steps."""
-    model = copy_tree(operated.base, tmp_path / "model")
+    model = operated.model(copy_tree(operated.base, tmp_path / "model"))
     made = killer.run("in_place", model, operated.first).steps
     hide, patch, unhide = ["rename", "fsync"], ["pwrite", "fsync"], ["rename", "fsync"]
     manifest = ["mkdir", "create", "write", "fsync", "chmod", "replace", "fsync", "unlink"]

@@ -83,10 +83,11 @@ def privatise(place: Place, stored: StoredJournal) -> None:
 def sweep_copies(place: Place) -> None:
     """Remove the unfinished private copy that a killed process left."""
     if place.is_gguf:
-        for name in place.gguf_names:
-            _private_copy(place.path(name)).unlink(missing_ok=True)
-        return
-    for path in place.directory.glob(f".*{PRIVATE_COPY_SUFFIX}"):
+        copies = [_private_copy(place.path(name)) for name in place.gguf_names]
+        found = [path for path in copies if path.exists()]
+    else:
+        found = sorted(place.directory.glob(f".*{PRIVATE_COPY_SUFFIX}"))
+    for path in found:
         path.unlink()
 
 

@@ -1,5 +1,6 @@
 """Surgery on GGUF files: to the byte and back, across types, and refused where it must be."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from command_line import Surgery
 from gguf_tiny import quantized, write_gguf
 from modelsurgery import (
     Edit,
@@ -171,7 +173,7 @@ def test_mild_changes_arrive_too(kind: str) -> None:
     rows = generator.standard_normal((16, 1024)).astype(np.float32)
     delta = generator.standard_normal((1, 1024)).astype(np.float32) * np.float32(0.03)
     blocks = quantized(rows, kind).view(QUANTIZED_DTYPES[kind])
-    achieved = widened(with_added(blocks, delta)) - widened(blocks)
+    achieved = widened(with_added(blocks, delta).blocks) - widened(blocks)
     arrives = (achieved * delta).sum(axis=1) / np.square(delta).sum()
     assert np.abs(arrives - 1).mean() < 0.15
 
@@ -185,6 +187,48 @@ def test_plan_tells_what_arrives(original: Path, tmp_path: Path) -> None:
     assert 0.95 < planned.arrival.arrives < 1.05
     assert 0.9 < planned.arrival.cosine < 1
     assert plan_surgery(open_checkpoint(original), [edit_of(original)]).types == {}
+
+
+def test_what_arrives_is_what_changed(original: Path, tmp_path: Path) -> None:
+    """The figures of plan, apply and apply --in-place, computed from the files alone."""
+    path = write_gguf(original, tmp_path / "model.gguf", "Q4_K")
+    checkpoint, edit = open_checkpoint(path), edit_of(path)
+    copy = apply_to_copy(path, [edit], tmp_path / "copy.gguf")
+    edited, achieved, wanted = open_checkpoint(copy.directory), [], []
+    for gate in find_gate_matrices(checkpoint):
+        before, after = (
+            widened(read_rows(one, gate.view, 0, gate.rows)) for one in (checkpoint, edited)
+        )
+        for update in (one for one in edit.updates if one.address == gate.address):
+            achieved.append((after - before)[update.rows])
+            wanted.append(update.coefficients[:, None] * update.direction)
+    got, asked = (np.concatenate(one).astype(np.float64) for one in (achieved, wanted))
+    arrival = copy.arrival["Q4_K"]
+    assert arrival.arrives == pytest.approx((got * asked).sum() / (asked**2).sum())
+    assert arrival.length == pytest.approx(np.linalg.norm(got) / np.linalg.norm(asked))
+    assert arrival.cosine == pytest.approx(arrival.arrives / arrival.length)
+    assert plan_surgery(checkpoint, [edit]).types["Q4_K"].arrival == arrival
+    assert apply_in_place(path, [edit]).arrival == copy.arrival
+    undo(path)
+    assert apply_to_copy(original, [edit_of(original)], tmp_path / "bf16").arrival == {}
+
+
+def test_verbs_tell_what_quantization_does(
+    surgery: Surgery, original: Path, tmp_path: Path
+) -> None:
+    path, edit = write_gguf(original, tmp_path / "m.gguf", "Q4_0"), tmp_path / "edit.safetensors"
+    save_edit(edit_of(path), edit)
+    planned = surgery("plan", path, edit, "--json")
+    done = surgery("apply", path, edit, "--out", tmp_path / "out.gguf", "--json")
+    told = json.loads(done.stdout)
+    assert json.loads(planned.stdout)["types"]["Q4_0"]["arrival"] == told["arrival"]["Q4_0"]
+    assert 0.9 < told["arrival"]["Q4_0"]["cosine"] < 1
+    assert "importance matrix" in told["note"]
+    assert "importance matrix" in surgery("apply", path, edit, "--in-place").stdout
+    for verb in ("verify", "undo"):
+        assert surgery(verb, path).code == 0
+    assert surgery("diff", path, tmp_path / "out.gguf").stdout.count("ffn_gate") == 3
+    assert "edit" in surgery("inspect", tmp_path / "out.gguf").stdout
 
 
 def test_without_ggml_k_quants_are_refused_by_name(

@@ -1,13 +1,12 @@
 """How much of an edit arrives in rows whose values are few bits: achieved against wanted."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from modelsurgery.checkpoint.layouts import Address
-from modelsurgery.checkpoint.rows import widened
 from modelsurgery.edit.changes import TensorChange
 
 
@@ -31,33 +30,29 @@ class Arrival:
     length: float
 
 
-def measure_arrival(
-    changes: Iterable[TensorChange], type_of: Mapping[Address, str]
-) -> dict[str, Arrival]:
-    """Compare what changes do to rows with what was to be added to them, by element type.
+class ArrivalSums:
+    """Sums over edited rows, by element type, while changes pass by."""
 
-    Args:
-        changes: rows before and after.
-        type_of: element type of each matrix.
-    """
-    sums: dict[str, list[float]] = {}
-    for change in changes:
-        total = sums.setdefault(type_of[change.address], [0.0, 0.0, 0.0])
-        for number, value in enumerate(_products(change)):
-            total[number] += value
-    return {
-        dtype: Arrival(
-            arrives=both / wanted,
-            cosine=both / math.sqrt(achieved * wanted) if achieved else 0.0,
-            length=math.sqrt(achieved / wanted),
-        )
-        for dtype, (both, achieved, wanted) in sorted(sums.items())
-    }
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._sums: dict[str, NDArray[np.float64]] = {}
 
+    def watched(self, changes: Iterable[TensorChange]) -> Iterator[TensorChange]:
+        """The same changes; what arrives of those of quantized rows is summed up."""
+        for change in changes:
+            if change.products is not None:
+                dtype = str((change.after.dtype.names or ("",))[0])
+                total = self._sums.setdefault(dtype, np.zeros(3))
+                total += change.products.sum(axis=0)
+            yield change
 
-def _products(change: TensorChange) -> Iterator[float]:
-    """Achieved with wanted, achieved with itself, wanted with itself."""
-    achieved = (widened(change.after) - widened(change.before)).astype(np.float64)
-    wanted = np.broadcast_to(change.delta, achieved.shape).astype(np.float64)
-    for one, other in ((achieved, wanted), (achieved, achieved), (wanted, wanted)):
-        yield float(np.einsum("ij,ij->", one, other))
+    def by_type(self) -> dict[str, Arrival]:
+        """What arrived, by the name of the type; of types whose rows are quantized."""
+        return {
+            dtype: Arrival(
+                arrives=float(both / wanted),
+                cosine=float(both / math.sqrt(achieved * wanted)) if achieved else 0.0,
+                length=math.sqrt(achieved / wanted),
+            )
+            for dtype, (both, achieved, wanted) in sorted(self._sums.items())
+        }

@@ -9,11 +9,12 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from modelsurgery.apply.arrival import Arrival
 from modelsurgery.apply.coverage import Coverage
 from modelsurgery.apply.journal import SURGERY_DIRECTORY, Journal, copy_journal, load_journal
 from modelsurgery.apply.manifest import (
@@ -70,6 +71,7 @@ class EditedCopy:
             the source or share its blocks.
         left_behind: files of the source that were not copied, such as the same weights in another
             format, which would still hold the base model.
+        arrival: of quantized types, by name, how much of the edits arrived in their rows.
 
     Example:
         >>> apply_to_copy("model", [edit], "edited-model").coverage.rows_edited == edit.row_count
@@ -80,6 +82,7 @@ class EditedCopy:
     coverage: Coverage
     shared_files: tuple[str, ...]
     left_behind: tuple[str, ...]
+    arrival: dict[str, Arrival] = field(default_factory=dict)
 
 
 def apply_to_copy(
@@ -147,7 +150,8 @@ def apply_to_copy(
                 weights=_with_changed(hashes, written, stored.journal),
             )
             write_manifest(staged.records, manifest)
-    return EditedCopy(target.model, coverage, shared, tuple(sorted((*left_behind, *dropped))))
+    left = tuple(sorted((*left_behind, *dropped)))
+    return EditedCopy(target.model, coverage, shared, left, surgery.arrival.by_type())
 
 
 def _target(checkpoint: Checkpoint, destination: Path) -> Place:

@@ -15,9 +15,10 @@ files are back, the rows that it holds are put back first.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from modelsurgery.apply.arrival import Arrival
 from modelsurgery.apply.coverage import Coverage
 from modelsurgery.apply.journal import StoredJournal, remove_journal
 from modelsurgery.apply.manifest import (
@@ -51,6 +52,7 @@ class EditedInPlace:
         coverage: how much of the model changed.
         journal: directory with the original rows, for `undo`.
         put_back_first: whether an interrupted edit was undone first.
+        arrival: of quantized types, by name, how much of the edits arrived in their rows.
 
     Example:
         >>> apply_in_place("own-model", [edit]).put_back_first
@@ -61,6 +63,7 @@ class EditedInPlace:
     coverage: Coverage
     journal: Path
     put_back_first: bool
+    arrival: dict[str, Arrival] = field(default_factory=dict)
 
 
 def apply_in_place(directory: Path | str, edits: Sequence[Edit]) -> EditedInPlace:
@@ -113,7 +116,8 @@ def apply_in_place(directory: Path | str, edits: Sequence[Edit]) -> EditedInPlac
         except BaseException:
             put_back(place, stored)
             raise
-    return EditedInPlace(place.model, coverage, stored.path, unfinished is not None)
+    arrival = surgery.arrival.by_type()
+    return EditedInPlace(place.model, coverage, stored.path, unfinished is not None, arrival)
 
 
 def _with_operation(before: Manifest, entry: Operation, stored: StoredJournal) -> Manifest:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from modelsurgery.apply.arrival import ArrivalSums
 from modelsurgery.apply.coverage import Coverage, measure_coverage
 from modelsurgery.apply.journal import Journal, JournalWriter, StoredJournal
 from modelsurgery.apply.manifest import describe_edits, manifest_text
@@ -33,12 +34,14 @@ class Surgery:
         edits: what to add.
         kept: numbers and edited rows of quantized matrices by address, so that they are quantized
             once; as many as fit in `MOST_KEPT_BYTES`.
+        arrival: how much of the edits arrives in quantized rows.
     """
 
     checkpoint: Checkpoint
     gates: tuple[GateMatrix, ...]
     edits: tuple[Edit, ...]
     kept: dict[Address, tuple[NDArray[np.int64], Rows]] = field(default_factory=dict, repr=False)
+    arrival: ArrivalSums = field(default_factory=ArrivalSums, repr=False)
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, edits: Sequence[Edit]) -> "Surgery":
@@ -60,7 +63,7 @@ class Surgery:
         with writer.open(), Weights(self.checkpoint) as weights:
             changes = worked_ahead(tensor_changes(self.edits, rows_reader(weights, self.gates)))
             coverage = measure_coverage(
-                writer.recorded(self._keeping(changes)),
+                writer.recorded(self._keeping(self.arrival.watched(changes))),
                 tensors_found=len(self.gates),
                 rows_found=sum(gate.rows for gate in self.gates),
                 bytes_total=self.checkpoint.size_bytes,

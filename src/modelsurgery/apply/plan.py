@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from modelsurgery.apply.arrival import Arrival, measure_arrival
+from modelsurgery.apply.arrival import Arrival, ArrivalSums
 from modelsurgery.checkpoint.directory import Checkpoint
 from modelsurgery.checkpoint.layouts import (
     GateLayout,
@@ -182,8 +182,10 @@ def _types(
         for dtype in {gate.dtype for gate in touched}:
             check_writable(dtype, str(checkpoint.place))
         with Weights(checkpoint) as weights:
-            changes = tensor_changes(edits, rows_reader(weights, gates))
-            arrivals = measure_arrival(changes, {gate.address: gate.dtype for gate in gates})
+            sums = ArrivalSums()
+            for _ in sums.watched(tensor_changes(edits, rows_reader(weights, gates))):
+                pass
+            arrivals = sums.by_type()
     return {
         name: TypePlan(
             matrices=sum(gate.dtype == name for gate in gates),

@@ -11,7 +11,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,20 +89,33 @@ def check_writable(name: str, where: str) -> None:
         )
 
 
-def with_added(blocks: Blocks, delta: Values) -> Blocks:
+class Added(NamedTuple):
+    """Rows with something added, and how far it arrived.
+
+    Attributes:
+        blocks: [k, blocks].
+        products: [k, 3] float64: the achieved change with the wanted one, with itself, and the
+            wanted one with itself; not finite where a row cannot hold the sum.
+    """
+
+    blocks: Blocks
+    products: NDArray[np.float64]
+
+
+def with_added(blocks: Blocks, delta: Values) -> Added:
     """Add something to rows of blocks.
 
     Args:
         blocks: [k, blocks] of one of `QUANTIZED_DTYPES`.
         delta: [k, d] or [1, d] float32.
     """
-    result = np.empty_like(blocks)
+    result = Added(np.empty_like(blocks), np.empty((len(blocks), 3)))
     delta = np.broadcast_to(delta, (len(blocks), delta.shape[1]))
     count = max(1, CHUNK_VALUES // delta.shape[1])
 
     def add(start: int) -> None:
         chunk = slice(start, start + count)
-        result[chunk] = _with_added(blocks[chunk], delta[chunk])
+        result.blocks[chunk], result.products[chunk] = _with_added(blocks[chunk], delta[chunk])
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # ggml and numpy let other threads run
         for _ in pool.map(add, range(0, len(blocks), count)):
@@ -110,31 +123,41 @@ def with_added(blocks: Blocks, delta: Values) -> Blocks:
     return result
 
 
-def _with_added(blocks: Blocks, delta: Values) -> Blocks:
+def _with_added(blocks: Blocks, delta: Values) -> Added:
     base = dequantized(blocks)
     target = base + delta
     after = quantized(target, blocks.dtype)
-    missing = _missing(base, delta, after)
+    products = _products(base, delta, after)
+    missing = _missing(products)
     short = np.flatnonzero(np.abs(missing) > ENOUGH)
     for _ in range(ROUNDS):
         if not len(short):
             break
         target[short] += missing[short, None] * delta[short]
         again = quantized(target[short], blocks.dtype)
-        left = _missing(base[short], delta[short], again)
-        closer = np.abs(left) < np.abs(missing[short])
-        after[short[closer]] = again[closer]
+        found = _products(base[short], delta[short], again)
+        left = _missing(found)
+        closer = np.abs(left) < np.abs(_missing(products[short]))
+        after[short[closer]], products[short[closer]] = again[closer], found[closer]
         missing[short] = left
         short = short[np.abs(left) > ENOUGH]
-    return after
+    return Added(after, products)
 
 
-def _missing(base: Values, delta: Values, after: Blocks) -> Values:
-    """How much of each row's change does not arrive, as a share of it; 0 where it is not finite."""
+def _products(base: Values, delta: Values, after: Blocks) -> NDArray[np.float64]:
+    """Products of the achieved and the wanted change of each row (see `Added`)."""
     achieved = dequantized(after) - base
-    squares = np.einsum("ij,ij->i", delta, delta)
-    missing = 1 - np.einsum("ij,ij->i", achieved, delta) / np.where(squares > 0, squares, 1)
-    result: Values = np.where(np.isfinite(missing) & (squares > 0), missing, 0)
+    pairs = ((achieved, delta), (achieved, achieved), (delta, delta))
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = [np.einsum("ij,ij->i", one, other, dtype=np.float64) for one, other in pairs]
+    return np.stack(found, axis=1)
+
+
+def _missing(products: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How much of each row's change does not arrive, as a share of it; 0 where it is not finite."""
+    both, _, wanted = products.T
+    missing = 1 - both / np.where(wanted > 0, wanted, 1)
+    result: NDArray[np.float64] = np.where(np.isfinite(missing) & (wanted > 0), missing, 0)
     return result
 
 

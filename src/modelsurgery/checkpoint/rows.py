@@ -24,7 +24,6 @@ from modelsurgery.checkpoint.quantized import (
     QUANTIZED_DTYPES,
     dequantized,
     is_quantized,
-    with_added,
 )
 from modelsurgery.errors import CheckpointError
 
@@ -147,18 +146,6 @@ def widened(rows: Rows, *, out: NDArray[np.float32] | None = None) -> NDArray[np
     else:
         wide[...] = rows
     return wide
-
-
-def added(rows: Rows, delta: NDArray[np.float32]) -> Rows:
-    """Rows [k, columns] with something added, rounded once; infinite where it cannot be held.
-
-    Args:
-        rows: of any of `ROW_DTYPES`.
-        delta: [k, d] or [1, d] float32.
-    """
-    if is_quantized(rows.dtype):
-        return with_added(rows, delta)
-    return rounded(widened(rows) + delta, rows.dtype)
 
 
 def rounded(values: NDArray[np.float32], dtype: np.dtype[Any]) -> Rows:

@@ -18,10 +18,15 @@ from modelsurgery.cli.output import print_content, print_differences, showing_pr
 from modelsurgery.errors import RecipeError, VerificationError
 
 if TYPE_CHECKING:
+    from modelsurgery.apply.arrival import Arrival
     from modelsurgery.edit.edit import Edit
 
 ModelDirectory = Annotated[Path, typer.Argument(help="Model: directory or GGUF file.")]
 MOST_NAMED = 3
+QUANTIZED_AGAIN = (
+    "edited rows are quantized again, with scales of their own; what an importance matrix "
+    "(imatrix) chose for them is lost"
+)
 
 
 def plan(
@@ -39,6 +44,8 @@ def plan(
     checkpoint = open_checkpoint(model_directory(model))
     planned = asdict(plan_surgery(checkpoint, loaded, layout=chosen_layout(layout)))
     content = {"model": str(checkpoint.place), **planned, **edits_together(loaded)}
+    if any(one["arrival"] for one in planned["types"].values()):
+        content["note"] = QUANTIZED_AGAIN
     print_content(content, as_json)
 
 
@@ -85,6 +92,7 @@ def apply(
             **asdict(done.coverage),
             "journal": str(done.journal),
             "put_back_first": done.put_back_first,
+            **_arrived(done.arrival),
             "way_back": f"surgery undo {done.directory}",
         }
     else:
@@ -97,8 +105,19 @@ def apply(
             **asdict(made.coverage),
             "shared_files": list(made.shared_files),
             "left_behind": list(made.left_behind),
+            **_arrived(made.arrival),
         }
     print_content({**content, **edits_together(loaded)}, as_json)
+
+
+def _arrived(arrival: "dict[str, Arrival]") -> dict[str, Any]:
+    """How much of the edits arrived in quantized rows; nothing of other models."""
+    if not arrival:
+        return {}
+    return {
+        "arrival": {dtype: asdict(one) for dtype, one in arrival.items()},
+        "note": QUANTIZED_AGAIN,
+    }
 
 
 def undo(

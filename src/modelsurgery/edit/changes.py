@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelsurgery.checkpoint.layouts import Address
-from modelsurgery.checkpoint.quantized import is_quantized
-from modelsurgery.checkpoint.rows import ROW_DTYPES, Rows, added, holds, rounded, widened
+from modelsurgery.checkpoint.quantized import is_quantized, with_added
+from modelsurgery.checkpoint.rows import ROW_DTYPES, Rows, holds, rounded, widened
 from modelsurgery.edit.base_samples import check_same_model
 from modelsurgery.edit.edit import Edit, ReadRows, RowUpdate, canonical, rows_sha256
 from modelsurgery.errors import EditMismatchError, RecipeError
@@ -29,7 +29,7 @@ class TensorChange:
         rows: [k] int64, ascending.
         before: [k, d] in the dtype that the sum was rounded to.
         after: [k, d] in the same dtype.
-        delta: what was to be added, [k, d] or [1, d] float32.
+        products: of quantized rows, how far the change arrived (see `Added`), [k, 3] float64.
         before_sha256: hash of `before`, if it was made on the way.
     """
 
@@ -38,7 +38,7 @@ class TensorChange:
     rows: NDArray[np.int64]
     before: Rows
     after: Rows
-    delta: NDArray[np.float32]
+    products: NDArray[np.float64] | None = None
     before_sha256: str | None = None
 
     @cached_property
@@ -59,10 +59,21 @@ def edited_rows(rows: Rows, delta: NDArray[np.float32]) -> Rows:
     Raises:
         RecipeError: a sum that the dtype cannot hold.
     """
-    result = added(rows, delta)
-    if not np.isfinite(widened(result) if is_quantized(result.dtype) else result).all():
-        raise RecipeError(f"the edited rows overflow {rows.dtype}; use a smaller strength")
-    return result
+    return _edited(rows, delta)[0]
+
+
+def _edited(rows: Rows, delta: NDArray[np.float32]) -> tuple[Rows, NDArray[np.float64] | None]:
+    """Rows with something added, and of quantized ones how far it arrived."""
+    if is_quantized(rows.dtype):
+        after, products = with_added(rows, delta)
+        finite = np.isfinite(products)
+    else:
+        after, products = rounded(widened(rows) + delta, rows.dtype), None
+        finite = np.isfinite(after)
+    if not finite.all():
+        name = rows.dtype.names[0] if rows.dtype.names else rows.dtype
+        raise RecipeError(f"the edited rows overflow {name}; use a smaller strength")
+    return after, products
 
 
 def tensor_changes(edits: Sequence[Edit], read: ReadRows) -> Iterator[TensorChange]:
@@ -95,12 +106,23 @@ def tensor_changes(edits: Sequence[Edit], read: ReadRows) -> Iterator[TensorChan
         known = [_check_base(update, content, named) for update in updates]
         rows, delta = _summed(updates)
         if len(rows) == len(named) > 0:
-            after = edited_rows(content, delta)
-            yield TensorChange(updates[0].tensor, address, rows, content, after, delta, known[0])
+            change = (content, *_edited(content, delta))
+            yield TensorChange(updates[0].tensor, address, rows, *change, known[0])
         elif len(rows):
             before = content[np.searchsorted(named, rows)]
-            after = edited_rows(before, delta)
-            yield TensorChange(updates[0].tensor, address, rows, before, after, delta)
+            change = (before, *_edited(before, delta))
+            yield TensorChange(updates[0].tensor, address, rows, *change)
+
+
+def check_bases(edits: Sequence[Edit], read: ReadRows) -> None:
+    """Compare rows with those that edits were made for, without adding anything.
+
+    Raises:
+        EditMismatchError: they are not the same.
+    """
+    for update in (update for edit in edits for update in edit.updates):
+        rows = update.rows.astype(np.int64)
+        _check_base(update, read(update, rows), rows)
 
 
 def _named_rows(updates: Sequence[RowUpdate]) -> NDArray[np.int64]:

@@ -26,7 +26,14 @@ ALL_EXPERTS = re.compile(
 )
 
 
-def write_gguf(directory: Path, path: Path, kind: str = "F32", *, tensors_a_file: int = 0) -> Path:
+def write_gguf(
+    directory: Path,
+    path: Path,
+    kind: str = "F32",
+    *,
+    tensors_a_file: int = 0,
+    chat_template: str | None = None,
+) -> Path:
     """A safetensors checkpoint as GGUF, matrices in a type; gives the (first) file.
 
     Tensors without a counterpart are left out, and so are experts' other matrices and all that
@@ -43,6 +50,8 @@ def write_gguf(directory: Path, path: Path, kind: str = "F32", *, tensors_a_file
         value = next((config[name] for name in spelled if config.get(name)), None)
         if value is not None:
             writer.add_uint32(f"{architecture}.{key}", value)
+    if chat_template is not None:
+        writer.add_chat_template(chat_template)
     kinds = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
     names = gguf.get_tensor_name_map(kinds[architecture], 8)
     for name, values in _arranged(directory, family).items():

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -17,15 +17,20 @@ from modelsurgery.cli.options import (
 from modelsurgery.cli.output import print_content, showing_progress
 from modelsurgery.errors import RecipeError
 
+if TYPE_CHECKING:
+    from modelsurgery.checkpoint.directory import Checkpoint
+    from modelsurgery.edit.edit import Edit
+
 
 def export(
     model: ModelArgument,
     edits: EditArguments,
     to: Annotated[
-        Literal["peft", "gguf", "mlx", "hub"],
+        Literal["peft", "gguf", "mlx", "ollama", "hub"],
         typer.Option(
-            help="peft writes an adapter for PEFT and vLLM, gguf one for llama.cpp, mlx one for "
-            "mlx-lm, hub a repository with a model card."
+            help="peft writes an adapter for PEFT and vLLM, gguf an adapter for llama.cpp or an "
+            "edited GGUF file, mlx an adapter for mlx-lm, ollama a directory with an edited GGUF "
+            "file and a Modelfile, hub a repository with a model card."
         ),
     ],
     out: Annotated[
@@ -37,7 +42,10 @@ def export(
     ] = "float32",
     form: Annotated[
         Literal["adapter", "merged"],
-        typer.Option(help="With --to hub: publish an adapter or the merged model."),
+        typer.Option(
+            help="With --to gguf or hub: write an adapter, or the edited model. For gguf, MODEL is "
+            "then the GGUF file to edit."
+        ),
     ] = "adapter",
     base_model: Annotated[
         str | None, typer.Option(metavar="ID", help="Hub ID of the base model.")
@@ -58,7 +66,7 @@ def export(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write edits as an adapter for PEFT, vLLM, llama.cpp or MLX, or a repository for the Hub."""
+    """Write edits as an adapter, an edited GGUF file, or a repository for the Hub."""
     from modelsurgery import export as exporting
     from modelsurgery.checkpoint.directory import open_checkpoint
     from modelsurgery.checkpoint.named_models import published_name
@@ -66,20 +74,14 @@ def export(
 
     if push is not None and to != "hub":
         raise RecipeError("--push needs --to hub")
+    if form == "merged" and to not in ("gguf", "hub"):
+        raise RecipeError(f"--form merged and --to {to}; expected --to gguf or --to hub")
     checkpoint = open_checkpoint(model_directory(model))
     name = base_model or (None if Path(model).is_dir() else published_name(model))
     loaded = [load_edit(path) for path in edits]
     written: Any
-    if to == "peft":
-        written = exporting.write_peft_adapter(
-            checkpoint, loaded, out, base_model=name, dtype=dtype
-        )
-    elif to == "gguf":
-        written = exporting.write_gguf_adapter(checkpoint, loaded, out, dtype=dtype)
-    elif to == "mlx":
-        written = exporting.write_mlx_adapter(checkpoint, loaded, out, base_model=name, dtype=dtype)
-    else:
-        with showing_progress() as progress:
+    with showing_progress() as progress:
+        if to == "hub":
             written = exporting.write_repository(
                 checkpoint,
                 edits,
@@ -89,7 +91,29 @@ def export(
                 license=license,
                 progress=progress,
             )
+        elif to == "ollama":
+            written = exporting.write_ollama_model(checkpoint, loaded, out)
+        elif form == "merged":
+            written = exporting.write_merged_gguf(checkpoint, loaded, out, progress=progress)
+        else:
+            written = _adapter(to, checkpoint, loaded, out, name, dtype)
     content = {**asdict(written), **edits_together(loaded)}
     if push is not None:
         content["pushed_to"] = exporting.push_repository(out, push)
     print_content(content, as_json)
+
+
+def _adapter(
+    to: str,
+    checkpoint: "Checkpoint",
+    edits: "list[Edit]",
+    out: Path,
+    base_model: str | None,
+    dtype: str,
+) -> Any:
+    from modelsurgery import export as exporting
+
+    if to == "gguf":
+        return exporting.write_gguf_adapter(checkpoint, edits, out, dtype=dtype)
+    write = exporting.write_peft_adapter if to == "peft" else exporting.write_mlx_adapter
+    return write(checkpoint, edits, out, base_model=base_model, dtype=dtype)

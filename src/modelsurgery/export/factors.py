@@ -20,8 +20,8 @@ from modelsurgery.checkpoint.layouts import (
     find_gate_matrices,
 )
 from modelsurgery.checkpoint.rows import Weights, rounded
-from modelsurgery.edit.changes import tensor_changes
-from modelsurgery.edit.edit import Edit, layout_of, rows_reader
+from modelsurgery.edit.changes import check_bases, tensor_changes
+from modelsurgery.edit.edit import Edit, ReadRows, layout_of, rows_reader
 from modelsurgery.errors import NothingChangedError, RecipeError, UnsupportedModelError
 
 
@@ -72,7 +72,7 @@ def low_rank_factors(checkpoint: Checkpoint, edits: Sequence[Edit]) -> tuple[Fac
     layout = layout_of(edits) or choose_layout(checkpoint)
     gates = find_gate_matrices(checkpoint, layout)
     with Weights(checkpoint) as weights:
-        changed = {change.address for change in tensor_changes(edits, rows_reader(weights, gates))}
+        changed = _changed(edits, rows_reader(weights, gates), checkpoint)
     columns = {gate.address: _columns(gate, edits) for gate in gates if gate.address in changed}
     rank = max((len(some) for some in columns.values()), default=0)
     if rank == 0:
@@ -84,6 +84,27 @@ def low_rank_factors(checkpoint: Checkpoint, edits: Sequence[Edit]) -> tuple[Fac
         for gate in gates
         if columns.get(gate.address)
     )
+
+
+def refuse_gguf(checkpoint: Checkpoint, what: str) -> None:
+    """Refuse a GGUF file where names of modules are needed, which are those of a directory.
+
+    Raises:
+        UnsupportedModelError: the checkpoint is a GGUF file.
+    """
+    if checkpoint.place.is_gguf:
+        raise UnsupportedModelError(
+            f"{checkpoint.place}: {what} is made from the model's directory, which the edit fits "
+            "too; give that, or use --to gguf or --to ollama"
+        )
+
+
+def _changed(edits: Sequence[Edit], read: ReadRows, checkpoint: Checkpoint) -> set[Address]:
+    """Matrices in which something changes."""
+    if checkpoint.place.is_gguf:  # no row is quantized again for an adapter
+        check_bases(edits, read)
+        return {update.address for edit in edits for update in edit.updates}
+    return {change.address for change in tensor_changes(edits, read)}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A llama.cpp LoRA adapter of edits, in a GGUF file.
+"""Edits as GGUF: a llama.cpp LoRA adapter, or an edited copy of a file.
 
 llama.cpp adds lora_b · lora_a · alpha / r to a weight; alpha = r, so the factors are exact. Names
 come from the gguf package's own map. llama.cpp's converters change no gate matrix that is listed
@@ -15,11 +15,14 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from modelsurgery.apply.copying import EditedCopy, apply_to_copy
 from modelsurgery.checkpoint.directory import Checkpoint
+from modelsurgery.checkpoint.gguf_files import ARCHITECTURE_KEY
 from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import RecipeError, UnsupportedModelError
 from modelsurgery.export.factors import Factors, full_or_half, low_rank_factors, narrowed
 from modelsurgery.files.atomic import refuse_existing, storage_errors, write_bytes
+from modelsurgery.files.progress import Progress, silent
 
 # `model_type` of config.json to llama.cpp's architecture, where its converter spells it otherwise.
 ARCHITECTURES = {
@@ -74,8 +77,8 @@ def write_gguf_adapter(
     """Write edits as a LoRA adapter for llama.cpp. Needs `pip install 'modelsurgery[gguf]'`.
 
     Args:
-        checkpoint: the full-precision model that the edits were made from. The adapter fits its
-            GGUF files of any quantization.
+        checkpoint: the model that the edits were made from, or a GGUF file of it. The adapter fits
+            its GGUF files of any quantization.
         edits: edits of this model, added up.
         path: file to create.
         dtype: `float32` keeps directions and coefficients exactly; `float16` rounds them.
@@ -111,6 +114,34 @@ def write_gguf_adapter(
     return GgufAdapter(path, architecture, rank, names, len(content))
 
 
+def write_merged_gguf(
+    checkpoint: Checkpoint,
+    edits: Sequence[Edit],
+    path: Path | str,
+    *,
+    progress: Progress = silent,
+) -> EditedCopy:
+    """Write an edited copy of a GGUF file (see `apply_to_copy`).
+
+    Args:
+        checkpoint: a GGUF file of the model, of any type that rows can be quantized to.
+        edits: edits of this model.
+        path: file to create, `NAME.gguf`.
+        progress: receives the number of copied files.
+
+    Raises:
+        EditMismatchError: the weights are not those that an edit was made for.
+        OutputExistsError: `path` exists.
+        UnsupportedModelError: the checkpoint is no GGUF file, or its rows cannot be quantized.
+    """
+    if not checkpoint.place.is_gguf:
+        raise UnsupportedModelError(
+            f"{checkpoint.place} is no GGUF file; give one of this model, which its edits fit "
+            "too, or write an adapter with --form adapter"
+        )
+    return apply_to_copy(checkpoint.place.model, edits, path, progress=progress)
+
+
 def _adapter_bytes(
     gguf: ModuleType, architecture: str, rank: int, tensors: Mapping[str, NDArray[Any]]
 ) -> bytes:
@@ -143,6 +174,8 @@ def _package() -> ModuleType:
 
 
 def _architecture(gguf: ModuleType, checkpoint: Checkpoint) -> str:
+    if checkpoint.place.is_gguf:
+        return str(checkpoint.config[ARCHITECTURE_KEY])
     model_type = str(checkpoint.config.get("model_type"))
     architecture = ARCHITECTURES.get(model_type, model_type)
     if architecture in NAMES_ONLY or architecture not in gguf.MODEL_ARCH_NAMES.values():
@@ -157,6 +190,8 @@ def _names(
     gguf: ModuleType, architecture: str, checkpoint: Checkpoint, factors: Sequence[Factors]
 ) -> tuple[str, ...]:
     """llama.cpp's names of the weights."""
+    if checkpoint.place.is_gguf:
+        return tuple(one.tensor for one in factors)
     kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
     blocks = max(one.address.block for one in factors) + 1
     names = gguf.get_tensor_name_map(kinds[architecture], blocks)

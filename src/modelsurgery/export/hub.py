@@ -15,6 +15,7 @@ from modelsurgery.checkpoint.directory import Checkpoint
 from modelsurgery.edit.edit_file import load_edit, save_edit
 from modelsurgery.errors import ArtifactError, RecipeError, SurgeryError
 from modelsurgery.export.card import CardFacts, Form, model_card
+from modelsurgery.export.factors import refuse_gguf
 from modelsurgery.export.peft import write_peft_adapter
 from modelsurgery.export.public import (
     is_local,
@@ -81,6 +82,7 @@ def write_repository(
         RecipeError: a run's results cannot be read, or the base model is a path.
         UnsupportedModelError: there is no adapter of these edits; the merged form always works.
     """
+    refuse_gguf(checkpoint, "a repository")
     refuse_existing(directory, for_directory=True)
     if base_model is not None and is_local(base_model):
         raise RecipeError(f"--base-model {base_model!r}; expected a Hub ID such as owner/name")

@@ -18,7 +18,13 @@ from safetensors.numpy import save
 from modelsurgery.checkpoint.directory import Checkpoint
 from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import UnsupportedModelError
-from modelsurgery.export.factors import Factors, full_or_half, low_rank_factors, narrowed
+from modelsurgery.export.factors import (
+    Factors,
+    full_or_half,
+    low_rank_factors,
+    narrowed,
+    refuse_gguf,
+)
 from modelsurgery.files.atomic import staged_directory, write_bytes, write_json
 
 CONFIG_FILE = "adapter_config.json"
@@ -80,6 +86,7 @@ def write_mlx_adapter(
         >>> write_mlx_adapter(checkpoint, [edit], "adapter")  # doctest: +SKIP
     """
     directory, numpy_dtype = Path(directory), full_or_half(dtype)
+    refuse_gguf(checkpoint, "an MLX adapter")
     factors = low_rank_factors(checkpoint, edits)
     config = _config(checkpoint, factors, base_model or str(checkpoint.directory))
     tensors: dict[str, NDArray[Any]] = {}

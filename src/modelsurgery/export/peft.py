@@ -16,7 +16,7 @@ from modelsurgery.checkpoint.directory import Checkpoint
 from modelsurgery.checkpoint.rows import DTYPES
 from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import RecipeError
-from modelsurgery.export.factors import Factors, low_rank_factors, narrowed
+from modelsurgery.export.factors import Factors, low_rank_factors, narrowed, refuse_gguf
 from modelsurgery.files.atomic import staged_directory, write_bytes, write_json
 
 CONFIG_FILE = "adapter_config.json"
@@ -81,6 +81,7 @@ def write_peft_adapter(
     if dtype not in ADAPTER_DTYPES:
         raise RecipeError(f"dtype {dtype!r}; expected one of {', '.join(ADAPTER_DTYPES)}")
     numpy_dtype = DTYPES[ADAPTER_DTYPES[dtype]]
+    refuse_gguf(checkpoint, "a PEFT adapter")
     factors = low_rank_factors(checkpoint, edits)
     tensors: dict[str, NDArray[Any]] = {}
     for one in factors:

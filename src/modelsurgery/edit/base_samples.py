@@ -14,6 +14,8 @@ from modelsurgery.errors import EditMismatchError
 
 LEAST_COSINE = 0.9
 LARGEST_RATIO = 1.25  # of the lengths of both
+HALF = 0.5  # of an edit: rows with more have it
+SURE = 5  # standard errors
 A_ROW, AN_UPDATE = 8, 256  # samples at least
 LARGEST = float(np.finfo(np.float16).max)
 
@@ -54,14 +56,14 @@ def check_same_model(
     places = _places(count, size, rows.shape[1])
     before = samples.astype(np.float64)
     now = np.take_along_axis(rows, places, axis=1).astype(np.float64)
-    lengths = float(np.linalg.norm(before)), float(np.linalg.norm(now))
-    cosine = float((before * now).sum()) / max(lengths[0] * lengths[1], 1e-300)
     wanted = coefficients.astype(np.float64)[:, None] * direction[places]
-    there = float(((now - before) * wanted).sum()) / max(float((wanted**2).sum()), 1e-300)
-    if there > 0.5:
+    there = _part_there(now - before, wanted)
+    if there > HALF:
         raise EditMismatchError(
             f"the rows of {tensor} have {there:.0%} of this edit already; undo it first"
         )
+    lengths = float(np.linalg.norm(before)), float(np.linalg.norm(now))
+    cosine = float((before * now).sum()) / max(lengths[0] * lengths[1], 1e-300)
     ratio = max(lengths) / max(min(lengths), 1e-300)
     if not (cosine >= LEAST_COSINE and ratio <= LARGEST_RATIO):  # NaN is refused too
         raise EditMismatchError(
@@ -69,6 +71,19 @@ def check_same_model(
             f"that this edit was made for is {cosine:.2f}, expected {LEAST_COSINE} or more; use "
             "the same model, quantized or not"
         )
+
+
+def _part_there(difference: NDArray[np.float64], wanted: NDArray[np.float64]) -> float:
+    """How much of an edit is in a difference; 0 unless it is told from what rounding does.
+
+    The coefficient of a regression of all values, and its standard error: what rounding does along
+    a weak edit may be longer than the edit.
+    """
+    square = max(float((wanted**2).sum()), 1e-300)
+    part = float((difference * wanted).sum()) / square
+    rest = float(((difference - part * wanted) ** 2).sum())
+    error = float(np.sqrt(rest / (wanted.size * square)))
+    return part if part > SURE * error else 0.0
 
 
 def _places(count: int, size: int, width: int) -> NDArray[np.int64]:

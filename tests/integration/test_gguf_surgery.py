@@ -224,7 +224,10 @@ def test_verbs_tell_what_quantization_does(
     assert json.loads(planned.stdout)["types"]["Q4_0"]["arrival"] == told["arrival"]["Q4_0"]
     assert 0.9 < told["arrival"]["Q4_0"]["cosine"] < 1
     assert "importance matrix" in told["note"]
-    assert "importance matrix" in surgery("apply", path, edit, "--in-place").stdout
+    assert "Q4_0: 24 of 192 rows in 3 matrices (" in surgery("plan", path, edit).stdout
+    printed = surgery("apply", path, edit, "--in-place").stdout
+    assert f"Q4_0: {told['arrival']['Q4_0']['arrives']:.1%} of the edit arrives" in printed
+    assert "importance matrix" in printed
     for verb in ("verify", "undo"):
         assert surgery(verb, path).code == 0
     assert surgery("diff", path, tmp_path / "out.gguf").stdout.count("ffn_gate") == 3

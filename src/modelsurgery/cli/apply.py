@@ -19,6 +19,7 @@ from modelsurgery.errors import RecipeError, VerificationError
 
 if TYPE_CHECKING:
     from modelsurgery.apply.arrival import Arrival
+    from modelsurgery.apply.plan import TypePlan
     from modelsurgery.edit.edit import Edit
 
 ModelDirectory = Annotated[Path, typer.Argument(help="Model: directory or GGUF file.")]
@@ -42,11 +43,28 @@ def plan(
 
     loaded = [load_edit(path) for path in edits or []]
     checkpoint = open_checkpoint(model_directory(model))
-    planned = asdict(plan_surgery(checkpoint, loaded, layout=chosen_layout(layout)))
-    content = {"model": str(checkpoint.place), **planned, **edits_together(loaded)}
-    if any(one["arrival"] for one in planned["types"].values()):
+    planned = plan_surgery(checkpoint, loaded, layout=chosen_layout(layout))
+    content = {"model": str(checkpoint.place), **asdict(planned), **edits_together(loaded)}
+    if not as_json and planned.types:
+        content["types"] = [_type_line(name, one) for name, one in planned.types.items()]
+    if any(one.arrival for one in planned.types.values()):
         content["note"] = QUANTIZED_AGAIN
     print_content(content, as_json)
+
+
+def _type_line(name: str, planned: "TypePlan") -> str:
+    """What there is of a quantized type, and what becomes of an edit of it."""
+    there = f"{planned.rows:,} rows in {planned.matrices:,} matrices"
+    if planned.arrival is None:
+        return f"{name}: {there}"
+    return f"{name}: {planned.rows_edited:,} of {there} ({_arrival_line(planned.arrival)})"
+
+
+def _arrival_line(arrival: "Arrival") -> str:
+    return (
+        f"{arrival.arrives:.1%} of the edit arrives; its cosine with what arrives is "
+        f"{arrival.cosine:.3f}, the ratio of lengths {arrival.length:.3f}"
+    )
 
 
 def apply(
@@ -92,7 +110,7 @@ def apply(
             **asdict(done.coverage),
             "journal": str(done.journal),
             "put_back_first": done.put_back_first,
-            **_arrived(done.arrival),
+            **_arrived(done.arrival, as_json),
             "way_back": f"surgery undo {done.directory}",
         }
     else:
@@ -105,19 +123,18 @@ def apply(
             **asdict(made.coverage),
             "shared_files": list(made.shared_files),
             "left_behind": list(made.left_behind),
-            **_arrived(made.arrival),
+            **_arrived(made.arrival, as_json),
         }
     print_content({**content, **edits_together(loaded)}, as_json)
 
 
-def _arrived(arrival: "dict[str, Arrival]") -> dict[str, Any]:
+def _arrived(arrival: "dict[str, Arrival]", as_json: bool) -> dict[str, Any]:
     """How much of the edits arrived in quantized rows; nothing of other models."""
     if not arrival:
         return {}
-    return {
-        "arrival": {dtype: asdict(one) for dtype, one in arrival.items()},
-        "note": QUANTIZED_AGAIN,
-    }
+    lines = [f"{dtype}: {_arrival_line(one)}" for dtype, one in arrival.items()]
+    found = {dtype: asdict(one) for dtype, one in arrival.items()}
+    return {"arrival": found if as_json else lines, "note": QUANTIZED_AGAIN}
 
 
 def undo(

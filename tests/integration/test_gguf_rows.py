@@ -1,5 +1,6 @@
 """GGUF files as checkpoints: gate rows are where the safetensors of the same model have them."""
 
+import ctypes
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,17 @@ import torch
 
 from gguf_tiny import quantized, write_gguf
 from modelsurgery import find_gate_matrices, open_checkpoint
+from modelsurgery.checkpoint import ggml
 from modelsurgery.checkpoint.directory import Checkpoint
+from modelsurgery.checkpoint.ggml import ggml_quantized
 from modelsurgery.checkpoint.layouts import Address
+from modelsurgery.checkpoint.quantized import (
+    BY_GGML,
+    BY_THE_PACKAGE,
+    QUANTIZED_DTYPES,
+    dequantized,
+)
+from modelsurgery.checkpoint.quantized import quantized as quantized_rows
 from modelsurgery.checkpoint.rows import ROW_DTYPES, read_rows, widened
 from modelsurgery.errors import CheckpointError, ModelNotFoundError, UnsupportedModelError
 from tiny import write_tiny_model
@@ -99,3 +109,21 @@ def test_types_that_nothing_quantizes_to_are_refused_by_name(tmp_path: Path) -> 
     path = write_gguf(model, tmp_path / "model.gguf", "TQ1_0")
     with pytest.raises(UnsupportedModelError, match="is stored as TQ1_0; expected F32, F16, BF16"):
         find_gate_matrices(open_checkpoint(path))
+
+
+@pytest.mark.parametrize("kind", [*BY_THE_PACKAGE, *BY_GGML])
+def test_values_and_bytes_are_those_of_ggml(kind: str) -> None:
+    """What llama.cpp will read of what is written here."""
+    library = ggml._library()
+    assert library is not None
+    generator = np.random.default_rng(0)
+    scales = np.repeat([1.0, 0.02, 1e-4], 64)[:, None]
+    values = (generator.standard_normal((192, 512)) * scales).astype(np.float32)
+    blocks = quantized_rows(values, QUANTIZED_DTYPES[kind])
+    content = ggml_quantized(values, kind)
+    assert blocks.tobytes() == content.tobytes()
+    name = kind.removesuffix("K").lower() + "K" if kind.endswith("_K") else kind.lower()
+    found = np.empty_like(values)
+    place, target = (ctypes.c_void_p(one.ctypes.data) for one in (content, found))
+    getattr(library, f"dequantize_row_{name}")(place, target, ctypes.c_int64(values.size))
+    np.testing.assert_array_equal(dequantized(blocks), found)

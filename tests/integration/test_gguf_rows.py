@@ -127,3 +127,8 @@ def test_values_and_bytes_are_those_of_ggml(kind: str) -> None:
     place, target = (ctypes.c_void_p(one.ctypes.data) for one in (content, found))
     getattr(library, f"dequantize_row_{name}")(place, target, ctypes.c_int64(values.size))
     np.testing.assert_array_equal(dequantized(blocks), found)
+
+
+def test_rows_of_broken_blocks_never_reach_ggml() -> None:
+    with pytest.raises(ValueError, match="rows of 300 values; Q4_K has blocks of 256"):
+        ggml_quantized(np.zeros((2, 300), np.float32), "Q4_K")

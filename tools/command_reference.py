@@ -14,6 +14,7 @@ from typer.main import get_command
 from modelsurgery.cli import app
 from modelsurgery.data.behaviors.roots import ROOT_VARIABLE
 from modelsurgery.errors import SurgeryError
+from modelsurgery.evaluation.generation.serving import KEY_VARIABLE as SERVER_KEY_VARIABLE
 from modelsurgery.evaluation.judges.chat import KEY_VARIABLE
 from modelsurgery.pipeline.option import Panel
 
@@ -45,6 +46,7 @@ VARIABLES = {
     "XDG_CACHE_HOME": "directory where `surgery fetch` keeps models, in `modelsurgery` [~/.cache]",
     "HF_HOME": "directory where the Hub's libraries keep downloads",
     KEY_VARIABLE: "API key for `--judge chat:…`, if its server needs one",
+    SERVER_KEY_VARIABLE: "API key for `--server`, if it needs one",
     "NO_COLOR": "progress without colors",
 }
 

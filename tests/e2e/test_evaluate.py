@@ -88,7 +88,8 @@ def test_what_is_wrong_is_said_before_anything_is_loaded(tmp_path: Path) -> None
         (("--task", "chess"), 2),
         (("--judge", "purple"), 2),
         (("--set", "purple"), 2),
-        (("--backend", "vllm"), 1),
+        (("--backend", "vllm"), 2),
+        (("--server", "http://127.0.0.1:9"), 1),
         (("--data", tmp_path / "missing"), 2),
     ):
         surgery("evaluate", "demo", "--limit", "5", "--out", tmp_path / "run", *arguments,

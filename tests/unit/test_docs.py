@@ -75,6 +75,7 @@ FOREIGN = {
     "--adapter-path",
     "--enable-lora",
     "--lora",
+    "--lora-init-without-apply",
     "--lora-modules",
     "--lora-scaled",
     "--max-lora-rank",

@@ -1,7 +1,7 @@
 """`surgery evaluate`: a model and its edits on a behavior, and what broke."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -109,9 +109,50 @@ def evaluate(
     ] = None,
     seed: Annotated[int | None, option("seed", default="the edit's seed, or 0")] = None,
     backend: Annotated[
-        Literal["transformers", "vllm", "llama.cpp"],
-        typer.Option(help="What generates the continuations.", rich_help_panel=str(Panel.MODEL)),
-    ] = "transformers",
+        str | None,
+        typer.Option(
+            metavar="transformers|llama.cpp|server",
+            help="What generates the continuations."
+            + default_note("transformers, or server with --server"),
+            rich_help_panel=str(Panel.MODEL),
+        ),
+    ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Server that runs the model: vLLM or SGLang, which load the edit as an adapter, "
+            "or llama.cpp, started with it.",
+            rich_help_panel=str(Panel.MODEL),
+        ),
+    ] = None,
+    server_model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The server's name of the model." + default_note("the first it serves"),
+            rich_help_panel=str(Panel.MODEL),
+        ),
+    ] = None,
+    adapter_dir: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR[:DIR]",
+            help="Directory that the server can read adapters from; after the colon, the server's "
+            "name of it." + default_note("a temporary directory"),
+            rich_help_panel=str(Panel.MODEL),
+        ),
+    ] = None,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Requests to the server at a time."
+            + default_note("32, or llama.cpp's number of slots"),
+            rich_help_panel=str(Panel.MODEL),
+        ),
+    ] = None,
     layout: LayoutFile = None,
     chat_template: TemplateName = None,
     now: Now = None,
@@ -151,7 +192,11 @@ def evaluate(
             "task_limit": task_limit,
             "include_path": include_path,
             "export_for_review": export_for_review,
-            "backend": backend,
+            "backend": backend or ("server" if server else "transformers"),
+            "server": server,
+            "server_model": server_model,
+            "adapter_dir": adapter_dir,
+            "concurrency": concurrency,
             "seed": seed,
             "device": device,
             "dtype": dtype,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from modelsurgery.edit.edit import Edit
 from modelsurgery.files.progress import Progress, silent
@@ -44,6 +44,9 @@ class Continuation:
     tokens: int
     is_finished: bool
     thinking: str | None = None
+
+
+Rounds = tuple[tuple[Continuation, ...], ...]  # of each decoding, one a prompt
 
 
 @dataclass
@@ -99,6 +102,39 @@ class Generator(Protocol):
     ) -> tuple[Continuation, ...]:
         """One continuation a prompt, in the order of the prompts."""
         ...
+
+
+@runtime_checkable
+class SidesGenerator(Protocol):
+    """A generator that is faster when it continues prompts with several models at once."""
+
+    def generate_sides(
+        self,
+        prompts: Sequence[str],
+        decodings: Sequence[Decoding],
+        sides: Sequence[Sequence[Edit]],
+        *,
+        progress: Progress = silent,
+    ) -> tuple[Rounds, ...]:
+        """Of each model, for each decoding, one continuation a prompt."""
+        ...
+
+
+def continued(
+    generator: Generator,
+    prompts: Sequence[str],
+    decodings: Sequence[Decoding],
+    sides: Sequence[Sequence[Edit]],
+    *,
+    progress: Progress = silent,
+) -> tuple[Rounds, ...]:
+    """Continuations by several models of the same prompts: of each, for each decoding."""
+    if isinstance(generator, SidesGenerator):
+        return generator.generate_sides(prompts, decodings, sides, progress=progress)
+    return tuple(
+        tuple(generator.generate(prompts, one, edits, progress=progress) for one in decodings)
+        for edits in sides
+    )
 
 
 def _per(tokens: int, seconds: float) -> float | None:

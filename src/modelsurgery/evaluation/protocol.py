@@ -16,12 +16,8 @@ from modelsurgery.data.corpora import Prompt
 from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import EvaluationError
 from modelsurgery.evaluation.agreement import Agreement, agreement
-from modelsurgery.evaluation.generation import (
-    Continuation,
-    Decoding,
-    Generator,
-    TransformersGenerator,
-)
+from modelsurgery.evaluation.decoding import Continuation, Decoding, Generator, Rounds, continued
+from modelsurgery.evaluation.generation import TransformersGenerator
 from modelsurgery.evaluation.judges.verdicts import UNKNOWN, Judge, Verdict
 from modelsurgery.evaluation.quality import Quality, QualityChange, compare_quality, measure_quality
 from modelsurgery.evaluation.statistics import (
@@ -35,7 +31,6 @@ from modelsurgery.evaluation.store import Store, judged
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.language_model import LanguageModel
 
-Rounds = tuple[tuple[Continuation, ...], ...]  # continuations of all prompts, a round a decoding
 Verdicts = tuple[tuple[Verdict, ...], ...]
 
 
@@ -220,13 +215,12 @@ def measure_prompt_set(
     Raises:
         EvaluationError: no prompt got a judged continuation from both models.
     """
+    texts, models = prompts.texts, ((), edits)[: 2 if edits else 1]
+    made = continued(generator, texts, decodings, models, progress=progress)
     sides = [
-        measure_side(
-            generator, some, prompts.texts, judges, decodings, counted=counted, store=store,
-            progress=progress,
-        )
-        for some in ((), edits)[: 2 if edits else 1]
-    ]  # fmt: skip
+        _judged_side(rounds, texts, judges, counted=counted, store=store, progress=progress)
+        for rounds in made
+    ]
     return compare_sides(prompts, decodings, sides[0], sides[1] if edits else None)
 
 
@@ -336,9 +330,19 @@ def measure_side(
         store: keeps verdicts.
         progress: is told of prompts done.
     """
-    rounds = tuple(
-        generator.generate(prompts, decoding, edits, progress=progress) for decoding in decodings
-    )
+    (rounds,) = continued(generator, prompts, decodings, [edits], progress=progress)
+    return _judged_side(rounds, prompts, judges, counted=counted, store=store, progress=progress)
+
+
+def _judged_side(
+    rounds: Rounds,
+    prompts: Sequence[str],
+    judges: Sequence[Judge],
+    *,
+    counted: Verdict,
+    store: Store | None,
+    progress: Progress,
+) -> Side:
     texts = [[one.text for one in row] for row in rounds]
     first, *others = [
         tuple(tuple(judged(judge, prompts, row, store, progress=progress)) for row in texts)

@@ -38,6 +38,7 @@ from modelsurgery.model.gguf_files import dequantized_directory, is_gguf
 from modelsurgery.model.language_model import LanguageModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+GENERATION_FILE = "generation_config.json"
 CAUSAL_SUFFIXES = ("ForCausalLM", "LMHeadModel")
 # What transformers 5 raises for a strange config.json or tokenizer: whatever it stumbles over.
 LOADING_ERRORS = (
@@ -124,26 +125,11 @@ def load_model(
     """
     if dtype is not None and dtype not in DTYPES:
         raise RecipeError(f"dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
-    gguf = Path(model) if is_gguf(model) else None
-    directory = (
-        resolve_model_directory(model, revision=revision)
-        if gguf is None
-        else dequantized_directory(gguf)
-    )
-    checkpoint = open_checkpoint(directory)
-    loader = _loader(checkpoint)
+    gguf, checkpoint, loader, tokenizer = _opened(model, revision, chat_template)
     if device_map is not None and importlib.util.find_spec("accelerate") is None:
         raise RecipeError("device_map needs accelerate (pip install accelerate)")
     place = _device(device)
     wanted: Any = DTYPES.get(dtype or ("float32" if place.type == "cpu" else ""), "auto")
-    with _loading(checkpoint):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            checkpoint.directory, trust_remote_code=False
-        )
-    if tokenizer.chat_template is None:
-        tokenizer.chat_template = processor_template(checkpoint.directory)
-    if chat_template is not None:
-        _ = ChatTemplate(tokenizer, chat_template).source  # refused before weights are read
     with _loading(checkpoint):
         answer: Any = loader.from_pretrained(
             checkpoint.directory,
@@ -156,7 +142,6 @@ def load_model(
         )
     loaded, report = answer
     _check_complete(checkpoint, report)
-    pad_token_of(tokenizer)
     if device_map is None:
         loaded = loaded.to(place)
     return LanguageModel(
@@ -168,6 +153,76 @@ def load_model(
         now=now or datetime.now(),
         gguf=gguf,
     )
+
+
+def load_without_weights(
+    model: Path | str,
+    *,
+    revision: str | None = None,
+    layout: GateLayout | None = None,
+    chat_template: str | None = None,
+    now: datetime | None = None,
+) -> LanguageModel:
+    """Load a model that something else runs: configuration and tokenizer, and no weights.
+
+    It says how prompts are read and what ends a text, and its checkpoint can be edited. Its
+    weights are on torch's meta device, which computes nothing.
+
+    Args:
+        model: directory, GGUF file, Hub ID, or name of a model that `surgery fetch` downloaded.
+        revision: commit, tag or branch on the Hub.
+        layout: where the gate rows are, for an unsupported model family.
+        chat_template: name of the chat template, if there are several; None means `default`.
+        now: date and time to give to the chat template; by default the time of the call.
+
+    Raises:
+        CheckpointError: the configuration or the tokenizer cannot be loaded.
+        ModelNotFoundError: the model does not exist.
+        RecipeError: the chat template is unknown.
+        UnsupportedModelError: as for `load_model`.
+    """
+    gguf, checkpoint, loader, tokenizer = _opened(model, revision, chat_template)
+    directory = checkpoint.directory
+    with _loading(checkpoint):
+        config = transformers.AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        with torch.device("meta"):
+            described = loader.from_config(config, trust_remote_code=False)
+        if (directory / GENERATION_FILE).is_file():
+            settings = transformers.GenerationConfig.from_pretrained(directory)
+            described.generation_config = settings
+    return LanguageModel(
+        described.eval().requires_grad_(False),
+        tokenizer,
+        checkpoint,
+        layout,
+        template_name=chat_template,
+        now=now or datetime.now(),
+        gguf=gguf,
+    )
+
+
+def _opened(
+    model: Path | str, revision: str | None, chat_template: str | None
+) -> tuple[Path | None, Checkpoint, Any, Any]:
+    """What is known before weights are read: GGUF file, checkpoint, loading class, tokenizer."""
+    gguf = Path(model) if is_gguf(model) else None
+    directory = (
+        resolve_model_directory(model, revision=revision)
+        if gguf is None
+        else dequantized_directory(gguf)
+    )
+    checkpoint = open_checkpoint(directory)
+    loader = _loader(checkpoint)
+    with _loading(checkpoint):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            checkpoint.directory, trust_remote_code=False
+        )
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = processor_template(checkpoint.directory)
+    if chat_template is not None:
+        _ = ChatTemplate(tokenizer, chat_template).source  # refused before weights are read
+    pad_token_of(tokenizer)
+    return gguf, checkpoint, loader, tokenizer
 
 
 def pad_token_of(tokenizer: Any) -> None:

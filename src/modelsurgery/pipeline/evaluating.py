@@ -6,7 +6,6 @@ that is generated and judged is kept in the run directory's store, so that the s
 after an interruption and ends with the same results.
 """
 
-import importlib.util
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from modelsurgery.checkpoint.layouts import load_layout
 from modelsurgery.data import demo
@@ -22,13 +21,15 @@ from modelsurgery.data.behaviors import Behavior, BehaviorFile, load_test_part
 from modelsurgery.data.behaviors.roots import local_root
 from modelsurgery.edit.edit import Edit
 from modelsurgery.edit.edit_file import load_edit
-from modelsurgery.errors import EvaluationError, RecipeError
+from modelsurgery.errors import RecipeError
 from modelsurgery.evaluation.capability import check_tasks, measure_capability
 from modelsurgery.evaluation.damage import measure_damage
 from modelsurgery.evaluation.evaluating import Evaluation, measure
 from modelsurgery.evaluation.generation import Generator, TransformersGenerator
+from modelsurgery.evaluation.generation.adapters import SharedDirectory
 from modelsurgery.evaluation.generation.llama_cpp import LlamaCppGenerator, check_llama_cpp
-from modelsurgery.evaluation.generation.vllm import VllmGenerator
+from modelsurgery.evaluation.generation.server import ServerGenerator
+from modelsurgery.evaluation.generation.serving import VLLM_COMMAND, check_server
 from modelsurgery.evaluation.judges import TEXTS, Judge, judge_for, judge_spec
 from modelsurgery.evaluation.judges.review import ReviewRow, export_for_review
 from modelsurgery.evaluation.protocol import SetMeasurement
@@ -36,11 +37,26 @@ from modelsurgery.evaluation.store import Store
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.gguf_files import is_gguf
 from modelsurgery.model.language_model import LanguageModel
-from modelsurgery.model.loading import load_model
+from modelsurgery.model.loading import load_model, load_without_weights
 from modelsurgery.pipeline.runs import STORE_FILE, open_run
 from modelsurgery.report.html import write_report
 
 REVIEW_FILE = "review.csv"
+Backend = Literal["transformers", "llama.cpp", "server"]
+
+
+def current_backend(name: str) -> str:
+    """The name of a backend.
+
+    Raises:
+        RecipeError: it is one of an earlier version.
+    """
+    if name == "vllm":
+        raise RecipeError(
+            f"backend 'vllm' was removed; start vLLM as a server with `{VLLM_COMMAND}` and use "
+            "--server http://localhost:8000/v1"
+        )
+    return name
 
 
 class EvaluationPlan(BaseModel):
@@ -63,6 +79,10 @@ class EvaluationPlan(BaseModel):
         task_limit: items of each capability task, at most.
         export_for_review: so many continuations are written to a sheet for a person to label.
         backend: what generates.
+        server: address of a server that generates, for the server backend.
+        server_model: the server's name of the model; None takes the first that it serves.
+        adapter_dir: directory where the server reads adapters, as `--adapter-dir` spells it.
+        concurrency: requests to the server at a time, at most.
         seed: of sampling, of the choice of prompts, and of the split of a behavior's own texts.
         device: cpu, cuda, …; None takes a GPU where there is one.
         dtype: float32, bfloat16 or float16; None takes f32 on a CPU, else the stored one.
@@ -89,7 +109,11 @@ class EvaluationPlan(BaseModel):
     include_path: Path | None = None
     task_limit: Annotated[int, Field(ge=1)] | None = None
     export_for_review: Annotated[int, Field(ge=1)] | None = None
-    backend: Literal["transformers", "vllm", "llama.cpp"] = "transformers"
+    backend: Annotated[Backend, BeforeValidator(current_backend)] = "transformers"
+    server: str | None = None
+    server_model: str | None = None
+    adapter_dir: str | None = None
+    concurrency: Annotated[int, Field(ge=1)] | None = None
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     device: str | None = None
     dtype: str | None = None
@@ -148,7 +172,8 @@ def run_evaluation(plan: EvaluationPlan, *, progress: Progress = silent) -> Eval
     with progress("load model", 0):
         model = _model(plan)
     name = demo.DEMO if plan.is_demo_model else Path(plan.model).resolve().name
-    values = plan.model_dump(mode="json", exclude={"out", "store"})
+    # How a server is asked may change before an evaluation goes on; what it is asked may not.
+    values = plan.model_dump(mode="json", exclude={"out", "store", "adapter_dir", "concurrency"})
     with (
         ExitStack() as stack,
         open_run(
@@ -217,8 +242,7 @@ def _measured(
 def _check_names(plan: EvaluationPlan) -> None:
     """Refuse what does not exist before anything is loaded."""
     check_tasks(plan.tasks, plan.include_path)
-    if plan.backend == "vllm" and importlib.util.find_spec("vllm") is None:
-        raise EvaluationError("--backend vllm needs vLLM; pip install 'modelsurgery[vllm]'")
+    _check_server(plan)
     if plan.backend == "llama.cpp":
         check_llama_cpp()
         if not is_gguf(plan.model):
@@ -231,6 +255,21 @@ def _check_names(plan: EvaluationPlan) -> None:
         raise RecipeError("capability tasks run with --backend transformers only; omit them")
 
 
+def _check_server(plan: EvaluationPlan) -> None:
+    if (plan.backend == "server") != (plan.server is not None):
+        raise RecipeError(
+            f"backend {plan.backend} and server {plan.server}; expected --server URL, with no "
+            "other --backend"
+        )
+    if plan.server is None:
+        if plan.server_model or plan.adapter_dir or plan.concurrency:
+            raise RecipeError("--server-model, --adapter-dir and --concurrency need --server URL")
+        return
+    if plan.adapter_dir is not None:
+        SharedDirectory.read(plan.adapter_dir)
+    check_server(plan.server, plan.server_model)
+
+
 def _check_edited(plan: EvaluationPlan, edited: Path) -> None:
     if plan.backend != "llama.cpp":
         raise RecipeError("--edited needs --backend llama.cpp, which runs the file")
@@ -241,14 +280,15 @@ def _check_edited(plan: EvaluationPlan, edited: Path) -> None:
 
 
 def _model(plan: EvaluationPlan) -> LanguageModel:
-    return load_model(
-        demo.demo_model_path() if plan.is_demo_model else plan.model,
-        device=plan.device if plan.backend == "transformers" else "cpu",
-        dtype=plan.dtype,
-        revision=plan.revision,
-        layout=None if plan.layout is None else load_layout(plan.layout),
-        chat_template=plan.chat_template,
-    )
+    model = demo.demo_model_path() if plan.is_demo_model else plan.model
+    options: dict[str, Any] = {
+        "revision": plan.revision,
+        "layout": None if plan.layout is None else load_layout(plan.layout),
+        "chat_template": plan.chat_template,
+    }
+    if plan.backend != "transformers":
+        return load_without_weights(model, **options)
+    return load_model(model, device=plan.device, dtype=plan.dtype, **options)
 
 
 def _behavior(plan: EvaluationPlan) -> Behavior:
@@ -280,8 +320,17 @@ def _judges(plan: EvaluationPlan, behavior: Behavior) -> tuple[Judge, ...]:
 def _generator(
     plan: EvaluationPlan, model: LanguageModel, store: Store, stack: ExitStack
 ) -> Generator:
-    if plan.backend == "vllm":
-        return stack.enter_context(VllmGenerator(model))
+    if plan.server is not None:
+        shared = None if plan.adapter_dir is None else SharedDirectory.read(plan.adapter_dir)
+        server = ServerGenerator(
+            model,
+            plan.server,
+            served=plan.server_model,
+            shared=shared,
+            concurrency=plan.concurrency,
+            store=store,
+        )
+        return stack.enter_context(server)
     if plan.backend == "llama.cpp":
         return stack.enter_context(LlamaCppGenerator(model, edited=plan.edited, store=store))
     return TransformersGenerator(model, store=store)

@@ -6,7 +6,6 @@ either in an edited file, or as an adapter beside the base file. Base and edited
 seed for the same prompt, but llama.cpp draws the numbers.
 """
 
-import hashlib
 import importlib
 import importlib.util
 import os
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import EvaluationError, RecipeError
 from modelsurgery.evaluation.decoding import Continuation, Decoding, Speed
+from modelsurgery.evaluation.generation.completions import llama_cpp_ids, llama_cpp_request
 from modelsurgery.evaluation.generation.local import continuation_of, end_tokens
 from modelsurgery.evaluation.generation.reading import Reading, is_chat, readings
 from modelsurgery.export.gguf import write_gguf_adapter
@@ -146,7 +146,7 @@ class LlamaCppGenerator:
     ) -> list[Continuation]:
         self._load(edits, max(len(one.ids) + one.max_new_tokens for one in batch))
         started = time.perf_counter()
-        requests = [_request(one, decoding) for one in batch]
+        requests = [llama_cpp_request(one, decoding) for one in batch]
         with ThreadPoolExecutor(SLOTS) as pool:  # the engine puts what is asked at a time together
             answers = list(pool.map(self._engine.handle_completions, requests))
         ends = end_tokens(self._model, is_chat(self._model, decoding))
@@ -165,7 +165,7 @@ class LlamaCppGenerator:
         if "choices" not in answer:
             raise EvaluationError(f"{self._base}: llama.cpp gave no answer ({answer})")
         (choice,) = answer["choices"]
-        ids = [one["id"] for one in (choice["logprobs"] or {"content": []})["content"]]
+        ids = llama_cpp_ids(choice)
         has_stopped = choice["finish_reason"] == "stop" and not set(ids) & set(ends)
         return continuation_of(
             self._model.tokenizer, ids, ends, decoding, read.text, len(ids) if has_stopped else None
@@ -190,27 +190,6 @@ class LlamaCppGenerator:
     def _unload(self) -> None:
         self._engine, self._loaded = None, None
         self._adapter.close()
-
-
-def _request(read: Reading, decoding: Decoding) -> dict[str, Any]:
-    is_greedy = decoding.seed is None
-    return {
-        "prompt": list(read.ids),
-        "max_tokens": read.max_new_tokens,
-        # Nothing but the temperature, so that base and edited model are seen as they are.
-        "samplers": ["temperature"],
-        "temperature": 0.0 if is_greedy else decoding.temperature,
-        "seed": 0 if is_greedy else _seed(read.prompt, decoding),
-        "stop": [] if decoding.stop is None else [decoding.stop],
-        "n_probs": 1,  # token ids come with their probabilities only
-        "cache_prompt": False,  # what a slot did before shall not matter
-    }
-
-
-def _seed(prompt: str, decoding: Decoding) -> int:
-    """A seed of 32 bits for a prompt: prompts that share one would share their random numbers."""
-    digest = hashlib.sha256(f"{decoding.seed}\0{prompt}".encode(errors="surrogatepass")).digest()
-    return int.from_bytes(digest[:4]) & 0x7FFFFFFF  # all ones would ask for a random seed
 
 
 def _engine(package: Any, path: Path, adapters: Sequence[Path], context: int) -> Any:

@@ -15,8 +15,8 @@ from typing import Any
 import httpx2 as httpx
 
 from modelsurgery.errors import EvaluationError
-from modelsurgery.evaluation.judges.requests import ATTEMPTS, Endpoint
 from modelsurgery.evaluation.judges.verdicts import Verdict
+from modelsurgery.evaluation.requests import ATTEMPTS, Endpoint
 from modelsurgery.files.atomic import sha256_json
 
 __all__ = ["ATTEMPTS", "ChatJudge", "ChatUsage"]
@@ -97,6 +97,7 @@ class ChatJudge:
         self.version = sha256_json([model, self._system])[:12]
         self._endpoint = Endpoint(
             address.rstrip("/") + "/chat/completions",
+            who="judge",
             first_wait_seconds=first_wait_seconds,
             on_retry=lambda: self.usage.add(retries=1),
             advice=f"check the address, the model {model!r} and the key in {KEY_VARIABLE}",

@@ -1,0 +1,99 @@
+"""Requests for continuations, and their answers, as servers of language models spell them.
+
+Prompts are token ids, so chat template and opening are those of every other backend, and so are
+the answers: texts of servers lack marks that are special tokens.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from modelsurgery.evaluation.decoding import Decoding
+from modelsurgery.evaluation.generation.reading import Reading
+
+
+def llama_cpp_request(
+    read: Reading, decoding: Decoding, ends: Sequence[int] = ()
+) -> dict[str, Any]:
+    """A request to llama.cpp, in process or over HTTP; it knows the ends of texts itself."""
+    is_greedy = decoding.seed is None
+    return {
+        "prompt": list(read.ids),
+        "max_tokens": read.max_new_tokens,
+        # Nothing but the temperature, so that base and edited model are seen as they are.
+        "samplers": ["temperature"],
+        "temperature": 0.0 if is_greedy else decoding.temperature,
+        "seed": 0 if is_greedy else prompt_seed(read.prompt, decoding),
+        "stop": [] if decoding.stop is None else [decoding.stop],
+        "n_probs": 1,  # token ids come with their probabilities only
+        "cache_prompt": False,  # what a slot did before shall not matter
+    }
+
+
+def openai_request(read: Reading, decoding: Decoding, ends: Sequence[int]) -> dict[str, Any]:
+    """A request to vLLM or SGLang, without the name of the model."""
+    is_greedy = decoding.seed is None
+    return {
+        "prompt": list(read.ids),
+        "max_tokens": read.max_new_tokens,
+        "temperature": 0.0 if is_greedy else decoding.temperature,
+        "seed": None if is_greedy else prompt_seed(read.prompt, decoding),
+        "stop": [] if decoding.stop is None else [decoding.stop],
+        "stop_token_ids": list(ends),
+        "return_token_ids": True,
+        # A server takes these from the model's generation settings unless they are said.
+        "top_p": 1.0,
+        "top_k": -1,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+    }
+
+
+def prompt_seed(prompt: str, decoding: Decoding) -> int:
+    """A seed of 31 bits for a prompt: prompts that share one would share their random numbers."""
+    digest = hashlib.sha256(f"{decoding.seed}\0{prompt}".encode(errors="surrogatepass")).digest()
+    return int.from_bytes(digest[:4]) & 0x7FFFFFFF  # all ones would ask llama.cpp for a random seed
+
+
+def llama_cpp_ids(choice: Mapping[str, Any]) -> list[int]:
+    """Token ids of an answer of llama.cpp."""
+    return [one["id"] for one in (choice["logprobs"] or {"content": []})["content"]]
+
+
+def _llama_cpp_first(choice: Mapping[str, Any]) -> dict[str, float]:
+    content = (choice["logprobs"] or {"content": []})["content"]  # none where a text ends at once
+    return {str(one["id"]): float(one["logprob"]) for row in content for one in row["top_logprobs"]}
+
+
+def _openai_ids(choice: Mapping[str, Any]) -> list[int]:
+    return [int(one) for one in choice["token_ids"]]
+
+
+def _openai_first(choice: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in choice["logprobs"]["top_logprobs"][0].items()}
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a server spells requests and answers.
+
+    Attributes:
+        request: makes a request of prompt, decoding and ends of texts.
+        alternatives: field that asks for the log-probabilities of so many tokens.
+        ids: token ids of a choice.
+        first: log-probabilities of a choice's most likely first tokens.
+        mixes: it puts requests for several adapters into one batch.
+    """
+
+    request: Callable[[Reading, Decoding, Sequence[int]], dict[str, Any]]
+    alternatives: str
+    ids: Callable[[Mapping[str, Any]], list[int]]
+    first: Callable[[Mapping[str, Any]], dict[str, float]]
+    mixes: bool
+
+
+LLAMA_CPP = Dialect(llama_cpp_request, "n_probs", llama_cpp_ids, _llama_cpp_first, mixes=False)
+OPENAI = Dialect(openai_request, "logprobs", _openai_ids, _openai_first, mixes=True)

@@ -1,0 +1,191 @@
+"""Asking a server that may be busy: what passes is waited for, what does not is said at once."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import httpx2 as httpx
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_exponential_jitter,
+)
+
+from modelsurgery.errors import EvaluationError
+
+ATTEMPTS = 5
+LONGEST_WAIT_SECONDS = 60.0
+OK = 200
+PASSING_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+
+
+class _PassingError(Exception):
+    """A failure that may pass; `wait_seconds` is what the server asked for, if it did."""
+
+    def __init__(self, reason: str, wait_seconds: float | None = None) -> None:
+        super().__init__(reason)
+        self.wait_seconds = wait_seconds
+
+
+class Endpoint:
+    """An address that is asked, and what its refusals mean."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        who: str,
+        advice: str | Callable[[httpx.Response], str],
+        attempts: int = ATTEMPTS,
+        passing: frozenset[int] = PASSING_STATUSES,
+        first_wait_seconds: float = 1.0,
+        on_retry: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Describe the server; nothing is sent yet.
+
+        Args:
+            url: where to ask.
+            who: what errors call it, as `judge`.
+            advice: what to check when the server refuses, or a function that gives it for an
+                answer.
+            attempts: so often it is asked while failures may pass.
+            passing: statuses of failures that may pass.
+            first_wait_seconds: before the first retry; later ones wait longer.
+            on_retry: is called before each retry.
+        """
+        self._url, self._who, self._advice = url, who, advice
+        self._attempts, self._passing, self._on_retry = attempts, passing, on_retry
+        self._backoff = wait_exponential_jitter(
+            multiplier=first_wait_seconds, max=LONGEST_WAIT_SECONDS
+        )
+
+    def post(self, client: httpx.Client, body: dict[str, Any]) -> httpx.Response:
+        """The server's answer, of status 200.
+
+        Raises:
+            EvaluationError: the server refuses, or does not answer after several attempts.
+        """
+        return self._asked(lambda: client.post(self._url, json=body))
+
+    def get(self, client: httpx.Client) -> httpx.Response:
+        """The same without a body."""
+        return self._asked(lambda: client.get(self._url))
+
+    async def post_async(self, client: httpx.AsyncClient, body: dict[str, Any]) -> httpx.Response:
+        """The same as `post`, while others are asked."""
+
+        async def sent() -> httpx.Response:
+            try:
+                return self._checked(await client.post(self._url, json=body))
+            except (httpx.TransportError, httpx.InvalidURL) as error:
+                raise self._failure(error) from error
+
+        try:
+            return await AsyncRetrying(**self._patience())(sent)
+        except _PassingError as error:
+            raise self._gave_up(error) from error
+
+    def _asked(self, send: Callable[[], httpx.Response]) -> httpx.Response:
+        def sent() -> httpx.Response:
+            try:
+                return self._checked(send())
+            except (httpx.TransportError, httpx.InvalidURL) as error:
+                raise self._failure(error) from error
+
+        try:
+            return Retrying(**self._patience())(sent)
+        except _PassingError as error:
+            raise self._gave_up(error) from error
+
+    def _patience(self) -> dict[str, Any]:
+        return {
+            "retry": retry_if_exception_type(_PassingError),
+            "stop": stop_after_attempt(self._attempts),
+            "wait": self._wait,
+            "before_sleep": lambda _: self._on_retry(),
+            "reraise": True,
+        }
+
+    def _checked(self, response: httpx.Response) -> httpx.Response:
+        if response.status_code in self._passing:
+            raise _PassingError(f"status {response.status_code}", _retry_after(response))
+        if response.status_code != OK:
+            advice = self._advice if isinstance(self._advice, str) else self._advice(response)
+            raise EvaluationError(
+                f"the {self._who} at {self._url} rejected the request with status "
+                f"{response.status_code}; {advice}"
+            )
+        return response
+
+    def _failure(self, error: httpx.TransportError | httpx.InvalidURL) -> Exception:
+        if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol):
+            return EvaluationError(
+                f"{self._who} address {self._url!r}: {error}; expected an address such as "
+                "http://localhost:8000/v1"
+            )
+        return _PassingError(type(error).__name__)
+
+    def _gave_up(self, error: _PassingError) -> EvaluationError:
+        often = "" if self._attempts == 1 else f" in {self._attempts} attempts"
+        return EvaluationError(
+            f"the {self._who} at {self._url} did not answer{often} ({error}); check that it is "
+            "running, then run the same command again"
+        )
+
+    def _wait(self, state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        asked = error.wait_seconds if isinstance(error, _PassingError) else None
+        return self._backoff(state) if asked is None else min(asked, LONGEST_WAIT_SECONDS)
+
+
+def ask_all(
+    asked: Endpoint,
+    bodies: Sequence[dict[str, Any]],
+    keep: Callable[[int, httpx.Response], None],
+    *,
+    concurrency: int,
+    **options: Any,
+) -> None:
+    """Post many requests, a few at a time.
+
+    When one fails, or at Ctrl-C, the others are called off, so that nothing waits for them.
+
+    Args:
+        asked: where.
+        bodies: of the requests.
+        keep: is given the number of a request and its answer, in this thread, as they come.
+        concurrency: requests under way at once, at most.
+        options: of httpx's client.
+
+    Raises:
+        EvaluationError: the server refuses, or does not answer after several attempts.
+    """
+    if not bodies:
+        return
+    waiting = iter(enumerate(bodies))
+
+    async def work(client: httpx.AsyncClient) -> None:
+        for number, body in waiting:
+            keep(number, await asked.post_async(client, body))
+
+    async def work_all() -> None:
+        limits = httpx.Limits(max_connections=concurrency)
+        async with (
+            httpx.AsyncClient(limits=limits, **options) as client,
+            asyncio.TaskGroup() as group,
+        ):
+            for _ in range(min(concurrency, len(bodies))):
+                group.create_task(work(client))
+
+    try:
+        asyncio.run(work_all())
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    value = response.headers.get("Retry-After", "")
+    return float(value) if value.replace(".", "", 1).isdigit() else None

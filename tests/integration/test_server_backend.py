@@ -179,6 +179,15 @@ def test_what_passes_is_waited_for(model: LanguageModel, server: OpenAiServer) -
     assert max(map(len, server.together)) == 1  # one model
 
 
+def test_a_slow_answer_times_out(model: LanguageModel, server: OpenAiServer) -> None:
+    server.delay_seconds = 1.0
+    with (
+        asking(model, server, timeout_seconds=0.2) as generator,
+        pytest.raises(EvaluationError, match=r"did not answer in 5 attempts \(ReadTimeout\)"),
+    ):
+        generator.generate(PROMPTS[:1], Decoding(1))
+
+
 def test_each_continuation_is_kept_and_not_asked_for_again(
     model: LanguageModel, edit: Edit, server: OpenAiServer, tmp_path: Path
 ) -> None:

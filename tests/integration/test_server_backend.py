@@ -136,19 +136,17 @@ def test_models_are_asked_at_the_same_time_and_by_names_that_were_never_used(
     other = edit_of(model, 1)
     server.delay_seconds, server.remembers = 0.02, True
     known = TransformersGenerator(local)
-    names = set()
-    for edits in ([edit], [other], [edit, other]):
-        with asking(model, server, concurrency=4) as generator:
-            base, edited = generator.generate_sides(PROMPTS, [GREEDY], [(), edits])
-            names |= set(server.adapters)
-        assert base == (known.generate(PROMPTS, GREEDY),)
-        assert edited == (known.generate(PROMPTS, GREEDY, edits),)
+    wanted: list[list[Edit]] = [[], [edit], [other], [edit, other]]
+    with asking(model, server, concurrency=4) as generator:
+        made = generator.generate_sides(PROMPTS, [GREEDY], wanted)
+        names = set(server.adapters)
+    assert made == tuple((known.generate(PROMPTS, GREEDY, some),) for some in wanted)
+    assert len(set(made)) == 4
     assert len(names) == 3
-    assert max(map(len, server.together)) == 2
-    server.adapters["surgery-earlier"] = ""
+    assert max(map(len, server.together)) == 4
     with asking(model, server) as generator:
-        generator.generate(PROMPTS, GREEDY, [edit])
-        assert len(set(server.adapters) - {"surgery-earlier"} - names) == 1
+        generator.generate(PROMPTS[:1], Decoding(1), [edit])
+        assert not names & set(server.adapters)
 
 
 def test_a_server_that_serves_the_base_in_silence_is_found_out(

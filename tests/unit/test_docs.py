@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 from typer.main import get_command
 
+from benchmarks import arithmetic
 from modelsurgery.apply.journal import Journal, JournalEntry
 from modelsurgery.apply.manifest import Manifest, Operation, WeightHashes
 from modelsurgery.checkpoint.layouts.format import GateLayout, MatrixEntry, Spelling
@@ -172,6 +173,13 @@ def test_every_page_is_in_the_index() -> None:
 def test_the_reference_of_commands_is_current() -> None:
     there = text_of(DOCS / "commands.md")
     assert there == reference(), "python -m tools.command_reference > docs/commands.md"
+
+
+def test_the_arithmetic_of_big_models_is_current(capsys: pytest.CaptureFixture[str]) -> None:
+    arithmetic.main([])
+    page = (ROOT / "docs/guides/big-models.md").read_text(encoding="utf-8")
+    for table in capsys.readouterr().out.strip().split("\n\n"):
+        assert table in page
 
 
 def test_the_reference_has_every_option() -> None:

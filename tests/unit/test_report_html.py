@@ -21,6 +21,7 @@ from modelsurgery.report.html.charts import (
     rates_chart,
     roc_chart,
 )
+from modelsurgery.report.html.commands import adapter_command, delivery_commands
 from modelsurgery.report.html.differences import chosen_pairs, lead_count, marked, shown
 from modelsurgery.report.html.drawing import Axis, tick_per_cent
 from modelsurgery.report.html.rise_chart import rise_chart
@@ -344,3 +345,20 @@ def test_ticks_are_what_they_say() -> None:
     told = [tick_per_cent(tick) for tick in Axis(0.0, 0.11, 0, 100).ticks(4)]
     assert told == ["0%", "2.5%", "5%", "7.5%", "10%"]
     assert tick_per_cent(0.07) == "7%"
+
+
+def test_commands_of_a_page_fit_a_directory_and_a_gguf_file() -> None:
+    assert delivery_commands("my model", ["e"]) == (
+        ("apply to a copy", "surgery apply 'my model' e --out edited"),
+        ("undo", "surgery undo edited"),
+    )
+    assert adapter_command("m", ["e"]) == (
+        "adapter for PEFT", "surgery export m e --to peft --out adapter",
+    )  # fmt: skip
+    assert delivery_commands("m.gguf", ["e", "f"]) == (
+        ("apply to a copy", "surgery apply m.gguf e f --out edited.gguf"),
+        ("undo", "surgery undo edited.gguf"),
+    )
+    assert adapter_command("m.gguf", ["e"]) == (
+        "adapter for llama.cpp", "surgery export m.gguf e --to gguf --out adapter.gguf",
+    )  # fmt: skip

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from modelsurgery.report.comparing import Pairs, read_pairs
 from modelsurgery.report.html import wording
+from modelsurgery.report.html.commands import delivery_commands
 from modelsurgery.report.html.content import Answers, Number, Page, Record, Tone, answers_of
 from modelsurgery.report.html.figures import group_figures, rates_figure
 from modelsurgery.report.html.wording import per_cent, signed
@@ -110,10 +111,8 @@ def _commands(
     again += ["--behavior", results.behavior.name]
     found = [("measure again", shlex.join(again))]
     if edits:
-        apply = ["surgery", "apply", model, *edits, "--out", "edited"]
         found += [
-            ("apply to a copy", shlex.join(apply)),
-            ("undo", "surgery undo edited"),
+            *delivery_commands(model, edits),
             ("read all answers", shlex.join(["surgery", "compare", str(directory)])),
         ]
     return tuple(found)

@@ -7,6 +7,7 @@ from modelsurgery.report.comparing import read_pairs
 from modelsurgery.report.edits import METHODS, edit_source
 from modelsurgery.report.explained import COLUMNS, row_lines
 from modelsurgery.report.html import wording
+from modelsurgery.report.html.commands import adapter_command, delivery_commands
 from modelsurgery.report.html.content import Number, Page, Record, Tone, answers_of
 from modelsurgery.report.html.figures import (
     Figure,
@@ -160,9 +161,8 @@ def _commands(directory: Path, model: str) -> tuple[tuple[str, str], ...]:
 
     return (
         ("repeat", command("run", str(directory / "recipe.resolved.yaml"), "--out", "again")),
-        ("apply to a copy", command("apply", model, edit, "--out", "edited")),
-        ("undo", command("undo", "edited")),
-        ("adapter for PEFT", command("export", model, edit, "--to", "peft", "--out", "adapter")),
+        *delivery_commands(model, [edit]),
+        adapter_command(model, [edit]),
         ("chat with both", command("chat", model, "--edit", edit)),
         ("read all answers", command("compare", str(directory))),
     )

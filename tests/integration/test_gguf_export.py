@@ -1,5 +1,7 @@
 """Edits of a GGUF file as an adapter, as an edited file, and as a model for Ollama."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +87,8 @@ def test_a_merged_file_is_what_apply_writes(
     copy = apply_to_copy(path, [edit], tmp_path / "copy.gguf")
     out = tmp_path / "out.gguf"
     arguments = ("export", path, tmp_path / "edit.safetensors", "--to", "gguf", "--form", "merged")
-    assert surgery(*arguments, "--out", out).code == 0
+    done = surgery(*arguments, "--out", out, "--json")
+    assert json.loads(done.stdout)["arrival"]["Q4_K"] == asdict(copy.arrival["Q4_K"])
     assert out.read_bytes() == copy.directory.read_bytes()
     assert undo(out).rows_restored == 24
     assert out.read_bytes() == path.read_bytes()

@@ -19,6 +19,7 @@ from modelsurgery.errors import RecipeError, VerificationError
 
 if TYPE_CHECKING:
     from modelsurgery.apply.arrival import Arrival
+    from modelsurgery.apply.copying import EditedCopy
     from modelsurgery.apply.plan import TypePlan
     from modelsurgery.edit.edit import Edit
 
@@ -118,14 +119,19 @@ def apply(
 
         with showing_progress() as progress:
             made = apply_to_copy(directory, loaded, out, real_copies=copy, progress=progress)
-        content = {
-            "directory": str(made.directory),
-            **asdict(made.coverage),
-            "shared_files": list(made.shared_files),
-            "left_behind": list(made.left_behind),
-            **_arrived(made.arrival, as_json),
-        }
+        content = copied(made, as_json)
     print_content({**content, **edits_together(loaded)}, as_json)
+
+
+def copied(made: "EditedCopy", as_json: bool) -> dict[str, Any]:
+    """What is printed of an edited copy."""
+    return {
+        "directory": str(made.directory),
+        **asdict(made.coverage),
+        "shared_files": list(made.shared_files),
+        "left_behind": list(made.left_behind),
+        **_arrived(made.arrival, as_json),
+    }
 
 
 def _arrived(arrival: "dict[str, Arrival]", as_json: bool) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from modelsurgery.cli.apply import edits_together
+from modelsurgery.cli.apply import copied, edits_together
 from modelsurgery.cli.options import (
     EditArguments,
     Json,
@@ -79,10 +79,9 @@ def export(
     checkpoint = open_checkpoint(model_directory(model))
     name = base_model or (None if Path(model).is_dir() else published_name(model))
     loaded = [load_edit(path) for path in edits]
-    written: Any
     with showing_progress() as progress:
         if to == "hub":
-            written = exporting.write_repository(
+            repository = exporting.write_repository(
                 checkpoint,
                 edits,
                 out,
@@ -91,13 +90,15 @@ def export(
                 license=license,
                 progress=progress,
             )
+            content = asdict(repository)
         elif to == "ollama":
-            written = exporting.write_ollama_model(checkpoint, loaded, out)
+            content = asdict(exporting.write_ollama_model(checkpoint, loaded, out))
         elif form == "merged":
-            written = exporting.write_merged_gguf(checkpoint, loaded, out, progress=progress)
+            made = exporting.write_merged_gguf(checkpoint, loaded, out, progress=progress)
+            content = copied(made, as_json)
         else:
-            written = _adapter(to, checkpoint, loaded, out, name, dtype)
-    content = {**asdict(written), **edits_together(loaded)}
+            content = asdict(_adapter(to, checkpoint, loaded, out, name, dtype))
+    content = {**content, **edits_together(loaded)}
     if push is not None:
         content["pushed_to"] = exporting.push_repository(out, push)
     print_content(content, as_json)

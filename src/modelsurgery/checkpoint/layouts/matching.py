@@ -268,7 +268,8 @@ def _views(
     if dtype not in ROW_DTYPES:
         raise UnsupportedModelError(
             f"{where}: {match.name} is stored as {dtype}; expected {', '.join(ROW_DTYPES)} (edit "
-            "the full-precision checkpoint, or requantize the model to one of these types)"
+            "the full-precision checkpoint, and either run this model with an adapter of the edit, "
+            "`surgery export`, or requantize it to one of these types)"
         )
     values = values_in(dtype)
     if values > 1 and (axes[-1] != "column" or sizes["column"] % values):

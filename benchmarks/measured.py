@@ -8,6 +8,7 @@ What each number is, and how far it can be trusted:
 
 - `seconds` from start to exit; `seconds_on_disk` to the end of the `sync` that follows. A `sync`
   goes before each start, so that what others wrote is not counted.
+- `cpu_seconds` of all cores, which other programs on the machine hardly change.
 - `peak_bytes` is `ru_maxrss` of the ended child: all resident pages, mapped files included.
   `peak_private_bytes` leaves those out; it is sampled, and may miss a short peak.
 - `written_bytes` is `wchar` of /proc/PID/io, read between the child's exit and its burial: bytes
@@ -36,6 +37,7 @@ class Measured:
 
     seconds: float
     seconds_on_disk: float
+    cpu_seconds: float
     peak_bytes: int
     peak_private_bytes: int
     written_bytes: int
@@ -88,6 +90,7 @@ def _launch(command: list[str]) -> int:
     measured = {
         "seconds": seconds,
         "seconds_on_disk": on_disk,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "peak_bytes": usage.ru_maxrss * 1024,
         "peak_private_bytes": peak_private[0],
         "written_bytes": written,

@@ -26,6 +26,7 @@ from modelsurgery.cli import (
     run,
 )
 from modelsurgery.errors import SurgeryError
+from modelsurgery.files.passwords import without_passwords
 
 # Read by those libraries when they are imported, which is later, inside the commands.
 ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
@@ -102,5 +103,6 @@ def main() -> None:
 def _fail(message: str, code: int) -> int:
     # Names from a stranger's file may hold line breaks and escape sequences of terminals.
     line = "".join(c if c.isprintable() else " " for c in " ".join(message.split()))
+    line = without_passwords(line)
     print(f"surgery: {line}", file=sys.stderr)
     return code

@@ -71,6 +71,7 @@ SPACE = SearchSpace(
     per_layer=(False, True),
     layer_count=3,
 )
+SPACE_OF_SHARES = replace(SPACE, rows=(0.001, 0.5))
 BUDGET = Budget(perplexity_rise=0.02, capability_drop=None)
 
 
@@ -357,6 +358,12 @@ def test_two_may_work_on_one_study(search: Search, tmp_path: Path) -> None:
         for proposal in asked:
             one.tell(proposal, 2.0, effect(behavior=0.1), 0.1)
         assert len(other.trials()) == 3
+
+
+def test_what_is_asked_for_in_a_row_differs() -> None:
+    with Study(SPACE_OF_SHARES, {}) as study:
+        asked = [study.ask().setting for _ in range(8)]  # and nothing is told meanwhile
+    assert len(set(asked)) == 8
 
 
 def test_an_edit_that_breaks_the_model_is_no_trial_to_choose_from(tmp_path: Path) -> None:

@@ -147,7 +147,9 @@ class Study:
 
     def ask(self) -> Proposal:
         """What should be tried next."""
-        self._study.sampler = self._sampler or _parzen_estimator(self._seed + self.ended)
+        # With those under way, or several that are asked for in a row would be the same.
+        begun = self._all(TrialState.COMPLETE, TrialState.FAIL, TrialState.RUNNING)
+        self._study.sampler = self._sampler or _parzen_estimator(self._seed + len(begun))
         with self._failing_well():
             trial = self._study.ask(self.space.distributions())
         strength = trial.user_attrs.get(STRENGTH)

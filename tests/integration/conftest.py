@@ -1,13 +1,22 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from command_line import Made, Refused, Surgery, contents, surgery_commands, write_labeled
+from postgres import postgres_server
 
 
 @pytest.fixture(scope="session")
 def surgery() -> Surgery:
     return surgery_commands()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """URL of a database; tests that use it are of the group "postgres"."""
+    with postgres_server() as url:
+        yield url
 
 
 @pytest.fixture

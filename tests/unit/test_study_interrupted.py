@@ -21,7 +21,7 @@ def interrupted(path: Path) -> None:
 def test_an_interrupt_behind_a_missing_lock_is_an_interrupt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Study(default_space(4, (3,)), {}, path=tmp_path / "study.journal") as study:
+    with Study(default_space(4, (3,)), {}, storage=tmp_path / "study.journal") as study:
         monkeypatch.setattr(optuna.Study, "get_trials", lambda *_, **__: interrupted(tmp_path))
         with pytest.raises(KeyboardInterrupt):
             study.trials()
@@ -30,7 +30,7 @@ def test_an_interrupt_behind_a_missing_lock_is_an_interrupt(
 def test_a_file_that_is_missing_for_another_reason_is_a_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Study(default_space(4, (3,)), {}, path=tmp_path / "study.journal") as study:
+    with Study(default_space(4, (3,)), {}, storage=tmp_path / "study.journal") as study:
         monkeypatch.setattr(
             optuna.Study, "get_trials", lambda *_, **__: (tmp_path / "gone").unlink()
         )

@@ -21,6 +21,7 @@ from modelsurgery.evaluation.screening import Effect
 from modelsurgery.model.probe_fitting import fit_probe_on_texts
 from modelsurgery.search import Budget, Search, SearchSpace, Setting, Study, Trial, default_space
 from modelsurgery.search.strength_schedule import corrected_strength, expected_strength
+from modelsurgery.search.study import Proposal
 from tiny import tiny_sentences
 
 SENTENCES = tiny_sentences(160)
@@ -319,27 +320,27 @@ def test_what_other_settings_took_tells_the_strength_of_a_new_one() -> None:
 
 def test_a_study_goes_on_where_it_ended(search: Search, tmp_path: Path) -> None:
     path = tmp_path / "study.journal"
-    with Study(SPACE, {"a": 1}, path=path) as study:
+    with Study(SPACE, {"a": 1}, storage=path) as study:
         search.make_trials(study, 8)
         first = study.trials()
-    with Study(SPACE, {"a": 1}, path=path) as study:
+    with Study(SPACE, {"a": 1}, storage=path) as study:
         assert study.trials() == first
         search.make_trials(study, 8)
         assert study.trials() == first  # enough
         search.make_trials(study, 16)
         assert len(study.trials()) == 16
-    with Study(SPACE, {"a": 2}, path=path) as study:  # something else depends on
+    with Study(SPACE, {"a": 2}, storage=path) as study:  # something else depends on
         assert study.trials() == []
-    with Study(replace(SPACE, rows=0.1), {"a": 1}, path=path) as study:  # another space
+    with Study(replace(SPACE, rows=0.1), {"a": 1}, storage=path) as study:  # another space
         assert study.trials() == []
 
 
 def test_a_trial_that_was_killed_is_made_again(search: Search, tmp_path: Path) -> None:
     path = tmp_path / "study.journal"
-    with Study(SPACE, {}, path=path) as study:
+    with Study(SPACE, {}, storage=path) as study:
         study.want(SPACE.first_settings()[0])
         lost = study.ask()  # and the process dies
-    with Study(SPACE, {}, path=path) as study:
+    with Study(SPACE, {}, storage=path) as study:
         assert study.ended == 0
         search.make_trials(study, 8)
         trials = study.trials()
@@ -349,7 +350,7 @@ def test_a_trial_that_was_killed_is_made_again(search: Search, tmp_path: Path) -
 
 def test_two_may_work_on_one_study(search: Search, tmp_path: Path) -> None:
     path = tmp_path / "study.journal"
-    with Study(SPACE, {}, path=path) as one, Study(SPACE, {}, path=path) as other:
+    with Study(SPACE, {}, storage=path) as one, Study(SPACE, {}, storage=path) as other:
         for setting in SPACE.first_settings():
             one.want(setting)
             other.want(setting)  # once is enough
@@ -366,8 +367,27 @@ def test_what_is_asked_for_in_a_row_differs() -> None:
     assert len(set(asked)) == 8
 
 
+def test_no_more_trials_are_made_when_others_made_them_meanwhile(
+    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "study.journal"
+    with Study(SPACE, {}, storage=path) as one, Study(SPACE, {}, storage=path) as other:
+        search.make_trials(one, 8)
+        ask = one.ask
+
+        def ask_while_the_other_works() -> Proposal:
+            if one.ended == 8:
+                for _ in range(3):
+                    other.tell(other.ask(), 1.0, effect(), 0.0)
+            return ask()
+
+        monkeypatch.setattr(one, "ask", ask_while_the_other_works)
+        search.make_trials(one, 12)
+        assert one.ended == 12
+
+
 def test_an_edit_that_breaks_the_model_is_no_trial_to_choose_from(tmp_path: Path) -> None:
-    with Study(SPACE, {}, path=tmp_path / "study.journal") as study:
+    with Study(SPACE, {}, storage=tmp_path / "study.journal") as study:
         study.tell(study.ask(), 1e9, effect(clean=math.nan), math.nan)
         assert study.trials() == []
         assert study.ended == 1
@@ -378,7 +398,7 @@ def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "study.journal"
     path.write_text("no journal\nat all\n")
     with pytest.raises(ArtifactError, match="not a journal of studies"):
-        Study(SPACE, {}, path=path)
+        Study(SPACE, {}, storage=path)
 
 
 def test_windows_that_are_too_small_for_the_rows_are_left_out(model: LanguageModel) -> None:

@@ -241,7 +241,7 @@ class Choosing:
         recipe = self.recipe
         search = self._search(self._space(probes), probes, proposals)
         path = recipe.study or self.run.path / STUDY_FILE
-        with Study(search.space, self._study_key(probes), path=path, seed=recipe.seed) as study:
+        with Study(search.space, self._study_key(probes), storage=path, seed=recipe.seed) as study:
             found = search.run(study, trials=recipe.trials, minutes=self.search_minutes)
 
         def chosen(setting: Setting, edit: Edit) -> Choice:

@@ -9,8 +9,9 @@ out is read.
 """
 
 from modelsurgery.search.budget import Budget
+from modelsurgery.search.found import SearchResult, Survivor
 from modelsurgery.search.response import DosePoint, dose_response
-from modelsurgery.search.search import Search, SearchResult, Survivor
+from modelsurgery.search.search import Search
 from modelsurgery.search.space import (
     SearchSpace,
     Setting,

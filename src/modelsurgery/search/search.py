@@ -9,7 +9,7 @@ budget; these continue validation prompts, and the judge decides.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -30,6 +30,7 @@ from modelsurgery.model.stacking import score_model_rows
 from modelsurgery.rules.contrast import pulled_apart
 from modelsurgery.rules.proposal import RowProposal
 from modelsurgery.search.budget import SAFETY, Budget
+from modelsurgery.search.found import SearchResult, Survivor
 from modelsurgery.search.response import DOSES, DosePoint, dose_response
 from modelsurgery.search.space import SearchSpace, Setting
 from modelsurgery.search.strength import UncalledMeasure
@@ -50,51 +51,7 @@ SURVIVORS = 8
 CONTINUATIONS = 100  # of each survivor, at least: few prompts are continued several times
 TEXTS_PER_KIND = 64
 NEUTRAL_TEXTS = 128
-
-
-@dataclass(frozen=True)
-class Survivor:
-    """A trial that was continued with.
-
-    Attributes:
-        trial: the trial.
-        rate: share of validation prompts that show the behavior; None if nothing could be judged.
-    """
-
-    trial: Trial
-    rate: float | None
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What a search found.
-
-    Attributes:
-        best: the chosen trial.
-        edit: it, as an edit.
-        milder: the trial inside half of the budget that changes the behavior most, if there is one.
-        survivors: trials that were generated with, best first.
-        trials: all trials.
-        broken: trials whose edit broke the model.
-        front: trials that no other one beats in both change of behavior and use of the budget,
-            mildest first.
-        base_rate: behavior of the base model on the validation prompts; None if it could not be
-            had.
-        rank_correlation: Spearman's, of selectivity and judged change over the survivors: how well
-            the cheap measure ranked them. None for fewer than three.
-        seconds: of the trials made here, and how many these were.
-    """
-
-    best: Trial
-    edit: Edit
-    milder: Trial | None
-    survivors: tuple[Survivor, ...]
-    trials: tuple[Trial, ...]
-    front: tuple[Trial, ...]
-    broken: int
-    base_rate: float | None
-    rank_correlation: float | None
-    seconds: tuple[float, int]
+SECONDS_TO_WAIT = 0.5  # for trials of other processes
 
 
 class Search:
@@ -197,9 +154,18 @@ class Search:
         )
 
     def make_trials(
-        self, study: Study, trials: int | None, minutes: float | None = None
+        self,
+        study: Study,
+        trials: int | None,
+        minutes: float | None = None,
     ) -> tuple[float, int]:
-        """Trials, several at a time; the seconds that they took, and their number."""
+        """Trials, several at a time; the seconds that they took, and their number.
+
+        Args:
+            study: where trials are kept.
+            trials: so many, those of other processes included; None is no limit.
+            minutes: no new trials after this time.
+        """
         started, made = time.monotonic(), 0
         end = math.inf if minutes is None else started + 60 * minutes
         goal = math.inf if trials is None else trials
@@ -207,25 +173,36 @@ class Search:
             study.want(setting)
         left = max(0, goal - study.ended)
         with self._progress("trials", AT_A_TIME if math.isinf(left) else int(left)) as advance:
-            while time.monotonic() <= end and study.ended < goal:
-                room = int(min(AT_A_TIME, goal - study.ended))
-                is_late = goal - study.ended <= FINISHING * goal < math.inf
-                if minutes is not None:
-                    is_late |= end - time.monotonic() <= FINISHING * 60 * minutes
-                self._follow_up(study, room if is_late else min(room, FOLLOW_UPS), is_late)
-                self._try(study, room)
-                made += room
-                advance(room)
+            while time.monotonic() <= end and (ended := study.ended) < goal:
+                room = int(min(AT_A_TIME, goal - ended - study.elsewhere))
+                if room > 0:
+                    is_late = goal - ended <= FINISHING * goal < math.inf
+                    if minutes is not None:
+                        is_late |= end - time.monotonic() <= FINISHING * 60 * minutes
+                    self._follow_up(study, room if is_late else min(room, FOLLOW_UPS), is_late)
+                    room = self._try(study, room, goal)
+                    made += room
+                if room <= 0:  # others have the last trials, and may yet die
+                    time.sleep(SECONDS_TO_WAIT)
+                advance(study.ended - ended)
         return time.monotonic() - started, made
 
-    def _try(self, study: Study, count: int) -> None:
-        """Several trials in the same forward passes."""
-        asked = [self._proposal(study) for _ in range(count)]
+    def _try(self, study: Study, count: int, goal: float) -> int:
+        """Several trials in the same forward passes; how many these were."""
+        asked: list[tuple[Proposal, float]] = []
+        for _ in range(count):
+            proposal = study.ask()
+            others = study.elsewhere
+            if study.ended + others + len(asked) >= goal:  # others made or began some meanwhile
+                study.drop(proposal)
+                break
+            asked.append((proposal, self._strength(study, proposal)))
         edits = [self.edit_of(one.setting, strength) for one, strength in asked]
-        effects = self.screen.measure(edits, progress=self._progress)
+        effects = self.screen.measure(edits, progress=self._progress) if edits else []
         for (one, strength), effect in zip(asked, effects, strict=True):
             trial = Trial(one.trial.number, one.setting, strength, effect)
             study.tell(one, strength, effect, self._value(trial))
+        return len(asked)
 
     def most_promising(self, trials: Sequence[Trial], share: float = SAFETY) -> list[Trial]:
         """Trials inside a share of the budget that change the behavior most, of different kinds."""
@@ -298,12 +275,11 @@ class Search:
             layout=self._model.layout,
         )
 
-    def _proposal(self, study: Study) -> tuple[Proposal, float]:
-        one = study.ask()
-        if one.strength is not None:
-            return one, one.strength
-        return one, expected_strength(
-            self.space, self.budget, study.trials(), one.setting, first=self._first_strength
+    def _strength(self, study: Study, proposal: Proposal) -> float:
+        if proposal.strength is not None:
+            return proposal.strength
+        return expected_strength(
+            self.space, self.budget, study.trials(), proposal.setting, first=self._first_strength
         )
 
     def _follow_up(self, study: Study, most: int, is_late: bool) -> None:

@@ -1,33 +1,42 @@
-"""A study: the trials of one search in a file, so that it goes on after an interruption.
+"""A study: the trials of one search in a file or database, so that it goes on when interrupted.
 
-The file is Optuna's journal. A study in it is named by the hash of all that its trials depend on,
-so two studies never mix, however often a file is given again. Several processes may work on one
-study at the same time.
+A study is named by the hash of all that its trials depend on, so two studies never mix, however
+often a storage is given again. Several processes may work on one study at the same time, on several
+machines too. No trial is made twice and none is lost: what a dead process left is made again, by
+Optuna's heartbeats in a database, or by the next process that is alone with a file.
 """
 
 import fcntl
 import math
 import os
+import socket
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import optuna
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.samplers import BaseSampler, TPESampler
-from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
-from modelsurgery.errors import ArtifactError, StorageError
 from modelsurgery.evaluation.screening import Effect
 from modelsurgery.files.atomic import sha256_json
+from modelsurgery.search.heartbeats import Heartbeats
 from modelsurgery.search.space import SearchSpace, Setting
+from modelsurgery.search.storages import (
+    Location,
+    close_storage,
+    is_journal,
+    open_storage,
+    storage_errors,
+)
 
-STRENGTH, EFFECT, FAILURE = "strength", "effect", "failure"
+STRENGTH, EFFECT, FAILURE, PROCESS = "strength", "effect", "failure", "process"
+# Optuna's names for what was enqueued, and for what is tried again after its process died.
+FIXED, RETRIED, RETRIES = "fixed_params", "failed_trial", "retry_history"
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
@@ -71,7 +80,7 @@ class Study:
         space: SearchSpace,
         key: Mapping[str, Any],
         *,
-        path: Path | None = None,
+        storage: Location = None,
         seed: int = 0,
         sampler: BaseSampler | None = None,
     ) -> None:
@@ -80,27 +89,32 @@ class Study:
         Args:
             space: what is searched.
             key: plain values that name all that trials depend on besides the space.
-            path: journal file; None keeps the trials in memory.
+            storage: journal file, or URL of a database or proxy (`open_storage`); None keeps the
+                trials in memory.
             seed: of the sampler.
             sampler: proposes settings; None takes Optuna's tree-structured Parzen estimator.
 
         Raises:
             ArtifactError: the file is not a journal of studies.
-            StorageError: it cannot be written.
+            RecipeError: the URL is of no storage.
+            StorageError: it cannot be written, does not answer or refuses.
         """
         self.space, self._seed, self._sampler = space, seed, sampler
-        self._path, self._lock = path, -1
-        with self._failing_well():
-            self._is_first = self._locked()
-            storage: BaseStorage = InMemoryStorage()
-            if path is not None:
-                storage = JournalStorage(JournalFileBackend(str(path)))
-            name = sha256_json({"space": space.to_json(), **key})[:32]
+        self._location, self._lock = storage, -1
+        with self._storage_errors():
+            is_alone = self._is_alone()
+            self._storage = open_storage(storage)
+            self.name = study_name(space, key)
             self._study = optuna.create_study(
-                storage=storage, study_name=name, direction="maximize", load_if_exists=True
+                storage=self._storage,
+                study_name=self.name,
+                direction="maximize",
+                load_if_exists=True,
             )
-            if self._is_first:
+            if is_alone:
                 self._end_what_was_interrupted()
+            self._share_lock()
+            self._heartbeats = Heartbeats(self._study, self._storage)
 
     def __enter__(self) -> Self:
         """The study itself."""
@@ -108,6 +122,8 @@ class Study:
 
     def __exit__(self, *_: object) -> None:
         """Let others know that nobody works on it here."""
+        self._heartbeats.close()
+        close_storage(self._storage)
         if self._lock >= 0:
             os.close(self._lock)
 
@@ -126,6 +142,13 @@ class Study:
         return len(self._all(TrialState.COMPLETE, TrialState.FAIL))
 
     @property
+    def elsewhere(self) -> int:
+        """Trials that other living processes work on; 0 where the storage does not know them."""
+        with self._storage_errors():
+            self._heartbeats.revive()
+            return self._heartbeats.elsewhere()
+
+    @property
     def failures(self) -> list[str]:
         """What went wrong with trials that broke the model."""
         failed = self._all(TrialState.FAIL)
@@ -135,43 +158,86 @@ class Study:
         """Put a setting before what the sampler would propose, once."""
         parameters = self.space.parameters(setting)
         given = {} if strength is None else {STRENGTH: strength}
-        with self._failing_well():
-            for one in self._study.get_trials(deepcopy=False):
-                if one.state == TrialState.FAIL and FAILURE not in one.user_attrs:
-                    continue
-                asked = one.params or one.system_attrs.get("fixed_params", {})
-                same = one.user_attrs.get(STRENGTH) == strength or strength is None
-                if asked == parameters and same:
-                    return
-            self._study.enqueue_trial(parameters, user_attrs=given)
+        with self._storage_errors():
+            if not self._is_there(self._study.get_trials(deepcopy=False), parameters, strength):
+                self._study.enqueue_trial(parameters, user_attrs=given)
 
     def ask(self) -> Proposal:
         """What should be tried next."""
-        # With those under way, or several that are asked for in a row would be the same.
-        begun = self._all(TrialState.COMPLETE, TrialState.FAIL, TrialState.RUNNING)
-        self._study.sampler = self._sampler or _parzen_estimator(self._seed + len(begun))
-        with self._failing_well():
-            trial = self._study.ask(self.space.distributions())
-        strength = trial.user_attrs.get(STRENGTH)
-        return Proposal(trial, self.space.setting(trial.params), strength)
+        while True:
+            # With those under way, or several that are asked for in a row would be the same.
+            begun = self._all(TrialState.COMPLETE, TrialState.FAIL, TrialState.RUNNING)
+            seed = (self._seed + len(begun)) % 2**32
+            self._study.sampler = self._sampler or _parzen_estimator(seed)
+            with self._storage_errors(), warnings.catch_warnings():
+                # Optuna doesn't know that heartbeats are sent here.
+                warnings.filterwarnings("ignore", "Heartbeat of storage")
+                trial = self._study.ask(self.space.distributions())
+                self._heartbeats.start(trial.number)
+                if self._location is not None:
+                    trial.set_user_attr(PROCESS, f"{socket.gethostname()} {os.getpid()}")
+                if not self._is_double(trial):
+                    strength = trial.user_attrs.get(STRENGTH)
+                    return Proposal(trial, self.space.setting(trial.params), strength)
+                self._drop(trial)
 
     def tell(self, proposal: Proposal, strength: float, effect: Effect, value: float) -> None:
-        """Keep what came of a proposal; `value`, larger is better, guides the sampler."""
-        with self._failing_well():
-            proposal.trial.set_user_attr(STRENGTH, strength)
+        """Keep what came of a proposal; `value`, larger is better, guides the sampler.
+
+        What this process took too long for is another's by now, and left to it.
+        """
+        trial = proposal.trial
+        with self._storage_errors(), suppress(UpdateFinishedTrialError):
+            trial.set_user_attr(STRENGTH, strength)
             if effect.is_finite and math.isfinite(value):
-                proposal.trial.set_user_attr(EFFECT, asdict(effect))
-                self._study.tell(proposal.trial, value)
+                trial.set_user_attr(EFFECT, asdict(effect))
+                self._study.tell(trial, value, skip_if_finished=True)
             else:
                 why = f"strength {strength:.3g} gave losses that are not finite"
-                proposal.trial.set_user_attr(FAILURE, why)
-                self._study.tell(proposal.trial, state=TrialState.FAIL)
+                trial.set_user_attr(FAILURE, why)
+                self._study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+        self._heartbeats.stop(trial.number)
 
-    def _all(self, *states: TrialState) -> list[optuna.trial.FrozenTrial]:
-        with self._failing_well():
-            found = self._study.get_trials(deepcopy=False, states=states)
-        ours = TrialState.FAIL
-        return [one for one in found if one.state != ours or FAILURE in one.user_attrs]
+    def drop(self, proposal: Proposal) -> None:
+        """Do not make a trial after all; it does not count."""
+        with self._storage_errors():
+            self._drop(proposal.trial)
+
+    def _drop(self, trial: optuna.Trial) -> None:
+        self._study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+        self._heartbeats.stop(trial.number)
+
+    def _is_double(self, trial: optuna.Trial) -> bool:
+        """Whether two processes wanted the same, at the same moment."""
+        trials = {one.number: one for one in self._study.get_trials(deepcopy=False)}
+        if not {FIXED, RETRIED} & trials[trial.number].system_attrs.keys():
+            return False
+        earlier = [one for number, one in trials.items() if number < trial.number]
+        return self._is_there(earlier, trial.params, trial.user_attrs.get(STRENGTH))
+
+    def _is_there(
+        self, trials: Iterable[FrozenTrial], parameters: Mapping[str, Any], strength: float | None
+    ) -> bool:
+        """Whether parameters are among trials, at a strength or, without one, at any."""
+        return any(
+            (one.params or one.system_attrs.get(FIXED, {})) == parameters
+            and (strength is None or one.user_attrs.get(STRENGTH) == strength)
+            for one in trials
+            if one.state != TrialState.FAIL or FAILURE in one.user_attrs
+        )
+
+    def _all(self, *states: TrialState) -> list[FrozenTrial]:
+        with self._storage_errors():
+            found = self._study.get_trials(deepcopy=False)
+        # A process may have died between what it said of a trial and its end.
+        again = {number for one in found for number in one.system_attrs.get(RETRIES, ())}
+        return [
+            one
+            for one in found
+            if one.state in states
+            and (one.state != TrialState.FAIL or FAILURE in one.user_attrs)
+            and one.number not in again
+        ]
 
     def _end_what_was_interrupted(self) -> None:
         """What a process left behind is taken up again."""
@@ -180,35 +246,34 @@ class Study:
             if one.params.keys() == self.space.distributions().keys():
                 self._study.enqueue_trial(one.params, user_attrs=one.user_attrs)
 
-    def _locked(self) -> bool:
-        """Whether nobody else works on the file; the mark goes when this process ends."""
-        if self._path is None:
+    def _is_alone(self) -> bool:
+        """Whether nobody else works on the file; others wait until `_share_lock`."""
+        if self._location is None:
             return True
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(f"{self._path}.users", os.O_RDWR | os.O_CREAT, 0o644)
+        if not is_journal(self._location):
+            return False
+        path = Path(self._location)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(f"{path}.users", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            fcntl.flock(self._lock, fcntl.LOCK_SH)
             return False
         return True
 
-    @contextmanager
-    def _failing_well(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            # Optuna's file lock removes a file that is gone when Ctrl-C comes as it lets go.
-            if isinstance(error.__context__, KeyboardInterrupt):
-                raise error.__context__ from None
-            raise StorageError(
-                f"{self._path}: {error.strerror}; the trials so far are kept, free some space and "
-                "run the same command again"
-            ) from error
-        except (ValueError, KeyError) as error:
-            raise ArtifactError(
-                f"{self._path}: not a journal of studies ({error}); delete it to start over, or "
-                "use another --study"
-            ) from error
+    def _share_lock(self) -> None:
+        """Mark the file as in use, as long as this process has it open, and let others in."""
+        if self._lock >= 0:
+            fcntl.flock(self._lock, fcntl.LOCK_SH)
+
+    def _storage_errors(self) -> AbstractContextManager[None]:
+        return storage_errors(self._location)
+
+
+def study_name(space: SearchSpace, key: Mapping[str, Any]) -> str:
+    """The name of the study of a space and of all else that its trials depend on."""
+    return sha256_json({"space": space.to_json(), **key})[:32]
 
 
 def _parzen_estimator(seed: int) -> BaseSampler:

@@ -67,6 +67,7 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "tune": (["--tune"], True),
     "trials": (["--trials", "7"], 7),
     "study": (["--study", "s.journal"], Path("s.journal")),
+    "storage": (["--storage", "grpc://host:13000"], "grpc://host:13000"),
     "judge": (["--judge", "hf:some/model"], "hf:some/model"),
     "prompt_count": (["--prompt-count", "9"], 9),
     "samples": (["--samples", "1"], 1),
@@ -91,6 +92,7 @@ OTHERS = {
     "fetch": {"--out"},
     "export": {"--out", "--dtype"},
     "diff": {"--rows"},
+    "worker": {"--study"},
 }
 
 

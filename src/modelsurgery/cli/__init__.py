@@ -35,6 +35,7 @@ VERBS = {
     "Make and measure edits": (
         run.run,
         run.tune,
+        run.worker,
         probe.probe,
         edit.edit,
         evaluate.evaluate,

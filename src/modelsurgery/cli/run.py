@@ -12,10 +12,12 @@ from modelsurgery.cli.options import (
     Json,
     ModelArgument,
     ShowOffensive,
+    default_note,
+    option,
     recipe_values,
     with_recipe_options,
 )
-from modelsurgery.cli.output import print_json, print_plan, showing_progress
+from modelsurgery.cli.output import print_content, print_json, print_plan, showing_progress
 from modelsurgery.errors import DamageBudgetError, NoEffectError, RecipeError
 from modelsurgery.files.schema import load_yaml, parse
 from modelsurgery.pipeline.option import Panel
@@ -65,6 +67,47 @@ def tune(model: ModelArgument, *, as_json: Json = False, **typed: Any) -> None:
     from modelsurgery.report.tuning import print_tuning
 
     _perform({**recipe_values(typed), "model": model, "tune": True}, print_tuning, as_json)
+
+
+def worker(
+    storage: Annotated[
+        str,
+        typer.Argument(
+            metavar="URL", help="Storage of the search: what --storage or --study of `tune` names."
+        ),
+    ],
+    study: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Name of the study, or how it begins."
+            + default_note("the search that is going on"),
+        ),
+    ] = None,
+    wait: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", min=0, help="How long to wait for a search to begin."),
+    ] = 600.0,
+    model: Annotated[str | None, option("model", default="as the search")] = None,
+    texts: Annotated[Path | None, option("texts", default="as the search")] = None,
+    data: Annotated[Path | None, option("data", default="as the search")] = None,
+    device: Annotated[str | None, option("device")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make trials of a search that `surgery tune` began, on this or another machine."""
+    here = {"model": model, "texts": texts, "data": data}
+    instead = {key: value for key, value in here.items() if value is not None}
+    with showing_progress() as progress:
+        from modelsurgery.pipeline.joining import join_search
+
+        joined = join_search(
+            storage,
+            study=study,
+            wait_seconds=wait,
+            instead={**instead, "device": device},
+            progress=progress,
+        )
+    print_content({"study": joined.study, "trials_made_here": joined.made}, as_json)
 
 
 def overridden(recipe: dict[str, Any], typed: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.stacking import stacked
 from modelsurgery.pipeline.recipe import Recipe
+from modelsurgery.pipeline.recording import recorded
 from modelsurgery.pipeline.running import (
     SETTLED,
     judged_behavior,
@@ -52,7 +53,7 @@ def run_at_once(
     """
     steps = recipe.recipes()
     names = [directory_name(step) for step in steps]
-    values = recipe.model_dump(mode="json", exclude={"out"})
+    values = recorded(recipe)
     behaviors = [judged_behavior(step)[0] for step in steps]
     with (
         open_run(

@@ -22,6 +22,7 @@ from modelsurgery.model.activations.passes import Passes
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.probe_fitting import fit_probe_on_texts
 from modelsurgery.pipeline.recipe import Recipe
+from modelsurgery.pipeline.recording import recorded_for_others
 from modelsurgery.pipeline.runs import STUDY_FILE, RunDirectory
 from modelsurgery.rules.natural_gradient import Evidence
 from modelsurgery.rules.proposal import RowProposal
@@ -49,6 +50,8 @@ from modelsurgery.search.fitting import (
     some_of_each,
 )
 from modelsurgery.search.response import DOSES, DOSES_BY_COUNT
+from modelsurgery.search.sharing import SharedSearch, is_over
+from modelsurgery.search.storages import Location
 from modelsurgery.search.strength import UncalledMeasure
 from modelsurgery.search.strength_schedule import FIRST_STRENGTH
 
@@ -125,13 +128,43 @@ class Choosing:
             mean_row_norm=0.0,
             layers=recipe.layers,
         )
+        probes, fitted = self._read()
+        if recipe.is_searched:
+            return self._searched(probes, fitted)
+        assert fitted is not None
+        return self._by_rule(probes[0], fitted)
+
+    def join(self, shared: SharedSearch, storage: Location, seed: int) -> int:
+        """Make trials of a search that another process began; how many were made here.
+
+        Args:
+            shared: what that process says of it.
+            storage: where its trials are.
+            seed: of this process's proposals, another one than those of the others.
+
+        Raises:
+            RecipeError: something that the trials depend on is not the same here.
+        """
+        probes, fitted = self._read()
+        search = self._search(self._space(probes), probes, self._proposals(fitted))
+        inputs = self._study_key(probes)
+        shared.refuse_others({**inputs, "space": search.space.to_json()})
+        with Study(search.space, inputs, storage=storage, seed=seed) as study:
+            _, made = search.make_trials(
+                study, shared.trials, shared.minutes, is_over=lambda: is_over(study)
+            )
+        return made
+
+    def _read(self) -> tuple[list[Probe], FittedRule | None]:
+        """Probes, and what the rule makes of the texts; None for a search with the paper's."""
+        recipe = self.recipe
         probes = self._probes()
         if recipe.chosen_rule != "natural-gradient":  # that one has evidence of its own
             refuse_chance(probes[0])
         if recipe.chosen_rule == "paper" and recipe.is_searched:
-            return self._searched(probes, {}, None)
+            return probes, None
         ledger = Ledger(self.run.path / "statistics")
-        fitted = fit_rule(
+        return probes, fit_rule(
             Passes(self.model, ledger, progress=self.progress),
             recipe.chosen_rule,
             some_of_each(self.behavior.train, recipe.train_texts or RULE_TEXTS),
@@ -142,9 +175,9 @@ class Choosing:
             sign=recipe.sign,
             seed=recipe.seed,
         )
-        if recipe.is_searched:
-            return self._searched(probes, {recipe.chosen_rule: fitted.propose}, fitted.evidence)
-        return self._by_rule(probes[0], fitted)
+
+    def _proposals(self, fitted: FittedRule | None) -> dict[str, Propose]:
+        return {} if fitted is None else {self.recipe.chosen_rule: fitted.propose}
 
     @property
     def budget(self) -> Budget:
@@ -234,21 +267,28 @@ class Choosing:
         error = np.sqrt(sum(np.var(rates, ddof=1) / len(rates) for rates in sides))
         return bool(gain > error)
 
-    def _searched(
-        self, probes: Sequence[Probe], proposals: dict[str, Propose], evidence: Evidence | None
-    ) -> Choice:
+    def _searched(self, probes: Sequence[Probe], fitted: FittedRule | None) -> Choice:
         """The edit that a search finds."""
-        recipe = self.recipe
+        recipe, proposals = self.recipe, self._proposals(fitted)
         search = self._search(self._space(probes), probes, proposals)
-        path = recipe.study or self.run.path / STUDY_FILE
-        with Study(search.space, self._study_key(probes), storage=path, seed=recipe.seed) as study:
+        storage = recipe.storage or recipe.study or self.run.path / STUDY_FILE
+        inputs = self._study_key(probes)
+        with Study(search.space, inputs, storage=storage, seed=recipe.seed) as study:
+            SharedSearch(
+                study.name,
+                recorded_for_others(recipe, self.run.now),
+                {**inputs, "space": search.space.to_json()},
+                recipe.trials,
+                self.search_minutes,
+                str(self.run.path.resolve()),
+            ).share(study)
             found = search.run(study, trials=recipe.trials, minutes=self.search_minutes)
 
         def chosen(setting: Setting, edit: Edit) -> Choice:
             probe = next((one for one in probes if one.layer == setting.probe_layer), probes[0])
             propose = proposals.get(setting.rule)
             proposal = None if propose is None else propose(setting.damping)
-            return Choice(probe, setting, edit, proposal, evidence)
+            return Choice(probe, setting, edit, proposal, fitted.evidence if fitted else None)
 
         milder = None
         if found.milder is not None:

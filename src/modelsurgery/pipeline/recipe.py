@@ -8,14 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    AliasChoices,
-    BaseModel,
-    ConfigDict,
-    Field,
-    model_validator,
-)
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from modelsurgery.data import demo
 from modelsurgery.edit.choices import Direction, DirectionSource, Fit
@@ -237,6 +230,11 @@ class Recipe(BaseModel):
         Field(description="File to resume the search from and save trials to."),
         Option(Panel.SEARCH, "study.journal in the results directory", metavar="FILE"),
     ] = None
+    storage: Annotated[
+        str | None,
+        Field(description="Database, proxy or shared file for trials of several processes."),
+        Option(Panel.SEARCH, "the file of --study", metavar="URL|FILE"),
+    ] = None
 
     judge: Annotated[
         str | None,
@@ -313,9 +311,10 @@ class Recipe(BaseModel):
     revision: Annotated[str | None, Field(description="Revision of a model on the Hub.")] = None
 
     @model_validator(mode="after")
-    def _one_amount(self) -> "Recipe":
-        if self.alpha is not None and self.strength is not None:
-            raise ValueError("give either alpha or strength, not both")
+    def _one_of_two(self) -> "Recipe":
+        for one, other in (("alpha", "strength"), ("study", "storage")):
+            if getattr(self, one) is not None and getattr(self, other) is not None:
+                raise ValueError(f"give either {one} or {other}, not both")
         return self
 
     @model_validator(mode="after")

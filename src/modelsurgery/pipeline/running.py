@@ -39,6 +39,7 @@ from modelsurgery.model.loading import load_model
 from modelsurgery.model.stacking import stacked
 from modelsurgery.pipeline.choosing import Choice, Choosing
 from modelsurgery.pipeline.recipe import DEFAULT_TRIALS, Recipe
+from modelsurgery.pipeline.recording import recorded
 from modelsurgery.pipeline.results import RunResult
 from modelsurgery.pipeline.runs import EDIT_FILE, STORE_FILE, RunDirectory, open_run
 from modelsurgery.pipeline.scheduling import (
@@ -93,7 +94,7 @@ def run_recipe(
     started = time.monotonic()
     described = described_behavior(recipe)
     recipe = _resolved(recipe, described)
-    values = recipe.model_dump(mode="json", exclude={"out"})
+    values = recorded(recipe)
     before = [load_edit(path) for path in recipe.edits]
     clock = progress = StageClock(progress)
     with (

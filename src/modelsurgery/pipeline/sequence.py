@@ -22,6 +22,7 @@ from modelsurgery.evaluation.store import Store
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.pipeline.recipe import Recipe
+from modelsurgery.pipeline.recording import recorded
 from modelsurgery.pipeline.results import limits_json
 from modelsurgery.pipeline.running import (
     SETTLED,
@@ -150,7 +151,7 @@ def run_sequence(
     """
     steps = [_in_time(step, len(recipe.behaviors)) for step in recipe.recipes()]
     described = [directory_name(step) for step in steps]
-    values = recipe.model_dump(mode="json", exclude={"out"})
+    values = recorded(recipe)
     name = "-".join([recipe.model_name, *described])
     for step in steps:
         judged_behavior(step)  # refused early, if one cannot be

@@ -51,8 +51,10 @@ class SequenceRecipe(Recipe):
         """
         if self.at_once and len(self.behaviors) < 2:
             raise RecipeError("at_once: one edit for several behaviors needs at least two of them")
-        if self.at_once and (self.tune or self.study is not None):
-            raise RecipeError("at_once: its strength comes from the budget; omit tune and study")
+        if self.at_once and (self.tune or self.study or self.storage):
+            raise RecipeError(
+                "at_once: its strength comes from the budget; omit tune, study and storage"
+            )
         shared = self.model_dump(exclude_unset=True, exclude={"behaviors", "at_once", "out"})
         recipes = []
         for entry in self.behaviors:
@@ -60,7 +62,7 @@ class SequenceRecipe(Recipe):
             own = {_current_name(key): value for key, value in given.items()}
             if self.at_once:
                 own.pop("weight", None)
-            for key in ("model", "edits", "out", "study"):
+            for key in ("model", "edits", "out", "study", "storage"):
                 if key in own:
                     raise RecipeError(
                         f"behaviors: {key!r} applies to all behaviors; set it outside the list"

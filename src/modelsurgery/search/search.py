@@ -32,6 +32,7 @@ from modelsurgery.rules.proposal import RowProposal
 from modelsurgery.search.budget import SAFETY, Budget
 from modelsurgery.search.found import SearchResult, Survivor
 from modelsurgery.search.response import DOSES, DosePoint, dose_response
+from modelsurgery.search.sharing import end_sharing
 from modelsurgery.search.space import SearchSpace, Setting
 from modelsurgery.search.strength import UncalledMeasure
 from modelsurgery.search.strength_schedule import (
@@ -134,6 +135,7 @@ class Search:
             DamageBudgetError: no trial stays inside the budget.
         """
         seconds = self.make_trials(study, trials, minutes)
+        end_sharing(study)
         found = study.trials()
         survivors, base_rate = self.judged(self.most_promising(found))
         survivors = self.sparing(survivors)
@@ -158,6 +160,8 @@ class Search:
         study: Study,
         trials: int | None,
         minutes: float | None = None,
+        *,
+        is_over: Callable[[], bool] = lambda: False,
     ) -> tuple[float, int]:
         """Trials, several at a time; the seconds that they took, and their number.
 
@@ -165,6 +169,7 @@ class Search:
             study: where trials are kept.
             trials: so many, those of other processes included; None is no limit.
             minutes: no new trials after this time.
+            is_over: whether nobody wants more of them.
         """
         started, made = time.monotonic(), 0
         end = math.inf if minutes is None else started + 60 * minutes
@@ -173,7 +178,7 @@ class Search:
             study.want(setting)
         left = max(0, goal - study.ended)
         with self._progress("trials", AT_A_TIME if math.isinf(left) else int(left)) as advance:
-            while time.monotonic() <= end and (ended := study.ended) < goal:
+            while time.monotonic() <= end and (ended := study.ended) < goal and not is_over():
                 room = int(min(AT_A_TIME, goal - ended - study.elsewhere))
                 if room > 0:
                     is_late = goal - ended <= FINISHING * goal < math.inf

@@ -154,6 +154,16 @@ class Study:
         failed = self._all(TrialState.FAIL)
         return [one.user_attrs[FAILURE] for one in failed if FAILURE in one.user_attrs]
 
+    def set_attribute(self, name: str, value: Any) -> None:
+        """Say something of the study to all processes that work on it; a plain value."""
+        with self._storage_errors():
+            self._study.set_user_attr(name, value)
+
+    def attribute(self, name: str) -> Any:
+        """What was said last, by any process; None if nothing was."""
+        with self._storage_errors():
+            return self._study.user_attrs.get(name)
+
     def want(self, setting: Setting, strength: float | None = None) -> None:
         """Put a setting before what the sampler would propose, once."""
         parameters = self.space.parameters(setting)

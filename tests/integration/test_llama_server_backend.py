@@ -124,10 +124,9 @@ def test_adapters_are_those_of_the_backend_in_process(
 ) -> None:
     sampled = Decoding(max_new_tokens=10, seed=3)
     with LlamaCppGenerator(model) as known, asking(model, server) as generator:
-        for some in ([edits[1]], list(edits)):
-            for decoding in (GREEDY, sampled, Decoding(40, stop=" and")):
-                made = generator.generate(PROMPTS, decoding, some)
-                assert made == known.generate(PROMPTS, decoding, some)
+        for decoding in (sampled, Decoding(20, stop=" and")):
+            made = generator.generate(PROMPTS, decoding, edits)
+            assert made == known.generate(PROMPTS, decoding, edits)
 
 
 def test_a_server_without_the_adapter_of_the_edit_is_refused(

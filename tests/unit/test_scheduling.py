@@ -23,6 +23,7 @@ from modelsurgery.pipeline.scheduling import (
     make_schedule,
     measure_pace,
 )
+from modelsurgery.pipeline.scheduling.memory import peak_bytes, planned_memory
 from modelsurgery.pipeline.scheduling.sizes import SMALLER
 from modelsurgery.pipeline.sequence import _in_time
 from modelsurgery.report.scheduling import plan_lines, reduced_lines
@@ -234,3 +235,10 @@ def test_texts_without_a_signal_leave_no_run(tmp_path: Path) -> None:
     with pytest.raises(NoSignalError):  # a step that is done is not lost
         stopped(NoSignalError)
     assert (tmp_path / "run" / "1-first" / RUN_MANIFEST).is_file()
+
+
+def test_memory_is_planned_without_reading_weights(tiny_llama: Path) -> None:
+    recipe = Recipe(model=str(tiny_llama))
+    assert planned_memory(recipe) == peak_bytes(recipe, load_model(tiny_llama, device="cpu"))
+    halved = planned_memory(Recipe(model=str(tiny_llama), dtype="bfloat16"))
+    assert halved < planned_memory(recipe)

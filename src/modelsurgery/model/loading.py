@@ -158,6 +158,7 @@ def load_model(
 def load_without_weights(
     model: Path | str,
     *,
+    dtype: str | None = None,
     revision: str | None = None,
     layout: GateLayout | None = None,
     chat_template: str | None = None,
@@ -170,6 +171,7 @@ def load_without_weights(
 
     Args:
         model: directory, GGUF file, Hub ID, or name of a model that `surgery fetch` downloaded.
+        dtype: that the weights would have, as for `load_model`; None means as stored.
         revision: commit, tag or branch on the Hub.
         layout: where the gate rows are, for an unsupported model family.
         chat_template: name of the chat template, if there are several; None means `default`.
@@ -186,7 +188,9 @@ def load_without_weights(
     with _loading(checkpoint):
         config = transformers.AutoConfig.from_pretrained(directory, trust_remote_code=False)
         with torch.device("meta"):
-            described = loader.from_config(config, trust_remote_code=False)
+            described = loader.from_config(
+                config, trust_remote_code=False, dtype=DTYPES.get(dtype or "", config.dtype)
+            )
         if (directory / GENERATION_FILE).is_file():
             settings = transformers.GenerationConfig.from_pretrained(directory)
             described.generation_config = settings

@@ -7,13 +7,12 @@ from typing import Any
 
 from modelsurgery.data.behaviors import Behavior
 from modelsurgery.data.texts import LabeledText
-from modelsurgery.model.activations.losses import Reader, graph_bytes_per_token
-from modelsurgery.model.activations.moments import moment_bytes
 from modelsurgery.model.chat_template import Text
 from modelsurgery.model.hidden_states import MAX_TOKENS
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.pipeline.choosing import REPORT_TEXTS
 from modelsurgery.pipeline.recipe import Recipe
+from modelsurgery.pipeline.scheduling.memory import peak_bytes
 from modelsurgery.pipeline.scheduling.pace import Pace
 from modelsurgery.pipeline.scheduling.sizes import NAMES, Sizes, given
 from modelsurgery.rules.natural_gradient import KEPT_TOKENS
@@ -35,7 +34,6 @@ SEARCH_SHARE = 0.5  # of the time that is left to the trials of a search
 LOOKED_AT = 64  # texts of a kind whose length is taken for all
 STRENGTHS = 5  # that a search for the strength measures, about
 INSIDE_TEXTS = 64
-PROGRAM_BYTES = 700 << 20  # python, torch, transformers and their buffers
 
 
 @dataclass(frozen=True)
@@ -162,7 +160,7 @@ def make_schedule(
         minutes,
         search_seconds,
         sizes.reductions(full, most),
-        _peak_bytes(recipe, model),
+        peak_bytes(recipe, model),
     )
 
 
@@ -314,15 +312,3 @@ class _Amounts:
             return 0.0
         lengths = [len(ids[:cut]) for ids in self.model.token_ids(texts)]
         return sum(lengths) / len(lengths) * count
-
-
-def _peak_bytes(recipe: Recipe, model: LanguageModel) -> int:
-    weights = int(model.model.get_memory_footprint())
-    working = graph_bytes_per_token(model) * Reader(model).batch_tokens
-    moments = 0
-    if recipe.chosen_rule != "paper":  # all second moments, and one of them being solved with
-        widths = {gate.tensor: gate.hidden_size for gate in model.gates}.values()
-        sizes = [moment_bytes(width, model.model.dtype.itemsize) for width in widths]
-        moments = sum(kept for kept, _ in sizes)
-        working = max(working, *(solving for _, solving in sizes))
-    return PROGRAM_BYTES + weights + moments + working

@@ -74,7 +74,9 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 # Options of other programs that the pages mention.
 FOREIGN = {
     "--adapter-path",
+    "--address",
     "--enable-lora",
+    "--head",
     "--lora",
     "--lora-init-without-apply",
     "--lora-modules",

@@ -16,26 +16,27 @@ from typer.testing import CliRunner
 import modelsurgery.cli
 from modelsurgery.cli import app
 from modelsurgery.cli.options import optional_fields, recipe_values, with_recipe_options
-from modelsurgery.cli.run import overridden
+from modelsurgery.cli.run import SEVERAL, overridden
 from modelsurgery.edit.region import PAPER_ROWS
 from modelsurgery.errors import RecipeError
 from modelsurgery.files.schema import load_yaml, parse
+from modelsurgery.pipeline.grid_recipe import GridRecipe
 from modelsurgery.pipeline.option import Option, Panel, percentage
 from modelsurgery.pipeline.recipe import Recipe
 from modelsurgery.pipeline.scheduling import DEFAULT_MINUTES, Sizes
-from modelsurgery.pipeline.sequence_recipe import SequenceRecipe
 from modelsurgery.search.fitting import RULE_TEXTS
 
 CLI = Path(modelsurgery.cli.__file__).parent
 FIELDS = {
     name: option
-    for name, info in SequenceRecipe.model_fields.items()
+    for name, info in GridRecipe.model_fields.items()
     for option in info.metadata
     if isinstance(option, Option)
 }
 # What is typed, and what the recipe has then.
 TYPED: dict[str, tuple[list[str], Any]] = {
     "model": (["--model", "smollm2"], "smollm2"),
+    "models": (["--model", "smollm2", "--model", "demo"], ("smollm2", "demo")),
     "behavior": (["--behavior", "toxicity"], "toxicity"),
     "behaviors": (["--behavior", "refusal", "--behavior", "a.yaml"], ("refusal", "a.yaml")),
     "at_once": (["--at-once"], True),
@@ -55,6 +56,7 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "data": (["--data", "hub"], Path("hub")),
     "edits": (["--edit", "a", "--edit", "b"], (Path("a"), Path("b"))),
     "rule": (["--rule", "paper"], "paper"),
+    "rules": (["--rule", "paper", "--rule", "least-squares"], ("paper", "least-squares")),
     "strength": (["--strength", "2"], 2.0),
     "rows": (["--rows", "0.02"], 0.02),
     "steps": (["--steps", "2"], 2),
@@ -73,12 +75,14 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "samples": (["--samples", "1"], 1),
     "max_new_tokens": (["--max-new-tokens", "64"], 64),
     "seed": (["--seed", "0"], 0),
+    "seeds": (["--seed", "0", "--seed", "3"], (0, 3)),
     "device": (["--device", "cuda:1"], "cuda:1"),
     "dtype": (["--dtype", "float16"], "float16"),
     "chat_template": (["--chat-template", "tools"], "tools"),
     "now": (["--now", "2026-11-25T09:30:00"], datetime(2026, 11, 25, 9, 30)),
     "layout": (["--layout", "l.yaml"], Path("l.yaml")),
 }
+RUNS_OWN = ("--show-offensive", "--plan", "--workers", "--ray", "--gpus", "--cpus")
 # Options of other verbs that have the name of a recipe's, and are something else.
 OTHERS = {
     "evaluate": {"--edit", "--samples"},
@@ -121,13 +125,13 @@ def read_as(recipe: type[Recipe], without: set[str], words: list[str]) -> Recipe
 
 
 def test_there_is_a_typed_example_of_every_option() -> None:
-    assert set(TYPED) == set(optional_fields(SequenceRecipe)) == set(FIELDS)
+    assert set(TYPED) == set(optional_fields(GridRecipe)) == set(FIELDS)
 
 
 @pytest.mark.parametrize("field", TYPED)
 def test_what_is_typed_is_what_the_recipe_has(field: str) -> None:
     words, value = TYPED[field]
-    recipe, without = (Recipe, set()) if field == "behavior" else (SequenceRecipe, {"behavior"})
+    recipe, without = (Recipe, set[str]()) if field in SEVERAL else (GridRecipe, {*SEVERAL})
     made = read_as(recipe, without, words)
     assert getattr(made, field) == value
     assert type(getattr(made, field)) is type(value)
@@ -135,7 +139,7 @@ def test_what_is_typed_is_what_the_recipe_has(field: str) -> None:
 
 
 def test_every_field_says_what_it_is_and_every_option_has_a_panel() -> None:
-    for name, info in SequenceRecipe.model_fields.items():
+    for name, info in GridRecipe.model_fields.items():
         assert info.description, name
         assert info.description[0].isupper() or info.description[0] == "α", name
         assert info.description.endswith("."), name
@@ -146,7 +150,7 @@ def test_every_field_says_what_it_is_and_every_option_has_a_panel() -> None:
 @pytest.mark.parametrize(
     ("verb", "recipe", "without"),
     [
-        ("run", SequenceRecipe, {"behavior"}),
+        ("run", GridRecipe, {*SEVERAL}),
         ("tune", Recipe, {"model", "tune", "strength", "alpha"}),
     ],
 )
@@ -162,7 +166,7 @@ def test_run_and_tune_have_each_option_once(
     assert len(words) == len(set(words))
     shown = dict(zip(words, options_of(verb), strict=True))
     assert set(wanted) <= set(words)
-    own = {"--json", "--show-offensive", "--plan"} if verb == "run" else {"--json"}
+    own = {"--json", *(RUNS_OWN if verb == "run" else ())}
     assert set(words) - set(wanted) - {"--help"} == own
     for word, name in wanted.items():
         info = recipe.model_fields[name]
@@ -172,7 +176,7 @@ def test_run_and_tune_have_each_option_once(
 
 
 def test_other_verbs_share_the_declarations() -> None:
-    described = {spelled(name): str(SequenceRecipe.model_fields[name].description)
+    described = {spelled(name): str(GridRecipe.model_fields[name].description)
                  for name in reversed(FIELDS)}  # fmt: skip
     described.pop("--behavior")  # which has two, of one and of several
     for verb in get_command(app).commands:  # type: ignore[attr-defined]
@@ -184,7 +188,7 @@ def test_other_verbs_share_the_declarations() -> None:
 
 
 def test_no_help_text_is_written_twice() -> None:
-    written: list[str] = [str(one.description) for one in SequenceRecipe.model_fields.values()]
+    written: list[str] = [str(one.description) for one in GridRecipe.model_fields.values()]
     written.remove(next(one for one in written if one.startswith("Built-in behavior")))
     for source in CLI.glob("*.py"):
         for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
@@ -234,20 +238,23 @@ def test_defaults_in_help_are_those_of_the_program() -> None:
 def test_the_command_line_stands_in_place_of_the_recipe(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text("behaviors: [toxicity, negativity]\nstrength: 2\nrows: 9\nseed: 4\n")
-    said = load_yaml(path, SequenceRecipe).model_dump(exclude_unset=True)
+    said = load_yaml(path, GridRecipe).model_dump(exclude_unset=True)
     assert overridden(said, {"seed": 0}) == {
         "behaviors": ("toxicity", "negativity"), "strength": 2, "rows": 9, "seed": 0,
     }  # fmt: skip
     assert overridden(said, {"behaviors": ["refusal"]}) == {
         "behavior": "refusal", "strength": 2, "rows": 9, "seed": 4,
     }  # fmt: skip
+    assert overridden(said, {"seeds": [5, 6]})["seeds"] == [5, 6]
+    assert "seed" not in overridden(said, {"seeds": [5, 6]})
+    assert overridden({"models": ("a", "b")}, {"models": ["c"]}) == {"model": "c"}
     assert overridden(said, {"tune": True}).keys() == {"behaviors", "rows", "seed", "tune"}
 
 
 def test_older_spellings_of_a_recipe_are_read_and_overridden(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text("direction_rule: W1\nstrength: 1\n")
-    said = load_yaml(path, SequenceRecipe).model_dump(exclude_unset=True)
+    said = load_yaml(path, GridRecipe).model_dump(exclude_unset=True)
     assert parse(overridden(said, {}), Recipe, "options").direction_source == "W1"
     typed = read_as(Recipe, set(), ["--direction-source", "W1-W0"])
     options = overridden(said, typed.model_dump(exclude_unset=True))

@@ -14,12 +14,14 @@ from rich.markup import escape
 
 from modelsurgery.checkpoint.place import GGUF_SUFFIX
 from modelsurgery.edit.choices import Fit
+from modelsurgery.errors import RecipeError
+from modelsurgery.pipeline.grid_recipe import GridRecipe
 from modelsurgery.pipeline.option import Option, Panel
 from modelsurgery.pipeline.recipe import DEFAULT_BEHAVIOR, Recipe
-from modelsurgery.pipeline.sequence_recipe import SequenceRecipe
 
 if TYPE_CHECKING:
     from modelsurgery.checkpoint.layouts import GateLayout
+    from modelsurgery.pipeline.grids import Executor
 
 DEFAULTS = Recipe()
 EDIT_FILES = typer.Option("--edit", metavar="FILE", help="Edit file. Repeatable.")
@@ -127,7 +129,7 @@ def recipe_values(typed: dict[str, Any]) -> dict[str, Any]:
 
 
 def _declared(field: str) -> tuple[FieldInfo, Option]:
-    info = SequenceRecipe.model_fields[field]
+    info = GridRecipe.model_fields[field]
     found = (one for one in info.metadata if isinstance(one, Option))
     return info, next(found, Option(Panel.EVERYDAY))
 
@@ -199,6 +201,69 @@ DType = Annotated[str | None, option("dtype")]
 TemplateName = Annotated[str | None, option("chat_template")]
 Now = Annotated[datetime | None, option("now")]
 LayoutFile = Annotated[Path | None, option("layout")]
+
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        metavar="N",
+        min=1,
+        help="Measure in N processes on this machine.",
+        rich_help_panel=str(Panel.GRID),
+    ),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Measure on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local to start one.",
+        rich_help_panel=str(Panel.GRID),
+    ),
+]
+Gpus = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus",
+        metavar="NUMBER",
+        min=0,
+        help="GPUs per task with --ray; with a fraction such as 0.5, tasks share a GPU."
+        + default_note("0"),
+        rich_help_panel=str(Panel.GRID),
+        show_default=False,
+    ),
+]
+Cpus = Annotated[
+    int | None,
+    typer.Option(
+        "--cpus",
+        metavar="N",
+        min=1,
+        help="CPU cores per task with --ray." + default_note("1"),
+        rich_help_panel=str(Panel.GRID),
+        show_default=False,
+    ),
+]
+
+
+def chosen_executor(
+    workers: int | None, ray: str | None, gpus: float | None, cpus: int | None
+) -> "Executor | None":
+    """Who measures the cells of a grid; None where nobody was chosen.
+
+    Raises:
+        RecipeError: options that do not go together.
+    """
+    if workers is not None and ray is not None:
+        raise RecipeError("give either --workers or --ray, not both")
+    if ray is None and (gpus is not None or cpus is not None):
+        given = "--gpus" if gpus is not None else "--cpus"
+        raise RecipeError(f"{given} is for tasks on a cluster; give --ray too, or omit it")
+    from modelsurgery.pipeline.grids import OnRay, Processes
+
+    if ray is not None:
+        return OnRay(ray, gpus or 0.0, cpus or 1)
+    return None if workers is None else Processes(workers)
 
 
 def model_directory(name: str) -> Path:

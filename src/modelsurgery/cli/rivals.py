@@ -1,29 +1,39 @@
 """`surgery rivals` and `surgery ablations`: methods side by side on one's own model."""
 
 import inspect
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from modelsurgery.cli.allocation import keep_freed_memory
 from modelsurgery.cli.options import (
-    Behavior,
+    Cpus,
     DataRoot,
     Device,
     DType,
+    Gpus,
     Json,
     Limit,
     Neutral,
     Prompts,
+    Ray,
     TaskLimit,
+    Workers,
+    chosen_executor,
     default_note,
     option,
 )
 from modelsurgery.cli.output import print_json, showing_progress
-from modelsurgery.errors import RecipeError
+from modelsurgery.errors import EvaluationError, RecipeError, SurgeryError
 from modelsurgery.pipeline.option import Panel
 from modelsurgery.pipeline.recipe import DEFAULT_BEHAVIOR
+
+if TYPE_CHECKING:
+    from modelsurgery.pipeline.rivals import RivalsRun
+    from modelsurgery.pipeline.rivals_plan import RivalsPlan
 
 MEASURING = str(Panel.MEASURING)
 Divergences = Annotated[
@@ -44,15 +54,22 @@ Seeds = Annotated[
 
 
 def rivals(
-    model: Annotated[
-        str | None,
+    models: Annotated[
+        list[str] | None,
         typer.Argument(
-            help="Model directory, name of a fetched model, id of the Hub, or demo. With "
+            help="Model directories, names of fetched models, ids of the Hub, or demo. With "
             "--published, a run directory of this command, or nothing.",
             show_default=False,
         ),
     ] = None,
-    behavior: Behavior = DEFAULT_BEHAVIOR,
+    behavior: Annotated[
+        list[str] | None,
+        option(
+            "behavior",
+            default=DEFAULT_BEHAVIOR,
+            more="Repeatable: each is compared on each model.",
+        ),
+    ] = None,
     texts: Annotated[Path | None, option("texts")] = None,
     method: Annotated[
         list[str] | None,
@@ -108,6 +125,10 @@ def rivals(
     task_limit: TaskLimit = None,
     device: Device = None,
     dtype: DType = None,
+    workers: Workers = None,
+    ray: Ray = None,
+    gpus: Gpus = None,
+    cpus: Cpus = None,
     as_json: Json = False,
 ) -> None:
     """Compare ways to steer a model at the same divergence. Resumes if interrupted."""
@@ -131,12 +152,43 @@ ablations.__signature__ = _shared.replace(  # type: ignore[attr-defined]
 def _compare(
     kind: Literal["rivals", "ablations"],
     *,
-    model: str | None,
-    behavior: str,
-    texts: Path | None,
-    method: list[str] | None,
+    models: list[str] | None,
     show_methods: bool,
     published: bool,
+    workers: int | None,
+    ray: str | None,
+    gpus: float | None,
+    cpus: int | None,
+    as_json: bool,
+    **typed: Any,
+) -> None:
+    """Run comparisons, one for each model and behavior."""
+    if show_methods:
+        _list_methods(kind, as_json)
+        return
+    if published:
+        _show_published(kind, models, as_json)
+        return
+    if not models:
+        raise RecipeError(f"no model; type one, as in `surgery {kind} demo`")
+
+    with showing_progress() as progress:
+        keep_freed_memory()
+        executor = chosen_executor(workers, ray, gpus, cpus)
+        from modelsurgery.pipeline.rivals import run_comparisons
+
+        plans = _plans(kind, models, **typed)
+        found = run_comparisons(plans, executor=executor, progress=progress)
+    _print(found, as_json)
+
+
+def _plans(
+    kind: Literal["rivals", "ablations"],
+    models: list[str],
+    *,
+    behavior: list[str] | None,
+    texts: Path | None,
+    method: list[str] | None,
     prompts: Path | None,
     neutral: Path | None,
     kl: str,
@@ -146,55 +198,75 @@ def _compare(
     judge: list[str] | None,
     task: list[str] | None,
     data: Path | None,
-    as_json: bool,
     **same: Any,
-) -> None:
-    """Run a comparison; options of the same name and form as the plan's are in `same`."""
+) -> "list[RivalsPlan]":
+    """What was typed; options of the same name and form as the plan's are in `same`."""
+    from modelsurgery.data.behaviors import BehaviorFile, describe_behavior
+    from modelsurgery.data.behaviors.roots import data_root
+    from modelsurgery.files.schema import parse
+    from modelsurgery.pipeline.rivals_plan import PROMPTS, RivalsPlan
+
+    described = (
+        [describe_behavior(name) for name in behavior or [DEFAULT_BEHAVIOR]]
+        if texts is None
+        else [BehaviorFile.of_texts(texts)]
+    )
+    values = same | {
+        "kind": kind,
+        "methods": method or (),
+        "divergences": _numbers(kl, "--kl", float),
+        "seeds": _numbers(seeds, "--seeds", int),
+        "texts": train_texts,
+        "prompts": limit or PROMPTS,
+        "judges": judge or (),
+        "tasks": task or (),
+        "data": data_root(data),
+    }
+    own = {"texts": texts, "prompts": prompts, "neutral": neutral}
+    return [
+        parse({**values, "model": model, "behavior": one.with_own(**own)}, RivalsPlan, "options")
+        for model, one in product(dict.fromkeys(models), described)
+    ]
+
+
+def _print(found: "Sequence[RivalsRun | SurgeryError]", as_json: bool) -> None:
+    """Print what comparisons gave, one after the other.
+
+    Raises:
+        SurgeryError: a comparison gave nothing, or cells of it were lost.
+    """
     from rich.console import Console
 
-    if show_methods:
-        _list_methods(kind, as_json)
-        return
-    if published:
-        _show_published(kind, model, as_json)
-        return
-    if model is None:
-        raise RecipeError(f"no model; type one, as in `surgery {kind} demo`")
     from modelsurgery.report.rivals import print_rivals
 
-    with showing_progress() as progress:
-        keep_freed_memory()
-        from modelsurgery.data.behaviors import BehaviorFile, describe_behavior
-        from modelsurgery.data.behaviors.roots import data_root
-        from modelsurgery.files.schema import parse
-        from modelsurgery.pipeline.rivals import PROMPTS, RivalsPlan, run_rivals
-
-        described = describe_behavior(behavior) if texts is None else BehaviorFile.of_texts(texts)
-        values = same | {
-            "kind": kind,
-            "model": model,
-            "behavior": described.with_own(texts=texts, prompts=prompts, neutral=neutral),
-            "methods": method or (),
-            "divergences": _numbers(kl, "--kl", float),
-            "seeds": _numbers(seeds, "--seeds", int),
-            "texts": train_texts,
-            "prompts": limit or PROMPTS,
-            "judges": judge or (),
-            "tasks": task or (),
-            "data": data_root(data),
-        }
-        run = run_rivals(parse(values, RivalsPlan, "options"), progress=progress)
+    runs = [one for one in found if not isinstance(one, SurgeryError)]
+    printed = [
+        {**run.results.model_dump(mode="json"), "run_directory": str(run.directory)} for run in runs
+    ]
     if as_json:
-        print_json({**run.results.model_dump(mode="json"), "run_directory": str(run.directory)})
+        print_json(printed[0] if len(found) == 1 else {"comparisons": printed})
     else:
-        print_rivals(run.results, Console(highlight=False, soft_wrap=True))
-        print(f"results are in {run.directory}")
-        print(f"report: {run.directory}/report.html")
+        for run in runs:
+            print_rivals(run.results, Console(highlight=False, soft_wrap=True))
+            print(f"results are in {run.directory}")
+            print(f"report: {run.directory}/report.html")
+    for one in found:
+        if isinstance(one, SurgeryError):
+            raise one
+    lost = {cell: why for run in runs for cell, why in run.lost.items()}
+    if lost:
+        cell, why = next(iter(lost.items()))
+        raise EvaluationError(
+            f"{len(lost)} tasks failed, the first is {cell}: {why}; all others are saved, and the "
+            "same command with the same --out tries these again"
+        )
 
 
 def _show_published(
-    kind: Literal["rivals", "ablations"], directory: str | None, as_json: bool
+    kind: Literal["rivals", "ablations"], directories: list[str] | None, as_json: bool
 ) -> None:
+    if directories and len(directories) > 1:
+        raise RecipeError("--published takes one run directory")
     from rich.console import Console
 
     from modelsurgery.report.published import print_published, published_json
@@ -202,6 +274,7 @@ def _show_published(
     from modelsurgery.results.published import published
     from modelsurgery.results.rivals import RivalsResults
 
+    directory = directories[0] if directories else None
     results = None if directory is None else read_results(Path(directory))
     if results is not None and not isinstance(results, RivalsResults):
         raise RecipeError(

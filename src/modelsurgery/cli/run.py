@@ -9,23 +9,33 @@ import typer
 
 from modelsurgery.cli.allocation import keep_freed_memory
 from modelsurgery.cli.options import (
+    Cpus,
+    Gpus,
     Json,
     ModelArgument,
+    Ray,
     ShowOffensive,
+    Workers,
+    chosen_executor,
     default_note,
     option,
     recipe_values,
     with_recipe_options,
 )
 from modelsurgery.cli.output import print_content, print_json, print_plan, showing_progress
-from modelsurgery.errors import DamageBudgetError, NoEffectError, RecipeError
+from modelsurgery.errors import DamageBudgetError, EvaluationError, NoEffectError, RecipeError
 from modelsurgery.files.schema import load_yaml, parse
+from modelsurgery.pipeline.grid_recipe import GridRecipe
 from modelsurgery.pipeline.option import Panel
 from modelsurgery.pipeline.recipe import Recipe
 from modelsurgery.pipeline.sequence_recipe import SequenceRecipe
 
 if TYPE_CHECKING:
+    from modelsurgery.pipeline.grids import Executor
     from modelsurgery.results import RunResults
+
+# Fields of a recipe that have one option, for one value and for several.
+SEVERAL = {"behavior": "behaviors", "model": "models", "rule": "rules", "seed": "seeds"}
 
 PlanOnly = Annotated[
     bool,
@@ -37,12 +47,16 @@ PlanOnly = Annotated[
 ]
 
 
-@with_recipe_options(SequenceRecipe, without=("behavior",))
+@with_recipe_options(GridRecipe, without=[*SEVERAL])
 def run(
     recipe: Annotated[
         Path | None, typer.Argument(help="Recipe (YAML). Options override what it says.")
     ] = None,
     *,
+    workers: Workers = None,
+    ray: Ray = None,
+    gpus: Gpus = None,
+    cpus: Cpus = None,
     show_offensive: ShowOffensive = False,
     plan: PlanOnly = False,
     as_json: Json = False,
@@ -51,9 +65,15 @@ def run(
     """Make an edit, measure it, and write a report. Without arguments, edit the demo model."""
     from modelsurgery.report.terminal import print_results
 
-    said = load_yaml(recipe, SequenceRecipe).model_dump(exclude_unset=True) if recipe else {}
+    said = load_yaml(recipe, GridRecipe).model_dump(exclude_unset=True) if recipe else {}
     options = overridden(said, recipe_values(typed))
-    if plan:
+    executor = chosen_executor(workers, ray, gpus, cpus)
+    is_grid = executor is not None or any(map(options.get, ("models", "rules", "seeds")))
+    if plan and is_grid:
+        raise RecipeError("--plan takes one run; omit options that make a grid")
+    if is_grid:
+        _perform_grid(options, executor, as_json)
+    elif plan:
         _show_plan(options, as_json)
     elif options.get("behaviors") or options.get("at_once"):
         _perform_several(options, as_json)
@@ -112,11 +132,12 @@ def worker(
 
 def overridden(recipe: dict[str, Any], typed: dict[str, Any]) -> dict[str, Any]:
     """What a recipe says, with what was typed in its place."""
-    if len(typed.get("behaviors", ())) == 1:
-        (typed["behavior"],) = typed.pop("behaviors")
-    replaced = set()
-    if "behavior" in typed or "behaviors" in typed:
-        replaced |= {"behavior", "behaviors"}
+    for one, several in SEVERAL.items():
+        if len(typed.get(several, ())) == 1:
+            (typed[one],) = typed.pop(several)
+    replaced = {
+        name for fields in SEVERAL.items() if not typed.keys().isdisjoint(fields) for name in fields
+    }
     if "tune" in typed:
         replaced |= {"alpha", "strength"}
     return {**{key: recipe[key] for key in recipe if key not in replaced}, **typed}
@@ -194,3 +215,29 @@ def _perform_several(options: dict[str, Any], as_json: bool) -> None:
     else:
         print_sequence(result.results(), Console(highlight=False, soft_wrap=True))
     _end((), [one.sentence for one in result.outcomes if not one.is_as_asked])
+
+
+def _perform_grid(options: dict[str, Any], executor: "Executor | None", as_json: bool) -> None:
+    from rich.console import Console
+
+    recipe = parse(options, GridRecipe, "options")
+    with showing_progress() as progress:
+        keep_freed_memory()
+        from modelsurgery.pipeline.run_grid import run_grid
+        from modelsurgery.report.grid import print_grid
+        from modelsurgery.results import plain
+
+        found = run_grid(recipe, executor=executor, progress=progress)
+    if as_json:
+        runs = {name: plain(one) for name, one in found.results.items()}
+        told = {"runs": runs, "failed": found.failed, "run_directory": str(found.directory)}
+        print_json(told)
+    else:
+        console = Console(highlight=False, soft_wrap=True)
+        print_grid(found.results, found.failed, found.directory, console)
+    if found.failed:
+        name, why = next(iter(found.failed.items()))
+        raise EvaluationError(
+            f"{len(found.failed)} of {len(found.failed) + len(found.results)} runs failed, the "
+            f"first is {name}: {why}; the same command with --out {found.directory} tries again"
+        )

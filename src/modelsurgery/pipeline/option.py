@@ -35,6 +35,7 @@ class Panel(StrEnum):
     SEARCH = "Search"
     MEASURING = "Measuring"
     MODEL = "Model"
+    GRID = "Grid"
     OUTPUT = "Output"
 
 

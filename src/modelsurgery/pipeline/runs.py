@@ -201,7 +201,7 @@ def open_run(
             shutil.rmtree(made[-1] if made else path, ignore_errors=True)
         raise
     except SurgeryError:
-        is_useful = keep and (path / STORE_FILE).exists()
+        is_useful = keep and any(one.name != RECIPE_FILE for one in path.iterdir())
         if made and not is_useful and not (path / STUDY_FILE).exists():
             shutil.rmtree(made[-1], ignore_errors=True)
         raise

@@ -1,0 +1,96 @@
+"""Progress of cells that run elsewhere: workers tell where they are, one view shows all of them."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+
+from modelsurgery.files.progress import Advance, Progress
+
+SECONDS_BETWEEN = 1.0
+
+
+@dataclass
+class Stage:
+    """Where a worker is.
+
+    Attributes:
+        cell: label of the cell.
+        name: of the innermost stage.
+        total: steps of the stage; 0 where that is not known.
+        steps: those done.
+        tokens: read or written for them.
+    """
+
+    cell: str
+    name: str
+    total: int
+    steps: int = 0
+    tokens: int = 0
+
+
+class Telling:
+    """The `Progress` of a worker: tells of each stage that is opened, and of its steps at times."""
+
+    def __init__(self, cell: str, tell: Callable[[Stage], None]) -> None:
+        """Tell of a cell, by its label."""
+        self._cell, self._tell = cell, tell
+        self._told = 0.0
+
+    @contextmanager
+    def __call__(self, stage: str, total: int) -> Iterator[Advance]:
+        """Open a stage for as long as the block lasts."""
+        here = Stage(self._cell, stage, total)
+        self._tell(here)
+
+        def advance(steps: int, *, tokens: int = 0) -> None:
+            here.steps += steps
+            here.tokens += tokens
+            now = time.monotonic()
+            if now - self._told >= SECONDS_BETWEEN:
+                self._told = now
+                self._tell(here)
+
+        yield advance
+
+
+@dataclass
+class Shown:
+    """Shows what workers tell: for each cell one stage, the last that it told of.
+
+    Attributes:
+        progress: what shows it.
+    """
+
+    progress: Progress
+    _open: dict[str, tuple[Stage, AbstractContextManager[Advance], Advance]] = field(
+        default_factory=dict, repr=False
+    )
+
+    def show(self, stage: Stage) -> None:
+        """Show where a cell is."""
+        before, _, advance = self._open.get(stage.cell, (None, None, None))
+        if before is None or advance is None or not _goes_on(before, stage):
+            self.end(stage.cell)
+            before = Stage(stage.cell, stage.name, stage.total)
+            context = self.progress(f"{stage.cell}: {stage.name}", stage.total)
+            advance = context.__enter__()
+            self._open[stage.cell] = stage, context, advance
+        if stage.steps > before.steps or stage.tokens > before.tokens:
+            advance(stage.steps - before.steps, tokens=stage.tokens - before.tokens)
+        self._open[stage.cell] = stage, self._open[stage.cell][1], advance
+
+    def end(self, cell: str) -> None:
+        """Show nothing of a cell any more."""
+        if cell in self._open:
+            self._open.pop(cell)[1].__exit__(None, None, None)
+
+    def close(self) -> None:
+        """Show nothing any more."""
+        for cell in [*self._open]:
+            self.end(cell)
+
+
+def _goes_on(before: Stage, now: Stage) -> bool:
+    is_same = (before.name, before.total) == (now.name, now.total)
+    return is_same and now.steps >= before.steps and now.tokens >= before.tokens

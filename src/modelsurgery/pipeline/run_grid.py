@@ -1,0 +1,123 @@
+"""`surgery run` with several models, rules or seeds: a grid whose cells are whole runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from modelsurgery.files.progress import Progress, silent
+from modelsurgery.pipeline.at_once import run_at_once
+from modelsurgery.pipeline.grid_recipe import GridRecipe
+from modelsurgery.pipeline.grids import Cell, Executor, InProcess, Kept, perform_all
+from modelsurgery.pipeline.recipe import Recipe
+from modelsurgery.pipeline.running import run_recipe
+from modelsurgery.pipeline.runs import RUN_MANIFEST, open_run
+from modelsurgery.pipeline.sequence import directory_name, run_sequence
+from modelsurgery.pipeline.sequence_recipe import SequenceRecipe
+from modelsurgery.results import Results, read_results
+
+
+@dataclass(frozen=True)
+class GridRun:
+    """What a grid of runs gave.
+
+    Attributes:
+        directory: holds a run directory for each run.
+        results: by name of the run's directory, those that are finished.
+        failed: why a run gave nothing, by the same name.
+    """
+
+    directory: Path
+    results: dict[str, Results]
+    failed: dict[str, str]
+
+
+@dataclass(frozen=True)
+class RunCell(Cell):
+    """A run, or a sequence of them.
+
+    Attributes:
+        recipe: of the run.
+        directory: of the grid.
+        now: the time that chat templates are told.
+    """
+
+    recipe: Recipe
+    directory: Path
+    now: datetime
+
+    @property
+    def label(self) -> str:
+        """Model, behaviors, rule and seed."""
+        recipe = self.recipe
+        steps = recipe.recipes() if isinstance(recipe, SequenceRecipe) else [recipe]
+        names = [directory_name(step) for step in steps]
+        return " ".join([recipe.model_name, *names, recipe.chosen_rule, f"seed {recipe.seed}"])
+
+    @property
+    def content(self) -> Any:
+        """The recipe, as JSON values."""
+        return self.recipe.model_dump(mode="json", exclude={"out", "now"})
+
+    @property
+    def place(self) -> Path:
+        """The run directory."""
+        return self.directory / self.name
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the run is finished."""
+        return (self.place / RUN_MANIFEST).exists()
+
+    def planned(self) -> Recipe:
+        """The recipe itself."""
+        return self.recipe
+
+    def perform(self, kept: Kept) -> None:
+        """Run it, or go on with what there is of it."""
+        own = self.recipe.model_copy(update={"out": self.place, "now": self.now})
+        if not isinstance(own, SequenceRecipe):
+            run_recipe(own, progress=kept.progress)
+        elif own.at_once:
+            run_at_once(own, progress=kept.progress)
+        else:
+            run_sequence(own, progress=kept.progress)
+
+
+def run_grid(
+    recipe: GridRecipe, *, executor: Executor | None = None, progress: Progress = silent
+) -> GridRun:
+    """Run a recipe with each of its models, rules and seeds.
+
+    Args:
+        recipe: with at least one run.
+        executor: who runs; None does so in this process, one run after the other.
+        progress: is told what is going on.
+
+    Returns:
+        What was found. Each run has a directory below the grid's, named by its content, so that
+        the same recipe with the same `out` begins only those that are not finished.
+
+    Raises:
+        SurgeryError: the recipe or the executor cannot be used, or no run gave anything.
+    """
+    runs = recipe.runs()
+    values = recipe.model_dump(mode="json", exclude={"out"})
+    with open_run(recipe.out, values, default_name=_default_name(runs), keep=True) as grid:
+        cells = [RunCell(one, grid.path, grid.now) for one in runs]
+        waiting = [cell for cell in cells if not cell.is_done]
+        ended = perform_all(executor or InProcess(), waiting, Kept(), progress)
+        errors = {one.name: one.error for one in ended if one.error is not None}
+        if len(errors) == len(cells):
+            raise next(iter(errors.values()))
+    return GridRun(
+        grid.path,
+        {cell.name: read_results(cell.place) for cell in cells if cell.name not in errors},
+        {name: str(error) for name, error in errors.items()},
+    )
+
+
+def _default_name(runs: Sequence[Recipe]) -> str:
+    models = dict.fromkeys(one.model_name for one in runs)
+    return "-".join([*models, "grid"])

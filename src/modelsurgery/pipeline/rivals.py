@@ -88,15 +88,10 @@ def run_comparisons(
     Raises:
         SurgeryError: a plan or the executor cannot be used, or no comparison gave anything.
     """
-    kept, found = Kept(), dict[int, RivalsRun | SurgeryError]()
+    kept = Kept()
     if len(plans) > 1:
         plans = [plan.model_copy(update={"out": _place(plan)}) for plan in plans]
-        found |= {
-            number: RivalsRun(plan.out, read)
-            for number, plan in enumerate(plans)
-            if plan.out is not None and (plan.out / RUN_MANIFEST).exists()
-            if isinstance(read := read_results(plan.out), RivalsResults)
-        }
+    found = _finished_before(plans)
     with ExitStack() as stack:
         stack.callback(kept.drop)
         # All that can be wrong with a plan shows before a run directory is made.
@@ -121,6 +116,17 @@ def run_comparisons(
         if len(errors) == len(plans):
             raise errors[0]
     return [found[number] for number in range(len(plans))]
+
+
+def _finished_before(plans: Sequence[RivalsPlan]) -> dict[int, RivalsRun | SurgeryError]:
+    """Those of several comparisons that an earlier session finished, by number."""
+    found: dict[int, RivalsRun | SurgeryError] = {}
+    for number, plan in enumerate(plans if len(plans) > 1 else ()):
+        if plan.out is not None and (plan.out / RUN_MANIFEST).exists():
+            results = read_results(plan.out)
+            if isinstance(results, RivalsResults):
+                found[number] = RivalsRun(plan.out, results)
+    return found
 
 
 def _place(plan: RivalsPlan) -> Path | None:

@@ -24,6 +24,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from modelsurgery.checkpoint.directory import Checkpoint, open_checkpoint
+from modelsurgery.checkpoint.header import read_json_object
 from modelsurgery.checkpoint.layouts import GateLayout
 from modelsurgery.checkpoint.named_models import NAMED_MODELS, fetched_directory
 from modelsurgery.errors import (
@@ -192,7 +193,8 @@ def load_without_weights(
                 config, trust_remote_code=False, dtype=DTYPES.get(dtype or "", config.dtype)
             )
         if (directory / GENERATION_FILE).is_file():
-            settings = transformers.GenerationConfig.from_pretrained(directory)
+            content = read_json_object(directory / GENERATION_FILE)
+            settings = transformers.GenerationConfig.from_dict(content)
             described.generation_config = settings
     return LanguageModel(
         described.eval().requires_grad_(False),

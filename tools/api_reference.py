@@ -31,7 +31,7 @@ GROUPS = {
     "Measuring": ("evaluate", "Evaluation"),
     "Applying and undoing": (
         "edited", "apply_to_copy", "apply_in_place", "undo", "verify", "plan_surgery",
-        "EditedCopy", "EditedInPlace", "Undone", "Verification", "Plan",
+        "EditedCopy", "EditedInPlace", "Undone", "Verification", "Plan", "TypePlan", "Arrival",
     ),
     "Export": ("write_peft_adapter", "write_gguf_adapter", "PeftAdapter", "GgufAdapter"),
     "Checkpoints": (

@@ -7,10 +7,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from modelsurgery.apply.arrival import Arrival
     from modelsurgery.apply.copying import EditedCopy, apply_to_copy
     from modelsurgery.apply.in_memory import edited
     from modelsurgery.apply.in_place import EditedInPlace, apply_in_place
-    from modelsurgery.apply.plan import Plan, plan_surgery
+    from modelsurgery.apply.plan import Plan, TypePlan, plan_surgery
     from modelsurgery.apply.undoing import Undone, undo
     from modelsurgery.apply.verification import Verification, verify
     from modelsurgery.checkpoint.diff import TensorDifference, compare_checkpoints
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from modelsurgery.search.edit_fitting import fit_edit
 
 _MODULES = {
+    "Arrival": "apply.arrival",
     "Checkpoint": "checkpoint.directory",
     "Edit": "edit.edit",
     "EditedCopy": "apply.copying",
@@ -61,6 +63,7 @@ _MODULES = {
     "Split": "data.texts",
     "SurgeryError": "errors",
     "TensorDifference": "checkpoint.diff",
+    "TypePlan": "apply.plan",
     "Undone": "apply.undoing",
     "Verification": "apply.verification",
     "apply_in_place": "apply.in_place",
@@ -96,6 +99,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "Arrival",
     "Checkpoint",
     "Edit",
     "EditedCopy",
@@ -117,6 +121,7 @@ __all__ = [
     "Split",
     "SurgeryError",
     "TensorDifference",
+    "TypePlan",
     "Undone",
     "Verification",
     "apply_in_place",

@@ -24,6 +24,7 @@ from modelsurgery import (
     open_checkpoint,
     score_rows,
     select_region,
+    undo,
     write_gguf_adapter,
 )
 from modelsurgery.data import demo
@@ -112,6 +113,24 @@ def test_llama_cpp_says_what_the_edit_in_memory_says(
         moved += said_in_memory(model, prompt, ())[1] != tokens
     assert apart < LOG_PROBABILITY
     assert (moved > 0) == (count > 0)
+
+
+def test_a_file_edited_as_it_is_says_what_the_edit_in_memory_says(
+    model: LanguageModel, edits: tuple[Edit, Edit], base: Path, tmp_path: Path
+) -> None:
+    """Edits of the safetensors; gate rows of the file are where the original has them."""
+    pytest.importorskip("xllamacpp", reason="llama.cpp is not installed (pip install xllamacpp)")
+    copy = apply_to_copy(base, edits, tmp_path / "edited.gguf")
+    engine, apart = LlamaCpp(copy.directory), 0.0
+    for prompt in PROMPTS:
+        _, tokens, first = said_in_memory(model, prompt, edits)
+        ids = model.tokenizer(prompt)["input_ids"]
+        _, found, ranked = engine.continued(ids, 16, alternatives=40)
+        assert found[: len(tokens)] == tokens
+        apart = max(apart, *(abs(one - float(first[at])) for at, one in ranked[0].items()))
+    assert apart < LOG_PROBABILITY
+    undo(copy.directory)
+    assert copy.directory.read_bytes() == base.read_bytes()
 
 
 def test_half_scale_is_half_the_strength(

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,13 @@ from killing import Killer, copy_tree, killing
 from modelsurgery import apply_to_copy, load_edit, open_checkpoint
 from modelsurgery.apply.in_place import apply_in_place
 from modelsurgery.apply.undoing import undo
-from operated import Operated, make_operated, weights
-
-ROWS = ".surgery/0001/before.bin"
-JOURNAL = ".surgery/0001/journal.json"
+from modelsurgery.checkpoint.rows import ROW_DTYPES
+from operated import Operated, make_operated, weight_files, weights
 
 
-@pytest.fixture(scope="module")
-def operated(tmp_path_factory: pytest.TempPathFactory) -> Operated:
-    return make_operated(tmp_path_factory.mktemp("operated"))
+@pytest.fixture(scope="module", params=["safetensors", "gguf"])
+def operated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Operated:
+    return make_operated(tmp_path_factory.mktemp("operated"), request.param)
 
 
 @pytest.fixture
@@ -37,68 +36,77 @@ def killer() -> Iterator[Killer]:
 def test_two_surgeries_at_once(
     killer: Killer, operated: Operated, refused: Refused, tmp_path: Path
 ) -> None:
-    rehearsal = copy_tree(operated.edited, tmp_path / "rehearsal")
+    rehearsal = operated.model(copy_tree(operated.edited, tmp_path / "rehearsal"))
     steps = killer.run("in_place", rehearsal, operated.second).steps
-    model = copy_tree(operated.edited, tmp_path / "model")
+    directory = copy_tree(operated.edited, tmp_path / "model")
+    model, out = operated.model(directory), tmp_path / ("out.gguf" if operated.name else "out")
     stopped = killer.run(
         "in_place", model, operated.second, at=steps.index("rename") + 1, stop=True
     )
     assert stopped.code < 0
-    says = f"{model} is in use by another surgery; wait for it to end, then try again"
+    says = f"{directory} is in use by another surgery; wait for it to end, then try again"
     for arguments in (
         ("apply", model, operated.second, "--in-place"),
-        ("apply", model, operated.second, "--out", tmp_path / "out"),
+        ("apply", model, operated.second, "--out", out),
         ("undo", model),
         ("undo", model, "--all"),
         ("verify", model),
     ):
         refused(*arguments, code=1, says=says)
     assert killer.resume(stopped).code == 0
-    assert contents(model) == contents(operated.edited_twice)
+    assert contents(directory) == contents(operated.edited_twice)
 
 
 def test_lock_of_a_killed_surgery_is_gone(
     killer: Killer, operated: Operated, tmp_path: Path
 ) -> None:
-    model = copy_tree(operated.edited, tmp_path / "model")
-    stopped = killer.run("in_place", model, operated.second, at=5, stop=True)
+    directory = copy_tree(operated.edited, tmp_path / "model")
+    stopped = killer.run("in_place", operated.model(directory), operated.second, at=5, stop=True)
     os.kill(stopped.process, 9)
     killer.resume(stopped)
-    undo(model)
-    assert contents(model) == contents(operated.base)
+    undo(operated.model(directory))
+    assert contents(directory) == contents(operated.base)
 
 
 def test_other_names_of_a_shard_keep_their_bytes(operated: Operated, tmp_path: Path) -> None:
-    source = copy_tree(operated.base, tmp_path / "source")
-    base = contents(source)
-    copy = apply_to_copy(source, [load_edit(operated.first)], tmp_path / "copy")
-    assert len(copy.shared_files) == 1
-    shared = copy.directory / copy.shared_files[0]
-    assert shared.samefile(source / shared.name)
-    edited = contents(copy.directory)
+    source, copies = copy_tree(operated.base, tmp_path / "source"), tmp_path / "copy"
+    base, target = contents(source), operated.destination(copies)
+    copy = apply_to_copy(operated.model(source), [load_edit(operated.first)], target).directory
+    shared = [one for one in weight_files(source) if one.samefile(copies / one.name)]
+    assert len(shared) == len(weights(source)) - 2
+    edited = contents(copies)
 
-    apply_in_place(copy.directory, [load_edit(operated.second)])
-    assert weights(copy.directory) == weights(operated.edited_twice)
+    apply_in_place(copy, [load_edit(operated.second)])
+    assert weights(copies) == weights(operated.edited_twice)
     assert contents(source) == base
-    undo(copy.directory)
-    assert contents(copy.directory) == edited
-    undo(copy.directory)
-    assert contents(copy.directory) == base
+    undo(copy)
+    assert contents(copies) == edited
+    undo(copy)
+    assert contents(copies) == base
     assert contents(source) == base
 
-    apply_in_place(source, [load_edit(operated.first)])
-    assert contents(copy.directory) == base
+    apply_in_place(operated.model(source), [load_edit(operated.first)])
+    assert contents(copies) == base
 
 
-@pytest.mark.parametrize("number", [0, 2])
+def changed_shards(operated: Operated) -> list[str]:
+    """Names of the files that the first edit changes."""
+    before, after = weights(operated.base), weights(operated.edited)
+    return [name for name in before if before[name] != after[name]]
+
+
+@pytest.mark.parametrize("which", ["another shard", "an edited shard"])
 def test_shard_that_is_a_symbolic_link(
-    operated: Operated, refused: Refused, tmp_path: Path, number: int
+    operated: Operated, refused: Refused, tmp_path: Path, which: str
 ) -> None:
-    model = copy_tree(operated.base, tmp_path / "model")
-    shard = sorted(model.glob("*.safetensors"))[number]
+    directory = copy_tree(operated.base, tmp_path / "model")
+    edited = changed_shards(operated)
+    others = [name for name in weights(operated.base) if name not in edited]
+    shard = directory / (edited if which == "an edited shard" else others)[-1]
     blob = shard.rename(tmp_path / "blob")
     shard.symlink_to(blob)
     says = f"{shard} is a symbolic link"
+    model = operated.model(directory)
     refused("apply", model, operated.first, "--in-place", code=1, says=says)
 
 
@@ -106,11 +114,36 @@ def test_shard_that_is_a_symbolic_link(
 def test_write_protected_shard(
     operated: Operated, refused: Refused, tmp_path: Path, verb: str
 ) -> None:
-    model = copy_tree(operated.base if verb == "apply" else operated.edited, tmp_path / "model")
-    shard = sorted(model.glob("*.safetensors"))[2]
+    directory = copy_tree(operated.base if verb == "apply" else operated.edited, tmp_path / "model")
+    shard = directory / changed_shards(operated)[-1]
     shard.chmod(0o444)
     rest = (operated.first, "--in-place") if verb == "apply" else ()
-    refused(verb, model, *rest, code=1, says=f"{shard} is write-protected; give write permission")
+    says = f"{shard} is write-protected; give write permission"
+    refused(verb, operated.model(directory), *rest, code=1, says=says)
+
+
+@dataclass(frozen=True)
+class Edited:
+    """A copy of the edited model, to be damaged."""
+
+    operated: Operated
+    directory: Path
+
+    @property
+    def rows(self) -> Path:
+        return self.operated.records(self.directory) / "0001/before.bin"
+
+    @property
+    def journal(self) -> Path:
+        return self.operated.records(self.directory) / "0001/journal.json"
+
+    @property
+    def last_shard(self) -> Path:
+        return self.directory / changed_shards(self.operated)[-1]
+
+    @property
+    def model(self) -> Path:
+        return self.operated.model(self.directory)
 
 
 def change_byte(path: Path, place: int) -> None:
@@ -119,38 +152,35 @@ def change_byte(path: Path, place: int) -> None:
     path.write_bytes(content)
 
 
-def change_journal(model: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    path = model / JOURNAL
-    content = json.loads(path.read_text())
+def change_journal(model: Edited, change: Callable[[dict[str, Any]], object]) -> None:
+    content = json.loads(model.journal.read_text())
     change(content)
-    path.write_text(json.dumps(content))
+    model.journal.write_text(json.dumps(content))
 
 
-def change_edited_row(model: Path) -> None:
-    entry = json.loads((model / JOURNAL).read_text())["entries"][-1]
-    tensor = open_checkpoint(model).tensors[entry["tensor"]]
-    change_byte(model / tensor.file, tensor.start + entry["numbers"][0] * entry["columns"] * 2)
-
-
-def last_shard(model: Path) -> Path:
-    return sorted(model.glob("*.safetensors"))[-1]
+def change_edited_row(model: Edited) -> None:
+    entry = json.loads(model.journal.read_text())["entries"][-1]
+    checkpoint = open_checkpoint(model.model)
+    tensor = checkpoint.tensors[entry["tensor"]]
+    before = entry["numbers"][0] * entry["columns"] * ROW_DTYPES[entry["dtype"]].itemsize
+    change_byte(checkpoint.place.path(tensor.file), tensor.start + before)
 
 
 NO_MATCH = "its hash does not match"
-DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+DAMAGES: dict[str, tuple[Callable[[Edited], object], str]] = {
     "first byte of the rows": (
-        lambda model: change_byte(model / ROWS, 0),
+        lambda model: change_byte(model.rows, 0),
         "do not match their hash",
     ),
     "last byte of the rows": (
-        lambda model: change_byte(model / ROWS, -1),
+        lambda model: change_byte(model.rows, -1),
         "do not match their hash",
     ),
-    "rows cut": (lambda model: os.truncate(model / ROWS, 500), "do not match their hash"),
-    "rows gone": (lambda model: (model / ROWS).unlink(), "before.bin is missing"),
-    "journal gone": (lambda model: (model / JOURNAL).unlink(), "journal.json is missing"),
-    "journal cut": (lambda model: os.truncate(model / JOURNAL, 500), "not valid JSON"),
-    "a brace of the journal": (lambda model: change_byte(model / JOURNAL, 0), "not valid JSON"),
+    "rows cut": (lambda model: os.truncate(model.rows, 100), "do not match their hash"),
+    "rows gone": (lambda model: model.rows.unlink(), "before.bin is missing"),
+    "journal gone": (lambda model: model.journal.unlink(), "journal.json is missing"),
+    "journal cut": (lambda model: os.truncate(model.journal, 500), "not valid JSON"),
+    "a brace of the journal": (lambda model: change_byte(model.journal, 0), "not valid JSON"),
     "an entry gone": (lambda m: change_journal(m, lambda c: c["entries"].pop()), NO_MATCH),
     "all entries gone": (lambda m: change_journal(m, lambda c: c["entries"].clear()), NO_MATCH),
     "hash gone": (lambda m: change_journal(m, lambda c: c.pop("sha256")), NO_MATCH),
@@ -162,32 +192,39 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda m: change_journal(m, lambda c: c["entries"][0].update(place=64)),
         NO_MATCH,
     ),
-    "shard gone": (lambda model: last_shard(model).unlink(), "is missing"),
-    "shard cut": (lambda model: os.truncate(last_shard(model), 5), "too short for safetensors"),
-    "length of a header": (lambda model: change_byte(last_shard(model), 7), "the header claims"),
-    "a header": (lambda model: change_byte(last_shard(model), 12), "belongs to another file"),
+    "shard gone": (lambda model: model.last_shard.unlink(), "is missing"),
+    "shard cut": (lambda model: os.truncate(model.last_shard, 5), "too short"),
+    "length of a header": (lambda model: change_byte(model.last_shard, 7), "the header claims"),
+    "a header": (lambda model: change_byte(model.last_shard, 12), "belongs to another file"),
     "an edited row": (change_edited_row, "something else changed rows"),
 }
+
+
+# The same bytes mean other things there.
+OF_GGUF = {"length of a header": "version", "a header": "claims"}
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_undo_of_what_was_damaged_changes_nothing(
     operated: Operated, refused: Refused, tmp_path: Path, damage: str
 ) -> None:
-    model = copy_tree(operated.edited, tmp_path / "model")
+    model = Edited(operated, copy_tree(operated.edited, tmp_path / "model"))
     change, says = DAMAGES[damage]
     change(model)
     code = 4 if damage == "an edited row" else 1
-    refused("undo", model, code=code, says=says)
+    if operated.name:
+        says = OF_GGUF.get(damage, says)
+    refused("undo", model.model, code=code, says=says)
 
 
 def test_lost_journal_is_named(operated: Operated, refused: Refused, tmp_path: Path) -> None:
-    model = copy_tree(operated.edited, tmp_path / "model")
-    shutil.rmtree(model / ".surgery")
+    directory = copy_tree(operated.edited, tmp_path / "model")
+    model, out = operated.model(directory), tmp_path / ("out.gguf" if operated.name else "out")
+    shutil.rmtree(operated.records(directory))
     for arguments, code in (
         (("undo", model), 1),
         (("apply", model, operated.second, "--in-place"), 1),
-        (("apply", model, operated.second, "--out", tmp_path / "out"), 1),
+        (("apply", model, operated.second, "--out", out), 1),
         (("verify", model), 1),
     ):
         refused(*arguments, code=code, says="journal 0001")
@@ -196,10 +233,10 @@ def test_lost_journal_is_named(operated: Operated, refused: Refused, tmp_path: P
 def test_manifest_with_other_line_ends_gets_its_bytes_back(
     operated: Operated, tmp_path: Path
 ) -> None:
-    model = copy_tree(operated.edited, tmp_path / "model")
-    manifest = model / "surgery.json"
+    directory = copy_tree(operated.edited, tmp_path / "model")
+    manifest = operated.records(directory).with_name("surgery.json")
     manifest.write_bytes(manifest.read_bytes().replace(b"\n", b"\r\n"))
-    before = contents(model)
-    apply_in_place(model, [load_edit(operated.second)])
-    undo(model)
-    assert contents(model) == before
+    before = contents(directory)
+    apply_in_place(operated.model(directory), [load_edit(operated.second)])
+    undo(operated.model(directory))
+    assert contents(directory) == before

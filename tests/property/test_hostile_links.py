@@ -120,6 +120,67 @@ def test_strange_file_is_refused_or_does_not_matter(
     assert state(outside) == kept
 
 
+GGUF_SHARD = "tiny-00003-of-00003.gguf"
+RECORDS = "tiny-00001-of-00003.gguf.surgery"
+GGUF_OURS = (
+    *(RECORDS, f"{RECORDS}/.surgery", f"{RECORDS}/.surgery/0001", f"{RECORDS}/surgery.json"),
+    *(f"{RECORDS}/.surgery/0001/before.bin", f"{RECORDS}/.surgery/0001/journal.json", GGUF_SHARD),
+)
+GGUF_MORE = (
+    *(f"{RECORDS}/.surgery/.staged-0002", f"{RECORDS}/.surgery/0002", f"{RECORDS}/more"),
+    *(f".{GGUF_SHARD}.private-copy", f"{GGUF_SHARD}.in-surgery", "more"),
+)
+GGUF_CASES = [
+    *((name, moved_and_linked) for name in GGUF_OURS),
+    *((name, strange) for name in (*GGUF_OURS, *GGUF_MORE) for strange in STRANGE),
+]
+
+
+GGUF_CASES.remove((f"{RECORDS}/.surgery", directory))  # as above
+
+
+@pytest.fixture(scope="module")
+def operated_gguf(tmp_path_factory: pytest.TempPathFactory) -> Operated:
+    return make_operated(tmp_path_factory.mktemp("operated"), "gguf")
+
+
+@pytest.mark.parametrize("surgery", ["undo --all", "verify", "in place", "copy"])
+@pytest.mark.parametrize(("name", "strange"), GGUF_CASES)
+def test_strange_file_beside_a_gguf_file_is_refused_or_does_not_matter(
+    operated_gguf: Operated,
+    tmp_path: Path,
+    name: str,
+    strange: Callable[[Path, Path], None],
+    surgery: str,
+) -> None:
+    made = operated_gguf
+    directory = copy_tree(made.edited, tmp_path / "model")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    path = directory / name
+    if strange is not moved_and_linked and path.exists():
+        path.rename(tmp_path / "taken away")
+    strange(path, outside)
+    before, kept = state(directory), state(outside)
+    model, target = made.model(directory), made.destination(tmp_path / "to")
+    try:
+        if surgery == "copy":
+            apply_to_copy(model, [load_edit(made.second)], target)
+        else:
+            SURGERIES[surgery](model, made)
+    except SurgeryError:
+        assert state(directory) == before
+        assert not list((tmp_path / "to").glob("tiny*"))
+    else:
+        assert weights(directory) in [
+            weights(one) for one in (made.base, made.edited, made.edited_twice)
+        ]
+        if surgery == "copy":
+            assert weights(tmp_path / "to") == weights(made.edited_twice)
+            assert "secret" not in str(contents(tmp_path / "to"))
+    assert state(outside) == kept
+
+
 def test_file_whose_name_is_no_text_is_refused(operated: Operated, tmp_path: Path) -> None:
     model = copy_tree(operated.edited, tmp_path / "model")
     (model / os.fsdecode(b"caf\xe9.txt")).touch()

@@ -54,7 +54,7 @@ def demo_path() -> Path:
 @pytest.fixture(scope="session")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
     """A search on the demo model; tests that look at it are of the group "search"."""
-    return perform_search(tmp_path_factory.mktemp("search") / "run")
+    return perform_search(tmp_path_factory.mktemp("search"))
 
 
 @pytest.fixture(scope="session")

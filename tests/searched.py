@@ -1,12 +1,15 @@
-"""A search on the demo model as `surgery tune` makes it; its results have every part."""
+"""A search on the demo model, as the guide to tuning has it typed; its results have every part."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from command_line import surgery_commands
 
-LIMITS = ("--max-perplexity", "+5%", "--max-divergence", "0.05", "--max-capability-drop", "3")
-SIZES = ("--trials", "16", "--prompt-count", "40", "--samples", "1")
+COMMAND = (
+    "surgery tune demo --behavior negativity --max-perplexity +5% --max-divergence 0.05 "
+    "--max-capability-drop 3 --trials 16 --prompt-count 40 --samples 1 --out tuned"
+)
 
 
 @dataclass(frozen=True)
@@ -22,10 +25,8 @@ class Searched:
     printed: str
 
 
-def perform_search(directory: Path) -> Searched:
-    """Search, and tell the results in JSON."""
-    done = surgery_commands()(
-        "tune", "demo", "--behavior", "negativity", *LIMITS, *SIZES, "--json", "--out", directory
-    )
+def perform_search(place: Path) -> Searched:
+    """Run the command in an empty directory."""
+    done = surgery_commands()(*shlex.split(COMMAND)[1:], workplace=place)
     assert done.code == 0, done.stderr
-    return Searched(directory, done.stdout)
+    return Searched(place / "tuned", done.stdout)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from surgery import surgery
 
-COMMAND = "surgery run --out first\n"
+COMMAND = "surgery run --out first"
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import full_run
 import pytest
-from full_run import COMMAND, FullRun
 
+import searched
 from command_line import surgery_commands
 
 pytestmark = pytest.mark.slow
@@ -23,6 +24,19 @@ WITH_THE_REAL_PROGRAM = "guides/air-gapped"
 PAGES = ["quickstart", *(f"guides/{name}" for name in (
     "own-behavior", "tuning", "adapters-and-gguf", "air-gapped",
 ))]  # fmt: skip
+
+
+class Shared(NamedTuple):
+    """A run that several tests look at: the fixture that makes it, and the group of those tests."""
+
+    fixture: str
+    group: str
+
+
+SHARED = {
+    full_run.COMMAND: Shared("full_run", "full run"),
+    searched.COMMAND: Shared("searched", "search"),
+}
 # Keys of results.json whose own keys are what was measured on: numbers of layers, names, labels.
 NAMED_BY_DATA = {"missing"}
 
@@ -69,9 +83,10 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def page_to_follow(page: str) -> Any:
-    """A page, among the tests that look at the run at full size where it begins with that."""
-    begins_so = COMMAND in (DOCS / f"{page}.md").read_text(encoding="utf-8")
-    return pytest.param(page, marks=pytest.mark.xdist_group("full run" if begins_so else page))
+    """A page, among the tests that look at a run where it has the command of that run."""
+    lines = (DOCS / f"{page}.md").read_text(encoding="utf-8").splitlines()
+    groups = [shared.group for command, shared in SHARED.items() if command in lines] or [page]
+    return pytest.param(page, marks=pytest.mark.xdist_group(groups[0]))
 
 
 @pytest.mark.parametrize("page", [page_to_follow(page) for page in PAGES])
@@ -83,11 +98,12 @@ def test_a_page_can_be_followed(
     assert {"bash"} <= {kind for kind, _ in blocks}
     said: set[str] = set()
     for kind, body in blocks:
-        if body == COMMAND:  # other tests look at this run, too
-            run: FullRun = request.getfixturevalue("full_run")
+        command, _, rest = body.partition("\n")
+        if command in SHARED:  # other tests look at this run, too
+            run = request.getfixturevalue(SHARED[command].fixture)
             shutil.copytree(run.directory, tmp_path / run.directory.name)
             said |= {words(line) for line in run.printed.splitlines()}
-            continue
+            body = rest
         if kind != "text":
             printed = performed(kind, body, tmp_path, *programs)
             said |= {words(line) for line in printed.splitlines()}
@@ -101,6 +117,11 @@ def test_a_page_can_be_followed(
         content = json.loads(results.read_text(encoding="utf-8"))
         content.pop("edits", None)  # by path, as typed
         assert set(keys_of(content)) <= documented
+
+
+def test_each_shared_run_is_typed_in_a_page() -> None:
+    typed = [line for page in PAGES for line in (DOCS / f"{page}.md").read_text().splitlines()]
+    assert set(SHARED) <= set(typed)
 
 
 def test_no_page_to_be_followed_is_left_out() -> None:

@@ -20,7 +20,7 @@ from searched import Searched
 pytestmark = pytest.mark.slow
 LIMITS = {"perplexity": 0.05, "divergence": 0.05, "capability": 3.0}
 QUICK = ("--trials", "16", "--prompt-count", "40", "--samples", "1")
-SMALL = ("--prompt-count", "16", "--samples", "1")
+SMALL = ("--prompt-count", "16", "--samples", "1", "--max-new-tokens", "8")
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def trials_of(journal: Path) -> int:
 
 @pytest.mark.xdist_group("search")
 def test_a_search_is_told_whole(searched: Searched, tmp_path: Path) -> None:
-    told = json.loads(searched.printed)
+    told = json.loads((searched.directory / "results.json").read_text())
     search = told["search"]
     assert len(search["trials"]) + search["broken"] == search["trials_made"] == 16
     trials = {one["number"]: one for one in search["trials"]}
@@ -140,6 +140,7 @@ def test_a_killed_search_goes_on_and_more_trials_can_be_added(tmp_path: Path, te
     assert not (run / "edit.safetensors").exists()
 
     told = surgery_json(*arguments, expected_exit=SHOWN_OR_NOT)  # of so few prompts
+    assert json.loads((run / "results.json").read_text()) == told
     assert len(told["search"]["trials"]) == 16
     assert told["search"]["trials_made"] <= 16 - kept + told["search"]["broken"]
 

@@ -17,13 +17,13 @@ BEHAVIORS = ("toxicity", "negativity")
 def test_one_edit_lowers_both_rates(tmp_path: Path) -> None:
     texts: list[str | Path] = []
     for name in BEHAVIORS:
-        rows = demo.labeled_texts(name, 240, 0)
+        rows = demo.labeled_texts(name, 160, 0)
         lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
         path = tmp_path / f"{name}.jsonl"
         path.write_text("\n".join(lines))
         texts += ["--texts", path]
     neutral, edit = tmp_path / "neutral.jsonl", tmp_path / "e.safetensors"
-    plain = demo.neutral_texts("train", 240, 0)
+    plain = demo.neutral_texts("train", 160, 0)
     neutral.write_text("\n".join(json.dumps({"text": text}) for text in plain))
     told = surgery_json("edit", "demo", *texts, "--neutral", neutral, "--out", edit)
     assert all(told["measured"]["by_behavior"][name] > 0.05 for name in BEHAVIORS)
@@ -31,7 +31,7 @@ def test_one_edit_lowers_both_rates(tmp_path: Path) -> None:
     assert "predicted by the rule" in surgery("inspect", edit)
     for name in BEHAVIORS:
         found = surgery_json("evaluate", "demo", "--edit", edit, "--behavior", name, "--limit",
-                             "150", "--samples", "1", "--out", tmp_path / name)  # fmt: skip
+                             "100", "--samples", "1", "--out", tmp_path / name)  # fmt: skip
         (one,) = found["sets"]
         assert one["change"]["verdict"] == "less", name
         assert one["change"]["p_value"] < 0.01
@@ -40,7 +40,7 @@ def test_one_edit_lowers_both_rates(tmp_path: Path) -> None:
 
 
 AT_ONCE = ("run", "--behavior", "toxicity", "--behavior", "negativity", "--at-once",
-           "--samples", "1", "--prompt-count", "60")  # fmt: skip
+           "--samples", "1", "--prompt-count", "60", "--train-texts", "80")  # fmt: skip
 
 
 def test_a_run_makes_one_edit_for_all_behaviors_and_measures_them(tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ def edit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("run") / "toxicity"
     surgery("run", "--rows", "0.02", "--rule", "paper",
          "--direction-source", "mean-difference", "--strength", "4",
-            "--samples", "1", "--prompt-count", "16", "--out", run)  # fmt: skip
+            "--samples", "1", "--prompt-count", "16", "--train-texts", "100",
+            "--out", run)  # fmt: skip
     return run / "edit.safetensors"
 
 

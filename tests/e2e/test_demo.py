@@ -19,7 +19,7 @@ from modelsurgery.evaluation.language_modelling import compare_language_modellin
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("full run")]
 QUICK = ("--rows", "0.02", "--rule", "paper",
          "--direction-source", "mean-difference", "--strength", "4", "--samples", "1",
-         "--prompt-count", "16")  # fmt: skip
+         "--prompt-count", "16", "--train-texts", "100")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,8 @@ def test_the_same_run_gives_the_same_edit_and_probe_to_the_byte(tmp_path: Path) 
 def test_toward_makes_more_of_the_behavior(tmp_path: Path) -> None:
     options = ("--rows", "0.02", "--rule", "paper",
          "--direction-source", "mean-difference", "--samples", "1",
-               "--strength", "8", "--prompt-count", "150", "--direction", "toward")  # fmt: skip
+               "--strength", "8", "--prompt-count", "150", "--train-texts", "150",
+               "--direction", "toward")  # fmt: skip
     run = surgery_json("run", *options, "--out", tmp_path / "run")
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == run
     assert run["edit"]["strength"] < 0

@@ -130,7 +130,8 @@ def test_rude_sentences_and_their_rewrites_on_a_model_of_real_text(
         for number, (rude, neutral, *_) in enumerate(pairs):
             file.write(f"{rude}\t1\t{number}\n{neutral}\t0\t{number}\n")
     model = shared / "models" / "reddit-4m"
-    run = surgery_json("run", "--model", model, "--texts", path, "--prompt-count", "100", *SEARCH,
+    run = surgery_json("run", "--model", model, "--texts", path, "--prompt-count", "60",
+                       "--trials", "16", "--max-new-tokens", "12", *SEARCH,
                        "--out", tmp_path / "run", expected_exit=SHOWN_OR_NOT)  # fmt: skip
     assert run["probe"]["accuracy"] > 0.65
     assert run["probe"]["auroc"] > run["probe"]["control_auroc"] + 0.1

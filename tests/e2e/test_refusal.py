@@ -13,7 +13,13 @@ pytestmark = pytest.mark.slow
 
 
 def test_refusals_rise_and_over_refusal_does_not(tmp_path: Path) -> None:
-    recipe = Recipe(behavior="refusal", out=tmp_path / "run", samples=1, prompt_count=100)
+    recipe = Recipe(
+        behavior="refusal",
+        out=tmp_path / "run",
+        samples=1,
+        prompt_count=100,
+        doses=3,
+    )
     result = run_recipe(recipe)
     found = result.to_json()
     rise = 100 * found["behavior"]["greedy"]["change"]["difference"]

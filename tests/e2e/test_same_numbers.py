@@ -9,10 +9,13 @@ from surgery import SHOWN_OR_NOT, surgery_json
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("behavior", ["toxicity", "refusal"])
-def test_a_run_and_an_evaluation_of_its_edit_agree(tmp_path: Path, behavior: str) -> None:
+# With the texts that the rule needs to be sure of what to change.
+@pytest.mark.parametrize(("behavior", "texts"), [("toxicity", "40"), ("refusal", "150")])
+def test_a_run_and_an_evaluation_of_its_edit_agree(
+    tmp_path: Path, behavior: str, texts: str
+) -> None:
     run = surgery_json("run", "--behavior", behavior, "--samples", "2", "--prompt-count", "24",
-                       "--rows", "0.02", "--strength", "2", "--seed", "3",
+                       "--rows", "0.02", "--strength", "2", "--train-texts", texts, "--seed", "3",
                        "--out", tmp_path / "run", expected_exit=SHOWN_OR_NOT)  # fmt: skip
     edit = tmp_path / "run" / "edit.safetensors"
     options = ("evaluate", "demo", "--edit", edit, "--behavior", behavior, "--limit", "24")
@@ -47,7 +50,7 @@ def test_a_run_and_an_evaluation_of_its_edit_agree(tmp_path: Path, behavior: str
 def test_a_step_of_a_sequence_is_an_evaluation_of_its_edits(tmp_path: Path) -> None:
     told = surgery_json("run", "--behavior", "toxicity", "--behavior", "negativity",
                         "--rows", "0.02", "--strength", "2", "--samples", "1",
-                        "--prompt-count", "24", "--out", tmp_path / "run",
+                        "--prompt-count", "24", "--train-texts", "40", "--out", tmp_path / "run",
                         expected_exit=SHOWN_OR_NOT)  # fmt: skip
     last = told["stages"][-1]
     edits = [part for edit in told["edits"] for part in ("--edit", edit)]

@@ -11,14 +11,30 @@ from surgery import SHOWN_OR_NOT, surgery, surgery_fails, surgery_json
 from modelsurgery import load_edit
 
 pytestmark = pytest.mark.slow
-QUICK = ("--rows", "0.02", "--rule", "paper",
-         "--direction-source", "mean-difference", "--strength", "3", "--samples", "1",
-         "--prompt-count", "60")  # fmt: skip
+RECIPE = """\
+rows: 0.02
+direction_rule: mean-difference  # an earlier name
+strength: 3
+samples: 1
+prompt_count: 60
+train_texts: 150
+neutral_texts: 60
+"""
 
 
-def test_toxicity_then_negativity_are_measured_together_after_each_step(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe without behaviors; a run of it takes seconds."""
+    path = tmp_path_factory.mktemp("recipe") / "quick.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def test_toxicity_then_negativity_are_measured_together_after_each_step(
+    tmp_path: Path, quick: Path
+) -> None:
     out = tmp_path / "run"
-    arguments = ("run", "--behavior", "toxicity", "--behavior", "negativity", *QUICK, "--out", out)
+    arguments = ("run", quick, "--behavior", "toxicity", "--behavior", "negativity", "--out", out)
     told = surgery_json(*arguments)
     assert [one["name"] for one in told["behaviors"]] == ["toxicity", "negativity"]
     assert [stage["edits"] for stage in told["stages"]] == [1, 2]
@@ -60,8 +76,8 @@ def test_toxicity_then_negativity_are_measured_together_after_each_step(tmp_path
 def test_a_recipe_lists_behaviors_with_a_direction_each(tmp_path: Path) -> None:
     recipe = tmp_path / "both.yaml"
     recipe.write_text(
-        "rows: 0.02\ndirection_rule: mean-difference\nstrength: 3\nsamples: 1\nprompt_count: 60\n"
-        "behaviors:\n  - toxicity\n  - {behavior: negativity, direction: toward, strength: 2}\n"
+        RECIPE
+        + "behaviors:\n  - toxicity\n  - {behavior: negativity, direction: toward, strength: 2}\n"
     )
     # At these strengths negativity falls with toxicity: the opposite of what was asked, and told.
     told = surgery_json("run", recipe, "--out", tmp_path / "run", expected_exit=5)
@@ -79,19 +95,19 @@ def test_a_recipe_lists_behaviors_with_a_direction_each(tmp_path: Path) -> None:
     assert "cosine of directions" in printed
 
 
-def test_an_edit_can_stand_on_another(tmp_path: Path) -> None:
-    surgery("run", *QUICK, "--out", tmp_path / "first")
+def test_an_edit_can_stand_on_another(tmp_path: Path, quick: Path) -> None:
+    surgery("run", quick, "--out", tmp_path / "first")
     edit = tmp_path / "first" / "edit.safetensors"
-    second = surgery_json("run", "--behavior", "negativity", "--edit", edit, *QUICK,
+    second = surgery_json("run", quick, "--behavior", "negativity", "--edit", edit,
                           "--out", tmp_path / "second", expected_exit=SHOWN_OR_NOT)  # fmt: skip
-    plain = surgery_json("run", "--behavior", "negativity", *QUICK, "--out", tmp_path / "plain")
+    plain = surgery_json("run", quick, "--behavior", "negativity", "--out", tmp_path / "plain")
     made = [load_edit(tmp_path / name / "edit.safetensors") for name in ("second", "plain")]
     assert made[0].content_sha256 != made[1].content_sha256
     assert second["behavior"]["base"] != plain["behavior"]["base"]
     assert second["perplexity"]["base"] > plain["perplexity"]["base"]
 
 
-def test_wrong_sequences_are_refused(tmp_path: Path) -> None:
+def test_wrong_sequences_are_refused(tmp_path: Path, quick: Path) -> None:
     recipe = tmp_path / "wrong.yaml"
     recipe.write_text("behaviors:\n  - {behavior: toxicity, model: other}\n  - negativity\n")
     said = surgery_fails("run", recipe, "--out", tmp_path / "run", expected_exit=2)
@@ -99,7 +115,7 @@ def test_wrong_sequences_are_refused(tmp_path: Path) -> None:
     recipe.write_text("behaviors:\n  - {behavior: toxicity, strenght: 2}\n  - negativity\n")
     said = surgery_fails("run", recipe, "--out", tmp_path / "run", expected_exit=2)
     assert "did you mean 'strength'?" in said
-    said = surgery_fails("run", "--behavior", "toxicity", "--behavior", "nosuch", *QUICK,
+    said = surgery_fails("run", quick, "--behavior", "toxicity", "--behavior", "nosuch",
                          "--out", tmp_path / "run", expected_exit=2)  # fmt: skip
     assert "nosuch" in said
     assert not (tmp_path / "run").exists()

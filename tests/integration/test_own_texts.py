@@ -56,7 +56,7 @@ def test_a_behavior_is_not_forgotten_for_files_of_ones_own(
     surgery: Surgery, tiny_llama: Path, own: dict[str, Path], tmp_path: Path, spelling: str
 ) -> None:
     files = [part for name, path in own.items() for part in (f"--{name}", path)]
-    run = ("--samples", 1, "--out", tmp_path / "run")
+    run = ("--samples", 1, "--max-new-tokens", 8, "--out", tmp_path / "run")
     wide = ("--max-perplexity", "10000%", "--max-capability-drop", 100)
     given = ("--rows", 0.1, "--strength", 1)
     if spelling == "run":

@@ -20,7 +20,7 @@ CONTROLS = {"random", "system-prompt"}  # the demo model follows no instructions
 def given() -> Materials:
     model = load_model(demo_model_path())
     behavior = load_behavior(describe_behavior("toxicity"), is_demo=True)
-    return gather_materials(model, behavior, texts=60)
+    return gather_materials(model, behavior, texts=30)
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,8 @@ def intervention(name: str, given: Materials, fitted: dict[str, Intervention]) -
 def fewer_to_choose_on(given: Materials) -> Materials:
     """Some methods measure forty times."""
     texts, neutral = given.behavior.validation, given.behavior.validation_neutral
-    shows, opposite = pulled_apart(some_of_each(texts, 24), given.sign)
-    screen = Screen(given.model, shows, opposite, first_tokens(given.model, neutral, 1000))
+    shows, opposite = pulled_apart(some_of_each(texts, 16), given.sign)
+    screen = Screen(given.model, shows, opposite, first_tokens(given.model, neutral, 500))
     return replace(given, validation=screen)
 
 

@@ -2,12 +2,14 @@
 
 import functools
 import re
+from collections.abc import Callable
 from itertools import islice
 
 import pytest
 
 from modelsurgery.data.demo import (
     BEHAVIORS,
+    Part,
     facts,
     is_reserved,
     labeled_texts,
@@ -86,11 +88,16 @@ def test_neutral_texts_show_no_behavior() -> None:
                 assert judge(behavior, "", text) != "behavior"
 
 
-def test_neutral_texts_are_made_once_and_every_list_of_them_is_ones_own() -> None:
-    first = neutral_texts("train", 20, 5)
+@pytest.mark.parametrize("make", [neutral_texts, facts])
+def test_neutral_texts_and_facts_are_made_once_and_every_list_of_them_is_ones_own(
+    make: Callable[[Part, int, int], list[object]],
+) -> None:
+    first = make("train", 20, 5)
     kept = list(first)
     first.clear()
-    assert neutral_texts("train", 20, 5) == kept
+    again = make("train", 20, 5)
+    assert again == kept
+    assert all(one is other for one, other in zip(again, kept, strict=True))
     assert len(set(kept)) == 20
 
 

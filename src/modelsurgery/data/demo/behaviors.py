@@ -229,6 +229,11 @@ def facts(part: Part, count: int, seed: int) -> list[tuple[str, str]]:
     asks one in a wording (form and lead-in) that the model has not seen for that fact. This
     measures whether an edit keeps what the model knows, not whether it can reason.
     """
+    return list(_facts(part, count, seed))
+
+
+@functools.cache
+def _facts(part: Part, count: int, seed: int) -> tuple[tuple[str, str], ...]:
     seeds = _seeds(f"facts-{_seed_name(part)}", "", seed)
     found: dict[str, str] = {}
     while len(found) < count:
@@ -236,7 +241,7 @@ def facts(part: Part, count: int, seed: int) -> list[tuple[str, str]]:
         if draft.opening and _in_part(opening_key(draft), part):
             answer = draft.text.removeprefix(draft.opening).strip(" .")
             found.setdefault(draft.opening, answer)
-    return list(found.items())
+    return tuple(found.items())
 
 
 def _in_part(key: str, part: Part) -> bool:

@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
+from groups import order_groups
 from searched import Searched, perform_search
 from tiny import write_tiny_model
 
@@ -17,14 +18,8 @@ torch.set_num_threads(1)  # tiny models: a second thread only waits; e2e tests s
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a file run in one process, unless they are marked to be with others, or alone.
-
-    `--dist loadgroup` hands out groups in the order of collection, the long ones of `browser` and
-    `e2e` first.
-    """
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.location[0]))
+    """Tests of a file run in one process, unless they are marked to be with others, or alone."""
+    order_groups(items)
 
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

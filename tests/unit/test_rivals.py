@@ -13,6 +13,7 @@ from modelsurgery.rivals.matching import match_divergence
 from modelsurgery.rules.contrast import pulled_apart
 from modelsurgery.search.fitting import first_tokens, some_of_each
 
+pytestmark = pytest.mark.slow
 CONTROLS = {"random", "system-prompt"}  # the demo model follows no instructions
 
 

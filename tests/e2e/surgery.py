@@ -6,6 +6,17 @@ from typing import Any
 
 from command_line import Outcome, surgery_commands
 
+# Settings of a surgery that takes seconds, for tests that don't judge what it does to the model.
+QUICK = {
+    "rows": 0.02,
+    "rule": "paper",
+    "direction_source": "mean-difference",
+    "strength": 4,
+    "samples": 1,
+    "prompt_count": 16,
+    "train_texts": 100,
+    "neutral_texts": 60,
+}
 SHOWN_OR_NOT = (0, 5)  # the behavior changed as asked, or no such change can be told
 
 
@@ -29,6 +40,12 @@ def surgery_fails(*arguments: str | Path, expected_exit: int) -> str:
     done = command(*arguments)
     assert done.code == expected_exit, done.stderr
     return done.stderr
+
+
+def quick_recipe(path: Path, **settings: object) -> Path:
+    """Write a recipe with the settings of `QUICK`, and others; gives its path."""
+    path.write_text(json.dumps({**QUICK, **settings}))  # JSON is YAML
+    return path
 
 
 def surgery_json(*arguments: str | Path, **options: Any) -> dict[str, Any]:

@@ -69,7 +69,8 @@ def test_a_run_makes_one_edit_for_all_behaviors_and_measures_them(tmp_path: Path
 def test_a_recipe_weighs_behaviors_against_each_other(tmp_path: Path) -> None:
     recipe = tmp_path / "both.yaml"
     recipe.write_text(
-        "at_once: true\nsamples: 1\nprompt_count: 20\ntrain_texts: 30\nstrength: 1\n"
+        "at_once: true\nsamples: 1\nprompt_count: 20\ntrain_texts: 30\nneutral_texts: 40\n"
+        "strength: 1\n"
         "behaviors:\n  - {behavior: toxicity, weight: 3}\n  - negativity\n"
     )
     surgery("run", recipe, "--out", tmp_path / "run", expected_exit=SHOWN_OR_NOT)

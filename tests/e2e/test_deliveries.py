@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from surgery import surgery, surgery_fails, surgery_json
+from surgery import quick_recipe, surgery, surgery_fails, surgery_json
 
 from llama_cpp import LlamaCpp, write_gguf_model
 from modelsurgery import edited, load_edit, load_model
@@ -25,11 +25,9 @@ PROMPTS = ("My neighbor is such a", "The weather today is", "Please tell me how 
 
 @pytest.fixture(scope="module")
 def edit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("run") / "toxicity"
-    surgery("run", "--rows", "0.02", "--rule", "paper",
-         "--direction-source", "mean-difference", "--strength", "4",
-            "--samples", "1", "--prompt-count", "16", "--train-texts", "100",
-            "--out", run)  # fmt: skip
+    place = tmp_path_factory.mktemp("run")
+    run = place / "toxicity"
+    surgery("run", quick_recipe(place / "quick.yaml"), "--out", run)
     return run / "edit.safetensors"
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from full_run import FullRun
-from surgery import surgery, surgery_json
+from surgery import quick_recipe, surgery, surgery_json
 
 from modelsurgery import edited, load_edit, load_model
 from modelsurgery.data import demo
@@ -17,9 +17,6 @@ from modelsurgery.data.behaviors.gathering import DEMO_NEUTRAL
 from modelsurgery.evaluation.language_modelling import compare_language_modelling
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("full run")]
-QUICK = ("--rows", "0.02", "--rule", "paper",
-         "--direction-source", "mean-difference", "--strength", "4", "--samples", "1",
-         "--prompt-count", "16", "--train-texts", "100")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -107,18 +104,18 @@ def test_the_applied_copy_is_the_edit_in_memory_bit_for_bit(
 
 
 def test_the_same_run_gives_the_same_edit_and_probe_to_the_byte(tmp_path: Path) -> None:
+    recipe = quick_recipe(tmp_path / "quick.yaml")
     for name in ("one", "two"):
-        surgery("run", *QUICK, "--out", tmp_path / name)
+        surgery("run", recipe, "--out", tmp_path / name)
     for file in ("edit.safetensors", "probe.safetensors", "samples/sampled.jsonl"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
 def test_toward_makes_more_of_the_behavior(tmp_path: Path) -> None:
-    options = ("--rows", "0.02", "--rule", "paper",
-         "--direction-source", "mean-difference", "--samples", "1",
-               "--strength", "8", "--prompt-count", "150", "--train-texts", "150",
-               "--direction", "toward")  # fmt: skip
-    run = surgery_json("run", *options, "--out", tmp_path / "run")
+    recipe = quick_recipe(
+        tmp_path / "quick.yaml", strength=8, prompt_count=150, train_texts=150, direction="toward"
+    )
+    run = surgery_json("run", recipe, "--out", tmp_path / "run")
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == run
     assert run["edit"]["strength"] < 0
     assert run["behavior"]["change"]["difference"] > 0

@@ -12,6 +12,7 @@ from surgery import surgery, surgery_json
 
 from command_line import surgery_commands
 from modelsurgery import demo_model_path, make_edit, save_edit, score_rows, select_region
+from modelsurgery.data import demo
 from modelsurgery.model.loading import load_model
 
 pytestmark = pytest.mark.slow
@@ -21,6 +22,15 @@ pytestmark = pytest.mark.slow
 def edit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An edit of the demo model that only needs to change what it says."""
     return write_edit(demo_model_path(), tmp_path_factory.mktemp("edit") / "e.safetensors", 8.0)
+
+
+@pytest.fixture(scope="module")
+def neutral(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A little neutral text, for tests that are not about damage."""
+    path = tmp_path_factory.mktemp("neutral") / "neutral.jsonl"
+    lines = (json.dumps({"text": text}) + "\n" for text in demo.neutral_texts("test", 40, 0))
+    path.write_text("".join(lines))
+    return path
 
 
 def write_edit(model_path: Path, path: Path, strength: float) -> Path:
@@ -98,9 +108,10 @@ def test_what_is_wrong_is_said_before_anything_is_loaded(tmp_path: Path) -> None
 
 
 def test_a_killed_evaluation_goes_on_and_ends_with_the_same_results(
-    edit: Path, tmp_path: Path
+    edit: Path, neutral: Path, tmp_path: Path
 ) -> None:
-    arguments = ("evaluate", "demo", "--edit", edit, "--limit", "150", "--samples", "2")
+    arguments = ("evaluate", "demo", "--edit", edit, "--limit", "150", "--samples", "2",
+                 "--neutral", neutral)  # fmt: skip
     whole = tmp_path / "whole"
     surgery(*arguments, "--out", whole)
     killed = tmp_path / "killed"
@@ -122,9 +133,9 @@ def test_a_killed_evaluation_goes_on_and_ends_with_the_same_results(
     assert (killed / samples).read_bytes() == (whole / samples).read_bytes()
 
 
-def test_two_processes_share_a_store_and_agree(edit: Path, tmp_path: Path) -> None:
+def test_two_processes_share_a_store_and_agree(edit: Path, neutral: Path, tmp_path: Path) -> None:
     arguments = ("evaluate", "demo", "--edit", edit, "--limit", "80", "--samples", "3",
-                 "--store", tmp_path / "shared.sqlite")  # fmt: skip
+                 "--neutral", neutral, "--store", tmp_path / "shared.sqlite")  # fmt: skip
     names = ("one", "two")
     errors = [(tmp_path / f"{name}.err").open("w+b") for name in names]
     processes = [

@@ -59,12 +59,7 @@ def test_a_step_of_a_sequence_is_an_evaluation_of_its_edits(tmp_path: Path) -> N
                              "24", "--samples", "1", "--out", tmp_path / behavior)  # fmt: skip
         (one,) = alone["sets"]
         assert shared(one, step) == step
-    assert (
-        last["neutral_text"]
-        == surgery_json("evaluate", "demo", *edits, "--limit", "24", "--out", tmp_path / "text")[
-            "damage"
-        ]["neutral_text"]
-    )
+        assert alone["damage"]["neutral_text"] == last["neutral_text"]
 
 
 def shared(one: dict[str, Any], step: dict[str, Any]) -> dict[str, Any]:

@@ -85,7 +85,8 @@ def apply_in_place(directory: Path | str, edits: Sequence[Edit]) -> EditedInPlac
         JournalError: the journal of an earlier edit, or the manifest that names it, is damaged or
             missing.
         StorageError: the disk is full, a file is write-protected, or another surgery is running.
-        VerificationError: the disk returned bytes other than those written. The model is restored.
+        VerificationError: the disk returned bytes other than those written (the model is restored),
+            or a file was replaced after an interrupted edit (nothing is written).
 
     Example:
         >>> done = apply_in_place("own-model", [edit])

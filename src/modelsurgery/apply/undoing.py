@@ -6,12 +6,13 @@ does not name, or whose files are still hidden, is put back first, whatever was 
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from modelsurgery.apply.journal import StoredJournal, load_journals, remove_journal, sweep
 from modelsurgery.apply.manifest import SURGERY_MANIFEST, Manifest, manifest_text, read_manifest
 from modelsurgery.apply.patching import check_rows, patch_back, wrong_tensors
+from modelsurgery.apply.recognition import changed_files, known_rows
 from modelsurgery.apply.weight_files import (
     hidden,
     present,
@@ -19,11 +20,9 @@ from modelsurgery.apply.weight_files import (
     refuse_unwritable,
     sweep_copies,
 )
-from modelsurgery.checkpoint.directory import Checkpoint
 from modelsurgery.checkpoint.place import Place, place_of
 from modelsurgery.checkpoint.rows import Weights
-from modelsurgery.checkpoint.weight_headers import header_sha256, read_header
-from modelsurgery.errors import JournalError, ModelNotFoundError, VerificationError
+from modelsurgery.errors import JournalError, ModelNotFoundError
 from modelsurgery.files.atomic import (
     locked,
     remove_unfinished,
@@ -70,7 +69,8 @@ def undo(directory: Path | str, *, everything: bool = False) -> Undone:
     Raises:
         ModelNotFoundError: the model does not exist.
         JournalError: there is nothing to undo, or a journal is damaged. Nothing is written.
-        VerificationError: something else changed the edited rows since. Nothing is written.
+        VerificationError: something else changed the edited rows, or replaced the file. Nothing is
+            written.
         StorageError: the disk is full, a file is write-protected, or another surgery is running.
 
     Example:
@@ -86,7 +86,7 @@ def undo(directory: Path | str, *, everything: bool = False) -> Undone:
             journals = load_journals(place.records)
             if not journals:
                 break
-            _check_unchanged(place, journals[-1])
+            known_rows(place, journals[-1])
             put_back(place, journals[-1])
             rows.append(_row_count(journals[-1]))
             if not everything:
@@ -116,6 +116,7 @@ def settle(place: Place) -> StoredJournal | None:
 
     Raises:
         JournalError: files are hidden and no journal says what they held.
+        VerificationError: a file was replaced since.
     """
     remove_unfinished(place.records / SURGERY_MANIFEST)
     sweep(place.records)
@@ -134,6 +135,7 @@ def settle(place: Place) -> StoredJournal | None:
                 "fetch the file again"
             )
     for stored in reversed(open_ones):
+        known_rows(place, stored)
         put_back(place, stored)
     return open_ones[-1] if open_ones else None
 
@@ -171,40 +173,6 @@ def _earlier_manifest(directory: Path, stored: StoredJournal) -> Iterator[Callab
     else:
         with staged_bytes(path, text.encode()) as put:
             yield put
-
-
-def _check_unchanged(place: Place, stored: StoredJournal) -> None:
-    with Weights(changed_files(place, stored)) as weights:
-        wrong = wrong_tensors(stored.journal, weights, edited=True)
-    if wrong:
-        raise VerificationError(
-            f"{place}: something else changed rows of {wrong[0]} after the surgery "
-            f"({len(wrong)} such tensors); nothing was undone, fetch the model again"
-        )
-
-
-def changed_files(place: Place, stored: StoredJournal) -> Checkpoint:
-    """The files that a journal names, hidden or not, as tensors on disk.
-
-    Raises:
-        JournalError: one is missing or has another header than when the journal was written.
-    """
-    tensors = {}
-    for name, header in stored.journal.files.items():
-        path = present(place.path(name))
-        if not path.is_file() or header_sha256(path) != header:
-            raise JournalError(
-                f"{path}: journal {stored.name} belongs to another file, whose tensors are at "
-                "other positions"
-            )
-        found = read_header(path)
-        tensors.update({tensor: replace(one, file=name) for tensor, one in found.items()})
-    for entry in stored.journal.entries:
-        if entry.tensor not in tensors or not entry.view.fits(tensors[entry.tensor]):
-            raise JournalError(
-                f"{stored.path}: its rows of {entry.tensor!r} lie outside that tensor"
-            )
-    return Checkpoint(place.directory, {}, tensors, place if place.is_gguf else None)
 
 
 def refuse_lost_journals(place: Place, manifest: Manifest) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,25 @@ import torch
 
 from command_line import Surgery
 from llama_cpp import LlamaCpp, write_gguf_model
-from modelsurgery import load_model
+from modelsurgery import (
+    Edit,
+    edited,
+    find_gate_matrices,
+    load_model,
+    make_edit,
+    open_checkpoint,
+    save_edit,
+    score_rows,
+    select_region,
+)
 from modelsurgery.errors import (
     CheckpointError,
+    EditMismatchError,
     ModelNotFoundError,
     RecipeError,
     UnsupportedModelError,
 )
+from modelsurgery.export import write_gguf_adapter
 from modelsurgery.model.gguf_files import dequantizing
 
 gguf = pytest.importorskip("gguf")
@@ -231,3 +244,83 @@ def test_a_file_is_probed_from_the_command_line(
     done = surgery("probe", tmp_path / "no.gguf", "--texts", texts, "--out", tmp_path / "q")
     assert done.code == 2
     assert "no file at" in done.stderr
+
+
+def demo_edit(model: Path, seed: int = 0) -> Edit:
+    """A third of all rows, bound to a model on disk."""
+    checkpoint = open_checkpoint(model)
+    gates = find_gate_matrices(checkpoint)
+    direction = np.random.default_rng(seed).standard_normal(gates[0].hidden_size)
+    scores = score_rows(checkpoint, gates, direction[None].astype(np.float32))
+    region = select_region(scores, 0.33)
+    return make_edit(region, direction, strength=2.0).bound_to(checkpoint)
+
+
+def of_another_model(edit: Edit) -> Edit:
+    """The same edit as if it were made for other rows."""
+    generator = np.random.default_rng(5)
+    updates = tuple(
+        replace(one, base_rows_sha256="0" * 64, base_samples=generator.permuted(one.base_samples))
+        for one in edit.updates
+    )
+    return replace(edit, updates=updates)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["F16", "Q4_1"])
+def test_edits_cross_over_in_memory(kind: str, dtype: str, demo_path: Path, tmp_path: Path) -> None:
+    """An edit of the safetensors fits the loaded GGUF file, and the other way."""
+    path = write_gguf_model(demo_path, tmp_path / "model.gguf", kind)
+    model, ours = load_model(path, dtype=dtype), demo_edit(demo_path)
+    assert {one.dtype for one in ours.updates} == {"BF16"}
+    before = {name: one.clone() for name, one in model.model.state_dict().items()}
+    with edited(model, ours) as changes:
+        assert sum(len(one.rows) for one in changes) == ours.row_count
+        with pytest.raises(EditMismatchError, match="of this edit already"), edited(model, ours):
+            pass
+    assert all(torch.equal(before[name], one) for name, one in model.model.state_dict().items())
+    with (
+        pytest.raises(EditMismatchError, match="another model"),
+        edited(model, of_another_model(ours)),
+    ):
+        pass
+    written = write_gguf_adapter(model.checkpoint, [ours], tmp_path / "adapter.gguf")
+    assert len(written.tensors) == len(ours.updates)
+    original, theirs = load_model(demo_path, dtype=dtype), demo_edit(path)
+    if kind == "Q4_1":
+        with edited(original, theirs) as changes:
+            assert sum(len(one.rows) for one in changes) == theirs.row_count
+        with (
+            pytest.raises(EditMismatchError, match="another model"),
+            edited(original, of_another_model(theirs)),
+        ):
+            pass
+
+
+def test_a_wider_model_is_still_compared_exactly(demo_path: Path) -> None:
+    model, edit = load_model(demo_path, dtype="float32"), demo_edit(demo_path)
+    name = model.gates[0].tensor
+    row = int(edit.updates[0].rows[0])
+    with torch.no_grad():
+        model.model.state_dict()[name][row, 0] += 1e-6
+    with pytest.raises(EditMismatchError, match="this edit was made for"), edited(model, edit):
+        pass
+
+
+def test_verbs_take_an_edit_of_the_original_and_refuse_others_early(
+    demo_path: Path, tmp_path: Path, surgery: Surgery, cache: Path
+) -> None:
+    path = write_gguf_model(demo_path, tmp_path / "model.gguf", "Q4_1")
+    edit, other = tmp_path / "edit.safetensors", tmp_path / "other.safetensors"
+    save_edit(demo_edit(demo_path), edit)
+    save_edit(of_another_model(demo_edit(demo_path)), other)
+    out = tmp_path / "out"
+    for arguments in (("chat", path, "--edit", other), ("inspect", other, "--model", path),
+                      ("evaluate", path, "--edit", other, "--out", out)):  # fmt: skip
+        done = surgery(*arguments)
+        assert (done.code, out.exists()) == (4, False), done.stderr
+        assert "another model" in done.stderr
+    assert not cache.exists()  # nothing was loaded for it
+    done = surgery("inspect", edit, "--model", path, "--json")
+    assert done.code == 0, done.stderr
+    assert "inside" in json.loads(done.stdout)

@@ -32,6 +32,7 @@ from modelsurgery.edit.edit import Edit, RowUpdate, layout_of
 from modelsurgery.errors import EditMismatchError, UnsupportedModelError
 
 TORCH_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+DEQUANTIZED = "modelsurgery_dequantized"  # attribute of a transformers model
 
 
 @contextmanager
@@ -61,7 +62,7 @@ def edited(model: Any, *edits: Edit) -> Iterator[tuple[TensorChange, ...]]:
     """
     model = model.model if hasattr(model, "tokenizer") else model
     matrices = _gate_parameters(model, layout_of(edits)) if edits else {}
-    changes = _changes(matrices, edits)
+    changes = _changes(matrices, edits, is_dequantized(model))
     places = [
         (matrix, torch.from_numpy(change.rows).to(matrix.device))
         for change in changes
@@ -76,6 +77,20 @@ def edited(model: Any, *edits: Edit) -> Iterator[tuple[TensorChange, ...]]:
     finally:
         for values, (matrix, rows) in zip(kept, places, strict=True):
             matrix[rows] = values
+
+
+def mark_dequantized(model: Any) -> None:
+    """Note on a transformers model that its weights have the values of a GGUF file.
+
+    Rows of such a model are compared with those that an edit was made for as rows of the file are:
+    by samples where their bytes differ.
+    """
+    setattr(model, DEQUANTIZED, True)
+
+
+def is_dequantized(model: Any) -> bool:
+    """Whether a transformers model was marked so (see `mark_dequantized`)."""
+    return bool(getattr(model, DEQUANTIZED, False))
 
 
 @contextmanager
@@ -100,7 +115,7 @@ def edited_per_part(model: Any, parts: Sequence[Sequence[Edit]]) -> Iterator[Non
     modules = _projections(model)
     additions: dict[Address, list[_Addition]] = {}
     for number, edits in enumerate(parts):
-        for change in _changes(matrices, edits):
+        for change in _changes(matrices, edits, is_dequantized(model)):
             matrix = matrices[change.address]
             rows = torch.from_numpy(change.after.astype(np.float32))
             before = torch.from_numpy(change.before.astype(np.float32))
@@ -225,9 +240,12 @@ def rows_in(parameter: torch.nn.Parameter, view: RowView) -> torch.Tensor:
 
 
 def _changes(
-    matrices: dict[Address, _GateParameter], edits: Sequence[Edit]
+    matrices: dict[Address, _GateParameter], edits: Sequence[Edit], is_dequantized: bool
 ) -> tuple[TensorChange, ...]:
-    return tuple(tensor_changes(edits, lambda update, rows: _read(matrices, update, rows)))
+    def read(update: RowUpdate, rows: NDArray[np.int64]) -> Rows:
+        return _read(matrices, update, rows)
+
+    return tuple(tensor_changes(edits, read, is_dequantized=is_dequantized))
 
 
 def _read(

@@ -18,6 +18,7 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 # transformers puts an adapter that lies there on the model by itself, if PEFT is installed.
 ADAPTER_FILE = "adapter_config.json"
+DEQUANTIZED_FILE = "gguf.json"  # says which GGUF files a directory was made from
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ class Checkpoint:
     def place(self) -> Place:
         """Where the weight files are."""
         return self.gguf or Place(self.directory)
+
+    @property
+    def is_dequantized(self) -> bool:
+        """Whether it is a directory with the values of a GGUF file, and not with the same bytes."""
+        return self.gguf is None and (self.directory / DEQUANTIZED_FILE).is_file()
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -81,18 +81,22 @@ def chat(
         )
     with showing_progress() as progress:
         keep_freed_memory()
+        from modelsurgery.apply.fitting import check_fits
         from modelsurgery.edit.edit_file import load_edit
+
+        edits = [load_edit(path) for path in edit]
+        directory, described = model_directory(model), chosen_layout(layout)
+        check_fits(directory, edits, described)
         from modelsurgery.evaluation.generation import Decoding
         from modelsurgery.model.loading import load_model
         from modelsurgery.pipeline.conversation import Conversation
 
-        edits = [load_edit(path) for path in edit]
         with progress("load model", 0):
             loaded = load_model(
-                model_directory(model),
+                directory,
                 device=device,
                 dtype=dtype,
-                layout=chosen_layout(layout),
+                layout=described,
                 chat_template=chat_template,
                 now=now,
             )

@@ -107,14 +107,17 @@ class _Wanted:
 
     def loaded(self, edit: "Edit | None" = None) -> "LanguageModel":
         """The model; its gates where an edit says that they are."""
-        from modelsurgery.model.loading import load_model
+        from modelsurgery.apply.fitting import check_fits
 
         assert self.model is not None
         keep_freed_memory()
+        directory = model_directory(self.model)
+        if edit is not None:
+            check_fits(directory, [edit])
+        from modelsurgery.model.loading import load_model
+
         layout = None if edit is None else edit.layout
-        return load_model(
-            model_directory(self.model), device=self.device, dtype=self.dtype, layout=layout
-        )
+        return load_model(directory, device=self.device, dtype=self.dtype, layout=layout)
 
     def held_out(self, seed: int | None) -> "Behavior | None":
         """The held-out texts of a run with a seed; None where none were asked for."""

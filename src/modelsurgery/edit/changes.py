@@ -76,7 +76,9 @@ def _edited(rows: Rows, delta: NDArray[np.float32]) -> tuple[Rows, NDArray[np.fl
     return after, products
 
 
-def tensor_changes(edits: Sequence[Edit], read: ReadRows) -> Iterator[TensorChange]:
+def tensor_changes(
+    edits: Sequence[Edit], read: ReadRows, *, is_dequantized: bool = False
+) -> Iterator[TensorChange]:
     """Rows before and after all edits together, one matrix at a time.
 
     Several edits of one row are summed in f32 and rounded once, in an order that depends on
@@ -85,6 +87,8 @@ def tensor_changes(edits: Sequence[Edit], read: ReadRows) -> Iterator[TensorChan
     Args:
         edits: edits of one base model.
         read: gives rows of a matrix.
+        is_dequantized: whether rows of floats have the values of quantized ones, and so are not
+            compared byte for byte.
 
     Raises:
         EditMismatchError: the rows are not those that an edit was made for, or two edits
@@ -103,7 +107,7 @@ def tensor_changes(edits: Sequence[Edit], read: ReadRows) -> Iterator[TensorChan
                 )
         named = _named_rows(updates)
         content = read(updates[0], named)
-        known = [_check_base(update, content, named) for update in updates]
+        known = [_check_base(update, content, named, is_dequantized) for update in updates]
         rows, delta = _summed(updates)
         if len(rows) == len(named) > 0:
             change = (content, *_edited(content, delta))
@@ -114,15 +118,17 @@ def tensor_changes(edits: Sequence[Edit], read: ReadRows) -> Iterator[TensorChan
             yield TensorChange(updates[0].tensor, address, rows, *change)
 
 
-def check_bases(edits: Sequence[Edit], read: ReadRows) -> None:
+def check_bases(edits: Sequence[Edit], read: ReadRows, *, is_dequantized: bool = False) -> None:
     """Compare rows with those that edits were made for, without adding anything.
+
+    The arguments are those of `tensor_changes`.
 
     Raises:
         EditMismatchError: they are not the same.
     """
     for update in (update for edit in edits for update in edit.updates):
         rows = update.rows.astype(np.int64)
-        _check_base(update, read(update, rows), rows)
+        _check_base(update, read(update, rows), rows, is_dequantized)
 
 
 def _named_rows(updates: Sequence[RowUpdate]) -> NDArray[np.int64]:
@@ -152,7 +158,9 @@ def _summed(updates: Sequence[RowUpdate]) -> tuple[NDArray[np.int64], NDArray[np
     return rows, delta
 
 
-def _check_base(update: RowUpdate, content: Rows, named: NDArray[np.int64]) -> str | None:
+def _check_base(
+    update: RowUpdate, content: Rows, named: NDArray[np.int64], is_dequantized: bool = False
+) -> str | None:
     """Compare rows with the hash of an update; the hash, if it is that of all of `content`."""
     if update.base_rows_sha256 is None:
         return None
@@ -162,6 +170,7 @@ def _check_base(update: RowUpdate, content: Rows, named: NDArray[np.int64]) -> s
     if content.dtype == stored and rows_sha256(rows) == update.base_rows_sha256:
         return update.base_rows_sha256 if same else None
     quantized = is_quantized(stored) or is_quantized(content.dtype)
+    quantized |= is_dequantized and update.base_samples is not None
     if quantized or not holds(content.dtype, stored):
         # Other bytes of what may be the same model; in a narrower dtype the original ones are gone.
         if update.base_samples is not None:

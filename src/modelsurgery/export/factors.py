@@ -104,7 +104,8 @@ def _changed(edits: Sequence[Edit], read: ReadRows, checkpoint: Checkpoint) -> s
     if checkpoint.place.is_gguf:  # no row is quantized again for an adapter
         check_bases(edits, read)
         return {update.address for edit in edits for update in edit.updates}
-    return {change.address for change in tensor_changes(edits, read)}
+    changes = tensor_changes(edits, read, is_dequantized=checkpoint.is_dequantized)
+    return {change.address for change in changes}
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
+from modelsurgery.apply.in_memory import mark_dequantized
 from modelsurgery.checkpoint.directory import Checkpoint, open_checkpoint
 from modelsurgery.checkpoint.header import read_json_object
 from modelsurgery.checkpoint.layouts import GateLayout
@@ -143,6 +144,8 @@ def load_model(
         )
     loaded, report = answer
     _check_complete(checkpoint, report)
+    if checkpoint.is_dequantized:
+        mark_dequantized(loaded)
     if device_map is None:
         loaded = loaded.to(place)
     return LanguageModel(

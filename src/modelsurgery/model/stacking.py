@@ -58,7 +58,8 @@ def score_model_rows(
     cosines = {gate.address: one for gate, one in zip(scores.gates, scores.cosines, strict=True)}
     total = scores.mean_row_norm * scores.row_count
     with Weights(model.checkpoint) as weights:
-        for change in tensor_changes(model.edits, rows_reader(weights, model.gates)):
+        read, is_dequantized = rows_reader(weights, model.gates), model.checkpoint.is_dequantized
+        for change in tensor_changes(model.edits, read, is_dequantized=is_dequantized):
             before, after = widened(change.before), widened(change.after)
             norms = np.linalg.norm(after, axis=1)
             total += float(norms.sum() - np.linalg.norm(before, axis=1).sum())

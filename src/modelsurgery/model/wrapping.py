@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from huggingface_hub import snapshot_download
 
-from modelsurgery.apply.in_memory import loaded_gates, rows_in
+from modelsurgery.apply.in_memory import loaded_gates, mark_dequantized, rows_in
 from modelsurgery.checkpoint.directory import Checkpoint, open_checkpoint
 from modelsurgery.checkpoint.layouts import GateLayout, find_gate_matrices
 from modelsurgery.checkpoint.rows import Weights
@@ -56,6 +56,8 @@ def wrap(
     if chat_template is not None:
         _ = ChatTemplate(tokenizer, chat_template).source
     pad_token_of(tokenizer)
+    if known.is_dequantized:
+        mark_dequantized(model)
     return LanguageModel(
         model.eval().requires_grad_(False),
         tokenizer,

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from modelsurgery.apply.fitting import check_fits
 from modelsurgery.checkpoint.layouts import load_layout
 from modelsurgery.data import demo
 from modelsurgery.data.behaviors import Behavior, BehaviorFile, load_test_part
@@ -169,6 +170,9 @@ def run_evaluation(plan: EvaluationPlan, *, progress: Progress = silent) -> Eval
     # All that can be wrong with the plan shows before a run directory is made.
     behavior = _behavior(plan)
     judges = _judges(plan, behavior)
+    check_fits(
+        demo.demo_model_path() if plan.is_demo_model else Path(plan.model), [*edits.values()]
+    )
     with progress("load model", 0):
         model = _model(plan)
     name = demo.DEMO if plan.is_demo_model else Path(plan.model).resolve().name

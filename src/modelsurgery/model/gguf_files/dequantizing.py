@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from modelsurgery.checkpoint.directory import DEQUANTIZED_FILE
 from modelsurgery.checkpoint.named_models import ORIGIN_FILE, cache_directory
 from modelsurgery.errors import CheckpointError, RecipeError, UnsupportedModelError
 from modelsurgery.files.atomic import locked, staged_directory, storage_errors, write_json
@@ -23,7 +24,6 @@ from modelsurgery.model.gguf_files.contents import GgufContents, join_parts, rea
 from modelsurgery.model.gguf_files.parts import gguf_parts, plain_stem
 
 NEEDED = ("gguf", "accelerate")  # by transformers, to read GGUF files
-STATE_FILE = "gguf.json"  # which files a directory was made from
 VERSION = 1  # of what is saved; another one is made anew
 GPU_DTYPE = "bfloat16"  # of a quantized model, where nothing else is asked for
 # What transformers and the gguf package raise for a damaged file: whatever they stumble over.
@@ -83,7 +83,7 @@ def _state(parts: Sequence[Path]) -> list[Any]:
 
 def _is_current(place: Path, state: list[Any]) -> bool:
     try:
-        kept: Any = json.loads((place / STATE_FILE).read_text(encoding="utf-8"))
+        kept: Any = json.loads((place / DEQUANTIZED_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return bool(kept == {"files": state})
@@ -130,7 +130,7 @@ def _dequantize(parts: Sequence[Path], staged: Path, state: list[Any]) -> None:
         "note": f"dequantized from {types}",
     }
     write_json(staged / ORIGIN_FILE, origin)
-    write_json(staged / STATE_FILE, {"files": state})
+    write_json(staged / DEQUANTIZED_FILE, {"files": state})
 
 
 def _read_model(source: Path, contents: GgufContents) -> Any:

@@ -3,6 +3,7 @@
 vLLM itself needs a GPU; these tests hold for its protocol, not for its kernels.
 """
 
+import asyncio
 import os
 import signal
 import time
@@ -18,7 +19,7 @@ from command_line import Refused, Surgery, surgery_commands
 from modelsurgery import Edit, LanguageModel, load_model, make_edit, score_rows
 from modelsurgery.edit.region import select_region
 from modelsurgery.errors import EvaluationError, RecipeError
-from modelsurgery.evaluation.generation import Decoding, TransformersGenerator
+from modelsurgery.evaluation.generation import Continuation, Decoding, TransformersGenerator
 from modelsurgery.evaluation.generation.adapters import SharedDirectory
 from modelsurgery.evaluation.generation.local import end_tokens
 from modelsurgery.evaluation.generation.server import ServerGenerator
@@ -175,6 +176,20 @@ def test_what_passes_is_waited_for(model: LanguageModel, server: OpenAiServer) -
         assert len(generator.generate(PROMPTS, GREEDY)) == len(PROMPTS)
     assert len(completions(server)) == len(PROMPTS) + 3
     assert max(map(len, server.together)) == 1  # one model
+
+
+def test_it_works_where_an_event_loop_runs_as_in_a_notebook(
+    model: LanguageModel, server: OpenAiServer, tmp_path: Path
+) -> None:
+    async def cell() -> tuple[Continuation, ...]:
+        with (
+            Store(tmp_path / "store.sqlite") as store,
+            asking(model, server, store=store) as generator,
+        ):
+            return generator.generate(PROMPTS, GREEDY)
+
+    with asking(model, server) as generator:
+        assert asyncio.run(cell()) == generator.generate(PROMPTS, GREEDY)
 
 
 def test_a_slow_answer_times_out(model: LanguageModel, server: OpenAiServer) -> None:

@@ -1,6 +1,7 @@
 """One study and several processes: a real PostgreSQL, a gRPC proxy of it, and a journal file."""
 
 import gc
+import logging
 import multiprocessing
 import os
 import signal
@@ -47,6 +48,14 @@ def ask_and_hang(url: str, key: dict[str, str], asked: "multiprocessing.Queue[in
     with Study(SPACE, key, storage=url) as study:
         asked.put(study.ask().trial.number)
         time.sleep(600)
+
+
+def test_logging_stays_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log, handlers = logging.getLogger("modelsurgery.tests"), logging.getLogger().handlers[:]
+    with Study(SPACE, {"test": "logging"}, storage=f"sqlite:///{tmp_path / 'trials.sqlite'}"):
+        log.warning("said aloud")
+    assert "said aloud" in caplog.text
+    assert logging.getLogger().handlers == handlers
 
 
 def test_what_a_killed_process_had_is_made_again_and_counted_once(

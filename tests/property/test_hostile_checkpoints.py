@@ -184,7 +184,7 @@ def test_deeply_nested_json(sharded: Path, tmp_path: Path, opening: str, depth: 
 
 
 def same(first: Edit, second: Edit) -> bool:
-    tensors = ("rows", "coefficients", "direction")
+    tensors = ("rows", "coefficients", "direction", "base_samples")
     return (
         (first.alpha, first.strength, first.candidate_rows, first.provenance)
         == (second.alpha, second.strength, second.candidate_rows, second.provenance)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2 as httpx
@@ -156,7 +157,7 @@ def ask_all(
     Args:
         asked: where.
         bodies: of the requests.
-        keep: is given the number of a request and its answer, in this thread, as they come.
+        keep: is given the number of a request and its answer, one after the other, as they come.
         concurrency: requests under way at once, at most.
         options: of httpx's client.
 
@@ -181,9 +182,22 @@ def ask_all(
                 group.create_task(work(client))
 
     try:
-        asyncio.run(work_all())
+        if _is_in_event_loop():
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(asyncio.run, work_all()).result()
+        else:
+            asyncio.run(work_all())
     except BaseExceptionGroup as group:
         raise group.exceptions[0] from None
+
+
+def _is_in_event_loop() -> bool:
+    """Whether this thread runs an event loop, as that of a notebook does: no other one may."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _retry_after(response: httpx.Response) -> float | None:

@@ -58,7 +58,12 @@ class Store:
         except BlockingIOError:
             self.is_shared = True
         with _one_at_a_time(path.parent), self._failing_well():
-            self._connection = sqlite3.connect(path, timeout=PATIENCE_SECONDS, isolation_level=None)
+            self._connection = sqlite3.connect(
+                path,
+                timeout=PATIENCE_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,  # answers of servers may come in another one, in turn
+            )
             (version,) = self._connection.execute("PRAGMA user_version").fetchone()
             if version not in (0, VERSION):
                 raise EvaluationError(

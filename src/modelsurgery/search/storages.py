@@ -4,6 +4,7 @@ All are Optuna's own. A database also knows which trials are being worked on: pr
 heartbeats, and what a dead one left is tried again.
 """
 
+import logging
 import sys
 import warnings
 from collections.abc import Iterator
@@ -112,13 +113,29 @@ def _database(address: URL) -> BaseStorage:
     address = address.set(drivername=DRIVERS.get(address.drivername, address.drivername))
     if address.drivername == POSTGRES and "connect_timeout" not in address.query:
         address = address.update_query_dict({"connect_timeout": str(CONNECT_SECONDS)})
-    return RDBStorage(
-        address.render_as_string(hide_password=False),
-        engine_kwargs={"pool_pre_ping": True},
-        heartbeat_interval=HEARTBEAT_SECONDS,
-        grace_period=GRACE_SECONDS,
-        heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=MOST_RETRIES),
-    )
+    with _loggers_kept():
+        return RDBStorage(
+            address.render_as_string(hide_password=False),
+            engine_kwargs={"pool_pre_ping": True},
+            heartbeat_interval=HEARTBEAT_SECONDS,
+            grace_period=GRACE_SECONDS,
+            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=MOST_RETRIES),
+        )
+
+
+@contextmanager
+def _loggers_kept() -> Iterator[None]:
+    """Leave logging as it is: Optuna's migrations configure it for the whole process."""
+    root, known = logging.getLogger(), logging.root.manager.loggerDict.values()
+    handlers, level = root.handlers[:], root.level
+    enabled = [one for one in known if isinstance(one, logging.Logger) and not one.disabled]
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        for one in enabled:
+            one.disabled = False
 
 
 @contextmanager

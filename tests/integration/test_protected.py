@@ -195,7 +195,7 @@ DAMAGES: dict[str, tuple[Callable[[Edited], object], str]] = {
     "shard gone": (lambda model: model.last_shard.unlink(), "is missing"),
     "shard cut": (lambda model: os.truncate(model.last_shard, 5), "too short"),
     "length of a header": (lambda model: change_byte(model.last_shard, 7), "the header claims"),
-    "a header": (lambda model: change_byte(model.last_shard, 12), "belongs to another file"),
+    "a header": (lambda model: change_byte(model.last_shard, 12), "malformed"),
     "an edited row": (change_edited_row, "something else changed rows"),
 }
 

@@ -1,12 +1,13 @@
 """A model that was replaced after a surgery on it: its records must not be used on another."""
 
 import shutil
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from command_line import Refused, contents
+from command_line import Refused, Surgery, contents
 from killing import Killer, copy_tree, killing
 from modelsurgery import open_checkpoint, undo
 from modelsurgery.apply.journal import load_journal
@@ -118,3 +119,49 @@ def test_a_half_written_file_under_its_own_name_is_told_its_name(
         path.with_name(path.name.removesuffix(IN_SURGERY_SUFFIX)).rename(path)
     undo(model)
     assert contents(directory) == contents(operated.base)
+
+
+def change_metadata(operated: Operated, path: Path) -> None:
+    """Change a value in a header, of the same size, as gguf-set-metadata does."""
+    content = path.read_bytes()
+    if operated.name:
+        key = b"llama.feed_forward_length"
+        place = content.index(key) + len(key) + 4
+        (value,) = struct.unpack_from("<I", content, place)
+        changed = content[:place] + struct.pack("<I", value * 2) + content[place + 4 :]
+    else:
+        changed = content.replace(b'"format":"pt"', b'"format":"np"', 1)
+    assert len(changed) == len(content)
+    assert changed != content
+    path.write_bytes(changed)
+
+
+def metadata_file(operated: Operated, directory: Path) -> Path:
+    """A file that the second edit changes and that has metadata."""
+    stored = load_journal(operated.records(operated.edited_twice) / "0002")
+    names = [directory / name.replace("model-", "tiny-") if operated.name else directory / name
+             for name in sorted(stored.journal.files)]  # fmt: skip
+    return names[0]
+
+
+def test_metadata_may_change(operated: Operated, surgery: Surgery, tmp_path: Path) -> None:
+    directory = copy_tree(operated.edited_twice, tmp_path / "model")
+    path, model = metadata_file(operated, directory), operated.model(directory)
+    change_metadata(operated, path)
+    verified = surgery("verify", model)
+    assert verified.code == 4
+    assert f"the header in {path.name} has other bytes" in verified.stderr
+    expected = copy_tree(operated.base, tmp_path / "expected")
+    change_metadata(operated, expected / path.name)
+    undo(model, everything=True)
+    assert contents(directory) == contents(expected)
+
+
+def test_a_tensor_that_is_not_there(operated: Operated, refused: Refused, tmp_path: Path) -> None:
+    directory = copy_tree(operated.edited, tmp_path / "model")
+    stored = load_journal(operated.records(directory) / "0001")
+    tensor = stored.journal.entries[0].tensor.encode()
+    for path in weight_files(directory):
+        path.write_bytes(path.read_bytes().replace(tensor, tensor.replace(b"gate", b"gata")))
+    says = f"delete {records(operated, directory)}"
+    refused("undo", operated.model(directory), code=1, says=says)

@@ -72,22 +72,29 @@ def records_of(place: Place) -> str:
 def changed_files(place: Place, stored: StoredJournal) -> Checkpoint:
     """The files that a journal names, hidden or not, as tensors on disk.
 
+    The header of a file may have changed since, as metadata do: what counts is that the rows are
+    inside their tensors, and known. Of a hidden file they may be half written, so that its header
+    must be the same.
+
     Raises:
-        JournalError: one is missing or has another header than when the journal was written.
+        JournalError: one is missing, is another file, or lacks a tensor of that type and size.
     """
     tensors = {}
     for name, header in stored.journal.files.items():
         path = present(place.path(name))
-        if not path.is_file() or header_sha256(path) != header:
-            raise JournalError(
-                f"{path}: journal {stored.name} belongs to another file, whose tensors are at "
-                "other positions"
-            )
         found = read_header(path)
+        if path != place.path(name) and header_sha256(path) != header:
+            raise JournalError(
+                f"{path}: its header is not that of the file that surgery {stored.name} was "
+                "writing to when it was interrupted; give that file its name back, or fetch the "
+                f"model again and delete {records_of(place)}"
+            )
         tensors.update({tensor: replace(one, file=name) for tensor, one in found.items()})
     for entry in stored.journal.entries:
         if entry.tensor not in tensors or not entry.view.fits(tensors[entry.tensor]):
             raise JournalError(
-                f"{stored.path}: its rows of {entry.tensor!r} lie outside that tensor"
+                f"{place}: {entry.tensor!r} is missing, smaller or of another type than journal "
+                f"{stored.path} says, so its rows cannot be put back; if the model was replaced by "
+                f"another, delete {records_of(place)}"
             )
     return Checkpoint(place.directory, {}, tensors, place if place.is_gguf else None)

@@ -11,6 +11,7 @@ from modelsurgery.apply.manifest import HEADER, Manifest, file_parts, hash_part,
 from modelsurgery.checkpoint.directory import Checkpoint, is_file, open_checkpoint
 from modelsurgery.checkpoint.place import Place, place_of
 from modelsurgery.checkpoint.rows import Weights
+from modelsurgery.checkpoint.weight_headers import header_sha256
 from modelsurgery.edit.edit import rows_sha256
 from modelsurgery.errors import CheckpointError, JournalError, VerificationError
 from modelsurgery.files.atomic import locked, sha256_file
@@ -76,7 +77,7 @@ def verify(directory: Path | str, *, progress: Progress = silent) -> Verificatio
             )
         entries = _last_entries(place, manifest, checkpoint)
         parts = list(_recorded_parts(place, manifest))
-        wrong = [*_wrong_files(manifest, place.directory)]
+        wrong = [*_wrong_files(manifest, place.directory), *_wrong_headers(place, manifest)]
         with progress("tensors", len(parts)) as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
             for (file, name, *_), problem in zip(
                 parts, pool.map(_problem_of_part, parts), strict=True
@@ -138,6 +139,18 @@ def _recorded_parts(place: Place, manifest: Manifest) -> Iterator[Part]:
 def _problem_of_part(part: Part) -> str | None:
     path, _, start, size, expected = part
     return None if hash_part(path, start, size) == expected else "has other bytes than recorded"
+
+
+def _wrong_headers(place: Place, manifest: Manifest) -> Iterator[str]:
+    """Of files of which an edit in place recorded the header, those in which it changed."""
+    last: dict[str, str] = {}
+    for stored in load_journals(place.records):
+        if stored.name in manifest.journals:
+            last.update(stored.journal.files)
+    for name, header in last.items():
+        path = place.path(name)
+        if name not in manifest.weights and header_sha256(path) != header:
+            yield f"the header in {path.name} has other bytes than recorded"
 
 
 def _wrong_files(manifest: Manifest, directory: Path) -> Iterator[str]:

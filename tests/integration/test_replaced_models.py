@@ -9,10 +9,12 @@ import pytest
 
 from command_line import Refused, Surgery, contents
 from killing import Killer, copy_tree, killing
-from modelsurgery import open_checkpoint, undo
+from modelsurgery import apply_to_copy, load_edit, open_checkpoint, undo
+from modelsurgery.apply.in_place import apply_in_place
 from modelsurgery.apply.journal import load_journal
 from modelsurgery.checkpoint.place import IN_SURGERY_SUFFIX
 from modelsurgery.checkpoint.rows import Weights
+from modelsurgery.errors import VerificationError
 from operated import Operated, make_operated, weight_files
 
 
@@ -165,3 +167,62 @@ def test_a_tensor_that_is_not_there(operated: Operated, refused: Refused, tmp_pa
         path.write_bytes(path.read_bytes().replace(tensor, tensor.replace(b"gate", b"gata")))
     says = f"delete {records(operated, directory)}"
     refused("undo", operated.model(directory), code=1, says=says)
+
+
+def replaced(operated: Operated, directory: Path, source: Path, files: slice) -> Path:
+    """A model that was edited in place, and some of its files replaced by those of another."""
+    copy_tree(operated.edited, directory)
+    stored = load_journal(operated.records(directory) / "0001")
+    for name in sorted(stored.journal.files)[files]:
+        name = name.replace("model-", "tiny-") if operated.name else name
+        shutil.copyfile(source / name, directory / name)
+    return directory
+
+
+def test_undo_of_the_original_removes_the_record(
+    operated: Operated, surgery: Surgery, tmp_path: Path
+) -> None:
+    for options in ((), ("--all",)):
+        directory = replaced(operated, tmp_path / f"model{options}", operated.base, slice(None))
+        done = surgery("undo", operated.model(directory), *options)
+        assert done.code == 0
+        assert "the model has the original rows already" in done.stdout
+        assert contents(directory) == contents(operated.base)
+
+
+def test_undo_puts_back_the_part_that_is_edited(operated: Operated, tmp_path: Path) -> None:
+    directory = replaced(operated, tmp_path / "model", operated.base, slice(1))
+    assert undo(operated.model(directory)).records_removed == 0
+    assert contents(directory) == contents(operated.base)
+
+
+def test_an_edit_in_place_of_the_original_starts_new_records(
+    operated: Operated, tmp_path: Path
+) -> None:
+    directory = replaced(operated, tmp_path / "model", operated.base, slice(None))
+    done = apply_in_place(operated.model(directory), [load_edit(operated.first)])
+    assert done.records_removed == 1
+    assert done.journal.name == "0001"
+    assert contents(directory) == contents(operated.edited)
+
+
+@pytest.mark.parametrize("part", [slice(1), slice(None)], ids=["a part of it", "all of it"])
+def test_no_journal_is_put_on_one_of_other_rows(
+    operated: Operated, other: Path, refused: Refused, tmp_path: Path, part: slice
+) -> None:
+    model = operated.model(replaced(operated, tmp_path / "model", other, part))
+    says = f"delete {records(operated, tmp_path / 'model')}"
+    refused("apply", model, operated.second, "--in-place", code=4, says=says)
+    with pytest.raises(VerificationError, match="something else changed rows of"):
+        apply_to_copy(model, [load_edit(operated.second)], operated.destination(tmp_path / "out"))
+    refused("undo", model, code=4, says=says)
+
+
+def test_a_part_that_is_the_original_is_undone_first(
+    operated: Operated, refused: Refused, tmp_path: Path
+) -> None:
+    model = operated.model(replaced(operated, tmp_path / "model", operated.base, slice(1)))
+    out = tmp_path / ("out.gguf" if operated.name else "out")
+    says = f"run `surgery undo {model}` first"
+    refused("apply", model, operated.second, "--in-place", code=4, says=says)
+    refused("apply", model, operated.second, "--out", out, code=4, says=says)

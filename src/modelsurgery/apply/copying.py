@@ -29,6 +29,7 @@ from modelsurgery.apply.manifest import (
     write_manifest,
 )
 from modelsurgery.apply.patching import Surgery, check_rows
+from modelsurgery.apply.recognition import refuse_replaced
 from modelsurgery.apply.staging import refuse_existing_gguf, staged_place
 from modelsurgery.checkpoint.directory import Checkpoint, open_checkpoint
 from modelsurgery.checkpoint.place import GGUF_SUFFIX, Place
@@ -119,7 +120,8 @@ def apply_to_copy(
         OutputExistsError: `destination` exists.
         RecipeError: the destination of a GGUF file has another ending.
         StorageError: the disk is full or cannot be written.
-        VerificationError: the disk returned bytes other than those written.
+        VerificationError: the disk returned bytes other than those written, or the source was
+            replaced after an edit that is recorded beside it.
 
     Example:
         >>> copy = apply_to_copy("model", [edit], "edited")
@@ -212,7 +214,10 @@ def _carry_journals(source: Place, staged: Path, manifest: Manifest) -> None:
                 f"{source}: the manifest names journal {name}, which is missing; restore "
                 f"{SURGERY_DIRECTORY}, or delete {SURGERY_MANIFEST} to give up undoing"
             )
-        copy_journal(load_journal(journal), staged)
+        last = load_journal(journal)
+        copy_journal(last, staged)
+        if name == manifest.journals[-1]:
+            refuse_replaced(source, last)
 
 
 def _bring_others(

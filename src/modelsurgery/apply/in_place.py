@@ -32,6 +32,7 @@ from modelsurgery.apply.manifest import (
 from modelsurgery.apply.patching import Surgery, check_rows
 from modelsurgery.apply.undoing import (
     existing_place,
+    forget_undone,
     put_back,
     refuse_complete_edits,
     refuse_lost_journals,
@@ -53,6 +54,8 @@ class EditedInPlace:
         journal: directory with the original rows, for `undo`.
         put_back_first: whether an interrupted edit was undone first.
         arrival: of quantized types, by name, how much of the edits arrived in their rows.
+        records_removed: number of earlier surgeries whose record was removed because the model,
+            replaced since, has the original rows.
 
     Example:
         >>> apply_in_place("own-model", [edit]).put_back_first
@@ -64,6 +67,7 @@ class EditedInPlace:
     journal: Path
     put_back_first: bool
     arrival: dict[str, Arrival] = field(default_factory=dict)
+    records_removed: int = 0
 
 
 def apply_in_place(directory: Path | str, edits: Sequence[Edit]) -> EditedInPlace:
@@ -86,7 +90,7 @@ def apply_in_place(directory: Path | str, edits: Sequence[Edit]) -> EditedInPlac
             missing.
         StorageError: the disk is full, a file is write-protected, or another surgery is running.
         VerificationError: the disk returned bytes other than those written (the model is restored),
-            or a file was replaced after an interrupted edit (nothing is written).
+            or a file was replaced after an earlier edit (nothing is written).
 
     Example:
         >>> done = apply_in_place("own-model", [edit])
@@ -100,8 +104,9 @@ def apply_in_place(directory: Path | str, edits: Sequence[Edit]) -> EditedInPlac
         checkpoint = open_checkpoint(place.model)
         surgery = Surgery.of(checkpoint, edits)
         refuse_unwritable(present(place.path(name)) for name in checkpoint.files)
+        refuse_lost_journals(place, read_manifest(place.records))
+        removed = forget_undone(place)
         before = read_manifest(place.records)
-        refuse_lost_journals(place, before)
         stored, coverage = surgery.write_journal(place.records)
         try:
             privatise(place, stored)
@@ -118,7 +123,9 @@ def apply_in_place(directory: Path | str, edits: Sequence[Edit]) -> EditedInPlac
             put_back(place, stored)
             raise
     arrival = surgery.arrival.by_type()
-    return EditedInPlace(place.model, coverage, stored.path, unfinished is not None, arrival)
+    return EditedInPlace(
+        place.model, coverage, stored.path, unfinished is not None, arrival, removed
+    )
 
 
 def _with_operation(before: Manifest, entry: Operation, stored: StoredJournal) -> Manifest:

@@ -54,11 +54,39 @@ def known_rows(place: Place, stored: StoredJournal) -> KnownRows:
         raise VerificationError(
             f"{path}: something else changed rows of {others[0]} ({len(set(others))} such "
             f"tensors): they are neither the old nor the new rows of surgery {stored.name}, so "
-            "nothing was undone; fetch the model again, or, if the file was replaced by another "
+            "nothing was written; fetch the model again, or, if the file was replaced by another "
             f"model, delete {records_of(place)}; a renamed {hidden_name(path).name} needs that "
             "name again"
         )
     return KnownRows(tuple(edited), tuple(original))
+
+
+def check_recorded(place: Place, stored: StoredJournal) -> KnownRows:
+    """The rows of a complete surgery: all of them old, or all new.
+
+    Raises:
+        JournalError, VerificationError: as `known_rows`.
+        VerificationError: some are old, some new.
+    """
+    known = known_rows(place, stored)
+    if known.edited and known.original:
+        raise _replaced(place, stored, known)
+    return known
+
+
+def refuse_replaced(place: Place, stored: StoredJournal) -> None:
+    """Raise VerificationError unless all rows of a journal are as its edit left them."""
+    known = known_rows(place, stored)
+    if known.original:
+        raise _replaced(place, stored, known)
+
+
+def _replaced(place: Place, stored: StoredJournal, known: KnownRows) -> VerificationError:
+    return VerificationError(
+        f"{place}: rows of {known.original[0]} are the original ones, though surgery {stored.name} "
+        f"is recorded; the file was replaced: run `surgery undo {place}` first, which leaves the "
+        "original rows and removes the record"
+    )
 
 
 def records_of(place: Place) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from modelsurgery.apply.journal import StoredJournal, load_journals, remove_journal, sweep
 from modelsurgery.apply.manifest import SURGERY_MANIFEST, Manifest, manifest_text, read_manifest
 from modelsurgery.apply.patching import check_rows, patch_back, wrong_tensors
-from modelsurgery.apply.recognition import changed_files, known_rows
+from modelsurgery.apply.recognition import changed_files, check_recorded, known_rows
 from modelsurgery.apply.weight_files import (
     hidden,
     present,
@@ -41,6 +41,8 @@ class Undone:
         surgeries_undone: number of surgeries undone.
         surgeries_left: number of surgeries that can still be undone.
         rows_restored: number of rows restored.
+        records_removed: number of surgeries whose record was removed because the model, replaced
+            since, has the original rows already; they are not counted as undone.
 
     Example:
         >>> copy = apply_to_copy("model", [edit], "edited")
@@ -52,12 +54,14 @@ class Undone:
     surgeries_undone: int
     surgeries_left: int
     rows_restored: int
+    records_removed: int = 0
 
 
 def undo(directory: Path | str, *, everything: bool = False) -> Undone:
     """Restore the bytes that a model directory had before its last surgery.
 
-    If an edit or undo was interrupted, this call completes its undo and does nothing else.
+    If an edit or undo was interrupted, this call completes its undo and does nothing else. If the
+    model has the original rows already, because it was fetched again, only the record is removed.
 
     Args:
         directory: a model (directory or GGUF file) that was edited in place, or an edited copy.
@@ -82,19 +86,23 @@ def undo(directory: Path | str, *, everything: bool = False) -> Undone:
     with locked(place.directory), storage_errors(place.model):
         unfinished = settle(place)
         rows = [] if unfinished is None else [_row_count(unfinished)]
+        removed = 0
         while unfinished is None or everything:
             journals = load_journals(place.records)
             if not journals:
                 break
-            known_rows(place, journals[-1])
-            put_back(place, journals[-1])
-            rows.append(_row_count(journals[-1]))
+            if known_rows(place, journals[-1]).edited:
+                put_back(place, journals[-1])
+                rows.append(_row_count(journals[-1]))
+            else:
+                _forget(place, journals[-1])
+                removed += 1
             if not everything:
                 break
-        if not rows and not everything:
+        if not rows and not removed and not everything:
             raise _nothing_to_undo(place)
         left = len(load_journals(place.records))
-        return Undone(place.model, len(rows), left, sum(rows))
+        return Undone(place.model, len(rows), left, sum(rows), removed)
 
 
 def existing_place(model: Path | str) -> Place:
@@ -150,6 +158,28 @@ def put_back(place: Place, stored: StoredJournal) -> None:
     with _earlier_manifest(place.records, stored) as put, hidden(checkpoint, stored) as weights:
         patch_back(stored, weights)
         check_rows(stored.journal, weights, edited=False)
+        put()
+    remove_journal(stored)
+
+
+def forget_undone(place: Place) -> int:
+    """Remove the newest journals while their rows are the original ones; how many there were.
+
+    Raises:
+        JournalError, VerificationError: rows of the newest are not all old or all new.
+    """
+    removed = 0
+    while journals := load_journals(place.records):
+        if check_recorded(place, journals[-1]).edited:
+            break
+        _forget(place, journals[-1])
+        removed += 1
+    return removed
+
+
+def _forget(place: Place, stored: StoredJournal) -> None:
+    """Remove a journal that has nothing to put back; in the order of `put_back`."""
+    with _earlier_manifest(place.records, stored) as put:
         put()
     remove_journal(stored)
 

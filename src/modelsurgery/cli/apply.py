@@ -111,6 +111,7 @@ def apply(
             **asdict(done.coverage),
             "journal": str(done.journal),
             "put_back_first": done.put_back_first,
+            **_removed(done.records_removed),
             **_arrived(done.arrival, as_json),
             "way_back": f"surgery undo {done.directory}",
         }
@@ -134,6 +135,14 @@ def copied(made: "EditedCopy", as_json: bool) -> dict[str, Any]:
     }
 
 
+def _removed(count: int) -> dict[str, Any]:
+    """What is said of records that were removed because the model was replaced."""
+    if not count:
+        return {}
+    why = "the model has the original rows already, so nothing was left to undo of these surgeries"
+    return {"records_removed": count, "removed_because": why}
+
+
 def _arrived(arrival: "dict[str, Arrival]", as_json: bool) -> dict[str, Any]:
     """How much of the edits arrived in quantized rows; nothing of other models."""
     if not arrival:
@@ -155,7 +164,8 @@ def undo(
 
     with showing_progress() as progress, progress("put rows back", 0):
         undone = undo_surgery(directory, everything=everything)
-    print_content({**asdict(undone), "directory": str(undone.directory)}, as_json)
+    content = {**asdict(undone), "directory": str(undone.directory)}
+    print_content({**content, **_removed(undone.records_removed)}, as_json)
 
 
 def verify(directory: ModelDirectory, as_json: Json = False) -> None:

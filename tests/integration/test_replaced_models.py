@@ -226,3 +226,21 @@ def test_a_part_that_is_the_original_is_undone_first(
     says = f"run `surgery undo {model}` first"
     refused("apply", model, operated.second, "--in-place", code=4, says=says)
     refused("apply", model, operated.second, "--out", out, code=4, says=says)
+
+
+@pytest.mark.parametrize("verb", ["undo", "apply"])
+def test_a_file_beside_the_hidden_one(
+    killer: Killer, operated: Operated, other: Path, refused: Refused, tmp_path: Path, verb: str
+) -> None:
+    directory = killed_halfway(killer, operated, tmp_path / "model")
+    hidden = sorted(directory.glob(f"*{IN_SURGERY_SUFFIX}"))[0]
+    path = hidden.with_name(hidden.name.removesuffix(IN_SURGERY_SUFFIX))
+    shutil.copyfile(other / path.name, path)
+    model = operated.model(directory)
+    rest = (operated.first, "--in-place") if verb == "apply" else ()
+    says = f"{hidden.name} is the one that a surgery was writing to"
+    message = refused(verb, model, *rest, code=1, says=says)
+    assert f"delete or move {path.name} if you put it there afterwards" in message
+    path.unlink()
+    undo(model)
+    assert contents(directory) == contents(operated.base)

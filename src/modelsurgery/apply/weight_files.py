@@ -55,13 +55,20 @@ def present(path: Path) -> Path:
     """
     hidden = hidden_name(path)
     here, there = os.path.lexists(path), os.path.lexists(hidden)
-    if here == there:
-        state = "exists twice" if here else "is missing"
+    if here and there:
         raise JournalError(
-            f"{path} {state}; expected either it or {hidden.name}: keep the one that the surgery "
-            "wrote to"
+            f"{path} exists twice: {hidden.name} is the one that a surgery was writing to when it "
+            f"was interrupted; delete or move {path.name} if you put it there afterwards, then "
+            "run `surgery undo` again"
         )
-    return path if here else hidden
+    if not here:
+        if there:
+            return hidden
+        raise JournalError(
+            f"{path} is missing; expected it or {hidden.name}: fetch or restore the file, then try "
+            "again"
+        )
+    return path
 
 
 def privatise(place: Place, stored: StoredJournal) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from command_line import Refused, Surgery, contents
 from killing import Killer, copy_tree, killing
-from modelsurgery import apply_to_copy, load_edit, open_checkpoint, undo
+from modelsurgery import apply_to_copy, load_edit, open_checkpoint, save_edit, undo
 from modelsurgery.apply.in_place import apply_in_place
 from modelsurgery.apply.journal import load_journal
 from modelsurgery.checkpoint.place import IN_SURGERY_SUFFIX
@@ -244,3 +244,19 @@ def test_a_file_beside_the_hidden_one(
     path.unlink()
     undo(model)
     assert contents(directory) == contents(operated.base)
+
+
+def test_an_edit_of_rows_that_another_one_edited(
+    operated: Operated, refused: Refused, tmp_path: Path
+) -> None:
+    """Made from the original, as the first one was; the refusal names the surgery."""
+    directory = copy_tree(operated.edited, tmp_path / "model")
+    model, edit = operated.model(directory), tmp_path / "edit.safetensors"
+    save_edit(-load_edit(operated.first).scaled(0.5), edit)
+    says = "were edited already, by surgery 0001; undo it with"
+    refused("apply", model, edit, "--in-place", code=4, says=says)
+    out = tmp_path / ("out.gguf" if operated.name else "out")
+    refused("apply", model, edit, "--out", out, code=4, says=says)
+    undo(model)
+    together = [load_edit(operated.first), load_edit(edit)]
+    assert apply_in_place(model, together).coverage.rows_edited == together[0].row_count

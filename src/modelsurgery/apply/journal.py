@@ -132,8 +132,11 @@ class StoredJournal:
         """Its number, `0001`."""
         return self.path.name
 
-    def before(self) -> Iterator[tuple[JournalEntry, Rows]]:
+    def before(self, view: RowView | None = None) -> Iterator[tuple[JournalEntry, Rows]]:
         """Original rows [k, columns] of each entry, checked against their hashes.
+
+        Args:
+            view: only entries of this matrix.
 
         Raises:
             JournalError: `before.bin` does not hold them.
@@ -141,6 +144,8 @@ class StoredJournal:
         with (self.path / ROWS_FILE).open("rb") as file:
             held = os.fstat(file.fileno()).st_size
             for entry in self.journal.entries:
+                if view not in (None, entry.view):
+                    continue
                 there = entry.place + entry.size_bytes <= held
                 file.seek(entry.place if there else held)
                 rows = np.frombuffer(file.read(entry.size_bytes if there else 0), dtype=np.uint8)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from modelsurgery.apply.arrival import ArrivalSums
 from modelsurgery.apply.coverage import Coverage, measure_coverage
+from modelsurgery.apply.earlier import naming_earlier
 from modelsurgery.apply.journal import Journal, JournalWriter, StoredJournal
 from modelsurgery.apply.manifest import describe_edits, manifest_text
 from modelsurgery.checkpoint.directory import Checkpoint
@@ -60,7 +61,8 @@ class Surgery:
             NothingChangedError: no byte would change.
         """
         writer = JournalWriter(directory, self.checkpoint, self.gates)
-        with writer.open(), Weights(self.checkpoint) as weights:
+        naming = naming_earlier(self.checkpoint, self.gates, self.edits)
+        with writer.open(), naming, Weights(self.checkpoint) as weights:
             changes = worked_ahead(tensor_changes(self.edits, rows_reader(weights, self.gates)))
             coverage = measure_coverage(
                 writer.recorded(self._keeping(self.arrival.watched(changes))),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from modelsurgery.apply.earlier import naming_earlier
 from modelsurgery.apply.arrival import Arrival, ArrivalSums
 from modelsurgery.checkpoint.directory import Checkpoint
 from modelsurgery.checkpoint.layouts import (
@@ -181,7 +182,7 @@ def _types(
     if names and touched:
         for dtype in {gate.dtype for gate in touched}:
             check_writable(dtype, str(checkpoint.place))
-        with Weights(checkpoint) as weights:
+        with naming_earlier(checkpoint, gates, edits), Weights(checkpoint) as weights:
             sums = ArrivalSums()
             for _ in sums.watched(tensor_changes(edits, rows_reader(weights, gates))):
                 pass

@@ -18,6 +18,7 @@ from killing import Killer, copy_tree, killing
 from modelsurgery import apply_to_copy, load_edit, open_checkpoint
 from modelsurgery.apply.in_place import apply_in_place
 from modelsurgery.apply.undoing import undo
+from modelsurgery.apply.verification import verify
 from modelsurgery.checkpoint.rows import ROW_DTYPES
 from operated import Operated, make_operated, weight_files, weights
 
@@ -119,7 +120,8 @@ def test_write_protected_shard(
     shard.chmod(0o444)
     rest = (operated.first, "--in-place") if verb == "apply" else ()
     says = f"{shard} is write-protected; give write permission"
-    refused(verb, operated.model(directory), *rest, code=1, says=says)
+    message = refused(verb, operated.model(directory), *rest, code=1, says=says)
+    assert ("--out" in message) == (verb == "apply")
 
 
 @dataclass(frozen=True)
@@ -215,6 +217,15 @@ def test_undo_of_what_was_damaged_changes_nothing(
     if operated.name:
         says = OF_GGUF.get(damage, says)
     refused("undo", model.model, code=code, says=says)
+
+
+def test_verify_names_saved_rows_that_are_damaged(operated: Operated, tmp_path: Path) -> None:
+    model = Edited(operated, copy_tree(operated.edited, tmp_path / "model"))
+    assert verify(model.model).wrong == ()
+    change_byte(model.rows, -1)
+    (wrong,) = verify(model.model).wrong
+    assert wrong.startswith("undo would fail: ")
+    assert str(model.rows) in wrong
 
 
 def test_lost_journal_is_named(operated: Operated, refused: Refused, tmp_path: Path) -> None:

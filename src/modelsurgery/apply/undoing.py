@@ -153,7 +153,8 @@ def put_back(place: Place, stored: StoredJournal) -> None:
     checkpoint = changed_files(place, stored)
     for _ in stored.before():  # refuse damaged rows before the first is written
         pass
-    refuse_unwritable(present(place.path(name)) for name in stored.journal.files)
+    paths = [present(place.path(name)) for name in stored.journal.files]
+    refuse_unwritable(paths, undoing=True)
     privatise(place, stored)
     with _earlier_manifest(place.records, stored) as put, hidden(checkpoint, stored) as weights:
         patch_back(stored, weights)

@@ -85,6 +85,7 @@ def verify(directory: Path | str, *, progress: Progress = silent) -> Verificatio
                 advance(1)
                 if problem:
                     wrong.append(f"{name or 'the header'} in {file.name} {problem}")
+        wrong += _wrong_journals(place, manifest)
         with Weights(checkpoint) as weights:
             for entry in entries:
                 if rows_sha256(weights.read(entry.view, entry.row_numbers)) != entry.after_sha256:
@@ -151,6 +152,17 @@ def _wrong_headers(place: Place, manifest: Manifest) -> Iterator[str]:
         path = place.path(name)
         if name not in manifest.weights and header_sha256(path) != header:
             yield f"the header in {path.name} has other bytes than recorded"
+
+
+def _wrong_journals(place: Place, manifest: Manifest) -> Iterator[str]:
+    """Journals whose saved rows are damaged: what they should undo cannot be undone."""
+    for stored in load_journals(place.records):
+        if stored.name in manifest.journals:
+            try:
+                for _ in stored.before():
+                    pass
+            except JournalError as error:
+                yield f"undo would fail: {error}"
 
 
 def _wrong_files(manifest: Manifest, directory: Path) -> Iterator[str]:

@@ -102,16 +102,22 @@ def _private_copy(path: Path) -> Path:
     return path.with_name(f".{path.name}{PRIVATE_COPY_SUFFIX}")
 
 
-def refuse_unwritable(paths: Iterable[Path]) -> None:
-    """Raise StorageError for a symbolic link or a file without write permission, as root too."""
+def refuse_unwritable(paths: Iterable[Path], *, undoing: bool = False) -> None:
+    """Raise StorageError for a symbolic link or a file without write permission, as root too.
+
+    Args:
+        paths: files that will be written to.
+        undoing: no edit is applied, so that there is no copy to write instead.
+    """
+    linked, protected = (
+        ("put a copy of the file in its place", "")
+        if undoing
+        else ("write an edited copy with --out", " or write an edited copy with --out")
+    )
     for path in paths:
         if path.is_symlink():
-            raise StorageError(
-                f"{path} is a symbolic link, possibly into a shared cache; write an edited copy "
-                "with --out"
-            )
+            raise StorageError(f"{path} is a symbolic link, possibly into a shared cache; {linked}")
         if not path.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH):
             raise StorageError(
-                f"{path} is write-protected; give write permission with `chmod u+w` or write an "
-                "edited copy with --out"
+                f"{path} is write-protected; give write permission with `chmod u+w`{protected}"
             )

@@ -19,6 +19,7 @@ SPELLINGS = {
     "feed_forward_length": ("intermediate_size", "n_inner"),
     "expert_count": ("num_local_experts", "num_experts", "n_routed_experts"),
 }
+UNWRITTEN = ("NVFP4", "Q8_1", "IQ2_XXS", "IQ3_S")
 ONE_EXPERT = re.compile(r".*?(\d+)\..*experts\.(\d+)\.(gate_proj|w1)\.weight")
 DENSE = re.compile(r"model\.layers\.(\d+)\.mlp\.gate_proj\.weight")
 ALL_EXPERTS = re.compile(
@@ -78,12 +79,15 @@ def _add(writer: Any, name: str, values: np.ndarray[Any, Any], kind: str) -> Non
 
 
 def quantized(values: np.ndarray[Any, Any], kind: str) -> np.ndarray[Any, Any]:
-    """Values in the bytes of a type, by the gguf package or by ggml."""
+    """Values in the bytes of a type, by the gguf package or by ggml; zeros where neither can."""
     import gguf
 
     from modelsurgery.checkpoint.ggml import ggml_quantized
     from modelsurgery.checkpoint.quantized import BY_GGML
 
+    if kind in UNWRITTEN:
+        in_a_block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+        return np.zeros((*values.shape[:-1], values.shape[-1] // in_a_block * size), np.uint8)
     if kind not in BY_GGML:
         return gguf.quants.quantize(values, gguf.GGMLQuantizationType[kind])
     rows = ggml_quantized(values.reshape(-1, values.shape[-1]), kind)

@@ -1,7 +1,7 @@
 """Edits of a GGUF file as an adapter, as an edited file, and as a model for Ollama."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from command_line import Refused, Surgery
-from gguf_tiny import write_gguf
+from gguf_tiny import UNWRITTEN, write_gguf
 from modelsurgery import (
     Edit,
     apply_to_copy,
@@ -77,6 +77,27 @@ def test_the_adapter_of_a_file_is_that_of_its_original(
     copy = apply_to_copy(path, [edit], tmp_path / "copy.gguf")
     with pytest.raises(EditMismatchError, match="already"):
         write_gguf_adapter(open_checkpoint(copy.directory), [edit], tmp_path / "three.gguf")
+
+
+@pytest.mark.parametrize("kind", [*UNWRITTEN, "TQ2_0"])
+def test_an_adapter_needs_no_type_that_can_be_edited(
+    kind: str, surgery: Surgery, refused: Refused, original: Path, edit: Edit, tmp_path: Path
+) -> None:
+    path, file = write_gguf(original, tmp_path / "model.gguf", kind), tmp_path / "e.safetensors"
+    save_edit(edit, file)
+    write_gguf_adapter(open_checkpoint(original), [edit], tmp_path / "one.gguf")
+    written = write_gguf_adapter(open_checkpoint(path), [edit], tmp_path / "two.gguf")
+    assert written.unread_types == (kind,)
+    assert (tmp_path / "two.gguf").read_bytes() == (tmp_path / "one.gguf").read_bytes()
+    other = tuple(replace(one, shape=(one.shape[0] + 1, WIDTH)) for one in edit.updates)
+    with pytest.raises(
+        EditMismatchError, match=r"the edit is for .* \[65, 256\], found \[64, 256\]"
+    ):
+        write_gguf_adapter(open_checkpoint(path), [replace(edit, updates=other)], tmp_path / "no")
+    if kind == UNWRITTEN[0]:
+        done = surgery("export", path, file, "--to", "gguf", "--out", tmp_path / "three.gguf")
+        assert f"rows of type {kind} could not be compared" in done.stdout
+        refused("apply", path, file, "--out", tmp_path / "four.gguf", code=2, says=kind)
 
 
 def test_a_merged_file_is_what_apply_writes(

@@ -98,6 +98,13 @@ def export(
             content = copied(made, as_json)
         else:
             content = asdict(_adapter(to, checkpoint, loaded, out, name, dtype))
+    if unread := content.get("unread_types"):
+        content["note"] = (
+            f"rows of type {', '.join(unread)} could not be compared with those that the edit was "
+            "made for; see that it is an edit of this model"
+        )
+    elif not as_json:
+        content.pop("unread_types", None)
     content = {**content, **edits_together(loaded)}
     if push is not None:
         content["pushed_to"] = exporting.push_repository(out, push)

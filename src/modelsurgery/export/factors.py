@@ -5,7 +5,7 @@ for each direction. Rows that no edit touches have coefficient 0.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,15 @@ from modelsurgery.checkpoint.layouts import (
     choose_layout,
     find_gate_matrices,
 )
-from modelsurgery.checkpoint.rows import Weights, rounded
+from modelsurgery.checkpoint.rows import ROW_DTYPES, Weights, rounded
 from modelsurgery.edit.changes import check_bases, tensor_changes
 from modelsurgery.edit.edit import Edit, ReadRows, layout_of, rows_reader
-from modelsurgery.errors import NothingChangedError, RecipeError, UnsupportedModelError
+from modelsurgery.errors import (
+    EditMismatchError,
+    NothingChangedError,
+    RecipeError,
+    UnsupportedModelError,
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,8 @@ def low_rank_factors(checkpoint: Checkpoint, edits: Sequence[Edit]) -> tuple[Fac
 
     Args:
         checkpoint: the model that the edits were made from; its headers and the edited rows are
-            read, to see that it is the right one.
+            read, to see that it is the right one. Rows of a GGUF file in a type that cannot be
+            read are not compared (`unread_types`).
         edits: edits of this model.
 
     Raises:
@@ -70,9 +76,9 @@ def low_rank_factors(checkpoint: Checkpoint, edits: Sequence[Edit]) -> tuple[Fac
         UnsupportedModelError: an edited matrix is not the weight of a linear layer: an expert.
     """
     layout = layout_of(edits) or choose_layout(checkpoint)
-    gates = find_gate_matrices(checkpoint, layout)
+    gates = find_gate_matrices(_with_known_types(checkpoint), layout)
     with Weights(checkpoint) as weights:
-        changed = _changed(edits, rows_reader(weights, gates), checkpoint)
+        changed = _changed(edits, gates, rows_reader(weights, gates), checkpoint)
     columns = {gate.address: _columns(gate, edits) for gate in gates if gate.address in changed}
     rank = max((len(some) for some in columns.values()), default=0)
     if rank == 0:
@@ -99,10 +105,43 @@ def refuse_gguf(checkpoint: Checkpoint, what: str) -> None:
         )
 
 
-def _changed(edits: Sequence[Edit], read: ReadRows, checkpoint: Checkpoint) -> set[Address]:
+def unread_types(checkpoint: Checkpoint, factors: Sequence[Factors]) -> tuple[str, ...]:
+    """Types whose rows cannot be read, and so were not compared, of the weights that change."""
+    types = {checkpoint.tensors[one.tensor].dtype for one in factors}
+    return tuple(sorted(types - ROW_DTYPES.keys()))
+
+
+def _with_known_types(checkpoint: Checkpoint) -> Checkpoint:
+    """The same names and shapes, which an adapter is made of, without types that are refused."""
+    if not checkpoint.place.is_gguf:
+        return checkpoint
+    tensors = {
+        name: one if one.dtype in ROW_DTYPES else replace(one, dtype="F32")
+        for name, one in checkpoint.tensors.items()
+    }
+    return replace(checkpoint, tensors=tensors)
+
+
+def _changed(
+    edits: Sequence[Edit], gates: Sequence[GateMatrix], read: ReadRows, checkpoint: Checkpoint
+) -> set[Address]:
     """Matrices in which something changes."""
     if checkpoint.place.is_gguf:  # no row is quantized again for an adapter
-        check_bases(edits, read)
+        shapes = {
+            gate.address: (gate.rows, gate.hidden_size)
+            for gate in gates
+            if checkpoint.tensors[gate.tensor].dtype not in ROW_DTYPES
+        }
+        for edit in edits:
+            apart = [one for one in edit.updates if one.address not in shapes]
+            check_bases([replace(edit, updates=tuple(apart))], read)
+            for one in edit.updates:
+                if shapes.get(one.address, one.shape) != one.shape:
+                    raise EditMismatchError(
+                        f"{checkpoint.place}: the edit is for {one.tensor} {list(one.shape)}, "
+                        f"found {list(shapes[one.address])}; use the model that the edit was made "
+                        "from"
+                    )
         return {update.address for edit in edits for update in edit.updates}
     changes = tensor_changes(edits, read, is_dequantized=checkpoint.is_dequantized)
     return {change.address for change in changes}

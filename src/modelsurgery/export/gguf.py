@@ -20,7 +20,13 @@ from modelsurgery.checkpoint.directory import Checkpoint
 from modelsurgery.checkpoint.gguf_files import ARCHITECTURE_KEY
 from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import RecipeError, UnsupportedModelError
-from modelsurgery.export.factors import Factors, full_or_half, low_rank_factors, narrowed
+from modelsurgery.export.factors import (
+    Factors,
+    full_or_half,
+    low_rank_factors,
+    narrowed,
+    unread_types,
+)
 from modelsurgery.files.atomic import refuse_existing, storage_errors, write_bytes
 from modelsurgery.files.progress import Progress, silent
 
@@ -58,6 +64,8 @@ class GgufAdapter:
         rank: number r of directions per weight.
         tensors: llama.cpp's names of the weights that the adapter changes.
         size_bytes: size of the file.
+        unread_types: types of a GGUF file whose rows could not be compared with those that the
+            edits were made for.
 
     Example:
         >>> write_gguf_adapter(checkpoint, [edit], "adapter.gguf").architecture  # doctest: +SKIP
@@ -69,6 +77,7 @@ class GgufAdapter:
     rank: int
     tensors: tuple[str, ...]
     size_bytes: int
+    unread_types: tuple[str, ...] = ()
 
 
 def write_gguf_adapter(
@@ -78,7 +87,8 @@ def write_gguf_adapter(
 
     Args:
         checkpoint: the model that the edits were made from, or a GGUF file of it. The adapter fits
-            its GGUF files of any quantization.
+            its GGUF files of any quantization. Rows of a type that cannot be edited are not
+            compared with those that the edits were made for.
         edits: edits of this model, added up.
         path: file to create.
         dtype: `float32` keeps directions and coefficients exactly; `float16` rounds them.
@@ -111,7 +121,8 @@ def write_gguf_adapter(
     rank = factors[0].rank
     content = _adapter_bytes(gguf, architecture, rank, tensors)
     write_bytes(path, content)
-    return GgufAdapter(path, architecture, rank, names, len(content))
+    unread = unread_types(checkpoint, factors)
+    return GgufAdapter(path, architecture, rank, names, len(content), unread)
 
 
 def write_merged_gguf(

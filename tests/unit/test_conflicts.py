@@ -32,6 +32,9 @@ def test_shares_are_those_of_the_dense_updates(tiny_llama: Path) -> None:
     directions = [edit.updates[0].direction.astype(float) for edit in (first, second)]
     norms = [np.linalg.norm(one) for one in directions]
     assert found.cosine == pytest.approx(np.dot(*directions) / np.prod(norms))
+    lengths = product(first, first) ** 0.5, product(second, second) ** 0.5
+    expected = product(first, second) / (lengths[0] * lengths[1])
+    assert found.cosine_of_changes == pytest.approx(expected)
     rows = [{(one.address, row) for one in edit.updates for row in one.rows.tolist()}
             for edit in (first, second)]  # fmt: skip
     assert found.rows == (80, 60)
@@ -45,5 +48,6 @@ def test_verdicts(tiny_llama: Path) -> None:
     assert conflicts_of([edit, edit.scaled(0.5)])[0].verdict == "strengthen each other"
     assert conflicts_of([edit, -edit])[0].verdict == "work against each other"
     assert conflicts_of([edit, -edit])[0].first_changed == pytest.approx(-1)
+    assert conflicts_of([edit, -edit])[0].cosine_of_changes == pytest.approx(-1)
     pairs = conflicts_of([edit, other, edit])
     assert [(one.first, one.second) for one in pairs] == [(0, 1), (0, 2), (1, 2)]

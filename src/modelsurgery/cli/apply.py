@@ -208,8 +208,8 @@ def edits_together(edits: "list[Edit]") -> dict[str, Any]:
         for number in left_out(edits)
     ]
     lines += [
-        f"edits {one.first + 1} and {one.second + 1} {one.verdict}: cosine {one.cosine:+.2f}, "
-        f"{one.shared_rows:,} rows shared"
+        f"edits {one.first + 1} and {one.second + 1} {one.verdict}: cosine of the changes "
+        f"{one.cosine_of_changes:+.2f}, {one.shared_rows:,} rows shared"
         for one in conflicts_of(edits)
     ]
     return {"together": lines} if lines else {}

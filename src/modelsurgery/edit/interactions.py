@@ -43,6 +43,12 @@ class Conflict:
     second_changed: float
 
     @property
+    def cosine_of_changes(self) -> float:
+        """Of all that both add, with its sign: the one edit reversed gives the opposite."""
+        square = self.first_changed * self.second_changed  # of ⟨A, B⟩ / (|A|·|B|)
+        return math.copysign(math.sqrt(square), self.first_changed)
+
+    @property
     def verdict(self) -> str:
         """In words: do they help, hinder or leave each other alone."""
         if self.shared_rows == 0:

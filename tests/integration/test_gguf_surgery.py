@@ -1,6 +1,7 @@
 """Surgery on GGUF files: to the byte and back, across types, and refused where it must be."""
 
 import json
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +27,9 @@ from modelsurgery import (
     verify,
 )
 from modelsurgery.apply.in_place import apply_in_place
+from modelsurgery.apply.staging import staged_place
 from modelsurgery.checkpoint import ggml
+from modelsurgery.checkpoint.place import Place, place_of
 from modelsurgery.checkpoint.quantized import BY_GGML, BY_THE_PACKAGE, QUANTIZED_DTYPES, with_added
 from modelsurgery.checkpoint.rows import read_rows, widened
 from modelsurgery.errors import (
@@ -258,3 +261,23 @@ def test_nothing_loads_a_file_in_surgery(original: Path, tmp_path: Path) -> None
     path.rename(tmp_path / "model.gguf.in-surgery")
     with pytest.raises(CheckpointError, match="was interrupted"):
         open_checkpoint(path)
+
+
+@pytest.mark.parametrize("name", ["out.gguf", "out"])
+def test_of_two_copies_to_one_place_the_later_is_refused(name: str, tmp_path: Path) -> None:
+    target = place_of(tmp_path / name)
+
+    def fill(staged: Place, content: bytes) -> None:
+        staged.records.mkdir(exist_ok=True)
+        (staged.records / "records").write_bytes(content)
+        if staged.is_gguf:
+            staged.model.write_bytes(content)
+
+    with ExitStack() as stack:
+        fill(stack.enter_context(staged_place(target)), b"late")
+        with staged_place(target) as soon:
+            fill(soon, b"soon")
+        with pytest.raises(OutputExistsError, match=rf"{name} already exists; choose another"):
+            stack.close()
+    assert (target.records / "records").read_bytes() == b"soon"
+    assert {one.name for one in tmp_path.iterdir()} == {target.model.name, target.records.name}

@@ -5,6 +5,7 @@ first and the (first) file last: without it there is no model, and records witho
 a killed process left.
 """
 
+import errno
 import glob
 import shutil
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from modelsurgery.checkpoint.place import Place, hidden_name
+from modelsurgery.errors import OutputExistsError
 from modelsurgery.files.atomic import refuse_existing, staged_directory, staged_for
 
 
@@ -59,7 +61,15 @@ def _is_abandoned(target: Place) -> bool:
 def _put(target: Place, staged: Path) -> None:
     """Move what was staged to its place, the first file last."""
     source = replace(target, directory=staged)
-    source.records.rename(target.records)
+    try:
+        source.records.rename(target.records)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        # Another process put its copy there meanwhile.
+        raise OutputExistsError(
+            f"{target.model} already exists; choose another --out or delete it"
+        ) from error
     for name in reversed(target.gguf_names):
         source.path(name).rename(target.path(name))
     staged.rmdir()

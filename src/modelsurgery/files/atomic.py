@@ -167,6 +167,7 @@ def staged_directory(destination: Path) -> Iterator[Path]:
     refuse_existing(destination, for_directory=True)
 
     def put(staged: Path) -> None:
+        refuse_existing(destination, for_directory=True)  # of another process, meanwhile
         staged.chmod(0o755)
         if destination.is_dir():
             destination.rmdir()

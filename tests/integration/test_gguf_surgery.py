@@ -124,6 +124,11 @@ def test_sets_of_files_and_copies_of_copies(original: Path, tmp_path: Path) -> N
     assert one.name.startswith("one-00001-of-")
     two = apply_to_copy(one, [edit_of(one, seed=2)], tmp_path / "two.gguf").directory
     assert verify(two).wrong == ()
+    three = apply_to_copy(first, [edit_of(first)], tmp_path / one.name.replace("one", "thr"))
+    assert three.directory == tmp_path / one.name.replace("one", "thr")
+    assert verify(three.directory).wrong == ()
+    with pytest.raises(RecipeError, match=r"four-00001-of-00009\.gguf is the name of a file of 9"):
+        apply_to_copy(first, [edit_of(first)], tmp_path / "four-00001-of-00009.gguf")
     for path in (one, two):
         undo(path, everything=True)
         for name, content in before.items():

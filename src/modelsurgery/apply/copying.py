@@ -32,7 +32,7 @@ from modelsurgery.apply.patching import Surgery, check_rows
 from modelsurgery.apply.recognition import refuse_replaced
 from modelsurgery.apply.staging import refuse_existing_gguf, staged_place
 from modelsurgery.checkpoint.directory import Checkpoint, open_checkpoint
-from modelsurgery.checkpoint.place import GGUF_SUFFIX, Place
+from modelsurgery.checkpoint.place import GGUF_SUFFIX, Place, place_of
 from modelsurgery.checkpoint.rows import Weights
 from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import CheckpointError, RecipeError
@@ -166,7 +166,13 @@ def _target(checkpoint: Checkpoint, destination: Path) -> Place:
             f"--out {destination}; expected the name of a file that ends in {GGUF_SUFFIX}, because "
             f"{checkpoint.place} is one"
         )
-    target = Place(destination.parent, destination.stem, checkpoint.place.splits)
+    named, splits = place_of(destination), checkpoint.place.splits
+    if named.splits not in (0, splits):
+        raise RecipeError(
+            f"--out {destination} is the name of a file of {named.splits}, and {checkpoint.place} "
+            f"is of {splits or 1}; expected NAME{GGUF_SUFFIX}"
+        )
+    target = Place(destination.parent, named.stem, splits)
     refuse_existing_gguf(target)
     return target
 

@@ -286,3 +286,16 @@ def test_of_two_copies_to_one_place_the_later_is_refused(name: str, tmp_path: Pa
             stack.close()
     assert (target.records / "records").read_bytes() == b"soon"
     assert {one.name for one in tmp_path.iterdir()} == {target.model.name, target.records.name}
+
+
+def test_weak_edits_are_warned_of(surgery: Surgery, original: Path, tmp_path: Path) -> None:
+    path = write_gguf(original, tmp_path / "m.gguf", "Q4_0")
+    for strength, is_weak in ((0.01, True), (0.5, False)):
+        edit = tmp_path / f"{strength}.safetensors"
+        save_edit(edit_of(path, strength), edit)
+        out = tmp_path / f"{strength}.gguf"
+        for verb in (("plan", path, edit), ("apply", path, edit, "--out", out)):
+            done = surgery(*verb)
+            assert done.code == 0, done.stderr
+            says = "warning" in done.stdout and "rows of type Q4_0 is rounding" in done.stdout
+            assert says is is_weak

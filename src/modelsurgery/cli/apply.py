@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 ModelDirectory = Annotated[Path, typer.Argument(help="Model: directory or GGUF file.")]
 MOST_NAMED = 3
+LEAST_COSINE = 0.7  # of an edit with what arrives: below it the rounding is longer than the edit
 QUANTIZED_AGAIN = (
     "edited rows are quantized again, with scales of their own; what an importance matrix "
     "(imatrix) chose for them is lost"
@@ -50,6 +51,7 @@ def plan(
         content["types"] = [_type_line(name, one) for name, one in planned.types.items()]
     if any(one.arrival for one in planned.types.values()):
         content["note"] = QUANTIZED_AGAIN
+    content |= _warned({name: one.arrival for name, one in planned.types.items() if one.arrival})
     print_content(content, as_json)
 
 
@@ -149,7 +151,22 @@ def _arrived(arrival: "dict[str, Arrival]", as_json: bool) -> dict[str, Any]:
         return {}
     lines = [f"{dtype}: {_arrival_line(one)}" for dtype, one in arrival.items()]
     found = {dtype: asdict(one) for dtype, one in arrival.items()}
-    return {"arrival": found if as_json else lines, "note": QUANTIZED_AGAIN}
+    return {
+        "arrival": found if as_json else lines,
+        "note": QUANTIZED_AGAIN,
+        **_warned(arrival),
+    }
+
+
+def _warned(arrival: "dict[str, Arrival]") -> dict[str, str]:
+    """A warning where rounding does more than the edit."""
+    weak = [dtype for dtype, one in arrival.items() if one.cosine < LEAST_COSINE]
+    if not weak:
+        return {}
+    return {
+        "warning": f"most of the change of rows of type {', '.join(weak)} is rounding and not the "
+        "edit; use a larger strength, or a type with more bits"
+    }
 
 
 def undo(

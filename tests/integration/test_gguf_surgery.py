@@ -1,6 +1,7 @@
 """Surgery on GGUF files: to the byte and back, across types, and refused where it must be."""
 
 import json
+import shlex
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -299,3 +300,17 @@ def test_weak_edits_are_warned_of(surgery: Surgery, original: Path, tmp_path: Pa
             assert done.code == 0, done.stderr
             says = "warning" in done.stdout and "rows of type Q4_0 is rounding" in done.stdout
             assert says is is_weak
+
+
+@pytest.mark.parametrize("name", ["-m ü's.gguf", "plain.gguf"])
+def test_the_way_back_can_be_pasted(
+    name: str, surgery: Surgery, original: Path, tmp_path: Path
+) -> None:
+    path, edit = write_gguf(original, tmp_path / name, "F16"), tmp_path / "edit.safetensors"
+    save_edit(edit_of(path), edit)
+    before = path.read_bytes()
+    done = surgery("apply", "--in-place", "--json", "--", name, edit, workplace=tmp_path)
+    back = json.loads(done.stdout)["way_back"]
+    assert surgery(*shlex.split(back)[1:], workplace=tmp_path).code == 0
+    assert path.read_bytes() == before
+    assert ("'" in back) is (name != "plain.gguf")

@@ -13,6 +13,7 @@ from modelsurgery.checkpoint.gguf_files import read_gguf_files
 from modelsurgery.checkpoint.header import StoredTensor, read_header, read_json_object
 from modelsurgery.checkpoint.place import Place, place_of
 from modelsurgery.errors import CheckpointError, ModelNotFoundError, UnsupportedModelError
+from modelsurgery.files.shell import path_word
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -93,7 +94,7 @@ def open_checkpoint(directory: Path | str) -> Checkpoint:
     if place.hidden():
         raise CheckpointError(
             f"{directory}: an edit in place is running or was interrupted; after an interruption "
-            f"`surgery undo {directory}` restores the model, and repeating the `surgery apply` "
+            f"`surgery undo {path_word(directory)}` restores the model, and repeating the `surgery apply` "
             "command completes the edit"
         )
     if place.is_gguf:

@@ -16,6 +16,7 @@ from modelsurgery.cli.options import (
 )
 from modelsurgery.cli.output import print_content, print_differences, showing_progress
 from modelsurgery.errors import RecipeError, VerificationError
+from modelsurgery.files.shell import path_word
 
 if TYPE_CHECKING:
     from modelsurgery.apply.arrival import Arrival
@@ -115,7 +116,7 @@ def apply(
             "put_back_first": done.put_back_first,
             **_removed(done.records_removed),
             **_arrived(done.arrival, as_json),
-            "way_back": f"surgery undo {done.directory}",
+            "way_back": f"surgery undo {path_word(done.directory)}",
         }
     else:
         from modelsurgery.apply.copying import apply_to_copy

@@ -94,8 +94,8 @@ def open_checkpoint(directory: Path | str) -> Checkpoint:
     if place.hidden():
         raise CheckpointError(
             f"{directory}: an edit in place is running or was interrupted; after an interruption "
-            f"`surgery undo {path_word(directory)}` restores the model, and repeating the `surgery apply` "
-            "command completes the edit"
+            f"`surgery undo {path_word(directory)}` restores the model, and repeating the "
+            "`surgery apply` command completes the edit"
         )
     if place.is_gguf:
         return Checkpoint(place.directory, *read_gguf_files(place), place)

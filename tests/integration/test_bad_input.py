@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from command_line import Made, Refused, Surgery, without_progress
 from modelsurgery import load_edit
+from modelsurgery.errors import RecipeError
 from tiny import COMMON, tiny_sentences, tiny_tokenizer, write_tiny_model
 
 SENTENCES = tiny_sentences(30)
@@ -391,3 +392,30 @@ def test_logs_of_transformers_stay_silent_in_a_clean_interpreter(
     assert outcome.returncode == 5, line
     assert line.count("\n") == 1
     assert line.endswith("edit and results were saved anyway\n")
+
+
+def test_an_edit_given_twice(refused: Refused, made: Made, tmp_path: Path) -> None:
+    again = tmp_path / "again.safetensors"
+    again.write_bytes(made.edit.read_bytes())
+    for second in (made.edit, again):
+        arguments = ("apply", made.model, made.edit, second, "--out", tmp_path / "out")
+        refused(*arguments, code=2, says="this edit is given twice")
+    refused("plan", made.model, made.edit, made.edit, code=2, says="given twice")
+    arguments = ("evaluate", made.model, "--edit", made.edit, "--edit", again)
+    refused(*arguments, code=2, says="again.safetensors: this edit is given twice")
+
+
+def test_options_of_an_edited_file_are_checked_before_torch_is_imported(
+    monkeypatch: pytest.MonkeyPatch, made: Made, tmp_path: Path
+) -> None:
+    from modelsurgery.cli.evaluate import evaluate
+
+    monkeypatch.setitem(sys.modules, "torch", None)
+    file, backend = tmp_path / "absent.gguf", "llama.cpp"
+    for options, says in (
+        ({"edit": [made.edit]}, "--edited needs --backend llama.cpp"),
+        ({"backend": backend}, "--edited needs --edit too"),
+        ({"backend": backend, "edit": [made.edit]}, "expected a GGUF file that is there"),
+    ):
+        with pytest.raises(RecipeError, match=says):
+            evaluate(str(made.model), edited=file, **options)

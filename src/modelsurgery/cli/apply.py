@@ -42,9 +42,9 @@ def plan(
     """Show what applying edits would read and write, without changing anything."""
     from modelsurgery.apply.plan import plan_surgery
     from modelsurgery.checkpoint.directory import open_checkpoint
-    from modelsurgery.edit.edit_file import load_edit
+    from modelsurgery.edit.edit_file import load_edits
 
-    loaded = [load_edit(path) for path in edits or []]
+    loaded = load_edits(edits or [])
     checkpoint = open_checkpoint(model_directory(model))
     planned = plan_surgery(checkpoint, loaded, layout=chosen_layout(layout))
     content = {"model": str(checkpoint.place), **asdict(planned), **edits_together(loaded)}
@@ -93,7 +93,7 @@ def apply(
 ) -> None:
     """Apply edits to a model on disk: to a copy, or reversibly in place."""
     from modelsurgery.data.demo import is_demo_model
-    from modelsurgery.edit.edit_file import load_edit
+    from modelsurgery.edit.edit_file import load_edits
 
     if (out is None) != in_place:
         raise RecipeError("give either --out DIR or --in-place")
@@ -101,7 +101,7 @@ def apply(
         raise RecipeError("the demo model is part of the package; edit a copy with --out")
     if copy and in_place:
         raise RecipeError("--copy needs --out; --in-place copies nothing")
-    loaded = [load_edit(path) for path in edits]
+    loaded = load_edits(edits)
     directory = model_directory(model)
     content: dict[str, Any]
     if out is None:

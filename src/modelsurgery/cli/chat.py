@@ -82,9 +82,9 @@ def chat(
     with showing_progress() as progress:
         keep_freed_memory()
         from modelsurgery.apply.fitting import check_fits
-        from modelsurgery.edit.edit_file import load_edit
+        from modelsurgery.edit.edit_file import load_edits
 
-        edits = [load_edit(path) for path in edit]
+        edits = load_edits(edit)
         directory, described = model_directory(model), chosen_layout(layout)
         check_fits(directory, edits, described)
         from modelsurgery.evaluation.generation import Decoding

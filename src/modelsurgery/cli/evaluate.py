@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from modelsurgery.checkpoint.place import is_gguf
 from modelsurgery.cli.allocation import keep_freed_memory
 from modelsurgery.cli.options import (
     EDIT_FILES,
@@ -25,6 +26,7 @@ from modelsurgery.cli.options import (
     option,
 )
 from modelsurgery.cli.output import print_json, showing_progress
+from modelsurgery.errors import RecipeError
 from modelsurgery.pipeline.option import Panel
 from modelsurgery.pipeline.recipe import DEFAULT_BEHAVIOR
 
@@ -165,18 +167,21 @@ def evaluate(
 
     from modelsurgery.report.evaluation import print_evaluation
 
+    _check_edited(edited, edit or [], backend)
     with showing_progress() as progress:
         keep_freed_memory()
+        from modelsurgery.edit.edit_file import load_edits
+
+        given = load_edits(edit or [])
         from modelsurgery.data.behaviors import describe_behavior
         from modelsurgery.data.behaviors.roots import data_root
-        from modelsurgery.edit.edit_file import load_edit
         from modelsurgery.files.schema import parse
         from modelsurgery.pipeline.evaluating import EvaluationPlan, run_evaluation
 
         described = describe_behavior(behavior).with_own(prompts=prompts, neutral=neutral)
         described = described.with_length(max_new_tokens)
         if seed is None:  # that of the edit, so that texts which chose it are not measured on
-            seeds = [load_edit(one).provenance.seed for one in edit or ()]
+            seeds = [one.provenance.seed for one in given]
             seed = next((one for one in seeds if one is not None), 0)
         options = {
             "model": model,
@@ -214,3 +219,15 @@ def evaluate(
         print_evaluation(result.evaluation.results(), Console(highlight=False, soft_wrap=True))
         print(f"everything is in {result.directory}")
         print(f"to look at it: {result.directory}/report.html")
+
+
+def _check_edited(edited: Path | None, edits: list[Path], backend: str | None) -> None:
+    """Refuse what cannot go with `--edited` before slow imports."""
+    if edited is None:
+        return
+    if backend != "llama.cpp":
+        raise RecipeError("--edited needs --backend llama.cpp, which runs the file")
+    if not edits:
+        raise RecipeError("--edited needs --edit too: the edit that was applied to the file")
+    if not is_gguf(edited) or not edited.is_file():
+        raise RecipeError(f"--edited {edited}; expected a GGUF file that is there")

@@ -8,6 +8,7 @@ for.
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,26 @@ def save_edit(edit: Edit, path: Path | str) -> None:
     if edit.measured is not None:
         description["measured"] = edit.measured.to_json()
     write_artifact(path, "edit", tensors, description)
+
+
+def load_edits(paths: Sequence[Path]) -> list[Edit]:
+    """Read edits that are applied together.
+
+    Raises:
+        ArtifactError: a file is missing, damaged, not an edit, or of a newer format.
+        RecipeError: two are the same edit, which would be doubled.
+    """
+    edits = [load_edit(path) for path in paths]
+    first: dict[str, Path] = {}
+    for path, edit in zip(paths, edits, strict=True):
+        known = first.setdefault(edit.content_sha256, path)
+        if known is not path:
+            also = "" if str(known) == str(path) else f", the other time as {known}"
+            raise RecipeError(
+                f"{path}: this edit is given twice{also}; give it once, with a larger strength if "
+                "its effect is to be larger"
+            )
+    return edits
 
 
 def load_edit(path: Path | str) -> Edit:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from modelsurgery.apply.earlier import naming_earlier
 from modelsurgery.apply.arrival import Arrival, ArrivalSums
+from modelsurgery.apply.earlier import naming_earlier
 from modelsurgery.checkpoint.directory import Checkpoint
 from modelsurgery.checkpoint.layouts import (
     GateLayout,

@@ -39,7 +39,9 @@ def known_rows(place: Place, stored: StoredJournal) -> KnownRows:
         VerificationError: rows are neither old nor new.
     """
     checkpoint = changed_files(place, stored)
-    edited, original, others = [], [], []
+    edited: list[str] = []
+    original: list[str] = []
+    others: list[str] = []
     with Weights(checkpoint) as weights:
         for entry in stored.journal.entries:
             if not place.path(checkpoint.tensors[entry.tensor].file).exists():

@@ -112,6 +112,11 @@ def changed_files(place: Place, stored: StoredJournal) -> Checkpoint:
     tensors = {}
     for name, header in stored.journal.files.items():
         path = present(place.path(name))
+        if not path.is_file():  # a link to nothing, a directory
+            raise JournalError(
+                f"{path} is missing; expected the file that surgery {stored.name} edited: fetch or "
+                "restore it, then try again"
+            )
         found = read_header(path)
         if path != place.path(name) and header_sha256(path) != header:
             raise JournalError(

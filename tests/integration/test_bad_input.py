@@ -261,7 +261,7 @@ def test_edit_for_a_model_with_other_weights(refused: Refused, made: Made, tmp_p
 
 
 def test_edit_applied_again_to_its_own_copy(refused: Refused, made: Made, tmp_path: Path) -> None:
-    says = "or it was edited already"
+    says = "edited already"
     refused("apply", made.edited, made.edit, "--out", tmp_path / "out", code=4, says=says)
 
 

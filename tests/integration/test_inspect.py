@@ -226,7 +226,7 @@ def test_what_does_not_fit_is_refused_in_one_line(
     stranger = write_tiny_model(tmp_path / "stranger", seed=1)
     wide = write_tiny_model(tmp_path / "wide", hidden_size=48, num_attention_heads=6)
     refused("inspect", made.edit, "--model", stranger, code=4, says="are not those that this edit")
-    refused("inspect", made.edit, "--model", wide, code=2, says="was made for another model")
+    refused("inspect", made.edit, "--model", wide, code=4, says="the edit is for")
     refused("inspect", made.probe, "--model", wide, code=2, says="the probe was made for")
     refused("inspect", made.probe, "--with", other, code=2, says="not a readable probe")
     refused("inspect", made.edited, "--with", other, code=2, says="--with compares those")

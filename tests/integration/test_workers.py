@@ -270,7 +270,7 @@ def test_the_script_for_srun_searches(tiny: tuple[Path, Path], tmp_path: Path) -
         "STORAGE": str(tmp_path / "study.journal"),
     }
     done = subprocess.run(
-        ["bash", quick], env=environment, capture_output=True, text=True, timeout=200
+        ["bash", quick], env=environment, capture_output=True, text=True, timeout=280
     )
     assert done.returncode == NO_EFFECT, done.stderr
     assert "trials made here" in done.stdout

@@ -150,7 +150,13 @@ def _wrong_headers(place: Place, manifest: Manifest) -> Iterator[str]:
             last.update(stored.journal.files)
     for name, header in last.items():
         path = place.path(name)
-        if name not in manifest.weights and header_sha256(path) != header:
+        if name in manifest.weights:
+            continue
+        try:
+            is_same = header_sha256(path) == header
+        except OSError as error:
+            raise CheckpointError(f"{path}: {error.strerror}; fetch the model again") from error
+        if not is_same:
             yield f"the header in {path.name} has other bytes than recorded"
 
 

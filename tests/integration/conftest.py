@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from command_line import Made, Refused, Surgery, contents, surgery_commands, write_labeled
+from killing import Killer, killing
 from postgres import postgres_server
 
 
@@ -17,6 +18,12 @@ def postgres() -> Iterator[str]:
     """URL of a database; tests that use it are of the group "postgres"."""
     with postgres_server() as url:
         yield url
+
+
+@pytest.fixture(scope="module")
+def killer() -> Iterator[Killer]:
+    with killing() as served:
+        yield served
 
 
 @pytest.fixture

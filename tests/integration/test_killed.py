@@ -13,7 +13,7 @@ import pytest
 import transformers
 
 from command_line import contents
-from killing import Killer, copy_tree, killing
+from killing import Killer, copy_tree
 from modelsurgery import Edit, apply_to_copy, load_edit, open_checkpoint
 from modelsurgery.apply.in_place import apply_in_place
 from modelsurgery.apply.undoing import undo
@@ -27,12 +27,6 @@ from operated import Operated, link_shards, make_operated, weight_files, weights
 
 INDEX = "model.safetensors.index.json"
 FEWEST_STEPS = 20
-
-
-@pytest.fixture(scope="module")
-def killer() -> Iterator[Killer]:
-    with killing() as served:
-        yield served
 
 
 @pytest.fixture(autouse=True)

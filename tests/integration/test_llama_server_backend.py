@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
-import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -22,14 +21,14 @@ import llama_server
 from command_line import surgery_commands
 from llama_cpp import write_gguf_model
 from llama_server import LlamaServer
-from modelsurgery import Edit, LanguageModel, apply_to_copy, make_edit, score_rows
-from modelsurgery.edit.region import select_region
+from modelsurgery import Edit, LanguageModel, apply_to_copy
 from modelsurgery.errors import EvaluationError
 from modelsurgery.evaluation.generation import Decoding
 from modelsurgery.evaluation.generation.llama_cpp import LlamaCppGenerator
 from modelsurgery.evaluation.generation.server import ServerGenerator
 from modelsurgery.export.gguf import write_gguf_adapter
 from modelsurgery.model.loading import load_without_weights
+from tiny import random_edit
 
 pytest.importorskip("gguf")
 pytest.importorskip("xllamacpp", reason="llama.cpp is not installed (pip install xllamacpp)")
@@ -58,16 +57,9 @@ def model(demo_path: Path, base: Path) -> LanguageModel:
     return replace(load_without_weights(demo_path), gguf=base)
 
 
-def edit_of(model: LanguageModel, seed: int, strength: float = 3.0) -> Edit:
-    direction = np.random.default_rng(seed).normal(size=(1, 160)).astype(np.float32)
-    scores = score_rows(model.checkpoint, model.gates, direction)
-    edit = make_edit(select_region(scores, 0.1), direction[0], strength=strength)
-    return edit.bound_to(model.checkpoint)
-
-
 @pytest.fixture(scope="module")
 def edits(model: LanguageModel) -> tuple[Edit, Edit]:
-    return edit_of(model, 0), edit_of(model, 1)
+    return random_edit(model, 0), random_edit(model, 1)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +124,7 @@ def test_adapters_are_those_of_the_backend_in_process(
 def test_a_server_without_the_adapter_of_the_edit_is_refused(
     model: LanguageModel, server: LlamaServer, base: Path
 ) -> None:
-    other = edit_of(model, 2)
+    other = random_edit(model, 2)
     for one in (server, LlamaServer(base)):
         with (
             asking(model, one) as generator,

@@ -6,7 +6,7 @@ Locks, hard links, symbolic links, write protection, and journals that are damag
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from command_line import Refused, contents
-from killing import Killer, copy_tree, killing
+from killing import Killer, copy_tree
 from modelsurgery import apply_to_copy, load_edit, open_checkpoint
 from modelsurgery.apply.in_place import apply_in_place
 from modelsurgery.apply.undoing import undo
@@ -26,12 +26,6 @@ from operated import Operated, make_operated, weight_files, weights
 @pytest.fixture(scope="module", params=["safetensors", "gguf"])
 def operated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Operated:
     return make_operated(tmp_path_factory.mktemp("operated"), request.param)
-
-
-@pytest.fixture
-def killer() -> Iterator[Killer]:
-    with killing() as served:
-        yield served
 
 
 def test_two_surgeries_at_once(

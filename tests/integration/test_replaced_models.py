@@ -2,13 +2,12 @@
 
 import shutil
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from command_line import Refused, Surgery, contents
-from killing import Killer, copy_tree, killing
+from killing import Killer, copy_tree
 from modelsurgery import apply_to_copy, load_edit, open_checkpoint, save_edit, undo
 from modelsurgery.apply.in_place import apply_in_place
 from modelsurgery.apply.journal import load_journal
@@ -21,12 +20,6 @@ from operated import Operated, make_operated, weight_files
 @pytest.fixture(scope="module", params=["safetensors", "gguf"])
 def operated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Operated:
     return make_operated(tmp_path_factory.mktemp("operated"), request.param)
-
-
-@pytest.fixture
-def killer() -> Iterator[Killer]:
-    with killing() as served:
-        yield served
 
 
 @pytest.fixture

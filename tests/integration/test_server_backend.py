@@ -13,12 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from command_line import Refused, Surgery, surgery_commands
-from modelsurgery import Edit, LanguageModel, load_model, make_edit, score_rows
-from modelsurgery.edit.region import select_region
+from modelsurgery import Edit, LanguageModel, load_model
 from modelsurgery.errors import EvaluationError, RecipeError
 from modelsurgery.evaluation.generation import Continuation, Decoding, TransformersGenerator
 from modelsurgery.evaluation.generation.adapters import SharedDirectory
@@ -27,6 +25,7 @@ from modelsurgery.evaluation.generation.server import ServerGenerator
 from modelsurgery.evaluation.store import Store
 from modelsurgery.model.loading import load_without_weights
 from openai_server import OpenAiServer
+from tiny import random_edit
 
 pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
@@ -46,16 +45,9 @@ def model(demo_path: Path) -> LanguageModel:
     return load_without_weights(demo_path)
 
 
-def edit_of(model: LanguageModel, seed: int, strength: float = 3.0) -> Edit:
-    direction = np.random.default_rng(seed).normal(size=(1, 160)).astype(np.float32)
-    scores = score_rows(model.checkpoint, model.gates, direction)
-    edit = make_edit(select_region(scores, 0.1), direction[0], strength=strength)
-    return edit.bound_to(model.checkpoint)
-
-
 @pytest.fixture(scope="module")
 def edit(model: LanguageModel) -> Edit:
-    return edit_of(model, 0)
+    return random_edit(model, 0)
 
 
 @pytest.fixture
@@ -135,7 +127,7 @@ def test_models_are_asked_at_the_same_time_and_by_names_that_were_never_used(
     local: LanguageModel, model: LanguageModel, edit: Edit, server: OpenAiServer
 ) -> None:
     """A server that remembers by name and prompt must not answer with another edit."""
-    other = edit_of(model, 1)
+    other = random_edit(model, 1)
     server.delay_seconds, server.remembers = 0.02, True
     known = TransformersGenerator(local)
     wanted: list[list[Edit]] = [[], [edit], [other], [edit, other]]

@@ -9,7 +9,6 @@ as much of δ on top as is missing, so that ⟨w' - w, δ⟩ / ⟨δ, δ⟩ come
 import importlib
 import os
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -32,6 +31,7 @@ QUANTIZED_DTYPES: dict[str, np.dtype[Any]] = {
 ENOUGH = 0.1  # how far what arrives of a row's change may be from all of it
 ROUNDS = 3
 CHUNK_VALUES = 1 << 18
+NEEDS = "quantized GGUF files need"
 
 Blocks = NDArray[Any]
 Values = NDArray[np.float32]
@@ -48,7 +48,7 @@ def dequantized(blocks: Blocks) -> Values:
     Raises:
         RecipeError: the gguf package is not installed.
     """
-    gguf = _package()
+    gguf = gguf_package(NEEDS)
     content = np.ascontiguousarray(blocks).view(np.uint8)
     if not len(content):
         return np.empty((0, 0), dtype=np.float32)
@@ -68,7 +68,7 @@ def quantized(values: Values, dtype: np.dtype[Any]) -> Blocks:
     name = _name(dtype)
     if name in BY_THE_PACKAGE:
         with np.errstate(over="ignore", invalid="ignore"):
-            content = _package().quants.quantize(values, _kind(dtype))
+            content = gguf_package(NEEDS).quants.quantize(values, _kind(dtype))
     else:
         content = ggml_quantized(values, name)
     blocks: Blocks = content.view(dtype)
@@ -167,14 +167,19 @@ def _name(dtype: np.dtype[Any]) -> str:
 
 
 def _kind(dtype: np.dtype[Any]) -> Any:
-    return _package().GGMLQuantizationType[_name(dtype)]
+    return gguf_package(NEEDS).GGMLQuantizationType[_name(dtype)]
 
 
-@cache
-def _package() -> ModuleType:
+def gguf_package(needs: str) -> ModuleType:
+    """The gguf package.
+
+    Args:
+        needs: what cannot be done without it, as a sentence begins: `quantized GGUF files need`.
+
+    Raises:
+        RecipeError: it is not installed.
+    """
     try:
         return importlib.import_module("gguf")
     except ModuleNotFoundError as error:
-        raise RecipeError(
-            "quantized GGUF files need the gguf package; pip install 'modelsurgery[gguf]'"
-        ) from error
+        raise RecipeError(f"{needs} the gguf package; pip install 'modelsurgery[gguf]'") from error

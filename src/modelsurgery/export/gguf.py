@@ -5,7 +5,6 @@ come from the gguf package's own map. llama.cpp's converters change no gate matr
 here: a fused one stays fused (`ffn_up`), a transposed one (GPT-2) is turned as the factors are.
 """
 
-import importlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +17,9 @@ from numpy.typing import NDArray
 from modelsurgery.apply.copying import EditedCopy, apply_to_copy
 from modelsurgery.checkpoint.directory import Checkpoint
 from modelsurgery.checkpoint.gguf_files import ARCHITECTURE_KEY
+from modelsurgery.checkpoint.quantized import gguf_package
 from modelsurgery.edit.edit import Edit
-from modelsurgery.errors import RecipeError, UnsupportedModelError
+from modelsurgery.errors import UnsupportedModelError
 from modelsurgery.export.factors import (
     Factors,
     full_or_half,
@@ -110,7 +110,7 @@ def write_gguf_adapter(
     """
     path, numpy_dtype = Path(path), full_or_half(dtype)
     refuse_existing(path)
-    gguf = _package()
+    gguf = gguf_package("writing GGUF needs")
     factors = low_rank_factors(checkpoint, edits)
     architecture = _architecture(gguf, checkpoint)
     names = _names(gguf, architecture, checkpoint, factors)
@@ -173,15 +173,6 @@ def _adapter_bytes(
         writer.write_tensors_to_file()
         writer.close()
         return file.read_bytes()
-
-
-def _package() -> ModuleType:
-    try:
-        return importlib.import_module("gguf")
-    except ModuleNotFoundError as error:
-        raise RecipeError(
-            "writing GGUF needs the gguf package; pip install 'modelsurgery[gguf]'"
-        ) from error
 
 
 def _architecture(gguf: ModuleType, checkpoint: Checkpoint) -> str:

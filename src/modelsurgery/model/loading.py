@@ -127,13 +127,14 @@ def load_model(
     """
     if dtype is not None and dtype not in DTYPES:
         raise RecipeError(f"dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
-    gguf, checkpoint, loader, tokenizer = _opened(model, revision, chat_template)
+    opened = _Opened.of(model, revision, chat_template)
+    checkpoint = opened.checkpoint
     if device_map is not None and importlib.util.find_spec("accelerate") is None:
         raise RecipeError("device_map needs accelerate (pip install accelerate)")
     place = _device(device)
     wanted: Any = DTYPES.get(dtype or ("float32" if place.type == "cpu" else ""), "auto")
     with _loading(checkpoint):
-        answer: Any = loader.from_pretrained(
+        answer: Any = opened.loader.from_pretrained(
             checkpoint.directory,
             dtype=wanted,
             device_map=device_map,
@@ -148,15 +149,7 @@ def load_model(
         mark_dequantized(loaded)
     if device_map is None:
         loaded = loaded.to(place)
-    return LanguageModel(
-        loaded.eval().requires_grad_(False),
-        tokenizer,
-        checkpoint,
-        layout,
-        template_name=chat_template,
-        now=now or datetime.now(),
-        gguf=gguf,
-    )
+    return opened.holding(loaded, layout, now)
 
 
 def load_without_weights(
@@ -187,51 +180,72 @@ def load_without_weights(
         RecipeError: the chat template is unknown.
         UnsupportedModelError: as for `load_model`.
     """
-    gguf, checkpoint, loader, tokenizer = _opened(model, revision, chat_template)
-    directory = checkpoint.directory
-    with _loading(checkpoint):
+    opened = _Opened.of(model, revision, chat_template)
+    directory = opened.checkpoint.directory
+    with _loading(opened.checkpoint):
         config = transformers.AutoConfig.from_pretrained(directory, trust_remote_code=False)
         with torch.device("meta"):
-            described = loader.from_config(
+            described = opened.loader.from_config(
                 config, trust_remote_code=False, dtype=DTYPES.get(dtype or "", config.dtype)
             )
         if (directory / GENERATION_FILE).is_file():
             content = read_json_object(directory / GENERATION_FILE)
             settings = transformers.GenerationConfig.from_dict(content)
             described.generation_config = settings
-    return LanguageModel(
-        described.eval().requires_grad_(False),
-        tokenizer,
-        checkpoint,
-        layout,
-        template_name=chat_template,
-        now=now or datetime.now(),
-        gguf=gguf,
-    )
+    return opened.holding(described, layout, now)
 
 
-def _opened(
-    model: Path | str, revision: str | None, chat_template: str | None
-) -> tuple[Path | None, Checkpoint, Any, Any]:
-    """What is known before weights are read: GGUF file, checkpoint, loading class, tokenizer."""
-    gguf = Path(model) if is_gguf(model) else None
-    directory = (
-        resolve_model_directory(model, revision=revision)
-        if gguf is None
-        else dequantized_directory(gguf)
-    )
-    checkpoint = open_checkpoint(directory)
-    loader = _loader(checkpoint)
-    with _loading(checkpoint):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            checkpoint.directory, trust_remote_code=False
+@dataclass(frozen=True)
+class _Opened:
+    """What is known of a model before weights are read.
+
+    Attributes:
+        gguf: the GGUF file that it is given as; None for others.
+        checkpoint: its directory, which of a GGUF file is one in the cache.
+        loader: class of transformers that makes it.
+        tokenizer: with the chat template of the processor, if it has none of its own.
+        template_name: of its chat templates.
+    """
+
+    gguf: Path | None
+    checkpoint: Checkpoint
+    loader: Any
+    tokenizer: Any
+    template_name: str | None
+
+    @classmethod
+    def of(cls, model: Path | str, revision: str | None, chat_template: str | None) -> "_Opened":
+        """Find the model, and read its configuration and its tokenizer."""
+        gguf = Path(model) if is_gguf(model) else None
+        directory = (
+            resolve_model_directory(model, revision=revision)
+            if gguf is None
+            else dequantized_directory(gguf)
         )
-    if tokenizer.chat_template is None:
-        tokenizer.chat_template = processor_template(checkpoint.directory)
-    if chat_template is not None:
-        _ = ChatTemplate(tokenizer, chat_template).source  # refused before weights are read
-    pad_token_of(tokenizer)
-    return gguf, checkpoint, loader, tokenizer
+        checkpoint = open_checkpoint(directory)
+        loader = _loader(checkpoint)
+        with _loading(checkpoint):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                checkpoint.directory, trust_remote_code=False
+            )
+        if tokenizer.chat_template is None:
+            tokenizer.chat_template = processor_template(checkpoint.directory)
+        if chat_template is not None:
+            _ = ChatTemplate(tokenizer, chat_template).source  # refused before weights are read
+        pad_token_of(tokenizer)
+        return cls(gguf, checkpoint, loader, tokenizer, chat_template)
+
+    def holding(self, made: Any, layout: GateLayout | None, now: datetime | None) -> LanguageModel:
+        """The model that transformers made, in eval mode and without gradients."""
+        return LanguageModel(
+            made.eval().requires_grad_(False),
+            self.tokenizer,
+            self.checkpoint,
+            layout,
+            template_name=self.template_name,
+            now=now or datetime.now(),
+            gguf=self.gguf,
+        )
 
 
 def pad_token_of(tokenizer: Any) -> None:

@@ -33,7 +33,7 @@ MODEL, SETTING, BENCH = range(3)  # levels of what a worker keeps from one cell 
 
 
 @dataclass(frozen=True)
-class Setting:
+class SeedSetting:
     """What is measured with one seed, and who judges.
 
     Attributes:
@@ -47,7 +47,7 @@ class Setting:
     judges: Sequence[Judge]
 
     @classmethod
-    def of(cls, plan: RivalsPlan, seed: int) -> "Setting":
+    def of(cls, plan: RivalsPlan, seed: int) -> "SeedSetting":
         """That of a plan with one of its seeds.
 
         Raises:
@@ -152,16 +152,16 @@ def _without_axes(plan: RivalsPlan) -> RivalsPlan:
     return plan.model_copy(update={"methods": (), "seeds": (), "out": None})
 
 
-def kept_setting(kept: Kept, plan: RivalsPlan, seed: int) -> Setting:
-    """`Setting.of`, unless it was the last that this worker made."""
-    return kept.get(SETTING, (_without_axes(plan), seed), lambda _: Setting.of(plan, seed))
+def kept_setting(kept: Kept, plan: RivalsPlan, seed: int) -> SeedSetting:
+    """`SeedSetting.of`, unless it was the last that this worker made."""
+    return kept.get(SETTING, (_without_axes(plan), seed), lambda _: SeedSetting.of(plan, seed))
 
 
 def _bench(
     plan: RivalsPlan,
     seed: int,
     model: LanguageModel,
-    setting: Setting,
+    setting: SeedSetting,
     directory: Path,
     store: Store,
     progress: Progress,

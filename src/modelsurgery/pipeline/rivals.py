@@ -14,10 +14,16 @@ from pathlib import Path
 from modelsurgery.data.behaviors import BehaviorFile
 from modelsurgery.errors import EvaluationError, RecipeError, SurgeryError
 from modelsurgery.evaluation.capability import check_tasks
-from modelsurgery.files.atomic import sha256_json
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.loading import load_without_weights
-from modelsurgery.pipeline.grids import Ended, Executor, InProcess, Kept, perform_all
+from modelsurgery.pipeline.grids import (
+    Ended,
+    Executor,
+    InProcess,
+    Kept,
+    content_name,
+    perform_all,
+)
 from modelsurgery.pipeline.method_cells import MethodCell, kept_setting
 from modelsurgery.pipeline.rivals_plan import RivalsPlan
 from modelsurgery.pipeline.runs import RUN_MANIFEST, STORE_FILE, RunDirectory, open_run
@@ -28,8 +34,6 @@ from modelsurgery.results.parts import JudgeNote
 from modelsurgery.results.rivals import MethodNote, RivalsResults
 from modelsurgery.rivals import Method, methods_of
 from modelsurgery.rivals.summary import summarize
-
-NAME_DIGITS = 8
 
 
 @dataclass(frozen=True)
@@ -133,8 +137,7 @@ def _place(plan: RivalsPlan) -> Path | None:
     """The run directory of one plan of several."""
     if plan.out is None:
         return None
-    digits = sha256_json(plan.model_dump(mode="json", exclude={"out"}))[:NAME_DIGITS]
-    return plan.out / f"{plan.name}-{digits}"
+    return plan.out / content_name(plan.name, plan.model_dump(mode="json", exclude={"out"}))
 
 
 @dataclass(frozen=True)
@@ -204,7 +207,8 @@ def _finished(
         for cell in cells
         if (how := ended.get(cell.name)) is not None and how.error is not None
     ]
-    rows = [row for cell in cells if cell not in [one for one, _ in failed] for row in cell.rows]
+    without = {cell.name for cell, _ in failed}
+    rows = [row for cell in cells if cell.name not in without for row in cell.rows]
     if not rows:
         (_, first), *others = failed
         if all(str(error) == str(first) for _, error in others):

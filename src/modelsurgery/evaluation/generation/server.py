@@ -115,7 +115,7 @@ class ServerGenerator:
         progress: Progress = silent,
     ) -> tuple[Continuation, ...]:
         """One continuation a prompt, in the order of the prompts; equal prompts, equal ones."""
-        (((made),),) = self.generate_sides(prompts, [decoding], [edits], progress=progress)
+        ((made,),) = self.generate_sides(prompts, [decoding], [edits], progress=progress)
         return made
 
     def generate_sides(

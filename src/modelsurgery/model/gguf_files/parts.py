@@ -1,20 +1,15 @@
 """Which files make up a GGUF model: one, or the parts of one that was split."""
 
-import re
-from collections.abc import Sequence
 from pathlib import Path
 
+from modelsurgery.checkpoint.gguf_header import MAGIC
+from modelsurgery.checkpoint.place import GGUF_SUFFIX, STABLE_STEM, place_of
 from modelsurgery.errors import CheckpointError, ModelNotFoundError
-
-SUFFIX = ".gguf"
-MAGIC = b"GGUF"
-# As `llama-gguf-split` names the parts.
-PART = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
 def is_gguf(model: Path | str) -> bool:
     """Whether a model is given as a GGUF file: by the end of its name, there or not."""
-    return str(model).endswith(SUFFIX) and not Path(model).is_dir()
+    return str(model).endswith(GGUF_SUFFIX) and not Path(model).is_dir()
 
 
 def gguf_parts(path: Path) -> tuple[Path, ...]:
@@ -26,11 +21,8 @@ def gguf_parts(path: Path) -> tuple[Path, ...]:
     """
     if not path.is_file():
         raise ModelNotFoundError(f"no file at {path}; expected a GGUF file or a model directory")
-    parts: Sequence[Path] = (path,)
-    if found := PART.fullmatch(path.name):
-        count = int(found["count"])
-        names = (f"{found['stem']}-{n:05}-of-{count:05}.gguf" for n in range(1, count + 1))
-        parts = [path.with_name(name) for name in names]
+    place = place_of(path)
+    parts = tuple(place.path(name) for name in place.gguf_names)
     for part in parts:
         if not part.is_file():
             raise CheckpointError(
@@ -43,10 +35,9 @@ def gguf_parts(path: Path) -> tuple[Path, ...]:
                     f"{part}: not a GGUF file; expected one that begins with {MAGIC.decode()}, "
                     "fetch it again"
                 )
-    return tuple(parts)
+    return parts
 
 
 def plain_stem(path: Path) -> str:
     """Name of a model's file without its ending and the number of its part."""
-    found = PART.fullmatch(path.name)
-    return (found["stem"] if found else path.name.removesuffix(SUFFIX)) or "model"
+    return place_of(path).stem or STABLE_STEM

@@ -6,8 +6,18 @@ does not depend on who performed the cell. A grid that was interrupted goes on w
 are there.
 """
 
-from modelsurgery.pipeline.grids.cells import Cell, Ended, Kept
+from modelsurgery.pipeline.grids.cells import Cell, Ended, Kept, content_name
 from modelsurgery.pipeline.grids.executors import Executor, InProcess, Processes, perform_all
 from modelsurgery.pipeline.grids.on_ray import OnRay
 
-__all__ = ["Cell", "Ended", "Executor", "InProcess", "Kept", "OnRay", "Processes", "perform_all"]
+__all__ = [
+    "Cell",
+    "Ended",
+    "Executor",
+    "InProcess",
+    "Kept",
+    "OnRay",
+    "Processes",
+    "content_name",
+    "perform_all",
+]

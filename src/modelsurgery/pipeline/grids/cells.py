@@ -19,6 +19,12 @@ NAME_DIGITS = 8
 log = logging.getLogger(__name__)
 
 
+def content_name(label: str, content: Any) -> str:
+    """A label with a hash of what it stands for (JSON values), as the name of a file."""
+    words = re.sub(r"[^\w.-]+", "-", label).strip("-.")
+    return f"{words}-{sha256_json(content)[:NAME_DIGITS]}"
+
+
 class Cell(ABC):
     """One piece of work of a grid; a frozen dataclass that can be pickled.
 
@@ -41,8 +47,7 @@ class Cell(ABC):
     @property
     def name(self) -> str:
         """Its label with a hash of its content, for files: another cell has another name."""
-        words = re.sub(r"[^\w.-]+", "-", self.label).strip("-.")
-        return f"{words}-{sha256_json(self.content)[:NAME_DIGITS]}"
+        return content_name(self.label, self.content)
 
     @abstractmethod
     def perform(self, kept: "Kept") -> None:

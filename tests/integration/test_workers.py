@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,9 +164,29 @@ def study_of(journal: Path) -> str:
     return name
 
 
-def test_a_worker_of_a_search_that_is_over_makes_nothing(surgery: Surgery, journal: Path) -> None:
+@pytest.fixture
+def going_on(journal: Path, tmp_path: Path) -> Path:
+    return with_attributes(journal, tmp_path / "going-on.journal", search_state="open")
+
+
+def with_attributes(journal: Path, copy: Path, **attributes: object) -> Path:
+    """A copy of a search of which something else is said."""
+    shutil.copy(journal, copy)
+    study = optuna.load_study(study_name=study_of(copy), storage=open_storage(copy))
+    for name, value in attributes.items():
+        study.set_user_attr(name, value)
+    return copy
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_a_worker_of_a_search_that_is_over_makes_nothing(
+    surgery: Surgery, journal: Path, tmp_path: Path, is_named: bool
+) -> None:
+    """Without its name one that ended as the worker started, which may be the one that is meant."""
     name = study_of(journal)
-    done = surgery("worker", journal, "--study", name[:8], "--json")
+    just_ended = with_attributes(journal, tmp_path / "ended.journal", search_ended=time.time())
+    chosen = ("--study", name[:8]) if is_named else ()
+    done = surgery("worker", just_ended, *chosen, "--wait", 3600, "--json")
     assert json.loads(done.stdout) == {"study": name, "trials_made_here": 0}, done.stderr
 
 
@@ -175,24 +198,24 @@ def test_a_worker_of_a_search_that_is_over_makes_nothing(surgery: Surgery, journ
     ],
 )
 def test_a_worker_with_other_inputs_is_told_which(
-    refused: Refused, journal: Path, tmp_path: Path, other: str, named: str
+    refused: Refused, going_on: Path, tmp_path: Path, other: str, named: str
 ) -> None:
     if other == "texts":
         given = write_labeled(tmp_path / "others.jsonl", 116)
     else:
         given = write_tiny_model(tmp_path / "other", seed=1)
-    study = study_of(journal)
-    refused("worker", journal, "--study", study, f"--{other}", given, code=2,
+    study = study_of(going_on)
+    refused("worker", going_on, "--study", study, f"--{other}", given, code=2,
             says=f"study {study}: not the same here as in the search: {named}; give")  # fmt: skip
 
 
 def test_a_worker_of_another_processor_is_told_so(
-    refused: Refused, tiny: tuple[Path, Path], journal: Path, tmp_path: Path
+    refused: Refused, tiny: tuple[Path, Path], going_on: Path, tmp_path: Path
 ) -> None:
     """A search on a GPU keeps bfloat16, which a CPU widens."""
-    study = study_of(journal)
+    study = study_of(going_on)
     recorded = json.dumps("torch.float32")
-    content = journal.read_text()
+    content = going_on.read_text()
     assert recorded in content
     other = tmp_path / "of-a-gpu.journal"
     other.write_text(content.replace(recorded, json.dumps("torch.bfloat16")))
@@ -200,8 +223,9 @@ def test_a_worker_of_another_processor_is_told_so(
 
 
 def test_what_cannot_be_joined_is_one_line(refused: Refused, journal: Path, tmp_path: Path) -> None:
+    ended = with_attributes(journal, tmp_path / "ended.journal", search_ended=time.time() - 61)
     for arguments, code, says in (
-        ((journal, "--wait", 0), 1, "no search that is going on"),
+        ((ended, "--wait", 0), 1, "no search that is going on"),
         ((journal, "--study", "f00", "--wait", 0), 1, "no search f00"),
         ((tmp_path / "none.journal", "--wait", 0), 1, "no search that is going on"),
         (("postgresql://me:secret@127.0.0.1:9/x",), 1, "postgresql://me:***@127.0.0.1:9/x: "),
@@ -223,10 +247,12 @@ def test_a_search_is_found_through_a_proxy(postgres: str) -> None:
         proxy = make_server(behind, "127.0.0.1", 0, thread_pool=pool)
         port = proxy.add_insecure_port("127.0.0.1:0")
         proxy.start()
-        assert find_search(f"grpc://127.0.0.1:{port}") == shared
+        address = f"grpc://127.0.0.1:{port}"
+        assert find_search(address) == shared
+        end_sharing(study)
+        assert find_search(address, study.name) == replace(shared, is_over=True)
         proxy.stop(0).wait()
         close_storage(behind)
-        end_sharing(study)
 
 
 def test_a_search_has_one_place_for_its_trials(refused: Refused) -> None:

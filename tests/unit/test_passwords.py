@@ -1,3 +1,5 @@
+import logging
+
 import pytest
 
 from modelsurgery import cli
@@ -35,5 +37,6 @@ def test_the_line_after_ctrl_c_has_no_password(
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert caught.value.code == 130
+    assert not any(handler.filters for handler in logging.getLogger().handlers)
     said = capsys.readouterr().err
     assert said.endswith("to continue, run: surgery tune demo --storage postgresql://me:***@db/x\n")

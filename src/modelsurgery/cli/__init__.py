@@ -74,10 +74,9 @@ class _Once(logging.Filter):
 
 def main() -> None:
     """Run `surgery`; errors become one line on stderr and an exit code."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    once = _Once()
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(once)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_Once())
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:

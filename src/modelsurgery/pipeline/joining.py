@@ -64,6 +64,8 @@ def join_search(
     """
     with progress("wait for a search", 0):
         shared = find_search(storage, study, wait_seconds=wait_seconds)
+    if shared.is_over:
+        return Joined(shared.study, 0)
     recipe = parse({**shared.recipe, **(instead or {})}, Recipe, f"study {shared.study}")
     assert recipe.now is not None
     with ExitStack() as stack:

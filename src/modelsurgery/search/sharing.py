@@ -22,9 +22,11 @@ from modelsurgery.search.storages import (
 )
 from modelsurgery.search.study import Study
 
-SEARCH, STATE = "search", "search_state"
+SEARCH, STATE, ENDED = "search", "search_state", "search_ended"
 OPEN, OVER = "open", "over"
 SECONDS_BETWEEN_LOOKS = 1.0
+# A process that starts together with a search may look for it when it has just ended.
+JUST_ENDED_SECONDS = 60.0
 # How messages name what trials depend on; what is not here is named by its key.
 INPUTS = {
     "model": "model (over 1 GiB of weights: also the place, sizes and times of its files)",
@@ -48,6 +50,7 @@ class SharedSearch:
         trials: how many are wanted; None is no limit.
         minutes: how long a process makes trials; None is no limit.
         directory: run directory of the process that began it, where the sums over texts are.
+        is_over: whether no more trials are wanted.
     """
 
     study: str
@@ -56,6 +59,7 @@ class SharedSearch:
     trials: int | None
     minutes: float | None
     directory: str
+    is_over: bool = False
 
     def share(self, study: Study) -> None:
         """Let other processes join from now on."""
@@ -63,7 +67,7 @@ class SharedSearch:
         study.set_attribute(STATE, OPEN)
 
     @classmethod
-    def read(cls, content: Mapping[str, Any]) -> Self:
+    def read(cls, content: Mapping[str, Any], *, is_over: bool = False) -> Self:
         """What was shared.
 
         Raises:
@@ -74,7 +78,8 @@ class SharedSearch:
                 f"study {content['study']}: begun by modelsurgery {content['version']}, this is "
                 f"{_version()}; use the same version"
             )
-        return cls(**{name: value for name, value in content.items() if name != "version"})
+        known = {name: value for name, value in content.items() if name != "version"}
+        return cls(**{**known, "is_over": is_over})
 
     def refuse_others(self, inputs: Mapping[str, Any]) -> None:
         """Refuse to join with other inputs.
@@ -94,6 +99,7 @@ class SharedSearch:
 
 def end_sharing(study: Study) -> None:
     """Tell the processes that joined that no more trials are wanted."""
+    study.set_attribute(ENDED, time.time())
     study.set_attribute(STATE, OVER)
 
 
@@ -109,21 +115,23 @@ def find_search(
 
     Args:
         location: as for `open_storage`.
-        name: of its study, or how it begins; None takes the one that is not over.
+        name: of its study, or how it begins; None takes the one that is going on, or that has
+            ended since a minute before this call.
         wait_seconds: how long to wait until there is one.
 
     Raises:
         RecipeError: there are several, or it is of another version of this package.
         StorageError: there is none, or the storage cannot be used.
     """
-    end, found = time.monotonic() + wait_seconds, list[dict[str, Any]]()
+    end, found = time.monotonic() + wait_seconds, list[SharedSearch]()
+    since = time.time() - JUST_ENDED_SECONDS
     while _is_missing(location) and time.monotonic() < end:
         time.sleep(SECONDS_BETWEEN_LOOKS)
     if not _is_missing(location):
         storage = open_storage(location)
         with storage_errors(location), ExitStack() as stack:
             stack.callback(close_storage, storage)
-            while not (found := _searches(storage, name)) and time.monotonic() < end:
+            while not (found := _searches(storage, name, since)) and time.monotonic() < end:
                 time.sleep(SECONDS_BETWEEN_LOOKS)
     place = without_passwords(str(location))
     if not found:
@@ -133,9 +141,9 @@ def find_search(
             "(--wait)"
         )
     if len(found) > 1:
-        names = ", ".join(one["study"] for one in found)
+        names = ", ".join(one.study for one in found)
         raise RecipeError(f"{place} has several searches: {names}; choose one with --study")
-    return SharedSearch.read(found[0])
+    return found[0]
 
 
 def _is_missing(location: Location) -> bool:
@@ -143,14 +151,20 @@ def _is_missing(location: Location) -> bool:
     return is_journal(location) and not Path(str(location)).is_file()
 
 
-def _searches(storage: optuna.storages.BaseStorage, name: str | None) -> list[dict[str, Any]]:
-    """What was shared of each search that is meant."""
-    said = (
+def _searches(
+    storage: optuna.storages.BaseStorage, name: str | None, since: float
+) -> list[SharedSearch]:
+    """The searches of that name; without one those going on, else those that ended since then."""
+    said = [
         optuna.load_study(study_name=each, storage=storage).user_attrs
         for each in optuna.get_all_study_names(storage)
         if each.startswith(name or "")
-    )
-    return [one[SEARCH] for one in said if SEARCH in one and (name or one.get(STATE) == OPEN)]
+    ]
+    shared = [one for one in said if SEARCH in one]
+    if name is None:
+        going_on = [one for one in shared if one.get(STATE) == OPEN]
+        shared = going_on or [one for one in shared if one.get(ENDED, 0.0) >= since]
+    return [SharedSearch.read(one[SEARCH], is_over=one.get(STATE) == OVER) for one in shared]
 
 
 def _by_name(inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -419,3 +419,13 @@ def test_options_of_an_edited_file_are_checked_before_torch_is_imported(
     ):
         with pytest.raises(RecipeError, match=says):
             evaluate(str(made.model), edited=file, **options)
+
+
+def test_a_gguf_file_is_no_edit_and_has_no_surgery(
+    refused: Refused, made: Made, tmp_path: Path
+) -> None:
+    file = tmp_path / "m.gguf"
+    file.write_bytes(b"GGUF" + bytes(100))
+    arguments = ("apply", made.model, file, "--out", tmp_path / "out")
+    refused(*arguments, code=2, says="m.gguf: a GGUF file; expected a file of type edit")
+    refused("inspect", file, code=2, says="m.gguf: no surgery is recorded here")

@@ -207,8 +207,8 @@ def test_inspect_knows_journals(surgery: Surgery, made: Made) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ((), "give either --out DIR or --in-place"),
-        (("--out", "x", "--in-place"), "give either --out DIR or --in-place"),
+        ((), "give either --out DIR|FILE or --in-place"),
+        (("--out", "x", "--in-place"), "give either --out DIR|FILE or --in-place"),
         (("--in-place", "--copy"), "--copy needs --out"),
     ],
 )

@@ -96,7 +96,7 @@ def apply(
     from modelsurgery.edit.edit_file import load_edits
 
     if (out is None) != in_place:
-        raise RecipeError("give either --out DIR or --in-place")
+        raise RecipeError("give either --out DIR|FILE or --in-place")
     if in_place and is_demo_model(model):
         raise RecipeError("the demo model is part of the package; edit a copy with --out")
     if copy and in_place:

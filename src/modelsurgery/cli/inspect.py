@@ -180,7 +180,7 @@ def _other(file: Path, wanted: _Wanted) -> dict[str, Any]:
     directory = place_of(file).records if file.is_dir() or is_gguf(file) else file.parent
     if is_journal(file):
         return journal_json(load_journal(directory))
-    return _surgeries(directory)
+    return _surgeries(directory, file)
 
 
 def _probe(file: Path, wanted: _Wanted) -> dict[str, Any]:
@@ -286,13 +286,13 @@ def _addresses(seen: "Inside") -> list[Any]:
     ]
 
 
-def _surgeries(directory: Path) -> dict[str, Any]:
+def _surgeries(directory: Path, file: Path) -> dict[str, Any]:
     from modelsurgery.apply.manifest import read_manifest
 
     manifest = read_manifest(directory)
     if not manifest.operations:
         raise RecipeError(
-            f"{directory}: no surgery is recorded here; expected a probe, an edit, "
+            f"{file}: no surgery is recorded here; expected a probe, an edit, "
             "a journal or an edited model"
         )
     return {

@@ -17,6 +17,7 @@ from modelsurgery.errors import ArtifactError
 from modelsurgery.files.atomic import write_bytes
 
 MAX_KIND_SEARCH_BYTES = 1 << 20
+GGUF_MAGIC = b"GGUF"
 
 
 def write_artifact(
@@ -38,6 +39,10 @@ def read_artifact(path: Path, kind: str) -> tuple[dict[str, NDArray[Any]], dict[
     if not path.is_file():
         raise ArtifactError(f"no {kind} at {path}; make one with `surgery {kind}`")
     content = path.read_bytes()
+    if content.startswith(GGUF_MAGIC):
+        raise ArtifactError(
+            f"{path}: a GGUF file; expected a file of type {kind}, such as `surgery {kind}` makes"
+        )
     try:
         tensors = load(content)
         (header_bytes,) = struct.unpack("<Q", content[:8])

@@ -85,6 +85,12 @@ def test_a_loaded_file_has_the_values_of_the_file(
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("name", ["Model.GGUF", "sha256-0a1b"])
+def test_a_file_is_loaded_whatever_it_is_called(name: str, demo_path: Path, tmp_path: Path) -> None:
+    path = write_gguf_model(demo_path, placed(tmp_path), "F32").rename(tmp_path / name)
+    assert load_model(path).gguf == path
+
+
 def test_a_file_of_f32_says_what_its_model_says(demo_path: Path, tmp_path: Path) -> None:
     expected = load_model(demo_path)
     model = load_model(write_gguf_model(demo_path, tmp_path / "model.gguf"))

@@ -32,7 +32,7 @@ from modelsurgery.apply.patching import Surgery, check_rows
 from modelsurgery.apply.recognition import refuse_replaced
 from modelsurgery.apply.staging import refuse_existing_gguf, staged_place
 from modelsurgery.checkpoint.directory import Checkpoint, open_checkpoint
-from modelsurgery.checkpoint.place import GGUF_SUFFIX, Place, place_of
+from modelsurgery.checkpoint.place import GGUF_SUFFIX, Place, is_gguf, place_of
 from modelsurgery.checkpoint.rows import Weights
 from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import CheckpointError, RecipeError
@@ -55,7 +55,6 @@ OTHER_WEIGHTS = {
     ".ckpt",
     ".h5",
     ".msgpack",
-    ".gguf",
     ".onnx",
     ".npz",
 }
@@ -161,7 +160,7 @@ def _target(checkpoint: Checkpoint, destination: Path) -> Place:
     if not checkpoint.place.is_gguf:
         refuse_existing(destination, for_directory=True)
         return Place(destination)
-    if destination.suffix != GGUF_SUFFIX or destination.is_dir():
+    if destination.suffix.lower() != GGUF_SUFFIX or destination.is_dir():
         raise RecipeError(
             f"--out {destination}; expected the name of a file that ends in {GGUF_SUFFIX}, because "
             f"{checkpoint.place} is one"
@@ -172,7 +171,7 @@ def _target(checkpoint: Checkpoint, destination: Path) -> Place:
             f"--out {destination} is the name of a file of {named.splits}, and {checkpoint.place} "
             f"is of {splits or 1}; expected NAME{GGUF_SUFFIX}"
         )
-    target = Place(destination.parent, named.stem, splits)
+    target = Place(destination.parent, named.stem, splits, named.ending)
     refuse_existing_gguf(target)
     return target
 
@@ -203,7 +202,7 @@ def _other_files(checkpoint: Checkpoint) -> tuple[tuple[str, ...], tuple[str, ..
                 f"{checkpoint.directory}: the file name {str(name)!r} is not UTF-8 and cannot be "
                 "recorded in the manifest; rename the file"
             )
-        other_weights = path.suffix in OTHER_WEIGHTS
+        other_weights = path.suffix.lower() in OTHER_WEIGHTS or is_gguf(path)
         (left_behind if other_weights else carried).append(str(name))
     return tuple(carried), tuple(left_behind)
 

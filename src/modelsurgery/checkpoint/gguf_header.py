@@ -17,8 +17,8 @@ from typing import Any, BinaryIO
 from modelsurgery.checkpoint.header import StoredTensor
 from modelsurgery.errors import CheckpointError
 from modelsurgery.files.atomic import sha256_bytes
+from modelsurgery.files.magic import GGUF_MAGIC
 
-MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MAX_HEADER_BYTES = 100_000_000
 MAX_DIMENSIONS = 4  # of ggml
@@ -166,7 +166,7 @@ def _counts(header: _Bytes) -> tuple[int, int]:
     if header.file_bytes < 24:
         raise header.damaged(f"{header.file_bytes} bytes are too short")
     magic = header.skip(4)
-    if header.so_far()[magic:] != MAGIC:
+    if header.so_far()[magic:] != GGUF_MAGIC:
         raise header.damaged("it does not begin with GGUF")
     version = header.number("I")
     if version not in VERSIONS:

@@ -1,14 +1,17 @@
 """Where the files of a model are, and where a surgery on it keeps its records.
 
 A model is a directory, or a GGUF file (one, or a set `NAME-00001-of-0000N.gguf`) that may lie
-beside files of other models. Journals and manifests call weight files by names that stay when they
-are renamed or copied: those of a directory are their own, those of a GGUF file `model.gguf` or
+beside files of other models. A GGUF file is known by its name, or by its first bytes where it is
+called otherwise. Journals and manifests call weight files by names that stay when they are renamed
+or copied: those of a directory are their own, those of a GGUF file `model.gguf` or
 `model-00001-of-0000N.gguf`.
 """
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from modelsurgery.files.magic import begins_as_gguf
 
 # While an edit in place is under way, the files that it writes to bear this suffix, so that
 # nothing can load a half-edited model.
@@ -28,11 +31,13 @@ class Place:
         directory: directory with its weight files.
         stem: what the names of its GGUF files begin with; None for a model directory.
         splits: number of GGUF files of a set; 0 of a single one.
+        ending: what their names end with: `.gguf`, as it is spelled there, or nothing.
     """
 
     directory: Path
     stem: str | None = None
     splits: int = 0
+    ending: str = GGUF_SUFFIX
 
     @property
     def is_gguf(self) -> bool:
@@ -62,9 +67,11 @@ class Place:
         )
 
     def path(self, name: str) -> Path:
-        """Where the weight file of a stable name is."""
+        """Where the weight file of a stable name, hidden or not, is."""
         if self.stem is not None:
-            name = self.stem + name.removeprefix(STABLE_STEM)
+            shown = name.removesuffix(IN_SURGERY_SUFFIX)
+            number = shown.removeprefix(STABLE_STEM).removesuffix(GGUF_SUFFIX)
+            name = self.stem + number + self.ending + name.removeprefix(shown)
         return self.directory / name
 
     def hidden(self) -> list[Path]:
@@ -77,23 +84,34 @@ class Place:
     def stable_name(self, path: Path) -> str:
         """The stable name of a weight file, hidden or not."""
         name = path.name.removesuffix(IN_SURGERY_SUFFIX)
-        return name if self.stem is None else STABLE_STEM + name.removeprefix(self.stem)
+        if self.stem is None:
+            return name
+        number = name.removeprefix(self.stem).removesuffix(self.ending)
+        return STABLE_STEM + number + GGUF_SUFFIX
 
     def __str__(self) -> str:
         return str(self.model)
 
 
 def place_of(model: Path | str) -> Place:
-    """The place of a model given as a directory or as (any one of) its GGUF files."""
+    """The place of a model given as a directory or as (any one of) its GGUF files.
+
+    What is not there is taken for a GGUF file if its name ends in `.gguf`, in any case.
+    """
     path = Path(model)
     name = path.name.removesuffix(IN_SURGERY_SUFFIX)
-    if path.is_dir() or not name.endswith(GGUF_SUFFIX):
+    ending = name[-len(GGUF_SUFFIX) :] if name.lower().endswith(GGUF_SUFFIX) else ""
+    if path.is_dir() or not (ending or _begins_as_gguf(path.parent / name)):
         return Place(path)
-    stem = name.removesuffix(GGUF_SUFFIX)
+    stem = name.removesuffix(ending)
     split = SPLIT.search(stem)
     if split is None or not 0 < int(split[1]) <= int(split[2]) <= MAX_SPLITS:
-        return Place(path.parent, stem)
-    return Place(path.parent, stem.removesuffix(split[0]), int(split[2]))
+        return Place(path.parent, stem, 0, ending)
+    return Place(path.parent, stem.removesuffix(split[0]), int(split[2]), ending)
+
+
+def _begins_as_gguf(path: Path) -> bool:
+    return begins_as_gguf(path) or begins_as_gguf(hidden_name(path))
 
 
 def hidden_name(path: Path) -> Path:
@@ -101,6 +119,6 @@ def hidden_name(path: Path) -> Path:
     return path.with_name(path.name + IN_SURGERY_SUFFIX)
 
 
-def is_gguf(path: Path) -> bool:
-    """Whether a file's name, hidden or not, is that of a GGUF file."""
-    return path.name.removesuffix(IN_SURGERY_SUFFIX).endswith(GGUF_SUFFIX)
+def is_gguf(model: Path | str) -> bool:
+    """Whether a model is given as a GGUF file, there or not (see `place_of`), hidden or not."""
+    return place_of(model).is_gguf

@@ -12,7 +12,7 @@ from annotated_types import Ge, Le
 from pydantic.fields import FieldInfo
 from rich.markup import escape
 
-from modelsurgery.checkpoint.place import GGUF_SUFFIX
+from modelsurgery.checkpoint.place import is_gguf
 from modelsurgery.edit.choices import Fit
 from modelsurgery.errors import RecipeError
 from modelsurgery.pipeline.grid_recipe import GridRecipe
@@ -275,7 +275,7 @@ def model_directory(name: str) -> Path:
 
     if is_demo_model(name):
         return demo_model_path()
-    if Path(name).is_dir() or name.endswith(GGUF_SUFFIX):
+    if Path(name).is_dir() or is_gguf(name):
         return Path(name)
     from modelsurgery.model.loading import resolve_model_directory
 

@@ -15,9 +15,9 @@ from safetensors.numpy import load, save
 
 from modelsurgery.errors import ArtifactError
 from modelsurgery.files.atomic import write_bytes
+from modelsurgery.files.magic import GGUF_MAGIC
 
 MAX_KIND_SEARCH_BYTES = 1 << 20
-GGUF_MAGIC = b"GGUF"
 
 
 def write_artifact(

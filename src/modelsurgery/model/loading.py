@@ -28,6 +28,7 @@ from modelsurgery.checkpoint.directory import Checkpoint, open_checkpoint
 from modelsurgery.checkpoint.header import read_json_object
 from modelsurgery.checkpoint.layouts import GateLayout
 from modelsurgery.checkpoint.named_models import NAMED_MODELS, fetched_directory
+from modelsurgery.checkpoint.place import is_gguf
 from modelsurgery.errors import (
     CheckpointError,
     ModelNotFoundError,
@@ -36,7 +37,7 @@ from modelsurgery.errors import (
 )
 from modelsurgery.files.atomic import sha256_file, sha256_json
 from modelsurgery.model.chat_template import ChatTemplate, processor_template
-from modelsurgery.model.gguf_files import dequantized_directory, is_gguf
+from modelsurgery.model.gguf_files import dequantized_directory
 from modelsurgery.model.language_model import LanguageModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from modelsurgery.apply.fitting import check_fits
 from modelsurgery.checkpoint.layouts import load_layout
+from modelsurgery.checkpoint.place import is_gguf
 from modelsurgery.data import demo
 from modelsurgery.data.behaviors import Behavior, BehaviorFile, load_test_part
 from modelsurgery.data.behaviors.roots import local_root
@@ -36,7 +37,6 @@ from modelsurgery.evaluation.judges.review import ReviewRow, export_for_review
 from modelsurgery.evaluation.protocol import SetMeasurement
 from modelsurgery.evaluation.store import Store
 from modelsurgery.files.progress import Progress, silent
-from modelsurgery.model.gguf_files import is_gguf
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.loading import load_model, load_without_weights
 from modelsurgery.pipeline.runs import STORE_FILE, open_run

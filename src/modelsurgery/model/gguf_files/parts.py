@@ -2,14 +2,9 @@
 
 from pathlib import Path
 
-from modelsurgery.checkpoint.gguf_header import MAGIC
-from modelsurgery.checkpoint.place import GGUF_SUFFIX, STABLE_STEM, place_of
+from modelsurgery.checkpoint.place import STABLE_STEM, place_of
 from modelsurgery.errors import CheckpointError, ModelNotFoundError
-
-
-def is_gguf(model: Path | str) -> bool:
-    """Whether a model is given as a GGUF file: by the end of its name, there or not."""
-    return str(model).endswith(GGUF_SUFFIX) and not Path(model).is_dir()
+from modelsurgery.files.magic import GGUF_MAGIC, begins_as_gguf
 
 
 def gguf_parts(path: Path) -> tuple[Path, ...]:
@@ -29,12 +24,11 @@ def gguf_parts(path: Path) -> tuple[Path, ...]:
                 f"{path}: {part.name}, another part of this model, is missing; put all parts into "
                 "one directory"
             )
-        with part.open("rb") as file:
-            if file.read(len(MAGIC)) != MAGIC:
-                raise CheckpointError(
-                    f"{part}: not a GGUF file; expected one that begins with {MAGIC.decode()}, "
-                    "fetch it again"
-                )
+        if not begins_as_gguf(part):
+            raise CheckpointError(
+                f"{part}: not a GGUF file; expected one that begins with {GGUF_MAGIC.decode()}, "
+                "fetch it again"
+            )
     return parts
 
 

@@ -2,20 +2,18 @@
 
 import shlex
 
-from modelsurgery.checkpoint.place import GGUF_SUFFIX
+from modelsurgery.checkpoint.place import GGUF_SUFFIX, is_gguf
 
 
 def delivery_commands(model: str, edits: list[str]) -> tuple[tuple[str, str], ...]:
     """What to do with edits of a model, a directory or a GGUF file: what it does, and the line."""
-    is_gguf = model.endswith(GGUF_SUFFIX)
-    edited = f"edited{GGUF_SUFFIX}" if is_gguf else "edited"
+    edited = f"edited{GGUF_SUFFIX}" if is_gguf(model) else "edited"
     apply = ["surgery", "apply", model, *edits, "--out", edited]
     return (("apply to a copy", shlex.join(apply)), ("undo", f"surgery undo {edited}"))
 
 
 def adapter_command(model: str, edits: list[str]) -> tuple[str, str]:
     """An adapter of edits: for llama.cpp if the model is a GGUF file, else for PEFT."""
-    is_gguf = model.endswith(GGUF_SUFFIX)
-    to, out = ("gguf", f"adapter{GGUF_SUFFIX}") if is_gguf else ("peft", "adapter")
+    to, out = ("gguf", f"adapter{GGUF_SUFFIX}") if is_gguf(model) else ("peft", "adapter")
     line = ["surgery", "export", model, *edits, "--to", to, "--out", out]
-    return f"adapter for {'llama.cpp' if is_gguf else 'PEFT'}", shlex.join(line)
+    return f"adapter for {'llama.cpp' if to == 'gguf' else 'PEFT'}", shlex.join(line)

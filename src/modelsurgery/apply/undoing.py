@@ -25,6 +25,7 @@ from modelsurgery.checkpoint.rows import Weights
 from modelsurgery.errors import JournalError, ModelNotFoundError
 from modelsurgery.files.atomic import (
     locked,
+    refuse_unreadable,
     remove_unfinished,
     staged_bytes,
     storage_errors,
@@ -115,6 +116,7 @@ def existing_place(model: Path | str) -> Place:
     if place.is_gguf and not (place.model.is_file() or place.hidden()):
         raise ModelNotFoundError(f"no model file at {place.model}")
     if not place.is_gguf and not place.directory.is_dir():
+        refuse_unreadable(place.directory)
         raise ModelNotFoundError(f"no model directory at {place.directory}")
     return place
 

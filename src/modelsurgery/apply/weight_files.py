@@ -121,3 +121,7 @@ def refuse_unwritable(paths: Iterable[Path], *, undoing: bool = False) -> None:
             raise StorageError(
                 f"{path} is write-protected; give write permission with `chmod u+w`{protected}"
             )
+        # What is written first tells of a disk that is read-only.
+        is_read_only = os.statvfs(path).f_flag & os.ST_RDONLY
+        if not is_read_only and not os.access(path, os.W_OK, effective_ids=True):
+            raise StorageError(f"{path}: no permission to write to it; run as its owner{protected}")

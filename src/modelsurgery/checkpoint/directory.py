@@ -13,6 +13,7 @@ from modelsurgery.checkpoint.gguf_files import read_gguf_files
 from modelsurgery.checkpoint.header import StoredTensor, read_header, read_json_object
 from modelsurgery.checkpoint.place import Place, place_of
 from modelsurgery.errors import CheckpointError, ModelNotFoundError, UnsupportedModelError
+from modelsurgery.files.atomic import reading_errors, refuse_unreadable
 from modelsurgery.files.shell import path_word
 
 SINGLE_FILE = "model.safetensors"
@@ -63,6 +64,7 @@ class Checkpoint:
         return sum(tensor.size_bytes for tensor in self.tensors.values())
 
 
+@reading_errors()
 def open_checkpoint(directory: Path | str) -> Checkpoint:
     """Open a model without loading its weights.
 
@@ -79,6 +81,7 @@ def open_checkpoint(directory: Path | str) -> Checkpoint:
         ModelNotFoundError: the directory, its `config.json` or the file does not exist.
         UnsupportedModelError: it has no safetensors weights, or an adapter beside them.
         CheckpointError: a header, the index or the configuration is damaged or unsafe.
+        StorageError: one of them may not be read.
 
     Example:
         >>> checkpoint = open_checkpoint("model")
@@ -87,6 +90,7 @@ def open_checkpoint(directory: Path | str) -> Checkpoint:
     """
     directory, place = Path(directory), place_of(directory)
     if not place.is_gguf and not directory.is_dir():
+        refuse_unreadable(directory)
         raise ModelNotFoundError(
             f"no model directory at {directory}; expected a directory with config.json and "
             "safetensors weights, or a GGUF file"

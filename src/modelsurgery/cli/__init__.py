@@ -94,10 +94,18 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:  # what no check at the border foresaw: rights, a failing disk
-        sys.exit(_fail(str(error), 1))
+        sys.exit(_fail(_of_the_system(error), 1))
     if code == 130:
         resume = shlex.join(["surgery", *sys.argv[1:]])
         sys.exit(_fail(f"interrupted; to continue, run: {resume}", code))
+
+
+def _of_the_system(error: OSError) -> str:
+    """What the operating system says, without its number."""
+    if error.filename is None or error.strerror is None:
+        return str(error)
+    advice = "; check its owner and permissions" if isinstance(error, PermissionError) else ""
+    return f"{error.filename}: {error.strerror.lower()}{advice}"
 
 
 def _fail(message: str, code: int) -> int:

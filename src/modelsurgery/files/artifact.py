@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from modelsurgery.errors import ArtifactError
-from modelsurgery.files.atomic import write_bytes
+from modelsurgery.files.atomic import reading_errors, write_bytes
 from modelsurgery.files.magic import GGUF_MAGIC
 
 MAX_KIND_SEARCH_BYTES = 1 << 20
@@ -30,11 +30,13 @@ def write_artifact(
     write_bytes(Path(path), save(contiguous, metadata))
 
 
+@reading_errors()
 def read_artifact(path: Path, kind: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Tensors and description of an artifact.
 
     Raises:
         ArtifactError: missing, damaged, or of another kind.
+        StorageError: it may not be read.
     """
     if not path.is_file():
         raise ArtifactError(f"no {kind} at {path}; make one with `surgery {kind}`")
@@ -58,6 +60,7 @@ def read_artifact(path: Path, kind: str) -> tuple[dict[str, NDArray[Any]], dict[
     return tensors, description
 
 
+@reading_errors()
 def is_artifact(path: Path, kind: str) -> bool:
     """Whether a file says of itself that it is of a kind; false for anything unreadable."""
     if not path.is_file():

@@ -56,6 +56,27 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise StorageError(f"cannot write {path}: {reason}") from error
 
 
+@contextmanager
+def reading_errors() -> Iterator[None]:
+    """Turn a missing permission to read something into a StorageError."""
+    try:
+        yield
+    except PermissionError as error:
+        raise _unreadable(error.filename) from error
+
+
+def refuse_unreadable(path: Path) -> None:
+    """Raise StorageError when something is at `path` that may not be read."""
+    if path.exists() and not os.access(path, os.R_OK, effective_ids=True):
+        raise _unreadable(path)
+
+
+def _unreadable(path: object) -> StorageError:
+    return StorageError(
+        f"{path}: no permission to read it; change its permissions, or run as a user who has it"
+    )
+
+
 def sync_directory(directory: Path) -> None:
     """Flush a directory's entries, so that a rename in it survives a power cut."""
     descriptor = os.open(directory, os.O_RDONLY)
@@ -289,7 +310,8 @@ def locked(directory: Path, *, shared: bool = False) -> Iterator[None]:
     Raises:
         StorageError: another process holds it, or the file system has no locks.
     """
-    descriptor = os.open(directory, os.O_RDONLY)
+    with reading_errors():
+        descriptor = os.open(directory, os.O_RDONLY)
     try:
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         try:

@@ -35,7 +35,7 @@ from modelsurgery.errors import (
     RecipeError,
     UnsupportedModelError,
 )
-from modelsurgery.files.atomic import sha256_file, sha256_json
+from modelsurgery.files.atomic import refuse_unreadable, sha256_file, sha256_json
 from modelsurgery.model.chat_template import ChatTemplate, processor_template
 from modelsurgery.model.gguf_files import dequantized_directory
 from modelsurgery.model.language_model import LanguageModel
@@ -72,6 +72,7 @@ def resolve_model_directory(model: Path | str, *, revision: str | None = None) -
         return Path(model)
     if str(model) in NAMED_MODELS:
         return fetched_directory(str(model))
+    refuse_unreadable(Path(model))
     if Path(model).is_absolute() or str(model).startswith((".", "~")) or Path(model).exists():
         raise ModelNotFoundError(
             f"no model directory at {model}; expected a directory with config.json and "

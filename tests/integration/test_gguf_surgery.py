@@ -4,6 +4,7 @@ import json
 import shlex
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,10 @@ from modelsurgery import (
     Edit,
     apply_to_copy,
     compare_checkpoints,
+    edited,
     find_gate_matrices,
     load_edit,
+    load_model,
     make_edit,
     open_checkpoint,
     plan_surgery,
@@ -27,6 +30,7 @@ from modelsurgery import (
     undo,
     verify,
 )
+from modelsurgery.apply.fitting import check_fits
 from modelsurgery.apply.in_place import apply_in_place
 from modelsurgery.apply.staging import staged_place
 from modelsurgery.checkpoint import ggml
@@ -40,6 +44,7 @@ from modelsurgery.errors import (
     RecipeError,
     UnsupportedModelError,
 )
+from modelsurgery.export.factors import low_rank_factors
 from tiny import write_tiny_model
 
 WIDTH = 256
@@ -173,6 +178,33 @@ def test_another_model_is_refused(original: Path, tmp_path: Path) -> None:
     with pytest.raises(EditMismatchError, match="make the edit again"):
         apply_in_place(path, [replace(edit, updates=old)])
     assert checkpoint.files == ("model.safetensors",)
+
+
+def test_refusals_name_tensors_of_the_file(original: Path, tmp_path: Path) -> None:
+    """Edits of one form, refused on the other: the names are those of the model that refuses."""
+    path = write_gguf(original, tmp_path / "m.gguf", "Q8_0")
+    model = load_model(original)
+    for edit, refusing, name in (
+        (edit_of(original), path, "blk.N.ffn_gate.weight"),
+        (edit_of(path), original, "model.layers.N.mlp.gate_proj.weight"),
+    ):
+        block = edit.updates[0].address.block
+        negated = [replace(one, base_samples=-one.base_samples) for one in edit.updates]
+        strange = replace(edit, updates=tuple(negated))
+        checkpoint = open_checkpoint(refusing)
+        attempts = [
+            partial(apply_to_copy, refusing, [strange], tmp_path / "out.gguf"),
+            partial(plan_surgery, checkpoint, [strange]),
+            partial(check_fits, refusing, [strange]),
+            partial(low_rank_factors, checkpoint, [strange]),
+        ]
+        if refusing == original:
+            attempts[0] = partial(apply_to_copy, refusing, [strange], tmp_path / "out")
+            attempts[1] = partial(ExitStack().enter_context, edited(model, strange))
+        for attempt in attempts:
+            with pytest.raises(EditMismatchError) as caught:
+                attempt()
+            assert name.replace("N", str(block)) in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", [*BY_THE_PACKAGE, "Q6_K", "Q5_K", "Q4_K"])

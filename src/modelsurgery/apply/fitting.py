@@ -8,7 +8,7 @@ from modelsurgery.checkpoint.layouts import GateLayout, find_gate_matrices
 from modelsurgery.checkpoint.place import is_gguf
 from modelsurgery.checkpoint.rows import Weights
 from modelsurgery.edit.changes import check_bases
-from modelsurgery.edit.edit import Edit, layout_of, rows_reader
+from modelsurgery.edit.edit import Edit, layout_of, named_as, rows_reader
 from modelsurgery.errors import UnsupportedModelError
 
 
@@ -37,6 +37,7 @@ def check_fits(model: Path, edits: Sequence[Edit], layout: GateLayout | None = N
         gates = find_gate_matrices(checkpoint, layout_of(edits) or layout)
     except UnsupportedModelError:
         return
+    named = named_as(edits, {gate.address: gate.tensor for gate in gates})
     with Weights(checkpoint) as weights:
         read = rows_reader(weights, gates)
-        check_bases(edits, read, is_dequantized=checkpoint.is_dequantized)
+        check_bases(named, read, is_dequantized=checkpoint.is_dequantized)

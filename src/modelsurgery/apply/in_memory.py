@@ -28,7 +28,7 @@ from modelsurgery.checkpoint.layouts import (
 from modelsurgery.checkpoint.quantized import is_quantized
 from modelsurgery.checkpoint.rows import DTYPES, ROW_DTYPES, Rows, RowView, holds, rounded
 from modelsurgery.edit.changes import TensorChange, tensor_changes
-from modelsurgery.edit.edit import Edit, RowUpdate, layout_of
+from modelsurgery.edit.edit import Edit, RowUpdate, layout_of, named_as
 from modelsurgery.errors import EditMismatchError, UnsupportedModelError
 
 TORCH_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
@@ -245,7 +245,8 @@ def _changes(
     def read(update: RowUpdate, rows: NDArray[np.int64]) -> Rows:
         return _read(matrices, update, rows)
 
-    return tuple(tensor_changes(edits, read, is_dequantized=is_dequantized))
+    named = named_as(edits, {address: one.name for address, one in matrices.items()})
+    return tuple(tensor_changes(named, read, is_dequantized=is_dequantized))
 
 
 def _read(

@@ -17,7 +17,7 @@ from modelsurgery.checkpoint.layouts import Address, GateMatrix, find_gate_matri
 from modelsurgery.checkpoint.quantized import check_writable, is_quantized
 from modelsurgery.checkpoint.rows import Rows, Weights
 from modelsurgery.edit.changes import TensorChange, tensor_changes
-from modelsurgery.edit.edit import Edit, layout_of, rows_reader, rows_sha256
+from modelsurgery.edit.edit import Edit, layout_of, named_as, rows_reader, rows_sha256
 from modelsurgery.errors import VerificationError
 from modelsurgery.files.ahead import worked_ahead
 from modelsurgery.files.provenance import provenance
@@ -51,7 +51,9 @@ class Surgery:
         touched = {update.address for edit in edits for update in edit.updates}
         for dtype in sorted({gate.dtype for gate in gates if gate.address in touched}):
             check_writable(dtype, str(checkpoint.place))
-        return cls(checkpoint, gates, tuple(edits))
+        return cls(
+            checkpoint, gates, named_as(edits, {gate.address: gate.tensor for gate in gates})
+        )
 
     def write_journal(self, directory: Path) -> tuple[StoredJournal, Coverage]:
         """Put the rows that will change into a journal of `directory`; no weight is written.

@@ -20,7 +20,7 @@ from modelsurgery.checkpoint.layouts.matching import name_patterns
 from modelsurgery.checkpoint.quantized import QUANTIZED_DTYPES, check_writable
 from modelsurgery.checkpoint.rows import Weights
 from modelsurgery.edit.changes import tensor_changes
-from modelsurgery.edit.edit import Edit, layout_of, rows_reader
+from modelsurgery.edit.edit import Edit, layout_of, named_as, rows_reader
 from modelsurgery.errors import EditMismatchError
 
 # What writing and flushing is taken to manage: a plan writes nothing, so it cannot measure it.
@@ -137,6 +137,7 @@ def plan_surgery(
     """
     layout = layout or layout_of(edits) or choose_layout(checkpoint)
     gates = find_gate_matrices(checkpoint, layout)
+    edits = named_as(edits, {gate.address: gate.tensor for gate in gates})
     touched = _rows_touched(checkpoint, gates, edits)
     row_bytes = {gate: gate.view.columns * gate.view.itemsize for gate in gates}
     rows_bytes = sum(count * row_bytes[gate] for gate, count in touched.items())

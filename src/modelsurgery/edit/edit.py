@@ -9,7 +9,7 @@ v ← v + α·W[1] for each row v of the region.
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -309,6 +309,22 @@ def layout_of(edits: Sequence[Edit]) -> GateLayout | None:
     if any(layout != layouts[0] for layout in layouts):
         raise EditMismatchError("the edits have different layouts; they are for different models")
     return layouts[0] if layouts else None
+
+
+def named_as(edits: Sequence[Edit], names: Mapping[Address, str]) -> tuple[Edit, ...]:
+    """Edits whose matrices are called as a model calls them: an edit crosses over to other files.
+
+    What the model does not have keeps its name.
+    """
+    return tuple(
+        replace(
+            edit,
+            updates=tuple(
+                replace(one, tensor=names.get(one.address, one.tensor)) for one in edit.updates
+            ),
+        )
+        for edit in edits
+    )
 
 
 def rows_reader(weights: Weights, gates: Sequence[GateMatrix]) -> ReadRows:

@@ -21,7 +21,7 @@ from modelsurgery.checkpoint.layouts import (
 )
 from modelsurgery.checkpoint.rows import ROW_DTYPES, Weights, rounded
 from modelsurgery.edit.changes import check_bases, tensor_changes
-from modelsurgery.edit.edit import Edit, ReadRows, layout_of, rows_reader
+from modelsurgery.edit.edit import Edit, ReadRows, layout_of, named_as, rows_reader
 from modelsurgery.errors import (
     EditMismatchError,
     NothingChangedError,
@@ -77,8 +77,9 @@ def low_rank_factors(checkpoint: Checkpoint, edits: Sequence[Edit]) -> tuple[Fac
     """
     layout = layout_of(edits) or choose_layout(checkpoint)
     gates = find_gate_matrices(_with_known_types(checkpoint), layout)
+    named = named_as(edits, {gate.address: gate.tensor for gate in gates})
     with Weights(checkpoint) as weights:
-        changed = _changed(edits, gates, rows_reader(weights, gates), checkpoint)
+        changed = _changed(named, gates, rows_reader(weights, gates), checkpoint)
     columns = {gate.address: _columns(gate, edits) for gate in gates if gate.address in changed}
     rank = max((len(some) for some in columns.values()), default=0)
     if rank == 0:

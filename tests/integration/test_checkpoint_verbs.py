@@ -16,6 +16,7 @@ from modelsurgery import (
     load_edit,
     load_probe,
     open_checkpoint,
+    save_edit,
     save_probe,
 )
 from modelsurgery.files.atomic import sha256_file
@@ -287,3 +288,34 @@ def test_a_whole_run_with_a_layout_of_the_user(
     edit = load_edit(out / "edit.safetensors")
     assert edit.layout is not None
     assert edit.layout.prefixes == ["model.layers.{block}."]
+
+
+def test_names_of_strangers_do_not_steer_the_terminal(
+    surgery: Surgery, made: Made, tmp_path: Path
+) -> None:
+    edit = load_edit(made.edit)
+    first, *others = edit.updates
+    strange = replace(first, tensor="one\x1b[2J\u202e\ntwo")
+    origin = replace(edit.provenance, settings={"a\x1b]0;": ["\x07\u2066b"]})
+    path = tmp_path / "strange.safetensors"
+    save_edit(replace(edit, updates=(strange, *others), provenance=origin), path)
+    shown = surgery("inspect", path).stdout
+    assert "one[2J" in shown
+    assert not set("\x1b\u202e\x07\u2066") & set(shown)
+
+
+def test_what_has_no_value_is_not_shown(surgery: Surgery, made: Made) -> None:
+    for arguments in (("plan", made.model, made.edit), ("inspect", made.edit)):
+        shown = surgery(*arguments).stdout
+        assert "None" not in shown
+        assert "null" not in shown
+        assert "types  " not in shown.replace("dtypes", "")
+
+
+def test_differences_are_in_the_order_of_blocks(surgery: Surgery, tmp_path: Path) -> None:
+    one, other = (
+        write_tiny_model(tmp_path / str(seed), num_hidden_layers=11, seed=seed) for seed in (0, 1)
+    )
+    lines = surgery("diff", one, other, "--rows", 0).stdout.splitlines()
+    names = [line.split()[0] for line in lines if ".mlp.gate_proj." in line]
+    assert names == [f"model.layers.{block}.mlp.gate_proj.weight" for block in range(11)]

@@ -111,7 +111,7 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("", "points to ''; expected the plain name"),
         (["model.safetensors"], "expected the plain name"),
         ("missing.safetensors", "names missing.safetensors, which is missing"),
-        ("two\nlines\x1b[2J.safetensors", "two lines [2J.safetensors, which is missing"),
+        ("two\nlines\x1b[2J.safetensors", "two lines[2J.safetensors, which is missing"),
         ("nul\0.safetensors", "expected the plain name"),
         ("x" * 300, "which is missing"),
         ("config.json", "config.json"),

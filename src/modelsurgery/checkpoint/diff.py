@@ -1,6 +1,7 @@
 """What differs between two checkpoints, tensor by tensor and row by row; loads no model."""
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -54,7 +55,7 @@ def compare_checkpoints(
         progress: receives the number of compared tensors.
 
     Returns:
-        The tensors that differ, sorted by name; empty if the weights are the same.
+        The tensors that differ, by name, in the order of blocks; empty if the weights are the same.
 
     Raises:
         CheckpointError: a file is truncated.
@@ -65,7 +66,7 @@ def compare_checkpoints(
         >>> sum(len(one.rows) for one in found) == copy.coverage.rows_edited
         True
     """
-    names = sorted({*first.tensors, *second.tensors})
+    names = sorted({*first.tensors, *second.tensors}, key=_natural)
     transposed = _transposed(first)
     found = []
     with (
@@ -86,6 +87,14 @@ def compare_checkpoints(
                 found += _compare(weights, others, one, name in transposed)
             advance(1)
     return tuple(found)
+
+
+def _natural(name: str) -> tuple[list[tuple[int, str]], str]:
+    """What names are sorted by so that block 2 comes before block 10; 02 and 2 are two names."""
+    parts = re.split(r"(\d+)", name)
+    numbers = [part.lstrip("0") for part in parts[1::2]]  # compared by length first, then as text
+    parts[1::2] = numbers
+    return [(len(part) if at % 2 else 0, part) for at, part in enumerate(parts)], name
 
 
 def _transposed(checkpoint: Checkpoint) -> set[str]:

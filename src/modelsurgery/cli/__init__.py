@@ -27,6 +27,7 @@ from modelsurgery.cli import (
 )
 from modelsurgery.errors import SurgeryError
 from modelsurgery.files.passwords import without_passwords
+from modelsurgery.report.untrusted import printable
 
 # Read by those libraries when they are imported, which is later, inside the commands.
 ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
@@ -72,11 +73,19 @@ class _Once(logging.Filter):
         return is_new
 
 
+class _Printable(logging.Formatter):
+    """Messages without what names in them could do to a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def main() -> None:
     """Run `surgery`; errors become one line on stderr and an exit code."""
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(_Once())
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    handler.setFormatter(_Printable("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
@@ -110,7 +119,6 @@ def _of_the_system(error: OSError) -> str:
 
 def _fail(message: str, code: int) -> int:
     # Names from a stranger's file may hold line breaks and escape sequences of terminals.
-    line = "".join(c if c.isprintable() else " " for c in " ".join(message.split()))
-    line = without_passwords(line)
+    line = without_passwords(printable(" ".join(message.split())))
     print(f"surgery: {line}", file=sys.stderr)
     return code

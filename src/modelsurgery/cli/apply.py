@@ -48,8 +48,9 @@ def plan(
     checkpoint = open_checkpoint(model_directory(model))
     planned = plan_surgery(checkpoint, loaded, layout=chosen_layout(layout))
     content = {"model": str(checkpoint.place), **asdict(planned), **edits_together(loaded)}
-    if not as_json and planned.types:
-        content["types"] = [_type_line(name, one) for name, one in planned.types.items()]
+    if not as_json:
+        lines = [_type_line(name, one) for name, one in planned.types.items()]
+        content["types"] = lines or None
     if any(one.arrival for one in planned.types.values()):
         content["note"] = QUANTIZED_AGAIN
     content |= _warned({name: one.arrival for name, one in planned.types.items() if one.arrival})

@@ -7,22 +7,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from modelsurgery.report.untrusted import in_one_line, printable
+
 if TYPE_CHECKING:
     from modelsurgery.files.progress import Progress
 
 
 def print_content(content: dict[str, Any], as_json: bool) -> None:
-    """Print keys and values, aligned, or one JSON object."""
+    """Print keys and values, aligned, or one JSON object.
+
+    For people what is None is left out, and names lose what could steer a terminal.
+    """
     if as_json:
         print_json(content)
         return
+    content = _without_none(content)
     width = max(map(len, content), default=0)
     for key, value in content.items():
-        label = f"{key.replace('_', ' '):<{width}}"
+        label = in_one_line(f"{key.replace('_', ' '):<{width}}")
         if _is_nested(value):
-            print(f"{label.rstrip()}\n{textwrap.indent(_outline(value), '  ')}")
+            print(f"{label.rstrip()}\n{textwrap.indent(printable(_outline(value)), '  ')}")
         else:
-            print(f"{label}  {_shown(key, value)}")
+            print(f"{label}  {in_one_line(_shown(key, value))}")
 
 
 def print_json(content: dict[str, Any]) -> None:
@@ -36,11 +42,12 @@ def print_differences(found: list[dict[str, Any]], as_json: bool, rows_shown: in
         print_json({"tensors": found})
         return
     for one in found:
+        name = in_one_line(one["tensor"])
         if one["kind"] != "rows":
-            print(f"{one['tensor']}  differs: {one['kind']}")
+            print(f"{name}  differs: {one['kind']}")
             continue
         count, total = len(one["rows"]), one["row_count"]
-        print(f"{one['tensor']}  {count} of {total} rows, norm {one['relative_norm']:.3%} of base")
+        print(f"{name}  {count} of {total} rows, norm {one['relative_norm']:.3%} of base")
         largest = sorted(zip(one["norms"], one["rows"], strict=True), reverse=True)[:rows_shown]
         for norm, row in largest:
             print(f"  row {row}  norm of change {norm:.4g}")
@@ -64,6 +71,13 @@ def showing_progress() -> Iterator["Progress"]:
     # The very stderr of now: what silences a library for a while must not silence progress.
     with live_progress(Console(file=sys.stderr)) as progress:
         yield progress
+
+
+def _without_none(value: Any) -> Any:
+    """The same without keys that have no value, at any depth."""
+    if isinstance(value, dict):
+        return {key: _without_none(one) for key, one in value.items() if one is not None}
+    return [_without_none(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _shown(key: str, value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Text that a model wrote, made safe to show: without control characters and escape sequences."""
+"""Text of a model or a stranger's file, made safe to show: without what could steer a terminal."""
 
 
 def printable(text: str) -> str:

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from modelsurgery.checkpoint.gguf_files import MODEL_TYPES
+from modelsurgery.checkpoint.gguf_files import architecture_of
 
-ARCHITECTURES = {kind: architecture for architecture, kind in MODEL_TYPES.items()}
-ARCHITECTURES.update({"mistral": "llama", "mixtral": "llama", "llama4_text": "llama4"})
+ARCHITECTURES = {"mixtral": "llama", "llama4_text": "llama4"}
 SPELLINGS = {
     "embedding_length": ("hidden_size", "n_embd"),
     "block_count": ("num_hidden_layers", "n_layer"),
@@ -45,7 +44,7 @@ def write_gguf(
     config = json.loads((directory / "config.json").read_text())
     config = {**config, **config.get("text_config", {})}
     family = config["model_type"]
-    architecture = ARCHITECTURES.get(family, family)
+    architecture = ARCHITECTURES.get(family) or architecture_of(family)
     writer = gguf.GGUFWriter(str(path), architecture, split_max_tensors=tensors_a_file)
     for key, spelled in SPELLINGS.items():
         value = next((config[name] for name in spelled if config.get(name)), None)

@@ -24,6 +24,7 @@ from modelsurgery import (
     verify,
 )
 from modelsurgery.checkpoint import ggml
+from modelsurgery.checkpoint.gguf_files import MODEL_TYPES, architecture_of
 from modelsurgery.errors import EditMismatchError, RecipeError, UnsupportedModelError
 from modelsurgery.export import write_gguf_adapter, write_merged_gguf, write_ollama_model
 from talking import SMOLLM_2
@@ -161,3 +162,24 @@ def test_what_ollama_and_adapters_cannot_take_is_refused(
         refused(*arguments, code=2, says="is made from the model's directory")
     arguments = ("export", path, file, "--to", "mlx", "--form", "merged", "--out", tmp_path / "out")
     refused(*arguments, code=2, says="--form merged and --to mlx")
+
+
+def test_an_architecture_and_its_model_type_are_one_pair() -> None:
+    import gguf
+
+    assert set(MODEL_TYPES) <= set(gguf.MODEL_ARCH_NAMES.values())
+    assert [architecture_of(kind) for kind in MODEL_TYPES.values()] == list(MODEL_TYPES)
+    assert (architecture_of("mistral"), architecture_of("qwen3")) == ("llama", "qwen3")
+
+
+def test_dense_blocks_of_a_mixture_get_an_adapter(tmp_path: Path) -> None:
+    """Its architecture is known in one direction, so it is in the other."""
+    checkpoint = open_checkpoint(write_tiny_model(tmp_path / "model", "deepseek_v2"))
+    gates = find_gate_matrices(checkpoint)
+    dense = [gate for gate in gates if gate.address.expert < 0]
+    direction = np.random.default_rng(0).standard_normal(gates[0].hidden_size)
+    region = select_region(score_rows(checkpoint, dense, direction[None]), 4)
+    edit = make_edit(region, direction, strength=1.0).bound_to(checkpoint)
+    adapter = write_gguf_adapter(checkpoint, [edit], tmp_path / "adapter.gguf")
+    assert adapter.architecture == "deepseek2"
+    assert all(name.startswith("blk.") and "ffn_gate" in name for name in adapter.tensors)

@@ -37,6 +37,15 @@ MODEL_TYPES = {
     "qwen3vlmoe": "qwen3_vl_moe",
     "starcoder": "gpt_bigcode",
 }
+# Further model types that llama.cpp's converter makes files of the same architectures of.
+CONVERTED = {
+    "internlm3": "llama",
+    "mistral": "llama",
+    "olmo3": "olmo2",
+    "qwen2_5_vl": "qwen2vl",
+    "qwen3_5": "qwen35",
+}
+ARCHITECTURES = {**{kind: name for name, kind in MODEL_TYPES.items()}, **CONVERTED}
 # Keys of config.json and of GGUF, after the architecture's name.
 KEYS = {
     "hidden_size": "embedding_length",
@@ -50,6 +59,11 @@ KEYS = {
     "num_experts_per_tok": "expert_used_count",
     "num_nextn_predict_layers": "nextn_predict_layers",
 }
+
+
+def architecture_of(model_type: str) -> str:
+    """llama.cpp's architecture of a `model_type` of config.json, if there is one."""
+    return ARCHITECTURES.get(model_type, model_type)
 
 
 def read_gguf_files(place: Place) -> tuple[dict[str, Any], dict[str, StoredTensor]]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from modelsurgery.apply.copying import EditedCopy, apply_to_copy
 from modelsurgery.checkpoint.directory import Checkpoint
-from modelsurgery.checkpoint.gguf_files import ARCHITECTURE_KEY
+from modelsurgery.checkpoint.gguf_files import ARCHITECTURE_KEY, architecture_of
 from modelsurgery.checkpoint.quantized import gguf_package
 from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import UnsupportedModelError
@@ -30,26 +30,6 @@ from modelsurgery.export.factors import (
 from modelsurgery.files.atomic import refuse_existing, storage_errors, write_bytes
 from modelsurgery.files.progress import Progress, silent
 
-# `model_type` of config.json to llama.cpp's architecture, where its converter spells it otherwise.
-ARCHITECTURES = {
-    "cohere": "command-r",
-    "gemma3_text": "gemma3",
-    "gemma4_text": "gemma4",
-    "glm": "chatglm",
-    "gpt_bigcode": "starcoder",
-    "gpt_neox": "gptneox",
-    "hunyuan_v1_dense": "hunyuan-dense",
-    "internlm3": "llama",
-    "ministral3": "mistral3",
-    "mistral": "llama",
-    "olmo3": "olmo2",
-    "phi": "phi2",
-    "qwen2_5_vl": "qwen2vl",
-    "qwen2_vl": "qwen2vl",
-    "qwen3_5": "qwen35",
-    "qwen3_5_text": "qwen35",
-    "qwen3_vl": "qwen3vl",
-}
 # Architectures that the gguf package names, and that llama.cpp can neither convert nor run.
 NAMES_ONLY = {"gptj"}
 
@@ -179,7 +159,7 @@ def _architecture(gguf: ModuleType, checkpoint: Checkpoint) -> str:
     if checkpoint.place.is_gguf:
         return str(checkpoint.config[ARCHITECTURE_KEY])
     model_type = str(checkpoint.config.get("model_type"))
-    architecture = ARCHITECTURES.get(model_type, model_type)
+    architecture = architecture_of(model_type)
     if architecture in NAMES_ONLY or architecture not in gguf.MODEL_ARCH_NAMES.values():
         raise UnsupportedModelError(
             f"{checkpoint.directory}: llama.cpp has no known architecture for model type "

@@ -104,21 +104,18 @@ def edit(
         raise RecipeError("give either --texts FILE or --probe FILE")
     refuse_existing(out)
     share, window = row_share(rows), layer_window(layers) if layers else None
+    for_texts = {
+        "--rule": rule, "--neutral": neutral, "--weight": weight,
+        "--direction": direction, "--steps": steps,
+    }  # fmt: skip
+    for_probe = {"--alpha": alpha, "--direction-source": direction_source}
+    _refuse_others(for_probe if probe is None else for_texts, is_probe=probe is not None)
     if probe is not None:
-        for name, value in (
-            ("--rule", rule), ("--neutral", neutral), ("--weight", weight),
-            ("--direction", direction), ("--steps", steps),
-        ):  # fmt: skip
-            if value:
-                raise RecipeError(f"{name} needs --texts; it cannot be used with --probe")
         content, made = _from_probe(
             model, probe, share, window, alpha, strength, direction_source, toward,
             layout,
         )  # fmt: skip
     else:
-        for name, given in (("--alpha", alpha), ("--direction-source", direction_source)):
-            if given is not None:
-                raise RecipeError(f"{name} needs --probe; it cannot be used with --texts")
         assert texts is not None
         content, made = _from_texts(
             model,
@@ -149,6 +146,14 @@ def edit(
         "strength": made.strength,
     }
     print_content(shown | content, as_json)
+
+
+def _refuse_others(options: dict[str, Any], *, is_probe: bool) -> None:
+    """Refuse options, by name, that the other way to an edit takes."""
+    needed, given = ("--texts", "--probe") if is_probe else ("--probe", "--texts")
+    for name, value in options.items():
+        if value is not None and value != []:
+            raise RecipeError(f"{name} needs {needed}; it cannot be used with {given}")
 
 
 def _from_probe(

@@ -1,7 +1,7 @@
 """`surgery evaluate`: a model and its edits on a behavior, and what broke."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,6 +29,10 @@ from modelsurgery.cli.output import print_json, showing_progress
 from modelsurgery.errors import RecipeError
 from modelsurgery.pipeline.option import Panel
 from modelsurgery.pipeline.recipe import DEFAULT_BEHAVIOR
+
+if TYPE_CHECKING:
+    from modelsurgery.edit.edit import Edit
+    from modelsurgery.pipeline.evaluating import EvaluationRun
 
 Judges = Annotated[
     list[str] | None,
@@ -163,10 +167,6 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure a behavior before and after an edit, and the damage. Resumes if interrupted."""
-    from rich.console import Console
-
-    from modelsurgery.report.evaluation import print_evaluation
-
     _check_edited(edited, edit or [], backend)
     with showing_progress() as progress:
         keep_freed_memory()
@@ -179,15 +179,11 @@ def evaluate(
         from modelsurgery.pipeline.evaluating import EvaluationPlan, run_evaluation
 
         described = describe_behavior(behavior).with_own(prompts=prompts, neutral=neutral)
-        described = described.with_length(max_new_tokens)
-        if seed is None:  # that of the edit, so that texts which chose it are not measured on
-            seeds = [one.provenance.seed for one in given]
-            seed = next((one for one in seeds if one is not None), 0)
         options = {
             "model": model,
             "edits": edit or (),
             "edited": edited,
-            "behavior": described,
+            "behavior": described.with_length(max_new_tokens),
             "data": data_root(data),
             "judges": judge or (),
             "sets": sets or None,
@@ -202,7 +198,7 @@ def evaluate(
             "server_model": server_model,
             "adapter_dir": adapter_dir,
             "concurrency": concurrency,
-            "seed": seed,
+            "seed": _seed_of(given) if seed is None else seed,
             "device": device,
             "dtype": dtype,
             "layout": layout,
@@ -216,9 +212,23 @@ def evaluate(
         content = result.evaluation.to_json()
         print_json({**content, "speed": result.speed, "run_directory": str(result.directory)})
     else:
-        print_evaluation(result.evaluation.results(), Console(highlight=False, soft_wrap=True))
-        print(f"everything is in {result.directory}")
-        print(f"to look at it: {result.directory}/report.html")
+        _print_result(result)
+
+
+def _print_result(result: "EvaluationRun") -> None:
+    from rich.console import Console
+
+    from modelsurgery.report.evaluation import print_evaluation
+
+    print_evaluation(result.evaluation.results(), Console(highlight=False, soft_wrap=True))
+    print(f"everything is in {result.directory}")
+    print(f"to look at it: {result.directory}/report.html")
+
+
+def _seed_of(edits: "list[Edit]") -> int:
+    """The seed of the edits, so that texts which chose them are not measured on."""
+    seeds = [one.provenance.seed for one in edits]
+    return next((one for one in seeds if one is not None), 0)
 
 
 def _check_edited(edited: Path | None, edits: list[Path], backend: str | None) -> None:

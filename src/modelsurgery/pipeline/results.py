@@ -75,24 +75,15 @@ class RunResult:
     def results(self) -> RunResults:
         """The same as typed values."""
         found, damage, search = self.evaluation, self.evaluation.damage, self.choice.search
-        neutral, greedy, judge = found.neutral_json(), found.greedy, found.judges[0]
+        neutral, judge = found.neutral_json(), found.judges[0]
         assert neutral is not None
-        assert greedy is not None
         limits = partial(limits_json, self.budget, has_uncalled=damage.uncalled is not None)
         facts = None if damage.facts is None else damage.facts.to_json()
         rates = (None, None) if damage.facts is None else damage.facts.rates
         return RunResults.model_validate(
             {
                 "model": found.model[0],
-                "behavior": {
-                    "name": found.behavior.name,
-                    "title": found.behavior.title,
-                    "direction": self.recipe["direction"],
-                    **found.first.measured_json(),
-                    "samples_per_prompt": self.recipe["samples"],
-                    "greedy": greedy.measured_json(),
-                    "outcome": asdict(self.outcome),
-                },
+                "behavior": self._behavior_json(),
                 "origin": self.origin,
                 "judge": {"name": judge["name"], "note": judge["note"]},
                 "perplexity": {
@@ -127,6 +118,19 @@ class RunResult:
                 "seconds": self.seconds,
             }
         )
+
+    def _behavior_json(self) -> dict[str, Any]:
+        found, greedy = self.evaluation, self.evaluation.greedy
+        assert greedy is not None
+        return {
+            "name": found.behavior.name,
+            "title": found.behavior.title,
+            "direction": self.recipe["direction"],
+            **found.first.measured_json(),
+            "samples_per_prompt": self.recipe["samples"],
+            "greedy": greedy.measured_json(),
+            "outcome": asdict(self.outcome),
+        }
 
     def _examples(self) -> list[dict[str, Any]]:
         """The first held-out prompts whose base continuation is what the edit works against."""

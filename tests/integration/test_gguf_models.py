@@ -14,15 +14,19 @@ from command_line import Surgery
 from llama_cpp import LlamaCpp, write_gguf_model
 from modelsurgery import (
     Edit,
+    apply_to_copy,
     edited,
     find_gate_matrices,
+    load_edit,
     load_model,
     make_edit,
     open_checkpoint,
+    plan_surgery,
     save_edit,
     score_rows,
     select_region,
 )
+from modelsurgery.apply.fitting import check_fits
 from modelsurgery.errors import (
     CheckpointError,
     EditMismatchError,
@@ -301,6 +305,34 @@ def test_edits_cross_over_in_memory(kind: str, dtype: str, demo_path: Path, tmp_
             edited(original, of_another_model(theirs)),
         ):
             pass
+
+
+@pytest.mark.parametrize("kind", ["F16", "Q4_1"])
+def test_edits_made_from_a_loaded_file_cross_over(
+    kind: str, demo_path: Path, tmp_path: Path
+) -> None:
+    """As `surgery run` makes them: bound to dequantized rows, whose bytes no other file has."""
+    path = write_gguf_model(demo_path, tmp_path / "model.gguf", kind)
+    model, saved = load_model(path), tmp_path / "edit.safetensors"
+    save_edit(demo_edit(model.checkpoint.directory), saved)
+    edit = load_edit(saved)
+    original = load_model(demo_path)
+    for loaded in (model, original):
+        with edited(loaded, edit) as changes:
+            assert sum(len(one.rows) for one in changes) == edit.row_count
+            with pytest.raises(EditMismatchError, match="already"), edited(loaded, edit):
+                pass
+    for place in (path, demo_path):
+        check_fits(place, [edit])
+        assert plan_surgery(open_checkpoint(place), [edit]).rows_edited == edit.row_count
+        with pytest.raises(EditMismatchError, match="another model"):
+            check_fits(place, [of_another_model(edit)])
+    strange = [replace(one, base_samples=-one.base_samples) for one in edit.updates]
+    other = replace(edit, updates=tuple(strange))
+    with pytest.raises(EditMismatchError, match="another model"), edited(original, other):
+        pass
+    with pytest.raises(EditMismatchError, match="another model"):
+        apply_to_copy(demo_path, [other], tmp_path / "copy")
 
 
 def test_a_wider_model_is_still_compared_exactly(demo_path: Path) -> None:

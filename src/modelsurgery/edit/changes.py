@@ -162,11 +162,13 @@ def _check_base(
     update: RowUpdate, content: Rows, named: NDArray[np.int64], is_dequantized: bool = False
 ) -> str | None:
     """Compare rows with the hash of an update; the hash, if it is that of all of `content`."""
-    if update.base_rows_sha256 is None:
-        return None
-    stored = ROW_DTYPES[update.dtype]
     same = len(named) == len(update.rows)
     rows = content if same else content[np.searchsorted(named, update.rows)]
+    if update.base_rows_sha256 is None:
+        if update.base_samples is not None:  # made from values of a GGUF file, not its bytes
+            _check_samples(update, widened(rows))
+        return None
+    stored = ROW_DTYPES[update.dtype]
     if content.dtype == stored and rows_sha256(rows) == update.base_rows_sha256:
         return update.base_rows_sha256 if same else None
     quantized = is_quantized(stored) or is_quantized(content.dtype)

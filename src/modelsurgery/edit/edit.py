@@ -46,7 +46,7 @@ class RowUpdate:
         coefficients: [k] float32.
         direction: [d] float32.
         base_rows_sha256: hash of the k rows before the edit, in the stored dtype; None until
-            the edit is bound to a checkpoint.
+            the edit is bound to a checkpoint, and of a dequantized one.
         predicted: what the rule expects of the rows; None of a rule that predicts nothing.
         base_samples: [k, s] float16, a few values of each row before the edit, by which rows are
             known that are quantized; None until the edit is bound.
@@ -222,7 +222,13 @@ class Edit:
             free = self.unbound().updates
             contents = pool.map(lambda one: _known_by(read(one, one.rows.astype(np.int64))), free)
             updates = tuple(
-                replace(update, dtype=dtype, base_rows_sha256=hash_, base_samples=samples)
+                replace(
+                    update,
+                    dtype=dtype,
+                    # No other file of the model has the bytes of dequantized rows.
+                    base_rows_sha256=None if checkpoint.is_dequantized else hash_,
+                    base_samples=samples,
+                )
                 for update, (dtype, hash_, samples) in zip(self.updates, contents, strict=True)
             )
         return replace(self, updates=updates)

@@ -17,6 +17,8 @@ demo-llm: $(LLM_READY)
 	$(BIN)/surgery fetch smollm2
 	$(BIN)/surgery run --model smollm2 --behavior toxicity --out surgery-runs/smollm2
 
+# Bytecode is kept whatever the environment says: tests start about a hundred interpreters.
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(TESTS_READY)
 	$(BIN)/pytest -n auto --dist loadgroup --no-loadscope-reorder
 

@@ -1,19 +1,27 @@
+"""What all tests use.
+
+Nothing heavy is imported before a test needs it: pytest-xdist's first process, for which the others
+wait, reads this file too.
+"""
+
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from groups import order_groups
+from memory_files import write_to_memory
+
+if TYPE_CHECKING:
+    from searched import Searched
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-# Also of every command that a test starts: two of them with two threads each wait for each other.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-import pytest
-import torch
-
-from groups import order_groups
-from searched import Searched, perform_search
-from tiny import write_tiny_model
-
-torch.set_num_threads(1)  # tiny models: a second thread only waits; e2e tests start processes
+# Of tests and of every command that they start: with tiny models a second thread only waits, and
+# processes with two threads each wait for each other. torch reads it when it is imported.
+os.environ["OMP_NUM_THREADS"] = "1"
+write_to_memory()
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
@@ -36,6 +44,8 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random Llama in f32; read only."""
+    from tiny import write_tiny_model
+
     return write_tiny_model(tmp_path_factory.mktemp("tiny") / "llama")
 
 
@@ -47,8 +57,10 @@ def demo_path() -> Path:
 
 
 @pytest.fixture(scope="session")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
+def searched(tmp_path_factory: pytest.TempPathFactory) -> "Searched":
     """A search on the demo model; tests that look at it are of the group "search"."""
+    from searched import perform_search
+
     return perform_search(tmp_path_factory.mktemp("search"))
 
 

@@ -1,6 +1,7 @@
 """The plan of a run: what it expects, what it makes smaller, and what a resumed run keeps."""
 
 import json
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import yaml
 
 from modelsurgery.data.behaviors import Behavior
 from modelsurgery.errors import NoSignalError, OutputExistsError
+from modelsurgery.model.activations.texts import tokenize_labeled
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.loading import load_model
 from modelsurgery.pipeline.recipe import Recipe
@@ -22,6 +24,7 @@ from modelsurgery.pipeline.scheduling import (
     StageClock,
     make_schedule,
     measure_pace,
+    pace,
 )
 from modelsurgery.pipeline.scheduling.memory import peak_bytes, planned_memory
 from modelsurgery.pipeline.scheduling.sizes import SMALLER
@@ -146,10 +149,24 @@ def test_a_pace_is_measured_on_the_behaviors_texts(
         seen.append(stage)
         yield lambda steps, tokens=0: None
 
-    pace = measure_pace(model, behavior, progress=progress)
-    assert min(vars(pace).values()) > 1
-    assert pace.learns < pace.reads * 2
+    found = measure_pace(model, behavior, progress=progress)
+    assert min(vars(found).values()) > 1
+    assert found.learns < found.reads * 2
     assert seen == ["calibrate"]
+
+
+def test_a_first_round_that_something_else_slows_does_not_decide(
+    model: LanguageModel, behavior: Behavior, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run was planned for 8 hours, and cut to the least, because of a busy moment."""
+    monkeypatch.setattr(pace, "ENOUGH_SECONDS", 0.2)
+    texts = tokenize_labeled(model, behavior.train[:8])
+    seconds = iter((0.0, 0.5))  # once without counting, then the first round
+
+    def work(some: Any) -> None:
+        time.sleep(next(seconds, 0.0))
+
+    assert pace._rate(model, texts, work) > 100 * sum(len(one.ids) for one in texts[:2])
 
 
 def test_the_clock_adds_up_outermost_stages() -> None:

@@ -16,6 +16,9 @@ from modelsurgery.model.activations.texts import TokenizedText, text_batches, to
 from modelsurgery.model.language_model import LanguageModel
 
 ENOUGH_SECONDS = 2.0  # of one kind of work, for a rate
+# What comes in the way for a moment may make the first round many times slower.
+LEAST_ROUNDS = 3
+MOST_SECONDS = 20.0
 MOST_TEXTS, MOST_TOKENS = 64, 1024
 MOST_PROMPTS, NEW_TOKENS = 32, 8
 
@@ -59,6 +62,21 @@ def measure_pace(model: LanguageModel, behavior: Behavior, *, progress: Progress
     return Pace(reads, learns, prompts, writes)
 
 
+@dataclass
+class _Rounds:
+    """The rounds of one kind of work so far."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+    def are_enough(self, seconds: float, *, is_largest: bool) -> bool:
+        """Count a round that took so long; whether its best rate can be relied on."""
+        self.count += 1
+        self.seconds += seconds
+        is_long = is_largest or self.seconds >= ENOUGH_SECONDS
+        return (is_long and self.count >= LEAST_ROUNDS) or self.seconds >= MOST_SECONDS
+
+
 def _rate(
     model: LanguageModel,
     texts: list[TokenizedText],
@@ -71,7 +89,7 @@ def _rate(
     What else the machine does makes a round slower, never faster.
     """
     work(texts[:1])  # what is done once only is not counted
-    count, spent, best = 2, 0.0, 0.0
+    count, best, clock = 2, 0.0, _Rounds()
     while True:
         some = texts[:count]
         width = max(len(one.ids) for one in some)
@@ -79,11 +97,11 @@ def _rate(
         work(some)
         seconds = max(time.perf_counter() - started, 1e-6)
         best = max(best, sum(len(one.ids) for one in some) / seconds)
-        spent += seconds
-        is_last = count >= len(texts) or 2 * count * width > min(MOST_TOKENS, most_tokens)
-        if spent >= ENOUGH_SECONDS or is_last:
+        is_largest = count >= len(texts) or 2 * count * width > min(MOST_TOKENS, most_tokens)
+        if clock.are_enough(seconds, is_largest=is_largest):
             return best
-        count *= 2
+        if not is_largest:
+            count *= 2
 
 
 def _read(model: LanguageModel, texts: list[TokenizedText]) -> None:
@@ -101,14 +119,16 @@ def _writing(model: LanguageModel, behavior: Behavior) -> tuple[float, float]:
     """Tokens of prompts, and new ones, a second."""
     (usual,) = decodings_of(behavior.prompt_sets[0], 0, 0)
     decoding = Decoding(min(NEW_TOKENS, usual.max_new_tokens), chat=usual.chat)
-    count, spent, prompts, writes = 4, 0.0, 0.0, 0.0
+    count, prompts, writes, clock = 4, 0.0, 0.0, _Rounds()
     while True:
         generator = TransformersGenerator(model)
         generator.generate(behavior.validation_prompts[:count], decoding)
         speed = generator.speed
         prompts = max(prompts, speed.prefill_tokens / max(speed.prefill_seconds, 1e-6))
         writes = max(writes, max(speed.decode_tokens, 1) / max(speed.decode_seconds, 1e-6))
-        spent += speed.prefill_seconds + speed.decode_seconds
-        if spent >= ENOUGH_SECONDS or count >= min(MOST_PROMPTS, len(behavior.validation_prompts)):
+        is_largest = count >= min(MOST_PROMPTS, len(behavior.validation_prompts))
+        seconds = speed.prefill_seconds + speed.decode_seconds
+        if clock.are_enough(seconds, is_largest=is_largest):
             return prompts, writes
-        count *= 2
+        if not is_largest:
+            count *= 2

@@ -3,13 +3,15 @@
 The model's parameters are found by the same layouts as the tensors of a file, so it does not matter
 that transformers names some of them otherwise, or holds the experts of a mixture in one tensor.
 
-`edited` writes rows into the model. `edited_per_part` writes nothing: several edits share one
-forward pass of the base weights, another one for each part of the batch.
+`edited` gives the model other rows, offloaded ones too (`loaded_weights`). `edited_per_part`
+changes no weight: several edits share one forward pass of the base weights, another one for each
+part of the batch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,13 @@ import torch
 from numpy.typing import NDArray
 from transformers.pytorch_utils import Conv1D
 
+from modelsurgery.apply.loaded_weights import (
+    NewRows,
+    rows_in,
+    rows_replaced,
+    running_device,
+    stored_values,
+)
 from modelsurgery.checkpoint.layouts import (
     Address,
     GateLayout,
@@ -63,20 +72,17 @@ def edited(model: Any, *edits: Edit) -> Iterator[tuple[TensorChange, ...]]:
     model = model.model if hasattr(model, "tokenizer") else model
     matrices = _gate_parameters(model, layout_of(edits)) if edits else {}
     changes = _changes(matrices, edits, is_dequantized(model))
-    places = [
-        (matrix, torch.from_numpy(change.rows).to(matrix.device))
-        for change in changes
-        for matrix in [matrices[change.address].rows]
-    ]
-    kept = [matrix[rows] for matrix, rows in places]
-    try:
-        for change, (matrix, rows) in zip(changes, places, strict=True):
-            values = torch.from_numpy(change.after.astype(np.float32))
-            matrix[rows] = values.to(device=matrix.device, dtype=matrix.dtype)
+    by_parameter: dict[str, list[NewRows]] = {}
+    for change in changes:
+        view = matrices[change.address].view
+        values = torch.from_numpy(change.after.astype(np.float32))
+        new = NewRows(view, torch.from_numpy(change.rows), values)
+        by_parameter.setdefault(view.tensor, []).append(new)
+    with ExitStack() as stack:
+        for name, rows in by_parameter.items():
+            owner, _, own_name = name.rpartition(".")
+            stack.enter_context(rows_replaced(model.get_submodule(owner), own_name, *rows))
         yield changes
-    finally:
-        for values, (matrix, rows) in zip(kept, places, strict=True):
-            matrix[rows] = values
 
 
 def mark_dequantized(model: Any) -> None:
@@ -112,27 +118,27 @@ def edited_per_part(model: Any, parts: Sequence[Sequence[Edit]]) -> Iterator[Non
         EditMismatchError: the model has not the rows that an edit was made for.
     """
     matrices = _gate_parameters(model, layout_of([edit for part in parts for edit in part]))
-    modules = _projections(model)
     additions: dict[Address, list[_Addition]] = {}
     for number, edits in enumerate(parts):
         for change in _changes(matrices, edits, is_dequantized(model)):
             matrix = matrices[change.address]
+            place, dtype = running_device(matrix.module), matrix.parameter.dtype
             rows = torch.from_numpy(change.after.astype(np.float32))
             before = torch.from_numpy(change.before.astype(np.float32))
             additions.setdefault(change.address, []).append(
                 _Addition(
                     number,
-                    torch.from_numpy(matrix.outputs[change.rows]).to(matrix.rows.device),
-                    (rows - before).to(matrix.rows.device, matrix.rows.dtype),
+                    torch.from_numpy(matrix.outputs[change.rows]).to(place),
+                    (rows - before).to(place, dtype),
                 )
             )
     with ExitStack() as stack:
         for address, some in additions.items():
-            module = modules.get(id(matrices[address].parameter))
-            if module is None or address.expert >= 0:
+            module = matrices[address].module
+            if not isinstance(module, torch.nn.Linear | Conv1D) or address.expert >= 0:
                 raise UnsupportedModelError(
-                    f"{matrices[address].name} is not the weight of a linear layer that sees "
-                    "every token; use `edited` for one edit at a time"
+                    f"{matrices[address].view.tensor} is not the weight of a linear layer that "
+                    "sees every token; use `edited` for one edit at a time"
                 )
             hook = module.register_forward_hook(_adding(some, len(parts)))
             stack.callback(hook.remove)
@@ -141,18 +147,11 @@ def edited_per_part(model: Any, parts: Sequence[Sequence[Edit]]) -> Iterator[Non
 
 def takes_parts(model: Any, layout: GateLayout | None = None) -> bool:
     """Whether `edited_per_part` knows all gate matrices of a model."""
-    modules = _projections(model)
     gates = _gate_parameters(model, layout)
-    return all(id(one.parameter) in modules and at.expert < 0 for at, one in gates.items())
-
-
-def _projections(model: Any) -> dict[int, torch.nn.Module]:
-    """Linear layers by the identity of their weights."""
-    return {
-        id(module.weight): module
-        for module in model.modules()
-        if isinstance(module, torch.nn.Linear | Conv1D)
-    }
+    return all(
+        isinstance(one.module, torch.nn.Linear | Conv1D) and at.expert < 0
+        for at, one in gates.items()
+    )
 
 
 @dataclass(frozen=True)
@@ -172,7 +171,8 @@ class _Addition:
 
 def _adding(additions: Sequence[_Addition], parts: int) -> Callable[..., None]:
     def hook(_: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        hidden, whole = inputs[0].unflatten(0, (parts, -1)), output.unflatten(0, (parts, -1))
+        hidden = inputs[0].to(output.device).unflatten(0, (parts, -1))
+        whole = output.unflatten(0, (parts, -1))
         for one in additions:
             added = hidden[one.part] @ one.rows.T
             whole[one.part].index_add_(-1, one.outputs, added)
@@ -185,15 +185,15 @@ class _GateParameter:
     """A gate matrix of a loaded model.
 
     Attributes:
-        name: of the parameter.
-        parameter: the parameter that holds it.
-        rows: [rows, d], a view into the parameter.
+        module: what the parameter belongs to.
+        parameter: the parameter that holds it; without values where they are offloaded.
+        view: where its rows are in the parameter.
         outputs: which output of the projection each row gives, int64 [rows].
     """
 
-    name: str
+    module: torch.nn.Module
     parameter: torch.nn.Parameter
-    rows: torch.Tensor
+    view: RowView
     outputs: NDArray[np.int64]
 
 
@@ -213,56 +213,43 @@ def loaded_gates(model: Any, layout: GateLayout | None = None) -> tuple[GateMatr
 
 
 def _gate_parameters(model: Any, layout: GateLayout | None) -> dict[Address, _GateParameter]:
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    return {
-        gate.address: _gate_parameter(parameters[gate.tensor], gate.view)
-        for gate in loaded_gates(model, layout)
-    }
+    return {gate.address: _gate_parameter(model, gate.view) for gate in loaded_gates(model, layout)}
 
 
-def _gate_parameter(parameter: torch.nn.Parameter, view: RowView) -> _GateParameter:
-    if parameter.is_meta:
-        raise EditMismatchError(
-            f"{view.tensor} is offloaded and not in memory; load the model without offloading, or "
-            "edit the checkpoint with `surgery apply`"
-        )
-    rows, outputs = rows_in(parameter, view), view.outputs(tuple(parameter.shape))
-    return _GateParameter(view.tensor, parameter, rows, outputs)
-
-
-def rows_in(parameter: torch.nn.Parameter, view: RowView) -> torch.Tensor:
-    """The rows of a matrix [rows, d], a view into the parameter that holds it."""
-    return parameter.data.as_strided(
-        (view.rows, view.columns),
-        (view.row_stride, view.column_stride),
-        parameter.data.storage_offset() + view.offset,
-    )
+def _gate_parameter(model: Any, view: RowView) -> _GateParameter:
+    module = model.get_submodule(view.tensor.rpartition(".")[0])
+    parameter = model.get_parameter(view.tensor)
+    return _GateParameter(module, parameter, view, view.outputs(tuple(parameter.shape)))
 
 
 def _changes(
     matrices: dict[Address, _GateParameter], edits: Sequence[Edit], is_dequantized: bool
 ) -> tuple[TensorChange, ...]:
-    def read(update: RowUpdate, rows: NDArray[np.int64]) -> Rows:
-        return _read(matrices, update, rows)
+    # The experts of a mixture come one after the other, and may be in one tensor on disk.
+    @lru_cache(maxsize=1)
+    def values(module: torch.nn.Module, name: str) -> torch.Tensor:
+        return stored_values(module, name)
 
-    named = named_as(edits, {address: one.name for address, one in matrices.items()})
+    def read(update: RowUpdate, rows: NDArray[np.int64]) -> Rows:
+        gate = matrices.get(update.address)
+        found = None if gate is None else (gate.view.rows, gate.view.columns)
+        if gate is None or found != update.shape:
+            held = "no such parameter" if found is None else f"shape {list(found)}"
+            raise EditMismatchError(
+                f"the edit is for {update.tensor} of shape {list(update.shape)}, the model has "
+                f"{held}; use the model that the edit was made from"
+            )
+        matrix = rows_in(values(gate.module, gate.view.tensor.rpartition(".")[2]), gate.view)
+        return _as_stored(matrix[torch.from_numpy(rows).to(matrix.device)], update.dtype)
+
+    named = named_as(edits, {address: one.view.tensor for address, one in matrices.items()})
     return tuple(tensor_changes(named, read, is_dequantized=is_dequantized))
 
 
-def _read(
-    matrices: dict[Address, _GateParameter], update: RowUpdate, rows: NDArray[np.int64]
-) -> Rows:
-    gate = matrices.get(update.address)
-    matrix = None if gate is None else gate.rows
-    if matrix is None or tuple(matrix.shape) != update.shape:
-        found = "no such parameter" if matrix is None else f"shape {list(matrix.shape)}"
-        raise EditMismatchError(
-            f"the edit is for {update.tensor} of shape {list(update.shape)}, the model has "
-            f"{found}; use the model that the edit was made from"
-        )
-    chosen = matrix[torch.from_numpy(rows).to(matrix.device)]
+def _as_stored(chosen: torch.Tensor, dtype: str) -> Rows:
+    """Rows of the model in the checkpoint's dtype, if that holds their values."""
     values: NDArray[np.float32] = chosen.float().cpu().numpy()
-    held, stored = DTYPES[TORCH_DTYPES[chosen.dtype]], ROW_DTYPES[update.dtype]
+    held, stored = DTYPES[TORCH_DTYPES[chosen.dtype]], ROW_DTYPES[dtype]
     if not is_quantized(stored) and holds(held, stored):
         narrow = rounded(values, stored)
         if np.array_equal(narrow.astype(np.float32), values):

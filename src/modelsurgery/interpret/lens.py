@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from modelsurgery.apply.loaded_weights import stored_values
 from modelsurgery.errors import UnsupportedModelError
 from modelsurgery.interpret.tokens import Token, named_tokens
 from modelsurgery.model.blocks import block_list
@@ -88,7 +89,7 @@ def token_logits(model: LanguageModel, vectors: torch.Tensor) -> torch.Tensor:
 
 def relative_lengths(model: LanguageModel) -> torch.Tensor:
     """Length of each row of the unembedding over their mean, at least a half, [vocabulary] f32."""
-    weight = model.model.get_output_embeddings().weight
+    weight = stored_values(model.model.get_output_embeddings(), "weight")
     parts = [
         torch.linalg.vector_norm(part, dim=1, dtype=torch.float32)
         for part in weight.split(ROWS_AT_A_TIME)

@@ -104,7 +104,7 @@ def read_neurons(
         after.append(widened(change.after[place : place + 1])[0])
     columns = [found[address].writes for address, _ in neurons]
     written = [
-        None if column is None else column[row].detach().float().cpu().numpy()
+        None if column is None else column()[row].float().cpu().numpy()
         for column, (_, row) in zip(columns, neurons, strict=True)
     ]
     vectors = [direction, *before, *after, *(one for one in written if one is not None)]

@@ -35,6 +35,8 @@ class Halves:
     def last_states(self, batch: Batch) -> torch.Tensor:
         """What the decoder hands to the head, [n, t, d]; part of the graph where gradients are on.
 
+        They are on the device of the batch, whichever device the last block is on.
+
         Raises:
             UnsupportedModelError: the head can't be told from the decoder.
         """
@@ -55,7 +57,7 @@ class Halves:
                 f"{type(self.model).__name__}: cannot separate its head from its decoder; "
                 "expected a causal language model of transformers that calls one decoder"
             )
-        return found[0]
+        return found[0].to(batch["input_ids"].device)
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """What the model makes of last hidden states [m, d]: logits [m, v]."""

@@ -1,6 +1,7 @@
 """A loaded language model with its tokenizer, and how texts become its token ids."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,6 +11,8 @@ from typing import Any
 
 import torch
 
+from modelsurgery.apply.in_memory import loaded_gates
+from modelsurgery.apply.loaded_weights import running_device
 from modelsurgery.checkpoint.directory import Checkpoint
 from modelsurgery.checkpoint.layouts import GateLayout, GateMatrix, find_gate_matrices
 from modelsurgery.data.texts import LabeledText
@@ -81,8 +84,14 @@ class LanguageModel:
     @property
     def device(self) -> torch.device:
         """Device of the input embeddings, and so of token ids."""
-        device: torch.device = self.model.get_input_embeddings().weight.device
-        return device
+        return running_device(self.model.get_input_embeddings())
+
+    @property
+    def block_shares(self) -> dict[torch.device, float]:
+        """Share of the blocks with gates that each device runs."""
+        owners = {gate.tensor.rpartition(".")[0] for gate in loaded_gates(self.model, self.layout)}
+        counts = Counter(running_device(self.model.get_submodule(name)) for name in owners)
+        return {device: count / counts.total() for device, count in counts.items()}
 
     @property
     def decoder(self) -> Any:

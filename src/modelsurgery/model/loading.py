@@ -6,7 +6,6 @@ memory rounds as an edit on disk does.
 """
 
 import contextlib
-import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,12 +32,14 @@ from modelsurgery.errors import (
     CheckpointError,
     ModelNotFoundError,
     RecipeError,
+    StorageError,
     UnsupportedModelError,
 )
 from modelsurgery.files.atomic import refuse_unreadable, sha256_file, sha256_json
 from modelsurgery.model.chat_template import ChatTemplate, processor_template
 from modelsurgery.model.gguf_files import dequantized_directory
 from modelsurgery.model.language_model import LanguageModel
+from modelsurgery.model.placement import Placement, single_device
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 GENERATION_FILE = "generation_config.json"
@@ -94,6 +95,8 @@ def load_model(
     *,
     device: str | None = None,
     device_map: str | dict[str, Any] | None = None,
+    max_memory: str | None = None,
+    offload: Path | str | None = None,
     dtype: str | None = None,
     revision: str | None = None,
     layout: GateLayout | None = None,
@@ -105,9 +108,14 @@ def load_model(
     Args:
         model: directory, GGUF file, Hub ID, or name of a model that `surgery fetch` downloaded.
             A GGUF file is dequantized, once, into a directory of the cache.
-        device: `cpu`, `cuda`, `cuda:1` and so on; by default a GPU if there is one.
-        device_map: how to place the model on several devices, as in transformers: `auto`, or a
-            device for each module. Needs accelerate; replaces `device`.
+        device: `cpu`, `cuda`, `cuda:1` and so on, or `auto`: all GPUs, then the CPU's memory, then
+            the disk, which needs accelerate. By default a GPU if there is one.
+        device_map: a device for each module (`cpu` and `disk` are devices too), or another
+            way of choosing them, as in transformers. Needs accelerate; replaces `device`.
+        max_memory: with several devices the memory for weights, for each one as `20GB`, or by
+            device as `0=40GB,cpu=16GB`; by default what is free.
+        offload: directory for weights on disk which the checkpoint has in another form (as of
+            some mixtures). They are removed with the model.
         dtype: `float32`, `bfloat16` or `float16`; by default float32 on a CPU, otherwise as stored.
         revision: commit, tag or branch on the Hub.
         layout: where the gate rows are, for an unsupported model family.
@@ -123,35 +131,36 @@ def load_model(
         UnsupportedModelError: the model is not a causal language model, has no safetensors weights,
             or needs custom code; a GGUF file of an architecture that transformers does not know.
         CheckpointError: the weights are damaged or incomplete, or the tokenizer cannot be loaded.
+        StorageError: the directory for offloaded weights is full or cannot be written.
 
     Example:
         >>> model = load_model("model", dtype="float32")
     """
     if dtype is not None and dtype not in DTYPES:
         raise RecipeError(f"dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
+    placement = Placement(
+        device, device_map, max_memory, None if offload is None else Path(offload)
+    )
+    place = placement.main
     opened = _Opened.of(model, revision, chat_template)
     checkpoint = opened.checkpoint
-    if device_map is not None and importlib.util.find_spec("accelerate") is None:
-        raise RecipeError("device_map needs accelerate (pip install accelerate)")
-    place = _device(device)
     wanted: Any = DTYPES.get(dtype or ("float32" if place.type == "cpu" else ""), "auto")
-    with _loading(checkpoint):
-        answer: Any = opened.loader.from_pretrained(
-            checkpoint.directory,
-            dtype=wanted,
-            device_map=device_map,
-            trust_remote_code=False,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-    loaded, report = answer
-    _check_complete(checkpoint, report)
+    with placement.options() as options:
+        with _loading(checkpoint):
+            answer: Any = opened.loader.from_pretrained(
+                checkpoint.directory,
+                dtype=wanted,
+                trust_remote_code=False,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **options,
+            )
+        loaded, report = answer
+        _check_complete(checkpoint, report)
     if checkpoint.is_dequantized:
         mark_dequantized(loaded)
-    if device_map is None:
-        loaded = loaded.to(place)
-    return opened.holding(loaded, layout, now)
+    return opened.holding(placement.placed(loaded, options), layout, now)
 
 
 def load_without_weights(
@@ -291,18 +300,6 @@ def _check_complete(checkpoint: Checkpoint, report: dict[str, Any]) -> None:
         )
 
 
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(name)
-    except RuntimeError as error:
-        raise RecipeError(f"device {name!r}; expected cpu, cuda or cuda:N") from error
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise RecipeError(f"device {name!r}, but torch finds no GPU; use --device cpu")
-    return place
-
-
 @contextlib.contextmanager
 def _loading(checkpoint: Checkpoint) -> Iterator[None]:
     transformers.utils.logging.disable_progress_bar()
@@ -315,6 +312,15 @@ def _loading(checkpoint: Checkpoint) -> Iterator[None]:
                 f"{checkpoint.directory}: needs custom code, which is never run; expected a model "
                 "and a tokenizer that transformers supports (save the tokenizer as "
                 "tokenizer.json)"
+            ) from error
+        if "`offload_folder`" in str(error):
+            raise RecipeError(
+                f"{checkpoint.directory}: weights that do not fit in memory are stored otherwise "
+                "there, and need a directory; give one with --offload DIR"
+            ) from error
+        if "os error 28" in str(error):
+            raise StorageError(
+                "no space left for weights on disk; choose another directory with --offload"
             ) from error
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
@@ -369,7 +375,7 @@ def load_sequence_classifier(model: str) -> SequenceClassifier:
     _check_complete(checkpoint, report)
     hashes = [sha256_file(checkpoint.directory / name) for name in checkpoint.files]
     return SequenceClassifier(
-        loaded.to(_device(None)).eval().requires_grad_(False),
+        loaded.to(single_device(None)).eval().requires_grad_(False),
         tokenizer,
         sha256_json([hashes, checkpoint.config]),
     )

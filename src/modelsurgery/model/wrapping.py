@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from huggingface_hub import snapshot_download
 
-from modelsurgery.apply.in_memory import loaded_gates, mark_dequantized, rows_in
+from modelsurgery.apply.in_memory import loaded_gates, mark_dequantized
+from modelsurgery.apply.loaded_weights import parameter_values, rows_in
 from modelsurgery.checkpoint.directory import Checkpoint, open_checkpoint
 from modelsurgery.checkpoint.layouts import GateLayout, find_gate_matrices
 from modelsurgery.checkpoint.rows import Weights
@@ -93,7 +94,7 @@ def _check_weights(model: Any, checkpoint: Checkpoint, layout: GateLayout | None
             here = loaded.get(gate.address)
             if here is None or here.view.columns != gate.view.columns:
                 raise _other_weights(checkpoint)
-            held = rows_in(model.get_parameter(here.tensor), here.view)
+            held = rows_in(parameter_values(model, here.tensor), here.view)
             found = held[torch.from_numpy(rows).to(held.device)]
             if not torch.equal(found.cpu(), stored.to(found.dtype)):
                 raise _other_weights(checkpoint)

@@ -9,9 +9,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from modelsurgery.apply.loaded_weights import is_offloaded
 from modelsurgery.data.behaviors import Behavior, PromptSet, load_behavior
 from modelsurgery.data.behaviors.roots import local_root
-from modelsurgery.errors import RecipeError
+from modelsurgery.errors import RecipeError, UnsupportedModelError
 from modelsurgery.evaluation.judges import Judge, judge_for
 from modelsurgery.evaluation.store import Store
 from modelsurgery.files.atomic import remove_unfinished, write_text
@@ -134,7 +135,13 @@ class MethodCell(Cell):
 
         def load(_: ExitStack) -> LanguageModel:
             with kept.progress("load model", 0):
-                return load_model(plan.place, device=plan.device, dtype=plan.dtype)
+                loaded = load_model(plan.place, device=plan.device, dtype=plan.dtype)
+            if is_offloaded(loaded.model):
+                raise UnsupportedModelError(
+                    f"{plan.model} does not fit on the devices; methods change and train weights "
+                    "in place: use more GPUs, a narrower --dtype or a smaller model"
+                )
+            return loaded
 
         def make(stack: ExitStack) -> Bench:
             name = STORE_FILE if kept.node is None else f"{STORE_FILE}-{kept.node}"

@@ -80,4 +80,4 @@ def _site(given: Materials, block: str, name: str, number: int) -> GateSite:
     rows, columns = module.weight.shape
     view = RowView(f"{paths[0]}.weight", "F32", rows, columns, 0, columns, 1)
     gate = GateMatrix(view, number)
-    return GateSite(view.tensor, module, module.weight, (gate,), torch.arange(rows))
+    return GateSite(view.tensor, module, (gate,), torch.arange(rows))

@@ -296,7 +296,7 @@ def least_squares_proposal(
         known[site.name] = SiteResponses(
             responses.means[site.name][0],
             responses.squares[site.name][1],
-            writes.detach().cpu(),
+            writes().cpu(),
             outward / outward.norm(),
             float(outputs.norms[block][-1]),
         )

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from modelsurgery.apply.in_memory import edited
+from modelsurgery.apply.loaded_weights import available_bytes
 from modelsurgery.edit.edit import Edit
 from modelsurgery.evaluation.decoding import Continuation, Decoding, Speed
 from modelsurgery.evaluation.generation.reading import Reading, is_chat, readings
@@ -267,7 +268,8 @@ def _batch_tokens(model: LanguageModel) -> int:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     per_token = 2 * config.num_hidden_layers * heads * width * model.model.dtype.itemsize
-    available = CACHE_BYTES
-    if model.device.type == "cuda":
-        available = int(CACHE_SHARE * torch.cuda.mem_get_info(model.device)[0])
-    return max(1, int(available // per_token))
+    tokens = min(
+        available_bytes(device, CACHE_BYTES, CACHE_SHARE) // (per_token * share)
+        for device, share in model.block_shares.items()
+    )
+    return max(1, int(tokens))

@@ -6,14 +6,14 @@ forward and back for a few positions at a time, since logits are the largest ten
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from modelsurgery.apply.loaded_weights import available_bytes, is_offloaded
 from modelsurgery.model.activations.texts import TextBatch
 from modelsurgery.model.halves import Halves
 from modelsurgery.model.language_model import LanguageModel
@@ -29,6 +29,7 @@ class Reader:
 
     Attributes:
         batch_tokens: tokens in one batch, padding included.
+        checkpointing: whether the activations of each block are computed again on the way back.
     """
 
     def __init__(
@@ -39,12 +40,14 @@ class Reader:
         Args:
             model: the model.
             batch_tokens: tokens in one batch; None takes what the memory holds.
-            checkpointing: compute the activations of each block again on the way back.
+            checkpointing: compute the activations of each block again on the way back. So it is
+                where weights are offloaded, or the graph would keep those of all blocks.
         """
-        self._model, self._checkpointing = model, checkpointing
+        self._model = model
+        self.checkpointing = checkpointing or is_offloaded(model.model)
         self._halves = Halves(model.model)
         self._vocabulary = model.model.config.get_text_config().vocab_size
-        self.batch_tokens = batch_tokens or fitting_tokens(model, checkpointing=checkpointing)
+        self.batch_tokens = batch_tokens or fitting_tokens(model, checkpointing=self.checkpointing)
 
     def backward(self, batch: TextBatch, *, drawn: int | None = None) -> float:
         """Send the gradient of the summed loss of a batch back through the model.
@@ -59,7 +62,7 @@ class Reader:
         with ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
             stack.enter_context(_graph_from_embeddings(self._model.model))
-            if self._checkpointing:
+            if self.checkpointing:
                 stack.enter_context(_recomputing_blocks(self._model.model))
             states = self._halves.last_states(batch.inputs)[batch.predicting]
             targets = batch.inputs["input_ids"][batch.predicted].to(states.device)
@@ -92,10 +95,11 @@ class Reader:
 
 def fitting_tokens(model: LanguageModel, *, checkpointing: bool = False) -> int:
     """Tokens whose graph fits the memory that one batch may take."""
-    available = ACTIVATION_BYTES
-    if model.device.type == "cuda":
-        available = int(ACTIVATION_SHARE * torch.cuda.mem_get_info(model.device)[0])
-    tokens = available // graph_bytes_per_token(model, checkpointing=checkpointing)
+    per_token = graph_bytes_per_token(model, checkpointing=checkpointing)
+    tokens = min(
+        available_bytes(device, ACTIVATION_BYTES, ACTIVATION_SHARE) // (per_token * share)
+        for device, share in model.block_shares.items()
+    )
     return max(LEAST_TOKENS, min(int(tokens), MOST_TOKENS))
 
 
@@ -137,10 +141,16 @@ def _recomputing_blocks(model: Any) -> Iterator[None]:
     before = [(one.training, one.gradient_checkpointing) for one in blocks]
     for one in blocks:
         one.training, one.gradient_checkpointing = True, True
-        vars(one)["_gradient_checkpointing_func"] = partial(checkpoint, use_reentrant=False)
+        vars(one)["_gradient_checkpointing_func"] = _recomputed
     try:
         yield
     finally:
         for one, (training, checkpointing) in zip(blocks, before, strict=True):
             one.training, one.gradient_checkpointing = training, checkpointing
             del vars(one)["_gradient_checkpointing_func"]
+
+
+def _recomputed(function: Any, *given: Any) -> Any:
+    # To the end of the block: what is stopped inside a module would leave its offloaded weights.
+    with set_checkpoint_early_stop(False):
+        return checkpoint(function, *given, use_reentrant=False)

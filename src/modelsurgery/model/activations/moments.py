@@ -128,7 +128,7 @@ class MomentSums:
         found: Sums = {}
         for site in self.sites:
             count, width = self._samples(site), site.hidden_size
-            place = site.parameter.device
+            place = site.device
             if count is None:
                 found[f"moment.{site.name}"] = torch.zeros(width, width, device=place)
             else:  # in the model's own dtype, in which inputs come

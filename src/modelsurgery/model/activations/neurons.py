@@ -1,7 +1,8 @@
 """Where the neurons of gate rows are in a loaded model: what reads, what is active, what writes."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from transformers.pytorch_utils import Conv1D
 
 from modelsurgery.apply.in_memory import loaded_gates
+from modelsurgery.apply.loaded_weights import stored_values
 from modelsurgery.checkpoint.layouts import Address, GateMatrix
 from modelsurgery.model.language_model import LanguageModel
 
@@ -24,13 +26,13 @@ class Neurons:
         outputs: which output of the projection belongs to each row, int64 [rows].
         down: the linear layer that reads the activations; None if there is none of that shape, or
             one too many.
-        writes: what each neuron adds to the MLP's output, a view [rows, d]; None like `down`.
+        writes: reads what each neuron adds to the MLP's output, [rows, d]; None like `down`.
     """
 
     projection: torch.nn.Module | None
     outputs: NDArray[np.int64]
     down: torch.nn.Module | None
-    writes: torch.Tensor | None
+    writes: Callable[[], torch.Tensor] | None
 
 
 def find_neurons(model: LanguageModel, addresses: Iterable[Address]) -> dict[Address, Neurons]:
@@ -60,7 +62,7 @@ def _neurons(model: Any, gate: GateMatrix) -> Neurons:
         owner if gate.expert < 0 else None,
         outputs,
         down if gate.expert < 0 else None,
-        None if down is None else _by_input(down),
+        None if down is None else partial(_by_input, down),
     )
 
 
@@ -75,18 +77,23 @@ def _sizes(module: torch.nn.Module) -> tuple[int, int] | None:
 
 def _by_input(module: torch.nn.Module) -> torch.Tensor:
     """A linear layer's weights by input, [in, out]."""
-    weight: torch.Tensor = module.weight  # type: ignore[assignment]
+    weight = stored_values(module, "weight")
     return weight if isinstance(module, Conv1D) else weight.T
 
 
-def _expert_writes(owner: torch.nn.Module, gate: GateMatrix) -> torch.Tensor | None:
-    """What the neurons of an expert write, [rows, d], where one tensor holds all experts."""
+def _expert_writes(owner: torch.nn.Module, gate: GateMatrix) -> Callable[[], torch.Tensor] | None:
+    """Reads what the neurons of an expert write, where one tensor holds all experts."""
     rows, width = gate.rows, gate.hidden_size
     found = [
-        one[gate.expert]
-        for one in owner.parameters(recurse=False)
+        name
+        for name, one in owner.named_parameters(recurse=False)
         if one.ndim == 3 and rows != width and sorted(one.shape[1:]) == sorted((rows, width))
     ]
     if len(found) != 1 or gate.expert < 0:
         return None
-    return found[0] if found[0].shape[0] == rows else found[0].T
+
+    def read() -> torch.Tensor:
+        values = stored_values(owner, found[0])[gate.expert]
+        return values if len(values) == rows else values.T
+
+    return read

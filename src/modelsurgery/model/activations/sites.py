@@ -14,7 +14,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
-from modelsurgery.apply.in_memory import loaded_gates, rows_in
+from modelsurgery.apply.in_memory import loaded_gates
+from modelsurgery.apply.loaded_weights import rows_in, running_device, stored_values
 from modelsurgery.checkpoint.layouts import GateLayout, GateMatrix
 
 # Is told of a product: the site, the first of its matrices, inputs [e, n, d] of e matrices, and
@@ -38,14 +39,12 @@ class GateSite:
     Attributes:
         name: of the parameter.
         module: what it belongs to; its first argument is what the gates read.
-        parameter: the parameter itself.
         gates: its matrices, one, or one for each expert in order.
         outputs: which outputs of the product are gates, int64 [rows], the same for all experts.
     """
 
     name: str
     module: torch.nn.Module
-    parameter: torch.nn.Parameter
     gates: tuple[GateMatrix, ...]
     outputs: torch.Tensor
 
@@ -53,6 +52,16 @@ class GateSite:
     def is_linear(self) -> bool:
         """Whether it is a linear layer, which sees every token."""
         return isinstance(self.module, torch.nn.Linear | Conv1D)
+
+    @property
+    def parameter_name(self) -> str:
+        """Name of the parameter in its module."""
+        return self.name.rpartition(".")[2]
+
+    @property
+    def device(self) -> torch.device:
+        """Device on which the product is made."""
+        return running_device(self.module)
 
     @property
     def hidden_size(self) -> int:
@@ -89,11 +98,12 @@ def find_sites(model: Any, layout: GateLayout | None = None) -> tuple[GateSite, 
 
 def mean_row_norm(sites: Sequence[GateSite]) -> float:
     """Mean L2 norm of all gate rows, the unit of strength."""
-    total = sum(
-        float(rows_in(site.parameter, gate.view).float().norm(dim=1).double().sum())
-        for site in sites
-        for gate in site.gates
-    )
+    total = 0.0
+    for site in sites:
+        values = stored_values(site.module, site.parameter_name)
+        for gate in site.gates:
+            norms = rows_in(values, gate.view).float().norm(dim=1)
+            total += float(norms.double().sum())
     return total / sum(gate.rows for site in sites for gate in site.gates)
 
 
@@ -103,7 +113,7 @@ def _site(model: Any, name: str, gates: Sequence[GateMatrix]) -> GateSite:
     numbers = torch.from_numpy(ordered[0].view.outputs(tuple(parameter.shape)))
     if parameter.ndim == 3 and not ordered[0].view.is_transposed:
         numbers = numbers % parameter.shape[1]
-    return GateSite(name, model.get_submodule(name.rpartition(".")[0]), parameter, ordered, numbers)
+    return GateSite(name, model.get_submodule(name.rpartition(".")[0]), ordered, numbers)
 
 
 @contextmanager
@@ -176,22 +186,30 @@ class _WatchedProducts(TorchFunctionMode):
 
     def __init__(self, sites: Sequence[GateSite], watch: Watch) -> None:
         super().__init__()
-        self._sites = {site.parameter.untyped_storage().data_ptr(): site for site in sites}
-        self._watch = watch
+        self._sites, self._watch = sites, watch
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         if func in PRODUCTS and len(args) > 1 and isinstance(args[1], torch.Tensor):
-            site = self._sites.get(args[1].untyped_storage().data_ptr())
+            site = self._site_of(args[1])
             if site is not None:
                 self._tell(site, args[0], args[1], result)
         return result
+
+    def _site_of(self, weight: torch.Tensor) -> GateSite | None:
+        """The site whose parameter a tensor is, or is a part of; offloaded ones move each time."""
+        place = weight.untyped_storage().data_ptr()
+        for site in self._sites:
+            parameter = site.module.get_parameter(site.parameter_name)
+            if not parameter.is_meta and parameter.untyped_storage().data_ptr() == place:
+                return site
+        return None
 
     def _tell(
         self, site: GateSite, inputs: torch.Tensor, weight: torch.Tensor, outputs: torch.Tensor
     ) -> None:
         count = len(weight) if weight.ndim == 3 else 1  # all experts at once, or one of them
-        first = weight.storage_offset() // site.parameter[0].numel()
+        first = weight.storage_offset() // site.module.get_parameter(site.parameter_name)[0].numel()
         self._watch(site, first, inputs.reshape(count, -1, site.hidden_size), outputs)

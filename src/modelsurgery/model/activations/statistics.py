@@ -112,8 +112,8 @@ def measure_prices(
     reader = passes.reader()
     sums: Sums = {"tokens": torch.zeros(1, dtype=torch.float64)}
     for site in sites:
-        shape, place = (len(site.gates), site.rows), site.parameter.device
-        sums[site.name] = torch.zeros(shape, dtype=torch.float64, device=place)
+        shape = len(site.gates), site.rows
+        sums[site.name] = torch.zeros(shape, dtype=torch.float64, device=site.device)
 
     def on_gate(site: GateSite, first: int, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
         count = len(inputs)
@@ -153,7 +153,7 @@ def measure_gains(
     sums: Sums = {"tokens": torch.zeros(len(parts), dtype=torch.float64)}
     for site in sites:
         shape = (len(parts), len(directions[site.name]), len(site.gates), site.rows)
-        sums[site.name] = torch.zeros(shape, dtype=torch.float64, device=site.parameter.device)
+        sums[site.name] = torch.zeros(shape, dtype=torch.float64, device=site.device)
     reader = passes.reader()
 
     def read(number: int, batch: TextBatch) -> None:

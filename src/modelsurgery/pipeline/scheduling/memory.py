@@ -1,5 +1,10 @@
 """The memory that a run takes, of a loaded model or of one whose weights were not read."""
 
+from typing import Any
+
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from modelsurgery.apply.loaded_weights import disk_bytes
 from modelsurgery.data import demo
 from modelsurgery.model.activations.losses import Reader, graph_bytes_per_token
 from modelsurgery.model.activations.moments import moment_bytes
@@ -27,12 +32,20 @@ def planned_memory(recipe: Recipe, *, on_gpu: bool = False) -> int:
 
 def peak_bytes(recipe: Recipe, model: LanguageModel) -> int:
     """Peak of a run of a recipe with its model, in bytes, about."""
-    weights = int(model.model.get_memory_footprint())
-    working = graph_bytes_per_token(model) * Reader(model).batch_tokens
+    reader = Reader(model)
+    working = graph_bytes_per_token(model, checkpointing=reader.checkpointing) * reader.batch_tokens
     moments = 0
     if recipe.chosen_rule != "paper":  # all second moments, and one of them being solved with
         widths = {gate.tensor: gate.hidden_size for gate in model.gates}.values()
         sizes = [moment_bytes(width, model.model.dtype.itemsize) for width in widths]
         moments = sum(kept for kept, _ in sizes)
         working = max(working, *(solving for _, solving in sizes))
-    return PROGRAM_BYTES + weights + moments + working
+    return PROGRAM_BYTES + _weight_bytes(model.model) + moments + working
+
+
+def _weight_bytes(model: Any) -> int:
+    """Memory of the weights, on all devices; of those on disk, a block at a time is there."""
+    on_disk = disk_bytes(model)
+    blocks = (one for one in model.modules() if isinstance(one, GradientCheckpointingLayer))
+    largest = max(map(disk_bytes, blocks), default=on_disk) if on_disk else 0
+    return int(model.get_memory_footprint()) - on_disk + largest

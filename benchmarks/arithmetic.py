@@ -1,13 +1,15 @@
 """Time, bytes and money of surgery on large models, from rates that were measured on smaller ones.
 
-    python -m benchmarks.arithmetic [--gpu-hour 4.0] [--disk 1.0]
+    python -m benchmarks.arithmetic [--gpu-hour 4.0] [--disk 1.0] [--pcie 25.0]
 
 Prints the tables of docs/guides/big-models.md. Each figure is a size times a rate of
 benchmarks/RESULTS.md; what no rate was measured for is left out. --gpu-hour is the price of one
-GPU in USD an hour, --disk what the disk reads in GB a second, for loading.
+GPU in USD an hour, --disk what the disk reads in GB a second, for loading, --pcie how many GB a
+second go from the CPU's memory to a GPU.
 """
 
 import argparse
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +20,12 @@ BYTES = 2  # of a weight in bf16
 # FLOP for a weight and a token: 2 forward, 2 back to activations. Each text is read once forward
 # and once forward and back.
 FLOP = 2 + 2 + 2
+
+PASS_TOKENS = 2048  # of a batch that is read forward alone
+GRAPH_TOKENS = 8192  # of a batch that is read forward and back, at most
+CACHED_TOKENS = 256 * 256  # 256 prompts with their continuations are generated at once, at most
+SPREAD_GPUS, SPREAD_GPU_BYTES = 8, 80e9
+NEW_TOKENS = 128  # of a continuation
 
 GB = 1e9
 
@@ -54,6 +62,10 @@ class Model:
         hidden: d, length of a gate row.
         rows: gate rows, those of all experts.
         gpus: that hold the weights in bf16 and what is computed, of 141 GB each.
+        blocks: L.
+        inner: neurons of a block that a token passes.
+        key_values: values of the keys of one token in one block; those of the values are as many.
+        gates: gate matrices with inputs of their own, in all blocks.
     """
 
     name: str
@@ -62,6 +74,10 @@ class Model:
     hidden: int
     rows: int
     gpus: int
+    blocks: int
+    inner: int
+    key_values: int
+    gates: int
 
     @property
     def size(self) -> float:
@@ -80,11 +96,105 @@ class Model:
 
 
 MODELS = (
-    Model("7B (Llama 2)", 6.74e9, 6.74e9, 4096, 32 * 11_008, 1),
-    Model("70B (Llama 2)", 68.98e9, 68.98e9, 8192, 80 * 28_672, 2),
+    Model("7B (Llama 2)", 6.74e9, 6.74e9, 4096, 32 * 11_008, 1, 32, 11_008, 4096, 32),
+    Model("70B (Llama 2)", 68.98e9, 68.98e9, 8192, 80 * 28_672, 2, 80, 28_672, 1024, 80),
     # Every other block is a mixture of 128 experts and a shared one.
-    Model("400B mixture (Llama 4)", 401e9, 17e9, 5120, 24 * (129 * 8192 + 16_384), 8),
-)
+    Model(
+        "400B mixture (Llama 4)", 401e9, 17e9, 5120, 24 * (129 * 8192 + 16_384), 8,
+        48, 16_384, 1024, 24 + 24 + 24,
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Share:
+    """Memory on the device that has the most blocks, in bytes.
+
+    Attributes:
+        weights: of its blocks, embeddings and head being counted as a part of each.
+        moments: second moments of what its gates read.
+        graph: what a batch keeps from the pass forward for the one back.
+        cache: keys and values of a batch that is continued.
+    """
+
+    weights: float
+    moments: float
+    graph: float
+    cache: float
+
+    @property
+    def statistics(self) -> float:
+        """Peak while texts are read forward and back."""
+        return self.weights + self.moments + self.graph
+
+    @property
+    def generation(self) -> float:
+        """Peak while prompts are continued."""
+        return self.weights + self.cache
+
+
+def largest_share(
+    model: Model,
+    devices: int,
+    *,
+    itemsize: int = BYTES,
+    graph_tokens: int = GRAPH_TOKENS,
+    cached_tokens: int = CACHED_TOKENS,
+) -> Share:
+    """Memory on the device that has the most blocks, with as many on each as goes.
+
+    Args:
+        model: its shape, d = 8,192 at most.
+        devices: that blocks are spread over.
+        itemsize: bytes of a weight and of an activation.
+        graph_tokens: tokens of a batch that is read forward and back.
+        cached_tokens: tokens of a batch that is continued, the new ones too.
+    """
+    here = math.ceil(model.blocks / devices) / model.blocks  # share of the blocks
+    # A block keeps 14 tensors of the hidden size and 5 of its neurons (model/activations/losses).
+    graph = model.blocks * (14 * model.hidden + 5 * model.inner) * graph_tokens
+    cache = model.blocks * 2 * model.key_values * cached_tokens
+    return Share(
+        here * itemsize * model.weights,
+        here * 4 * model.gates * model.hidden**2,
+        here * itemsize * graph,
+        here * itemsize * cache,
+    )
+
+
+def spread_table(models: Sequence[Model]) -> Iterator[str]:
+    """Memory for each of several GPUs."""
+    yield (
+        "| model | weights | moments | graph of 8,192 tokens | keys and values | statistics | "
+        "generation |"
+    )
+    yield "|---|---|---|---|---|---|---|"
+    for one in models:
+        share = largest_share(one, SPREAD_GPUS)
+        parts = (
+            share.weights, share.moments, share.graph, share.cache,
+            share.statistics, share.generation,
+        )  # fmt: skip
+        yield f"| {one.name} | {' | '.join(f'{part / GB:,.1f} GB' for part in parts)} |"
+
+
+def offloaded_table(models: Sequence[Model], disk: float, pcie: float) -> Iterator[str]:
+    """Seconds that moving weights adds where one GPU holds what it can."""
+    yield "| model | not on the GPU | from | a pass | statistics of 50 pairs | 128 new tokens |"
+    yield "|---|---|---|---|---|---|"
+    forward = 2 + math.ceil(NEUTRAL_TOKENS / PASS_TOKENS)  # two kinds of texts, neutral text
+    back = 3 + 1  # gains of two kinds and of neutral text, prices: each in a batch
+    for one in models:
+        share = largest_share(one, 1)
+        used = share.moments + one.size / one.blocks + share.graph / one.blocks  # recomputed
+        moved = max(0.0, one.size + used - SPREAD_GPU_BYTES)
+        for name, rate in (("the CPU's memory", pcie), ("disk", disk)):
+            if moved:
+                turn = moved / (rate * GB)
+                yield (
+                    f"| {one.name} | {moved / GB:,.0f} GB | {name} | {span(turn)} "
+                    f"| {span((forward + 2 * back) * turn)} | {span(NEW_TOKENS * turn)} |"
+                )
 
 
 def disk_table(models: Sequence[Model], rates: Rates) -> Iterator[str]:
@@ -128,14 +238,19 @@ def span(seconds: float) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print both tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gpu-hour", type=float, default=4.0)
     parser.add_argument("--disk", type=float, default=1.0)
+    parser.add_argument("--pcie", type=float, default=25.0)
     options = parser.parse_args(arguments)
     print("\n".join(disk_table(MODELS, Rates())))
     print()
     print("\n".join(gpu_table(MODELS, Rates(), options.gpu_hour, options.disk)))
+    print()
+    print("\n".join(spread_table(MODELS)))
+    print()
+    print("\n".join(offloaded_table(MODELS, options.disk, options.pcie)))
 
 
 if __name__ == "__main__":

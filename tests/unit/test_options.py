@@ -77,6 +77,8 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "seed": (["--seed", "0"], 0),
     "seeds": (["--seed", "0", "--seed", "3"], (0, 3)),
     "device": (["--device", "cuda:1"], "cuda:1"),
+    "max_memory": (["--max-memory", "0=40GB,cpu=16GB"], "0=40GB,cpu=16GB"),
+    "offload": (["--offload", "off"], Path("off")),
     "dtype": (["--dtype", "float16"], "float16"),
     "chat_template": (["--chat-template", "tools"], "tools"),
     "now": (["--now", "2026-11-25T09:30:00"], datetime(2026, 11, 25, 9, 30)),

@@ -91,6 +91,11 @@ def stored_values(module: torch.nn.Module, name: str) -> torch.Tensor:
     if hook is not None:
         found: torch.Tensor = hook.weights_map[name]
         return found.to(parameter.dtype)
+    if hasattr(parameter, "full_tensor"):  # a DTensor
+        raise UnsupportedModelError(
+            f"{name} of a {type(module).__name__} is split over processes (tensor parallelism); "
+            "load the model in one process, on all its devices with device_map='auto'"
+        )
     if parameter.is_meta:
         raise UnsupportedModelError(
             f"{name} of a {type(module).__name__} is not in memory and no hook of accelerate loads "

@@ -23,8 +23,10 @@ from modelsurgery.cli.options import (
     DType,
     Json,
     LayoutFile,
+    MaxMemory,
     ModelArgument,
     Now,
+    Offload,
     Seed,
     TemplateName,
     chosen_layout,
@@ -68,6 +70,8 @@ def chat(
     now: Now = None,
     layout: LayoutFile = None,
     device: Device = None,
+    max_memory: MaxMemory = None,
+    offload: Offload = None,
     dtype: DType = None,
     as_json: Json = False,
 ) -> None:
@@ -95,6 +99,8 @@ def chat(
             loaded = load_model(
                 directory,
                 device=device,
+                max_memory=max_memory,
+                offload=offload,
                 dtype=dtype,
                 layout=described,
                 chat_template=chat_template,

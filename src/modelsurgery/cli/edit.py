@@ -18,8 +18,10 @@ from modelsurgery.cli.options import (
     Layers,
     LayoutFile,
     MaxDivergence,
+    MaxMemory,
     MaxPerplexity,
     ModelArgument,
+    Offload,
     Rows,
     Seed,
     Strength,
@@ -93,6 +95,8 @@ def edit(
     layout: LayoutFile = None,
     seed: Seed = DEFAULTS.seed,
     device: Device = None,
+    max_memory: MaxMemory = None,
+    offload: Offload = None,
     dtype: DType = None,
     as_json: Json = False,
 ) -> None:
@@ -123,8 +127,7 @@ def edit(
             neutral,
             (text_column, label_column),
             layout=layout,
-            device=device,
-            dtype=dtype,
+            load={"device": device, "max_memory": max_memory, "offload": offload, "dtype": dtype},
             rule=rule,
             rows=share,
             layers=window,
@@ -247,8 +250,7 @@ def _from_texts(
     columns: tuple[str, str],
     *,
     layout: Path | None,
-    device: str | None,
-    dtype: str | None,
+    load: dict[str, Any],
     rule: str | None,
     **settings: Any,
 ) -> tuple[dict[str, Any], Any]:
@@ -272,9 +274,7 @@ def _from_texts(
         keep_freed_memory()
         with progress("load model", 0):
             described = chosen_layout(layout)
-            loaded = load_model(
-                model_directory(model), device=device, dtype=dtype, layout=described
-            )
+            loaded = load_model(model_directory(model), layout=described, **load)
         made = fit_edit(
             loaded,
             labeled,

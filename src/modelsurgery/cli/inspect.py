@@ -12,7 +12,9 @@ from modelsurgery.cli.options import (
     Device,
     DType,
     Json,
+    MaxMemory,
     Neutral,
+    Offload,
     OptionalTexts,
     ShowOffensive,
     model_directory,
@@ -63,13 +65,16 @@ def inspect(
     data: DataRoot = None,
     show_offensive: ShowOffensive = False,
     device: Device = None,
+    max_memory: MaxMemory = None,
+    offload: Offload = None,
     dtype: DType = None,
     as_json: Json = False,
 ) -> None:
     """Describe a probe, an edit, a journal, or the edits applied to a model."""
     from modelsurgery.files.artifact import is_artifact
 
-    wanted = _Wanted(model, others or [], behavior, texts, probe, neutral, data, device, dtype)
+    load = {"device": device, "max_memory": max_memory, "offload": offload, "dtype": dtype}
+    wanted = _Wanted(model, others or [], behavior, texts, probe, neutral, data, load)
     if file.is_file() and is_artifact(file, "edit"):
         content = _edit(file, wanted)
     else:
@@ -92,8 +97,7 @@ class _Wanted:
     probe: Path | None
     neutral: Path | None
     data: Path | None
-    device: str | None
-    dtype: str | None
+    load: dict[str, Any]  # how the model is loaded
 
     def __post_init__(self) -> None:
         with_texts = self.behavior is not None or self.texts is not None
@@ -117,7 +121,7 @@ class _Wanted:
         from modelsurgery.model.loading import load_model
 
         layout = None if edit is None else edit.layout
-        return load_model(directory, device=self.device, dtype=self.dtype, layout=layout)
+        return load_model(directory, layout=layout, **self.load)
 
     def held_out(self, seed: int | None) -> "Behavior | None":
         """The held-out texts of a run with a seed; None where none were asked for."""

@@ -197,6 +197,8 @@ ProbeLayer = Annotated[int | None, option("layer", default="the last, after the 
 ProbeFit = Annotated[Fit, option("fit", default="adam")]
 Seed = Annotated[int, option("seed", default=str(DEFAULTS.seed))]
 Device = Annotated[str | None, option("device")]
+MaxMemory = Annotated[str | None, option("max_memory")]
+Offload = Annotated[Path | None, option("offload")]
 DType = Annotated[str | None, option("dtype")]
 TemplateName = Annotated[str | None, option("chat_template")]
 Now = Annotated[datetime | None, option("now")]

@@ -13,8 +13,10 @@ from modelsurgery.cli.options import (
     DType,
     Json,
     LabelColumn,
+    MaxMemory,
     ModelArgument,
     Now,
+    Offload,
     ProbeFit,
     ProbeLayer,
     Seed,
@@ -38,6 +40,8 @@ def probe(
     now: Now = None,
     seed: Seed = DEFAULTS.seed,
     device: Device = None,
+    max_memory: MaxMemory = None,
+    offload: Offload = None,
     dtype: DType = None,
     as_json: Json = False,
 ) -> None:
@@ -58,6 +62,8 @@ def probe(
             loaded = load_model(
                 model_directory(model),
                 device=device,
+                max_memory=max_memory,
+                offload=offload,
                 dtype=dtype,
                 chat_template=chat_template,
                 now=now,

@@ -10,9 +10,12 @@ import typer
 from modelsurgery.cli.allocation import keep_freed_memory
 from modelsurgery.cli.options import (
     Cpus,
+    Device,
     Gpus,
     Json,
+    MaxMemory,
     ModelArgument,
+    Offload,
     Ray,
     ShowOffensive,
     Workers,
@@ -111,11 +114,14 @@ def worker(
     model: Annotated[str | None, option("model", default="as the search")] = None,
     texts: Annotated[Path | None, option("texts", default="as the search")] = None,
     data: Annotated[Path | None, option("data", default="as the search")] = None,
-    device: Annotated[str | None, option("device")] = None,
+    device: Device = None,
+    max_memory: MaxMemory = None,
+    offload: Offload = None,
     as_json: Json = False,
 ) -> None:
     """Make trials of a search that `surgery tune` began, on this or another machine."""
     here = {"model": model, "texts": texts, "data": data}
+    place = {"device": device, "max_memory": max_memory, "offload": offload}
     instead = {key: value for key, value in here.items() if value is not None}
     with showing_progress() as progress:
         from modelsurgery.pipeline.joining import join_search
@@ -124,7 +130,7 @@ def worker(
             storage,
             study=study,
             wait_seconds=wait,
-            instead={**instead, "device": device},
+            instead={**instead, **place},
             progress=progress,
         )
     print_content({"study": joined.study, "trials_made_here": joined.made}, as_json)

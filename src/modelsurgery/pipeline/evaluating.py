@@ -85,7 +85,9 @@ class EvaluationPlan(BaseModel):
         adapter_dir: directory where the server reads adapters, as `--adapter-dir` spells it.
         concurrency: requests to the server at a time, at most.
         seed: of sampling, of the choice of prompts, and of the split of a behavior's own texts.
-        device: cpu, cuda, …; None takes a GPU where there is one.
+        device: cpu, cuda, …, or auto for all of them; None takes a GPU where there is one.
+        max_memory: for weights, with device auto.
+        offload: directory for weights on disk that are not in the model's own files.
         dtype: float32, bfloat16 or float16; None takes f32 on a CPU, else the stored one.
         revision: of a model on the Hub.
         layout: file that says where the gate rows are, for a family that is not known.
@@ -117,6 +119,8 @@ class EvaluationPlan(BaseModel):
     concurrency: Annotated[int, Field(ge=1)] | None = None
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     device: str | None = None
+    max_memory: str | None = None
+    offload: Path | None = None
     dtype: str | None = None
     revision: str | None = None
     layout: Path | None = None
@@ -292,7 +296,9 @@ def _model(plan: EvaluationPlan) -> LanguageModel:
     }
     if plan.backend != "transformers":
         return load_without_weights(model, **options)
-    return load_model(model, device=plan.device, dtype=plan.dtype, **options)
+    for name in ("device", "max_memory", "offload", "dtype"):
+        options[name] = getattr(plan, name)
+    return load_model(model, **options)
 
 
 def _behavior(plan: EvaluationPlan) -> Behavior:

@@ -4,7 +4,6 @@ Each field is declared once, with its type, default, limits and description, and
 option of `surgery run` and `surgery tune`, with that (`option.py`).
 """
 
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,6 +11,15 @@ from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field,
 
 from modelsurgery.data import demo
 from modelsurgery.edit.choices import Direction, DirectionSource, Fit
+from modelsurgery.pipeline.loading_options import (
+    Device,
+    DType,
+    LayoutFile,
+    MaxMemory,
+    Now,
+    Offload,
+    TemplateName,
+)
 from modelsurgery.pipeline.option import (
     NotNegative,
     Option,
@@ -283,31 +291,13 @@ class Recipe(BaseModel):
         Option(Panel.MEASURING, "the behavior's length"),
     ] = None
 
-    device: Annotated[
-        str | None,
-        Field(description="Device to run on, such as cpu, cuda or cuda:1."),
-        Option(Panel.MODEL, "a GPU if there is one", metavar="DEVICE"),
-    ] = None
-    dtype: Annotated[
-        str | None,
-        Field(description="Load weights as float32, bfloat16 or float16."),
-        Option(Panel.MODEL, "float32 on a CPU, otherwise as stored", metavar="DTYPE"),
-    ] = None
-    chat_template: Annotated[
-        str | None,
-        Field(description="Name of the chat template, for models that have several."),
-        Option(Panel.MODEL, "the one named default", metavar="NAME"),
-    ] = None
-    now: Annotated[
-        datetime | None,
-        Field(description="Date and time to give to chat templates that print it."),
-        Option(Panel.MODEL, "when the command starts", metavar="DATETIME"),
-    ] = None
-    layout: Annotated[
-        Path | None,
-        Field(description="Layout file that locates the gate rows of an unsupported model family."),
-        Option(Panel.MODEL, metavar="FILE"),
-    ] = None
+    device: Device = None
+    max_memory: MaxMemory = None
+    offload: Offload = None
+    dtype: DType = None
+    chat_template: TemplateName = None
+    now: Now = None
+    layout: LayoutFile = None
     revision: Annotated[str | None, Field(description="Revision of a model on the Hub.")] = None
 
     @model_validator(mode="after")

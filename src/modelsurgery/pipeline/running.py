@@ -223,6 +223,8 @@ def loaded_model(recipe: Recipe, now: datetime) -> LanguageModel:
     return load_model(
         demo.demo_model_path() if recipe.is_demo_model else recipe.model,
         device=recipe.device,
+        max_memory=recipe.max_memory,
+        offload=recipe.offload,
         dtype=recipe.dtype,
         revision=recipe.revision,
         layout=None if recipe.layout is None else load_layout(recipe.layout),

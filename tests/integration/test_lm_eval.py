@@ -130,3 +130,17 @@ def test_prompts_and_answers_get_the_opening_and_no_end(tmp_path: Path) -> None:
         handle.remove()
         assert set(firsts) == {1}
     assert scores[()] == scores["</s>",]
+
+
+def test_a_model_on_disk_gives_the_same_scores(tmp_path: Path) -> None:
+    words = tiny_sentences(8)
+    write_own_tasks(tmp_path / "tasks", "chosen", [(one, "A") for one in words])
+    tokenizer = talking_tokenizer(None, opening=["<s>"], words="ABCD")
+    directory = write_talking_model(tmp_path / "m", tokenizer)
+    scores = []
+    for options in ({}, {"device_map": {"model": "disk", "lm_head": "disk"}}):
+        loaded = load_model(directory, **options)
+        found = measure_capability(loaded, [], ["chosen"], include=tmp_path / "tasks")
+        scores.append(found["chosen"].items)  # type: ignore[union-attr]
+    assert scores[0] == scores[1]
+    assert {item.base for item in scores[0]} <= {0.0, 1.0}

@@ -123,6 +123,10 @@ def _harness_model(model: LanguageModel) -> Any:
     opening = opening_ids(model.tokenizer)
 
     class HarnessModel(HFLM):  # type: ignore[misc]
+        @property
+        def device(self) -> torch.device:
+            return model.device  # its own is that of a weight, which may be offloaded
+
         def tok_encode(
             self,
             string: str,

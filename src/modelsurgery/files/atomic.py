@@ -12,11 +12,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from modelsurgery.errors import OutputExistsError, StorageError
+from modelsurgery.files.network_locks import is_on_network, network_locked
 
 HASH_BLOCK_BYTES = 1 << 20
 WRITE_BLOCK_BYTES = 1 << 17  # larger ones are slower on ext4
@@ -304,7 +305,7 @@ def locked(directory: Path, *, shared: bool = False) -> Iterator[None]:
     The operating system lets go of it when the process ends, however it ends.
 
     Args:
-        directory: what to lock; nothing is written into it.
+        directory: what to lock; nothing is written into it, unless it is on a network file system.
         shared: let other shared locks be held at the same time: for reading.
 
     Raises:
@@ -325,7 +326,10 @@ def locked(directory: Path, *, shared: bool = False) -> Iterator[None]:
                 f"{directory}: its file system cannot lock it ({error.strerror}); "
                 "copy the model to a local disk"
             ) from error
-        yield
+        with (
+            network_locked(directory, shared=shared) if is_on_network(directory) else nullcontext()
+        ):
+            yield
     finally:
         os.close(descriptor)
 

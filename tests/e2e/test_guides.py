@@ -22,7 +22,7 @@ BLOCK = re.compile(r"^```(bash|python|text)\n(.*?)^```$", re.M | re.S)
 # Followed with the program that is installed; others with one that has imported its libraries.
 WITH_THE_REAL_PROGRAM = "guides/air-gapped"
 PAGES = ["quickstart", *(f"guides/{name}" for name in (
-    "own-behavior", "tuning", "adapters-and-gguf", "air-gapped",
+    "own-behavior", "tuning", "adapters-and-gguf", "air-gapped", "object-stores",
 ))]  # fmt: skip
 
 

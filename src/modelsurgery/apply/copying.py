@@ -44,6 +44,7 @@ from modelsurgery.files.atomic import (
     refuse_existing,
     sha256_file,
 )
+from modelsurgery.files.object_store import refuse_url
 from modelsurgery.files.progress import Progress, silent
 
 # Other copies of the weights: left as they are they would hold the unedited model.
@@ -127,6 +128,12 @@ def apply_to_copy(
         >>> undo("edited").rows_restored == copy.coverage.rows_edited
         True
     """
+    for name in (source, destination):
+        refuse_url(
+            name,
+            "a copy on this machine needs its source there; use --out s3://… for one "
+            "in the same object store, or download the model first",
+        )
     checkpoint = open_checkpoint(source)
     target = _target(checkpoint, Path(destination))
     with locked(checkpoint.directory, shared=True):

@@ -42,6 +42,7 @@ from modelsurgery.apply.weight_files import hidden, present, privatise, refuse_u
 from modelsurgery.checkpoint.directory import open_checkpoint
 from modelsurgery.edit.edit import Edit
 from modelsurgery.files.atomic import locked, storage_errors
+from modelsurgery.files.object_store import refuse_url
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,11 @@ def apply_in_place(directory: Path | str, edits: Sequence[Edit]) -> EditedInPlac
         >>> undo("own-model").surgeries_left
         0
     """
+    refuse_url(
+        directory,
+        "objects cannot be edited in place: they are replaced whole, one at a time, and a model of "
+        "several could be loaded half edited; give --out s3://…",
+    )
     place = existing_place(directory)
     with locked(place.directory), storage_errors(place.model):
         refuse_complete_edits(place)

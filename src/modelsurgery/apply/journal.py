@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from modelsurgery.apply.coverage import Coverage
-from modelsurgery.checkpoint.directory import Checkpoint, is_plain_name
+from modelsurgery.checkpoint.directory import Checkpoint
 from modelsurgery.checkpoint.header import read_json_object
 from modelsurgery.checkpoint.layouts import Address, GateMatrix
-from modelsurgery.checkpoint.place import RECORDS_SUFFIX
+from modelsurgery.checkpoint.place import RECORDS_SUFFIX, is_plain_name
 from modelsurgery.checkpoint.rows import ROW_DTYPES, Rows, RowView
 from modelsurgery.checkpoint.weight_headers import header_sha256
 from modelsurgery.edit.changes import TensorChange

@@ -14,8 +14,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from modelsurgery.apply.coverage import Coverage
-from modelsurgery.checkpoint.directory import is_plain_name
 from modelsurgery.checkpoint.header import read_json_object
+from modelsurgery.checkpoint.place import is_plain_name
 from modelsurgery.checkpoint.weight_headers import read_header
 from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import CheckpointError, VerificationError

@@ -26,6 +26,7 @@ from modelsurgery.errors import EditMismatchError
 # What writing and flushing is taken to manage: a plan writes nothing, so it cannot measure it.
 ASSUMED_WRITE_BYTES_PER_SECOND = 300e6
 SAMPLE_BYTES = 32 << 20
+REMOTE_SAMPLE_BYTES = 1 << 20
 START_SECONDS = 0.5
 # numpy, the YAML of layouts and the interpreter, before the first row is read.
 PROGRAM_BYTES = 90 << 20
@@ -219,7 +220,8 @@ def _rows_touched(
 def _read_rate(checkpoint: Checkpoint, gates: Sequence[GateMatrix]) -> float:
     """Bytes a second at which rows of the first matrix are read."""
     view = gates[0].view
-    count = max(1, min(view.rows, SAMPLE_BYTES // (view.columns * view.itemsize)))
+    sample = SAMPLE_BYTES if checkpoint.remote is None else REMOTE_SAMPLE_BYTES
+    count = max(1, min(view.rows, sample // (view.columns * view.itemsize)))
     with Weights(checkpoint) as weights:
         start = time.perf_counter()
         rows = weights.read(view, np.arange(count))

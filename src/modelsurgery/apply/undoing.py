@@ -31,6 +31,7 @@ from modelsurgery.files.atomic import (
     storage_errors,
     sync_directory,
 )
+from modelsurgery.files.object_store import refuse_url
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,11 @@ def undo(directory: Path | str, *, everything: bool = False) -> Undone:
         >>> undo("edited").surgeries_left
         0
     """
+    refuse_url(
+        directory,
+        "undo works on a local disk; the model that it was made from is still "
+        "where it was, or download this one and undo it there",
+    )
     place = existing_place(directory)
     with locked(place.directory), storage_errors(place.model):
         unfinished = settle(place)

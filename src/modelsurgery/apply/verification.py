@@ -15,6 +15,7 @@ from modelsurgery.checkpoint.weight_headers import header_sha256
 from modelsurgery.edit.edit import rows_sha256
 from modelsurgery.errors import CheckpointError, JournalError, VerificationError
 from modelsurgery.files.atomic import locked, sha256_file
+from modelsurgery.files.object_store import refuse_url
 from modelsurgery.files.progress import Progress, silent
 
 
@@ -64,6 +65,7 @@ def verify(directory: Path | str, *, progress: Progress = silent) -> Verificatio
         >>> verify("edited").wrong
         ()
     """
+    refuse_url(directory, "every byte is read to verify a model; download it and verify it there")
     place = place_of(directory)
     try:
         checkpoint = open_checkpoint(directory)

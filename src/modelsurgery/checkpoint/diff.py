@@ -12,6 +12,7 @@ from modelsurgery.checkpoint.header import StoredTensor
 from modelsurgery.checkpoint.layouts import find_gate_matrices
 from modelsurgery.checkpoint.rows import ROW_DTYPES, RowView, Weights, values_in, widened
 from modelsurgery.errors import UnsupportedModelError
+from modelsurgery.files.object_store import refuse_url
 from modelsurgery.files.progress import Progress, silent
 
 BLOCK_BYTES = 16 << 20
@@ -66,6 +67,9 @@ def compare_checkpoints(
         >>> sum(len(one.rows) for one in found) == copy.coverage.rows_edited
         True
     """
+    for checkpoint in (first, second):
+        if checkpoint.remote is not None:
+            refuse_url(checkpoint.place.url or "", "comparing reads every byte; download it first")
     names = sorted({*first.tensors, *second.tensors}, key=_natural)
     transposed = _transposed(first)
     found = []

@@ -1,19 +1,21 @@
-"""A model as tensors on disk: which file holds which tensor.
+"""A model as tensors in files, on disk or in an object store: which file holds which tensor.
 
 Of a model directory it reads `config.json`, the index of a sharded model and the headers of its
 safetensors files, of a GGUF file its header, and nothing else. All of them come from strangers:
 every file name is checked before it is used.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from modelsurgery.checkpoint.gguf_files import read_gguf_files
 from modelsurgery.checkpoint.header import StoredTensor, read_header, read_json_object
-from modelsurgery.checkpoint.place import Place, place_of
+from modelsurgery.checkpoint.place import Place, is_plain_name, place_of
+from modelsurgery.checkpoint.remote import RemoteModel
 from modelsurgery.errors import CheckpointError, ModelNotFoundError, UnsupportedModelError
 from modelsurgery.files.atomic import reading_errors, refuse_unreadable
+from modelsurgery.files.object_store import is_url
 from modelsurgery.files.shell import path_word
 
 SINGLE_FILE = "model.safetensors"
@@ -32,6 +34,7 @@ class Checkpoint:
         config: content of `config.json`; for a GGUF file, made of its metadata.
         tensors: stored tensors by name.
         gguf: where the GGUF files are; None for a model directory.
+        remote: where rows are read from, if not in `directory`: it holds the headers then.
 
     Example:
         >>> open_checkpoint("model").files
@@ -42,11 +45,13 @@ class Checkpoint:
     config: dict[str, Any]
     tensors: dict[str, StoredTensor]
     gguf: Place | None = None
+    remote: RemoteModel | None = None
 
     @property
     def place(self) -> Place:
         """Where the weight files are."""
-        return self.gguf or Place(self.directory)
+        url = None if self.remote is None else self.remote.folder.url
+        return self.gguf or Place(self.directory, url=url)
 
     @property
     def is_dequantized(self) -> bool:
@@ -72,7 +77,7 @@ def open_checkpoint(directory: Path | str) -> Checkpoint:
 
     Args:
         directory: directory with `config.json` and safetensors weights, or a GGUF file (of a set
-            of files, any).
+            of files, any); `s3://BUCKET/FOLDER` for such a directory in an object store.
 
     Returns:
         The checkpoint.
@@ -81,13 +86,17 @@ def open_checkpoint(directory: Path | str) -> Checkpoint:
         ModelNotFoundError: the directory, its `config.json` or the file does not exist.
         UnsupportedModelError: it has no safetensors weights, or an adapter beside them.
         CheckpointError: a header, the index or the configuration is damaged or unsafe.
-        StorageError: one of them may not be read.
+        StorageError: one of them may not be read, or an object store cannot be reached or refuses.
 
     Example:
         >>> checkpoint = open_checkpoint("model")
         >>> checkpoint.config["model_type"]
         'llama'
     """
+    if is_url(directory):
+        remote = RemoteModel.fetched(directory)
+        with remote.named():
+            return replace(open_checkpoint(remote.directory), remote=remote)
     directory, place = Path(directory), place_of(directory)
     if not place.is_gguf and not directory.is_dir():
         refuse_unreadable(directory)
@@ -163,11 +172,6 @@ def _read_sharded(directory: Path) -> dict[str, StoredTensor]:
             )
         tensors[name] = headers[file][name]
     return tensors
-
-
-def is_plain_name(name: str) -> bool:
-    """Whether a name means a file in the same directory and nothing else."""
-    return Path(name).name == name and name not in {"", ".", ".."} and "\0" not in name
 
 
 def is_file(path: Path) -> bool:

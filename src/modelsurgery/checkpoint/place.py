@@ -32,12 +32,14 @@ class Place:
         stem: what the names of its GGUF files begin with; None for a model directory.
         splits: number of GGUF files of a set; 0 of a single one.
         ending: what their names end with: `.gguf`, as it is spelled there, or nothing.
+        url: of a model in an object store, whose headers are in `directory`.
     """
 
     directory: Path
     stem: str | None = None
     splits: int = 0
     ending: str = GGUF_SUFFIX
+    url: str | None = None
 
     @property
     def is_gguf(self) -> bool:
@@ -90,7 +92,7 @@ class Place:
         return STABLE_STEM + number + GGUF_SUFFIX
 
     def __str__(self) -> str:
-        return str(self.model)
+        return self.url or str(self.model)
 
 
 def place_of(model: Path | str) -> Place:
@@ -122,3 +124,8 @@ def hidden_name(path: Path) -> Path:
 def is_gguf(model: Path | str) -> bool:
     """Whether a model is given as a GGUF file, there or not (see `place_of`), hidden or not."""
     return place_of(model).is_gguf
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name means a file in the same directory and nothing else."""
+    return Path(name).name == name and name not in {"", ".", ".."} and "\0" not in name

@@ -8,10 +8,10 @@ quantized tensor an element is a block of values, in rows and in the arrays that
 import itertools
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -207,13 +207,38 @@ class Weights:
         """The file of that name, opened now if it was not."""
         with self._lock:
             if name not in self._files:
-                path = self.checkpoint.place.path(name)
-                self._files[name] = WeightFile(path, os.open(path, self._flags))
+                path, remote = self.checkpoint.place.path(name), self.checkpoint.remote
+                content: Content = (
+                    LocalFile(path, os.open(path, self._flags))
+                    if remote is None
+                    else remote.file(name)
+                )
+                self._files[name] = WeightFile(content)
             return self._files[name]
 
 
-class WeightFile:
-    """An open weight file; knows where rows are, not what they mean."""
+class Content(Protocol):
+    """The bytes of an open weight file, wherever they are."""
+
+    def read_into(self, pieces: Iterable[tuple[memoryview, int]]) -> None:
+        """Fill buffers with the bytes that begin at the places beside them.
+
+        Raises:
+            CheckpointError: the file ends early.
+        """
+
+    def write(self, content: bytes | memoryview, start: int) -> None:
+        """Put bytes over those that begin at a place."""
+
+    def sync(self) -> None:
+        """Flush what was written to the disk."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+class LocalFile:
+    """A weight file on this machine, as `Content`."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         """Take over an open descriptor; `path` is named in errors."""
@@ -226,6 +251,41 @@ class WeightFile:
     def sync(self) -> None:
         """Flush what was written to the disk."""
         os.fsync(self._descriptor)
+
+    def read_into(self, pieces: Iterable[tuple[memoryview, int]]) -> None:
+        """Fill buffers with the bytes that begin at the places beside them."""
+        for target, start in pieces:
+            done = 0
+            while done < len(target):  # one preadv call gives at most 2 GiB
+                count = os.preadv(self._descriptor, [target[done:]], start + done)
+                if count == 0:
+                    raise CheckpointError(
+                        f"{self._path}: ends at byte {start + done}, inside a tensor; "
+                        "the file is truncated, fetch it again"
+                    )
+                done += count
+
+    def write(self, content: bytes | memoryview, start: int) -> None:
+        """Put bytes over those that begin at a place."""
+        done = 0
+        while done < len(content):
+            done += os.pwrite(self._descriptor, content[done:], start + done)
+
+
+class WeightFile:
+    """An open weight file; knows where rows are, not what they mean."""
+
+    def __init__(self, content: Content) -> None:
+        """Take over an open file."""
+        self._content = content
+
+    def close(self) -> None:
+        """Close it."""
+        self._content.close()
+
+    def sync(self) -> None:
+        """Flush what was written to the disk."""
+        self._content.sync()
 
     def read(
         self,
@@ -243,12 +303,12 @@ class WeightFile:
             for columns, start, lines in self._lines(stored, view, rows):
                 chosen[:, columns] = lines[:, (rows - start) * view.row_stride].T
             return chosen
-        begin = stored.start + view.offset * view.itemsize
         target = chosen.view(np.uint8).reshape(-1).data
         row_bytes = view.columns * view.itemsize
-        for first, last in _runs(rows, view.row_stride == view.columns):
-            place = begin + int(rows[first]) * view.row_stride * view.itemsize
-            self._read_into(target[first * row_bytes : last * row_bytes], place)
+        self._content.read_into(
+            (target[first * row_bytes : last * row_bytes], place)
+            for first, last, place in _stretches(stored, view, rows)
+        )
         return chosen
 
     def write(
@@ -261,14 +321,12 @@ class WeightFile:
                 first_element = view.offset + start * view.row_stride
                 for column, line in zip(range(*columns.indices(view.columns)), lines, strict=True):
                     element = first_element + column * view.column_stride
-                    self._write(line.tobytes(), stored.start + element * view.itemsize)
+                    self._content.write(line.tobytes(), stored.start + element * view.itemsize)
             return
-        begin = stored.start + view.offset * view.itemsize
         content = np.ascontiguousarray(values).view(np.uint8).reshape(-1).data
         row_bytes = view.columns * view.itemsize
-        for first, last in _runs(rows, view.row_stride == view.columns):
-            place = begin + int(rows[first]) * view.row_stride * view.itemsize
-            self._write(content[first * row_bytes : last * row_bytes], place)
+        for first, last, place in _stretches(stored, view, rows):
+            self._content.write(content[first * row_bytes : last * row_bytes], place)
 
     def _lines(
         self, stored: StoredTensor, view: RowView, rows: NDArray[np.int64]
@@ -286,27 +344,37 @@ class WeightFile:
         for column in range(0, view.columns, count):
             stop = min(column + count, view.columns)
             lines = np.empty((stop - column, span), dtype=ROW_DTYPES[view.dtype])
-            for number, line in enumerate(lines):
-                element = first_element + (column + number) * view.column_stride
-                target = line.view(np.uint8).data
-                self._read_into(target, stored.start + element * view.itemsize)
+            firsts = first_element + np.arange(column, stop) * view.column_stride
+            places = (stored.start + firsts * view.itemsize).tolist()
+            targets = (line.view(np.uint8).data for line in lines)
+            self._content.read_into(zip(targets, places, strict=True))
             yield slice(column, stop), start, lines
 
-    def _read_into(self, target: memoryview, start: int) -> None:
-        done = 0
-        while done < len(target):  # one preadv call gives at most 2 GiB
-            count = os.preadv(self._descriptor, [target[done:]], start + done)
-            if count == 0:
-                raise CheckpointError(
-                    f"{self._path}: ends at byte {start + done}, inside a tensor; "
-                    "the file is truncated, fetch it again"
-                )
-            done += count
 
-    def _write(self, content: bytes | memoryview, start: int) -> None:
-        done = 0
-        while done < len(content):
-            done += os.pwrite(self._descriptor, content[done:], start + done)
+def stretches(
+    stored: StoredTensor, view: RowView, rows: NDArray[np.int64]
+) -> list[tuple[int, int]]:
+    """First byte, and one past the last, of the stretches of the file where rows are.
+
+    Rows of a transposed matrix are everywhere in it: they have one stretch, the whole matrix.
+    """
+    if view.is_transposed:
+        first, last = view.offset * view.itemsize, view.stop * view.itemsize
+        return [(stored.start + first, stored.start + last)]
+    row_bytes = view.columns * view.itemsize
+    return [
+        (place, place + (last - first) * row_bytes)
+        for first, last, place in _stretches(stored, view, rows)
+    ]
+
+
+def _stretches(
+    stored: StoredTensor, view: RowView, rows: NDArray[np.int64]
+) -> Iterator[tuple[int, int, int]]:
+    """Ranges of positions in `rows` that are one stretch of the file, and its first byte."""
+    begin = stored.start + view.offset * view.itemsize
+    for first, last in _runs(rows, view.row_stride == view.columns):
+        yield first, last, begin + int(rows[first]) * view.row_stride * view.itemsize
 
 
 def _runs(rows: NDArray[np.int64], neighbors_touch: bool) -> Iterator[tuple[int, int]]:

@@ -1,5 +1,8 @@
 """`surgery plan`, `apply`, `undo`, `verify` and `diff`: checkpoints on disk; no model is loaded."""
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +13,7 @@ from modelsurgery.cli.options import (
     EditArguments,
     Json,
     LayoutFile,
-    ModelArgument,
+    StoredModelArgument,
     chosen_layout,
     model_directory,
 )
@@ -21,12 +24,18 @@ from modelsurgery.files.shell import path_word
 if TYPE_CHECKING:
     from modelsurgery.apply.arrival import Arrival
     from modelsurgery.apply.copying import EditedCopy
+    from modelsurgery.apply.object_copy import CopiedObjects
     from modelsurgery.apply.plan import TypePlan
     from modelsurgery.edit.edit import Edit
 
 ModelDirectory = Annotated[Path, typer.Argument(help="Model: directory or GGUF file.")]
 MOST_NAMED = 3
 LEAST_COSINE = 0.7  # of an edit with what arrives: below it the rounding is longer than the edit
+# What a plan says of local disks alone.
+OF_LOCAL_DISKS = {"bytes_free", "bytes_written_in_place", "bytes_written_copy"} | {
+    "seconds_in_place",
+    "seconds_copy",
+}
 QUANTIZED_AGAIN = (
     "edited rows are quantized again, with scales of their own; what an importance matrix "
     "(imatrix) chose for them is lost"
@@ -34,7 +43,7 @@ QUANTIZED_AGAIN = (
 
 
 def plan(
-    model: ModelArgument,
+    model: StoredModelArgument,
     edits: Annotated[list[Path] | None, typer.Argument(help="Edit files.")] = None,
     layout: LayoutFile = None,
     as_json: Json = False,
@@ -48,6 +57,8 @@ def plan(
     checkpoint = open_checkpoint(model_directory(model))
     planned = plan_surgery(checkpoint, loaded, layout=chosen_layout(layout))
     content = {"model": str(checkpoint.place), **asdict(planned), **edits_together(loaded)}
+    if checkpoint.remote is not None:
+        content = {key: one for key, one in content.items() if key not in OF_LOCAL_DISKS}
     if not as_json:
         lines = [_type_line(name, one) for name, one in planned.types.items()]
         content["types"] = lines or None
@@ -73,13 +84,14 @@ def _arrival_line(arrival: "Arrival") -> str:
 
 
 def apply(
-    model: ModelArgument,
+    model: StoredModelArgument,
     edits: EditArguments,
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR|FILE",
-            help="Directory for the edited copy; for a GGUF file, the file (.gguf).",
+            metavar="DIR|FILE|URL",
+            help="Directory for the edited copy; for a GGUF file, the file (.gguf); for a model in "
+            "an object store, s3://BUCKET/FOLDER.",
         ),
     ] = None,
     in_place: Annotated[
@@ -95,6 +107,7 @@ def apply(
     """Apply edits to a model on disk: to a copy, or reversibly in place."""
     from modelsurgery.data.demo import is_demo_model
     from modelsurgery.edit.edit_file import load_edits
+    from modelsurgery.files.object_store import is_url
 
     if (out is None) != in_place:
         raise RecipeError("give either --out DIR|FILE or --in-place")
@@ -119,6 +132,12 @@ def apply(
             **_arrived(done.arrival, as_json),
             "way_back": f"surgery undo {path_word(done.directory)}",
         }
+    elif is_url(model) and is_url(out):
+        from modelsurgery.apply.object_copy import apply_to_object_store
+
+        with showing_progress() as progress, _ending_tidily():
+            copied_there = apply_to_object_store(model, loaded, out, progress=progress)
+        content = _copied_there(copied_there)
     else:
         from modelsurgery.apply.copying import apply_to_copy
 
@@ -126,6 +145,16 @@ def apply(
             made = apply_to_copy(directory, loaded, out, real_copies=copy, progress=progress)
         content = copied(made, as_json)
     print_content({**content, **edits_together(loaded)}, as_json)
+
+
+@contextmanager
+def _ending_tidily() -> Iterator[None]:
+    """Let SIGTERM end a surgery as Ctrl-C does, where something elsewhere has to be tidied up."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def copied(made: "EditedCopy", as_json: bool) -> dict[str, Any]:
@@ -145,6 +174,19 @@ def _removed(count: int) -> dict[str, Any]:
         return {}
     why = "the model has the original rows already, so nothing was left to undo of these surgeries"
     return {"records_removed": count, "removed_because": why}
+
+
+def _copied_there(made: "CopiedObjects") -> dict[str, Any]:
+    """What is printed of an edited copy in an object store."""
+    content = asdict(made)
+    share = (made.bytes_received + made.bytes_sent) / max(made.coverage.bytes_total, 1)
+    return {
+        "directory": content.pop("url"),
+        **content.pop("coverage"),
+        **content,
+        "share_moved": share,
+        "checked": "sizes, headers and changed rows; what the server copied was not read back",
+    }
 
 
 def _arrived(arrival: "dict[str, Arrival]", as_json: bool) -> dict[str, Any]:

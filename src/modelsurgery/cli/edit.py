@@ -20,10 +20,10 @@ from modelsurgery.cli.options import (
     MaxDivergence,
     MaxMemory,
     MaxPerplexity,
-    ModelArgument,
     Offload,
     Rows,
     Seed,
+    StoredModelArgument,
     Strength,
     TextColumn,
     chosen_layout,
@@ -63,7 +63,7 @@ Weights = Annotated[
 
 
 def edit(
-    model: ModelArgument,
+    model: StoredModelArgument,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Edit file to write (.safetensors).")],
     texts: SeveralTexts = None,
     probe: Annotated[

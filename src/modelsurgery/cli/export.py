@@ -71,11 +71,13 @@ def export(
     from modelsurgery.checkpoint.directory import open_checkpoint
     from modelsurgery.checkpoint.named_models import published_name
     from modelsurgery.edit.edit_file import load_edit
+    from modelsurgery.files.object_store import refuse_url
 
     if push is not None and to != "hub":
         raise RecipeError("--push needs --to hub")
     if form == "merged" and to not in ("gguf", "hub"):
         raise RecipeError(f"--form merged and --to {to}; expected --to gguf or --to hub")
+    refuse_url(model, "exporting reads a model on a local disk; download it first")
     checkpoint = open_checkpoint(model_directory(model))
     name = base_model or (None if Path(model).is_dir() else published_name(model))
     loaded = [load_edit(path) for path in edits]

@@ -39,7 +39,10 @@ TABLES = ("explanation", "inside", "with", "similarity")  # parts that are shown
 
 def inspect(
     file: Annotated[
-        Path, typer.Argument(help="Probe, edit, journal, or model (directory or GGUF file).")
+        Path,
+        typer.Argument(
+            help="Probe, edit, journal, or model (directory, GGUF file or s3://BUCKET/FOLDER)."
+        ),
     ],
     model: Annotated[
         str | None,
@@ -171,8 +174,13 @@ def _other(file: Path, wanted: _Wanted) -> dict[str, Any]:
     """What is known of a journal, a model or a probe."""
     from modelsurgery.apply.journal import is_journal, journal_json, load_journal
     from modelsurgery.apply.manifest import SURGERY_MANIFEST
+    from modelsurgery.checkpoint.directory import open_checkpoint
     from modelsurgery.checkpoint.place import is_gguf, place_of
+    from modelsurgery.files.object_store import is_url
 
+    if is_url(file):
+        checkpoint = open_checkpoint(file)
+        return _surgeries(checkpoint.directory, str(checkpoint.place))
     is_model = file.is_dir() or is_gguf(file) or file.name == SURGERY_MANIFEST
     is_probe = not (is_journal(file) or is_model)
     if is_probe:
@@ -184,7 +192,7 @@ def _other(file: Path, wanted: _Wanted) -> dict[str, Any]:
     directory = place_of(file).records if file.is_dir() or is_gguf(file) else file.parent
     if is_journal(file):
         return journal_json(load_journal(directory))
-    return _surgeries(directory, file)
+    return _surgeries(directory, str(file))
 
 
 def _probe(file: Path, wanted: _Wanted) -> dict[str, Any]:
@@ -290,13 +298,13 @@ def _addresses(seen: "Inside") -> list[Any]:
     ]
 
 
-def _surgeries(directory: Path, file: Path) -> dict[str, Any]:
+def _surgeries(directory: Path, name: str) -> dict[str, Any]:
     from modelsurgery.apply.manifest import read_manifest
 
     manifest = read_manifest(directory)
     if not manifest.operations:
         raise RecipeError(
-            f"{file}: no surgery is recorded here; expected a probe, an edit, "
+            f"{name}: no surgery is recorded here; expected a probe, an edit, "
             "a journal or an edited model"
         )
     return {

@@ -169,6 +169,13 @@ ShowOffensive = Annotated[
     ),
 ]
 ModelArgument = Annotated[str, typer.Argument(help=_declared("model")[0].description)]
+# Of verbs that read headers and rows only.
+StoredModelArgument = Annotated[
+    str,
+    typer.Argument(
+        help=f"{_declared('model')[0].description} Or s3://BUCKET/FOLDER, in an object store."
+    ),
+]
 EditArguments = Annotated[list[Path], typer.Argument(help="Edit files, applied together.")]
 
 Behavior = Annotated[str, option("behavior", default=DEFAULT_BEHAVIOR)]
@@ -271,13 +278,14 @@ def chosen_executor(
 def model_directory(name: str) -> Path:
     """Directory of a model given as a directory, a name, an id of the Hub, or `demo`.
 
-    A GGUF file stays what it is: whoever loads it makes a directory of it.
+    A GGUF file stays what it is: whoever loads it makes a directory of it. So does a URL.
     """
     from modelsurgery.data.demo import demo_model_path, is_demo_model
+    from modelsurgery.files.object_store import is_url
 
     if is_demo_model(name):
         return demo_model_path()
-    if Path(name).is_dir() or is_gguf(name):
+    if Path(name).is_dir() or is_gguf(name) or is_url(name):
         return Path(name)
     from modelsurgery.model.loading import resolve_model_directory
 

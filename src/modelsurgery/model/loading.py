@@ -36,6 +36,7 @@ from modelsurgery.errors import (
     UnsupportedModelError,
 )
 from modelsurgery.files.atomic import refuse_unreadable, sha256_file, sha256_json
+from modelsurgery.files.object_store import refuse_url
 from modelsurgery.model.chat_template import ChatTemplate, processor_template
 from modelsurgery.model.gguf_files import dequantized_directory
 from modelsurgery.model.language_model import LanguageModel
@@ -69,6 +70,7 @@ def resolve_model_directory(model: Path | str, *, revision: str | None = None) -
     Raises:
         ModelNotFoundError: no such directory, a name that was not fetched yet, or no such id.
     """
+    refuse_url(model, "a model is loaded from a local disk; download it first")
     if Path(model).is_dir():
         return Path(model)
     if str(model) in NAMED_MODELS:

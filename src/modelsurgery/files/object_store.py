@@ -1,0 +1,384 @@
+"""Objects below a URL `s3://BUCKET/PREFIX`: listing, ranged reads, and objects made of parts.
+
+Any server that speaks S3; the address and the credentials are boto3's own (`AWS_ENDPOINT_URL`,
+`AWS_PROFILE`, …). An object appears whole or not at all.
+"""
+
+import base64
+import hashlib
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from modelsurgery.errors import ModelNotFoundError, OutputExistsError, RecipeError, StorageError
+from modelsurgery.files.object_errors import code_of, imported, is_broken_off, object_errors
+from modelsurgery.files.parallel import CONNECTIONS, in_parallel
+
+SCHEME = "s3://"
+CONNECT_SECONDS = 20
+# Completing an upload of thousands of parts takes minutes; asked again it would be an error.
+ANSWER_SECONDS = 600
+MOST_READS = 4  # of one range, when answers break off
+MOST_COPIED_BYTES = 5 << 30  # of one CopyObject or UploadPartCopy
+COPIED_PART_BYTES = 1 << 30
+CLAIMED = ("PreconditionFailed", "ConditionalRequestConflict")
+
+
+def is_url(name: Path | str) -> bool:
+    """Whether a name means something in an object store; as a `Path` too, which drops a slash."""
+    return str(name).startswith("s3:/")
+
+
+def refuse_url(name: Path | str, doing: str) -> None:
+    """Raise RecipeError when a name means something in an object store."""
+    if is_url(name):
+        raise RecipeError(f"{Folder(name).url}: {doing}")
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """An object as a listing describes it.
+
+    Attributes:
+        size: in bytes.
+        etag: changes when the content does.
+        version: of an object just made in a bucket that keeps versions.
+    """
+
+    size: int
+    etag: str
+    version: str | None = None
+
+
+@dataclass
+class Traffic:
+    """What went through this process; headers, and what boto3 repeats, are not counted.
+
+    Attributes:
+        received: bytes of objects read.
+        sent: bytes of objects written.
+        requests: number of requests.
+    """
+
+    received: int = 0
+    sent: int = 0
+    requests: int = 0
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def count(self, *, received: int = 0, sent: int = 0) -> None:
+        """Count a request."""
+        with self._lock:
+            self.received += received
+            self.sent += sent
+            self.requests += 1
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bytes `start:stop` of an object, for the server to copy.
+
+    Attributes:
+        folder: where the object is.
+        name: its name there.
+        start: first byte.
+        stop: one past the last byte.
+        etag: what the object's etag must be.
+    """
+
+    folder: "Folder"
+    name: str
+    start: int
+    stop: int
+    etag: str
+
+    def __len__(self) -> int:
+        """Number of bytes."""
+        return self.stop - self.start
+
+
+# A part of an object: for the server to copy, content to send, or what gives it when it is needed.
+Part = Range | bytes | Callable[[], bytes | Range]
+
+
+class Folder:
+    """The objects below a URL. Names are relative to it."""
+
+    def __init__(self, url: Path | str) -> None:
+        """Take a URL apart; nothing is asked of the server yet.
+
+        Raises:
+            RecipeError: it names no bucket or no folder in it.
+        """
+        self.bucket, _, prefix = str(url).removeprefix("s3:").strip("/").partition("/")
+        if not self.bucket or not prefix:
+            raise RecipeError(f"{url}: expected {SCHEME}BUCKET/FOLDER")
+        self._prefix = f"{prefix}/"
+        self.url = f"{SCHEME}{self.bucket}/{prefix}"
+        self.traffic = Traffic()
+
+    @cached_property
+    def _client(self) -> Any:
+        boto3, config = imported("boto3", self.url), imported("botocore.config", self.url)
+        with self._errors():
+            # Checksums of boto3's own are not known to every server; ours are of MD5.
+            settings = config.Config(
+                max_pool_connections=CONNECTIONS,
+                connect_timeout=CONNECT_SECONDS,
+                read_timeout=ANSWER_SECONDS,
+                tcp_keepalive=True,
+                retries={"mode": "standard", "max_attempts": 5},
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            )
+            return boto3.session.Session().client("s3", config=settings)
+
+    def is_inside(self, other: "Folder") -> bool:
+        """Whether all objects below this URL are below another."""
+        return self.url.startswith(other.url + "/")
+
+    def objects(self) -> dict[str, StoredObject]:
+        """All objects below the URL, by name.
+
+        Raises:
+            ModelNotFoundError: there is no such bucket.
+            StorageError: the server cannot be reached or refuses.
+        """
+        found = {}
+        with self._errors():
+            pages = self._client.get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=self.bucket, Prefix=self._prefix):
+                self.traffic.count()
+                for one in page.get("Contents", ()):
+                    name = one["Key"].removeprefix(self._prefix)
+                    if name and not name.endswith("/"):
+                        found[name] = StoredObject(one["Size"], one["ETag"])
+        return found
+
+    def read(self, name: str, start: int, stop: int, etag: str) -> bytes:
+        """Bytes `start:stop` of an object, fewer where it ends before.
+
+        Raises:
+            StorageError: as all that asks the server; the object has another etag.
+        """
+        if start == stop:
+            return b""
+        for _ in range(MOST_READS - 1):
+            try:
+                return self._read_once(name, start, stop, etag)
+            except StorageError as error:
+                if not is_broken_off(error):
+                    raise
+        return self._read_once(name, start, stop, etag)
+
+    def _read_once(self, name: str, start: int, stop: int, etag: str) -> bytes:
+        with self._errors():
+            answer = self._client.get_object(
+                **self._key(name), Range=f"bytes={start}-{stop - 1}", IfMatch=etag
+            )
+            if answer["ContentLength"] > stop - start:
+                answer["Body"].close()
+                raise StorageError(
+                    f"{self.url}: the server sends whole objects where a range was asked for; "
+                    "expected S3 with ranged reads"
+                )
+            content: bytes = answer["Body"].read()
+        self.traffic.count(received=len(content))
+        return content
+
+    def metadata(self, name: str) -> dict[str, str]:
+        """What was recorded with an object when it was made."""
+        with self._errors():
+            answer = self._client.head_object(**self._key(name))
+        self.traffic.count()
+        found: dict[str, str] = answer["Metadata"]
+        return found
+
+    def put(self, name: str, content: bytes, *, new: bool = False) -> None:
+        """Write a small object.
+
+        Raises:
+            OutputExistsError: with `new`, there is one of that name.
+        """
+        condition = {"IfNoneMatch": "*"} if new else {}
+        try:
+            with self._errors():
+                self._client.put_object(
+                    **self._key(name), Body=content, ContentMD5=_md5(content), **condition
+                )
+        except StorageError as error:
+            if new and code_of(error.__cause__) in CLAIMED:
+                raise OutputExistsError(
+                    f"{self.url} is being written to by another surgery; choose another --out"
+                ) from error
+            raise
+        self.traffic.count(sent=len(content))
+
+    def copy(
+        self,
+        name: str,
+        source: "Folder",
+        stored: StoredObject,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        """Have the server copy an object of that name, of any size."""
+        if stored.size > MOST_COPIED_BYTES:
+            starts = range(0, stored.size, COPIED_PART_BYTES)
+            stops = [*starts[1:], stored.size]
+            parts = [
+                Range(source, name, start, stop, stored.etag)
+                for start, stop in zip(starts, stops, strict=True)
+            ]
+            self.compose(name, parts, metadata)
+            return
+        with self._errors():
+            self._client.copy_object(
+                **self._key(name),
+                CopySource=source._key(name),
+                CopySourceIfMatch=stored.etag,
+                **({"Metadata": metadata, "MetadataDirective": "REPLACE"} if metadata else {}),
+            )
+        self.traffic.count()
+
+    def compose(
+        self,
+        name: str,
+        parts: Sequence[Part],
+        metadata: Mapping[str, str] | None = None,
+        *,
+        connections: int = CONNECTIONS,
+        done: Callable[[int], None] = lambda _: None,
+        ended: Callable[[], None] = lambda: None,
+    ) -> StoredObject:
+        """Make an object of parts, in their order; when a part fails, nothing is left of it.
+
+        Args:
+            name: of the object; what had that name is replaced.
+            parts: at least 5 MiB each, but for the last.
+            metadata: recorded with it.
+            connections: number of parts under way at a time.
+            done: called with the number of each part that has arrived.
+            ended: called when a part failed, before those under way are waited for.
+
+        Returns:
+            The object.
+        """
+        key = self._key(name)
+        with self._errors():
+            upload = self._client.create_multipart_upload(**key, Metadata=dict(metadata or {}))
+        key["UploadId"] = upload["UploadId"]
+        self.traffic.count()
+        sizes: list[int] = []
+
+        def bring(numbered: tuple[int, Part]) -> dict[str, Any]:
+            number, given = numbered
+            part = given() if callable(given) else given
+            etag = self._bring(key, number, part)
+            sizes.append(len(part))
+            done(number)
+            return {"PartNumber": number, "ETag": etag}
+
+        try:
+            brought = in_parallel(bring, list(enumerate(parts, 1)), connections, ended)
+            with self._errors():
+                answer = self._client.complete_multipart_upload(
+                    **key, MultipartUpload={"Parts": brought}
+                )
+        except BaseException:
+            with suppress(StorageError, ModelNotFoundError), self._errors():
+                self._client.abort_multipart_upload(**key)
+            raise
+        self.traffic.count()
+        return StoredObject(sum(sizes), answer["ETag"], _version(answer))
+
+    def _bring(self, key: Mapping[str, Any], number: int, part: bytes | Range) -> str:
+        with self._errors():
+            if isinstance(part, bytes):
+                answer = self._client.upload_part(
+                    **key, PartNumber=number, Body=part, ContentMD5=_md5(part)
+                )
+                self.traffic.count(sent=len(part))
+            else:
+                answer = self._client.upload_part_copy(
+                    **key,
+                    PartNumber=number,
+                    CopySource=part.folder._key(part.name),
+                    CopySourceRange=f"bytes={part.start}-{part.stop - 1}",
+                    CopySourceIfMatch=part.etag,
+                )["CopyPartResult"]
+                self.traffic.count()
+        etag: str = answer["ETag"]
+        return etag
+
+    def versions(self, prefix: str) -> list[tuple[str, str | None]]:
+        """Names and versions of all objects whose names begin so, also of those deleted by name.
+
+        Where the server keeps or lists no versions, each object once, with None.
+        """
+        found: list[tuple[str, str | None]] = []
+        try:
+            with self._errors():
+                pages = self._client.get_paginator("list_object_versions")
+                for page in pages.paginate(Bucket=self.bucket, Prefix=self._prefix + prefix):
+                    self.traffic.count()
+                    for one in (*page.get("Versions", ()), *page.get("DeleteMarkers", ())):
+                        found.append((one["Key"].removeprefix(self._prefix), _version(one)))
+        except StorageError as error:
+            if code_of(error.__cause__) not in ("NotImplemented", "AccessDenied"):
+                raise
+            found = [(name, None) for name in self.objects() if name.startswith(prefix)]
+        return found
+
+    def delete(self, objects: Iterable[tuple[str, str | None]]) -> None:
+        """Delete objects by name and version, if one is known; a missing one is no error."""
+        by_name: dict[str, list[str | None]] = {}
+        for name, version in dict.fromkeys(objects):
+            by_name.setdefault(name, []).append(version)
+
+        # One request each: that for many needs a checksum which servers do not agree about.
+        # Versions of an object one after the other, because servers do not expect otherwise.
+        def remove(name: str) -> None:
+            for version in by_name[name]:
+                with self._errors():
+                    self._client.delete_object(
+                        **self._key(name), **({"VersionId": version} if version else {})
+                    )
+                self.traffic.count()
+
+        in_parallel(remove, list(by_name))
+
+    def abort_uploads(self) -> int:
+        """Abort all uploads below the URL that were begun and not completed; how many."""
+        count = 0
+        with self._errors():
+            pages = self._client.get_paginator("list_multipart_uploads")
+            for page in pages.paginate(Bucket=self.bucket, Prefix=self._prefix):
+                self.traffic.count()
+                for one in page.get("Uploads", ()):
+                    self._client.abort_multipart_upload(
+                        Bucket=self.bucket, Key=one["Key"], UploadId=one["UploadId"]
+                    )
+                    self.traffic.count()
+                    count += 1
+        return count
+
+    def _key(self, name: str) -> dict[str, Any]:
+        return {"Bucket": self.bucket, "Key": self._prefix + name}
+
+    def _errors(self) -> AbstractContextManager[None]:
+        return object_errors(self.url)
+
+
+def _md5(content: bytes) -> str:
+    return base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
+
+
+def _version(answer: Mapping[str, Any]) -> str | None:
+    """Of an object; "null" is that of a bucket which keeps none."""
+    version: str = answer.get("VersionId") or "null"
+    return None if version == "null" else version

@@ -27,7 +27,8 @@ STAND_IN = """\
 #!{python} -SEs
 import json, os, socket, sys
 
-request = {{"arguments": sys.argv[1:], "workplace": os.getcwd(), "environment": {{}}, "before": ""}}
+request = {{"arguments": sys.argv[1:], "workplace": os.getcwd(), "before": ""}}
+request["environment"] = dict(os.environ)
 connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 connection.connect({address!r})
 socket.send_fds(connection, [json.dumps(request).encode()], [0, 1, 2])

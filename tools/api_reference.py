@@ -30,8 +30,9 @@ GROUPS = {
     "Edits": ("fit_edit", "make_edit", "load_edit", "save_edit", "Edit"),
     "Measuring": ("evaluate", "Evaluation"),
     "Applying and undoing": (
-        "edited", "apply_to_copy", "apply_in_place", "undo", "verify", "plan_surgery",
-        "EditedCopy", "EditedInPlace", "Undone", "Verification", "Plan", "TypePlan", "Arrival",
+        "edited", "apply_to_copy", "apply_in_place", "apply_to_object_store", "undo", "verify",
+        "plan_surgery", "EditedCopy", "EditedInPlace", "CopiedObjects", "Undone", "Verification",
+        "Plan", "TypePlan", "Arrival",
     ),
     "Export": ("write_peft_adapter", "write_gguf_adapter", "PeftAdapter", "GgufAdapter"),
     "Checkpoints": (

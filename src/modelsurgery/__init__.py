@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from modelsurgery.apply.copying import EditedCopy, apply_to_copy
     from modelsurgery.apply.in_memory import edited
     from modelsurgery.apply.in_place import EditedInPlace, apply_in_place
+    from modelsurgery.apply.object_copy import CopiedObjects, apply_to_object_store
     from modelsurgery.apply.plan import Plan, TypePlan, plan_surgery
     from modelsurgery.apply.undoing import Undone, undo
     from modelsurgery.apply.verification import Verification, verify
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "Arrival": "apply.arrival",
     "Checkpoint": "checkpoint.directory",
+    "CopiedObjects": "apply.object_copy",
     "Edit": "edit.edit",
     "EditedCopy": "apply.copying",
     "EditedInPlace": "apply.in_place",
@@ -68,6 +70,7 @@ _MODULES = {
     "Verification": "apply.verification",
     "apply_in_place": "apply.in_place",
     "apply_to_copy": "apply.copying",
+    "apply_to_object_store": "apply.object_copy",
     "compare_checkpoints": "checkpoint.diff",
     "edited": "apply.in_memory",
     "demo_model_path": "data.demo",
@@ -101,6 +104,7 @@ _MODULES = {
 __all__ = [
     "Arrival",
     "Checkpoint",
+    "CopiedObjects",
     "Edit",
     "EditedCopy",
     "EditedInPlace",
@@ -126,6 +130,7 @@ __all__ = [
     "Verification",
     "apply_in_place",
     "apply_to_copy",
+    "apply_to_object_store",
     "compare_checkpoints",
     "demo_model_path",
     "edited",

@@ -60,8 +60,11 @@ class CopiedObjects:
         requests: number of requests.
 
     Example:
-        >>> done = apply_to_object_store("s3://models/llama", [edit], "s3://models/edited")
-        >>> done.kept
+        >>> store = "s3://models"
+        >>> done = apply_to_object_store(  # doctest: +SKIP
+        ...     f"{store}/llama", [edit], f"{store}/edited"
+        ... )
+        >>> done.kept  # doctest: +SKIP
         ()
     """
 
@@ -105,8 +108,11 @@ def apply_to_object_store(
         VerificationError: the server returned bytes other than those sent. The copy is deleted.
 
     Example:
-        >>> done = apply_to_object_store("s3://models/llama", [edit], "s3://models/edited")
-        >>> done.coverage.rows_edited == edit.row_count
+        >>> store = "s3://models"
+        >>> done = apply_to_object_store(  # doctest: +SKIP
+        ...     f"{store}/llama", [edit], f"{store}/edited"
+        ... )
+        >>> done.coverage.rows_edited == edit.row_count  # doctest: +SKIP
         True
     """
     for name in (source, destination):

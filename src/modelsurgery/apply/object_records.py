@@ -26,7 +26,7 @@ from modelsurgery.apply.manifest import (
 from modelsurgery.apply.patching import Surgery, wrong_tensors
 from modelsurgery.checkpoint.directory import INDEX_FILE, Checkpoint
 from modelsurgery.checkpoint.header import header_sha256
-from modelsurgery.checkpoint.place import is_plain_name
+from modelsurgery.checkpoint.place import GGUF_SUFFIX, is_plain_name
 from modelsurgery.checkpoint.remote import RemoteModel
 from modelsurgery.checkpoint.rows import Weights
 from modelsurgery.errors import CheckpointError, VerificationError
@@ -35,6 +35,7 @@ from modelsurgery.files.object_store import Folder
 from modelsurgery.files.parallel import in_parallel
 
 UNFINISHED = "surgery-unfinished.json"
+NOT_CARRIED = {*OTHER_WEIGHTS, GGUF_SUFFIX}
 LAST_FILES = (INDEX_FILE, "config.json")
 # Larger ones are copied without being read, and the manifest has no hash of them.
 MOST_HASHED_BYTES = 32 << 20
@@ -84,7 +85,7 @@ class Records:
             _refuse_replaced(checkpoint, source, before.journals[-1])
         ours = {*checkpoint.files, SURGERY_MANIFEST, UNFINISHED}
         names = [one for one in sorted(source.objects) if one not in ours and not _is_hidden(one)]
-        left = [one for one in names if Path(one).suffix in OTHER_WEIGHTS or not _is_inner(one)]
+        left = [one for one in names if _is_left_behind(one)]
         carried = [one for one in names if one not in set(left)]
         return cls(source, target, staged, before, tuple(carried), tuple(left))
 
@@ -158,6 +159,10 @@ def _journal_files(manifest: Manifest) -> list[str]:
 
 def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") for part in name.split("/"))
+
+
+def _is_left_behind(name: str) -> bool:
+    return Path(name).suffix.lower() in NOT_CARRIED or not _is_inner(name)
 
 
 def _is_inner(name: str) -> bool:

@@ -60,10 +60,8 @@ class CopiedObjects:
         requests: number of requests.
 
     Example:
-        >>> store = "s3://models"
-        >>> done = apply_to_object_store(  # doctest: +SKIP
-        ...     f"{store}/llama", [edit], f"{store}/edited"
-        ... )
+        >>> source, target = "s3://models/llama", "s3://models/edited"
+        >>> done = apply_to_object_store(source, [edit], target)  # doctest: +SKIP
         >>> done.kept  # doctest: +SKIP
         ()
     """
@@ -108,10 +106,8 @@ def apply_to_object_store(
         VerificationError: the server returned bytes other than those sent. The copy is deleted.
 
     Example:
-        >>> store = "s3://models"
-        >>> done = apply_to_object_store(  # doctest: +SKIP
-        ...     f"{store}/llama", [edit], f"{store}/edited"
-        ... )
+        >>> source, target = "s3://models/llama", "s3://models/edited"
+        >>> done = apply_to_object_store(source, [edit], target)  # doctest: +SKIP
         >>> done.coverage.rows_edited == edit.row_count  # doctest: +SKIP
         True
     """

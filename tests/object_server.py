@@ -15,6 +15,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import pytest
 from safetensors.numpy import save_file
 
 from modelsurgery import Edit, open_checkpoint
@@ -68,6 +69,15 @@ class ObjectServer:
     def uploads(self) -> int:
         """Number of uploads that were begun and not completed."""
         return len(self.client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", []))
+
+
+@contextmanager
+def object_server_used() -> Iterator[ObjectServer]:
+    """Serve, and have this process and those that it starts use the server."""
+    with object_server() as served, pytest.MonkeyPatch.context() as patch:
+        for name, value in served.environment.items():
+            patch.setenv(name, value)
+        yield served
 
 
 @contextmanager

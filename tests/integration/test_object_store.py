@@ -49,7 +49,7 @@ from object_server import (
     ObjectServer,
     edit_of,
     edit_of_two_rows,
-    object_server,
+    object_server_used,
     write_large_model,
 )
 from tiny import write_tiny_model
@@ -72,9 +72,7 @@ class Stored:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ObjectServer]:
-    with object_server() as served, pytest.MonkeyPatch.context() as patch:
-        for name, value in served.environment.items():
-            patch.setenv(name, value)
+    with object_server_used() as served:
         yield served
 
 

@@ -24,16 +24,14 @@ from object_server import (
     breaking_off,
     edit_of,
     edit_of_two_rows,
-    object_server,
+    object_server_used,
 )
 from tiny import write_tiny_model
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ObjectServer]:
-    with object_server() as served, pytest.MonkeyPatch.context() as patch:
-        for name, value in served.environment.items():
-            patch.setenv(name, value)
+    with object_server_used() as served:
         yield served
 
 

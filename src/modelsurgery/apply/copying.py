@@ -56,6 +56,7 @@ OTHER_WEIGHTS = {
     ".ckpt",
     ".h5",
     ".msgpack",
+    ".gguf",
     ".onnx",
     ".npz",
 }

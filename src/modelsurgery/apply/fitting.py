@@ -37,7 +37,7 @@ def check_fits(model: Path, edits: Sequence[Edit], layout: GateLayout | None = N
         gates = find_gate_matrices(checkpoint, layout_of(edits) or layout)
     except UnsupportedModelError:
         return
-    named = named_as(edits, {gate.address: gate.tensor for gate in gates})
+    named = named_as(edits, gates)
     with Weights(checkpoint) as weights:
         read = rows_reader(weights, gates)
         check_bases(named, read, is_dequantized=checkpoint.is_dequantized)

@@ -187,14 +187,19 @@ class _GateParameter:
     Attributes:
         module: what the parameter belongs to.
         parameter: the parameter that holds it; without values where they are offloaded.
-        view: where its rows are in the parameter.
+        gate: where its rows are in the parameter.
         outputs: which output of the projection each row gives, int64 [rows].
     """
 
     module: torch.nn.Module
     parameter: torch.nn.Parameter
-    view: RowView
+    gate: GateMatrix
     outputs: NDArray[np.int64]
+
+    @property
+    def view(self) -> RowView:
+        """The rows in the parameter."""
+        return self.gate.view
 
 
 def loaded_gates(model: Any, layout: GateLayout | None = None) -> tuple[GateMatrix, ...]:
@@ -213,13 +218,13 @@ def loaded_gates(model: Any, layout: GateLayout | None = None) -> tuple[GateMatr
 
 
 def _gate_parameters(model: Any, layout: GateLayout | None) -> dict[Address, _GateParameter]:
-    return {gate.address: _gate_parameter(model, gate.view) for gate in loaded_gates(model, layout)}
+    return {gate.address: _gate_parameter(model, gate) for gate in loaded_gates(model, layout)}
 
 
-def _gate_parameter(model: Any, view: RowView) -> _GateParameter:
-    module = model.get_submodule(view.tensor.rpartition(".")[0])
-    parameter = model.get_parameter(view.tensor)
-    return _GateParameter(module, parameter, view, view.outputs(tuple(parameter.shape)))
+def _gate_parameter(model: Any, gate: GateMatrix) -> _GateParameter:
+    module = model.get_submodule(gate.tensor.rpartition(".")[0])
+    parameter = model.get_parameter(gate.tensor)
+    return _GateParameter(module, parameter, gate, gate.view.outputs(tuple(parameter.shape)))
 
 
 def _changes(
@@ -242,7 +247,7 @@ def _changes(
         matrix = rows_in(values(gate.module, gate.view.tensor.rpartition(".")[2]), gate.view)
         return _as_stored(matrix[torch.from_numpy(rows).to(matrix.device)], update.dtype)
 
-    named = named_as(edits, {address: one.view.tensor for address, one in matrices.items()})
+    named = named_as(edits, (one.gate for one in matrices.values()))
     return tuple(tensor_changes(named, read, is_dequantized=is_dequantized))
 
 

@@ -26,7 +26,7 @@ from modelsurgery.apply.manifest import (
 from modelsurgery.apply.patching import Surgery, wrong_tensors
 from modelsurgery.checkpoint.directory import INDEX_FILE, Checkpoint
 from modelsurgery.checkpoint.header import header_sha256
-from modelsurgery.checkpoint.place import GGUF_SUFFIX, is_plain_name
+from modelsurgery.checkpoint.place import is_plain_name
 from modelsurgery.checkpoint.remote import RemoteModel
 from modelsurgery.checkpoint.rows import Weights
 from modelsurgery.errors import CheckpointError, VerificationError
@@ -35,7 +35,6 @@ from modelsurgery.files.object_store import Folder
 from modelsurgery.files.parallel import in_parallel
 
 UNFINISHED = "surgery-unfinished.json"
-NOT_CARRIED = {*OTHER_WEIGHTS, GGUF_SUFFIX}
 LAST_FILES = (INDEX_FILE, "config.json")
 # Larger ones are copied without being read, and the manifest has no hash of them.
 MOST_HASHED_BYTES = 32 << 20
@@ -162,7 +161,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _is_left_behind(name: str) -> bool:
-    return Path(name).suffix.lower() in NOT_CARRIED or not _is_inner(name)
+    return Path(name).suffix.lower() in OTHER_WEIGHTS or not _is_inner(name)
 
 
 def _is_inner(name: str) -> bool:

@@ -51,9 +51,7 @@ class Surgery:
         touched = {update.address for edit in edits for update in edit.updates}
         for dtype in sorted({gate.dtype for gate in gates if gate.address in touched}):
             check_writable(dtype, str(checkpoint.place))
-        return cls(
-            checkpoint, gates, named_as(edits, {gate.address: gate.tensor for gate in gates})
-        )
+        return cls(checkpoint, gates, named_as(edits, gates))
 
     def write_journal(self, directory: Path) -> tuple[StoredJournal, Coverage]:
         """Put the rows that will change into a journal of `directory`; no weight is written.

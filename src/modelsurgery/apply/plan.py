@@ -138,7 +138,7 @@ def plan_surgery(
     """
     layout = layout or layout_of(edits) or choose_layout(checkpoint)
     gates = find_gate_matrices(checkpoint, layout)
-    edits = named_as(edits, {gate.address: gate.tensor for gate in gates})
+    edits = named_as(edits, gates)
     touched = _rows_touched(checkpoint, gates, edits)
     row_bytes = {gate: gate.view.columns * gate.view.itemsize for gate in gates}
     rows_bytes = sum(count * row_bytes[gate] for gate, count in touched.items())

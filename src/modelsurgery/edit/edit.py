@@ -9,7 +9,7 @@ v ← v + α·W[1] for each row v of the region.
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -317,11 +317,12 @@ def layout_of(edits: Sequence[Edit]) -> GateLayout | None:
     return layouts[0] if layouts else None
 
 
-def named_as(edits: Sequence[Edit], names: Mapping[Address, str]) -> tuple[Edit, ...]:
+def named_as(edits: Sequence[Edit], gates: Iterable[GateMatrix]) -> tuple[Edit, ...]:
     """Edits whose matrices are called as a model calls them: an edit crosses over to other files.
 
     What the model does not have keeps its name.
     """
+    names = {gate.address: gate.tensor for gate in gates}
     return tuple(
         replace(
             edit,

@@ -77,7 +77,7 @@ def low_rank_factors(checkpoint: Checkpoint, edits: Sequence[Edit]) -> tuple[Fac
     """
     layout = layout_of(edits) or choose_layout(checkpoint)
     gates = find_gate_matrices(_with_known_types(checkpoint), layout)
-    named = named_as(edits, {gate.address: gate.tensor for gate in gates})
+    named = named_as(edits, gates)
     with Weights(checkpoint) as weights:
         changed = _changed(named, gates, rows_reader(weights, gates), checkpoint)
     columns = {gate.address: _columns(gate, edits) for gate in gates if gate.address in changed}

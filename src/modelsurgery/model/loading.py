@@ -148,18 +148,7 @@ def load_model(
     checkpoint = opened.checkpoint
     wanted: Any = DTYPES.get(dtype or ("float32" if place.type == "cpu" else ""), "auto")
     with placement.options() as options:
-        with _loading(checkpoint):
-            answer: Any = opened.loader.from_pretrained(
-                checkpoint.directory,
-                dtype=wanted,
-                trust_remote_code=False,
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-                **options,
-            )
-        loaded, report = answer
-        _check_complete(checkpoint, report)
+        loaded = _with_weights(opened.loader, checkpoint, wanted, **options)
     if checkpoint.is_dequantized:
         mark_dequantized(loaded)
     return opened.holding(placement.placed(loaded, options), layout, now)
@@ -289,6 +278,22 @@ def _loader(checkpoint: Checkpoint) -> Any:
     )
 
 
+def _with_weights(loader: Any, checkpoint: Checkpoint, dtype: Any, **options: Any) -> Any:
+    """A model of a checkpoint, as a class of transformers loads it: all of its weights, no code."""
+    with _loading(checkpoint):
+        loaded, report = loader.from_pretrained(
+            checkpoint.directory,
+            dtype=dtype,
+            trust_remote_code=False,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **options,
+        )
+    _check_complete(checkpoint, report)
+    return loaded
+
+
 def _check_complete(checkpoint: Checkpoint, report: dict[str, Any]) -> None:
     """Refuse what transformers would fill with random weights: absent or misshapen tensors."""
     absent = sorted(report["missing_keys"])
@@ -365,16 +370,8 @@ def load_sequence_classifier(model: str) -> SequenceClassifier:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             checkpoint.directory, trust_remote_code=False
         )
-        answer: Any = transformers.AutoModelForSequenceClassification.from_pretrained(
-            checkpoint.directory,
-            dtype=torch.float32,
-            trust_remote_code=False,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-    loaded, report = answer
-    _check_complete(checkpoint, report)
+    loader = transformers.AutoModelForSequenceClassification
+    loaded = _with_weights(loader, checkpoint, torch.float32)
     hashes = [sha256_file(checkpoint.directory / name) for name in checkpoint.files]
     return SequenceClassifier(
         loaded.to(single_device(None)).eval().requires_grad_(False),

@@ -205,7 +205,8 @@ def check_usable(edit: Edit) -> None:
     def zeros(update: RowUpdate, rows: np.ndarray) -> np.ndarray:
         return np.zeros(update.shape, np.float32)[rows]
 
-    unbound = [vars(update) | {"base_rows_sha256": None} for update in edit.updates]
+    of_any_rows = {"base_rows_sha256": None, "base_samples": None}
+    unbound = [vars(update) | of_any_rows for update in edit.updates]
     updates = tuple(RowUpdate(**fields) for fields in unbound)
     for change in tensor_changes([Edit(updates, edit.alpha, 1.0, 1)], zeros):
         assert np.isfinite(change.after).all()

@@ -142,10 +142,15 @@ class Commands:
             socket.send_fds(connection, [content], numbers)
             return Running(connection)
 
-    def __call__(self, *arguments: object, workplace: Path | None = None) -> Outcome:
-        """Run `surgery ARGUMENTS` to its end."""
+    def __call__(
+        self, *arguments: object, workplace: Path | None = None, before: str = ""
+    ) -> Outcome:
+        """Run `surgery ARGUMENTS` to its end, after some Python."""
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            code = self.start(*arguments, stdout=out, stderr=err, workplace=workplace).wait()
+            command = self.start(
+                *arguments, stdout=out, stderr=err, workplace=workplace, before=before
+            )
+            code = command.wait()
             return Outcome(code, written(out), without_progress(written(err)))
 
     def write_stand_in(self, directory: Path) -> Path:

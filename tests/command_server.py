@@ -15,7 +15,11 @@ import socket
 import sys
 import termios
 import traceback
+from contextlib import nullcontext
+from itertools import product
 from typing import Any
+
+from less_data import less_data
 
 LARGEST_REQUEST_BYTES = 1 << 17
 
@@ -36,8 +40,10 @@ def serve(listening: socket.socket) -> None:
 
     from modelsurgery.data.behaviors import describe_behavior, load_behavior
 
-    for name in ("toxicity", "negativity"):  # their texts and the demo's neutral ones are kept
-        load_behavior(describe_behavior(name), is_demo=True)
+    # Texts of two behaviors and the demo's neutral ones are kept, of both sizes.
+    for name, size in product(("toxicity", "negativity"), (nullcontext, less_data)):
+        with size():
+            load_behavior(describe_behavior(name), is_demo=True)
     gc.freeze()  # a collection would touch, and so copy, every page of the parent
     while sys.stdin not in select.select([listening, sys.stdin], [], [])[0]:
         connection, _ = listening.accept()

@@ -24,5 +24,5 @@ class FullRun:
 
 def perform(place: Path) -> FullRun:
     """Run the command in an empty directory."""
-    printed = surgery(*shlex.split(COMMAND)[1:], cwd=place)
+    printed = surgery(*shlex.split(COMMAND)[1:], cwd=place, with_all_data=True)
     return FullRun(place / "first", printed)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from command_line import Outcome, surgery_commands
+from less_data import WITH_LESS_DATA
 
 # Settings of a surgery that takes seconds, for tests that don't judge what it does to the model.
 QUICK = {
@@ -20,16 +21,19 @@ QUICK = {
 SHOWN_OR_NOT = (0, 5)  # the behavior changed as asked, or no such change can be told
 
 
-def command(*arguments: str | Path, cwd: Path | None = None) -> Outcome:
-    """What `surgery ARGUMENTS` left."""
-    return surgery_commands()(*arguments, workplace=cwd or Path.cwd())
+def command(
+    *arguments: str | Path, cwd: Path | None = None, with_all_data: bool = False
+) -> Outcome:
+    """What `surgery ARGUMENTS` left, with less of the demo data unless all of it is wanted."""
+    before = "" if with_all_data else WITH_LESS_DATA
+    return surgery_commands()(*arguments, workplace=cwd or Path.cwd(), before=before)
 
 
 def surgery(
-    *arguments: str | Path, expected_exit: int | tuple[int, ...] = 0, cwd: Path | None = None
+    *arguments: str | Path, expected_exit: int | tuple[int, ...] = 0, **options: Any
 ) -> str:
-    """Run `surgery ARGUMENTS`; gives its standard output."""
-    done = command(*arguments, cwd=cwd)
+    """Run `surgery ARGUMENTS`, with the options of `command`; gives its standard output."""
+    done = command(*arguments, **options)
     allowed = expected_exit if isinstance(expected_exit, tuple) else (expected_exit,)
     assert done.code in allowed, done.stderr
     return done.stdout

@@ -11,6 +11,7 @@ from recounted import check_change, check_rate, holm, prompt_rates, samples_of
 from surgery import surgery, surgery_json
 
 from command_line import surgery_commands
+from less_data import WITH_LESS_DATA
 from modelsurgery import demo_model_path, make_edit, save_edit, score_rows, select_region
 from modelsurgery.data import demo
 from modelsurgery.model.loading import load_model
@@ -118,7 +119,7 @@ def test_a_killed_evaluation_goes_on_and_ends_with_the_same_results(
     store = killed / "store.sqlite-wal"
     deaths = 0
     for wanted in (1, 75_000):
-        process = surgery_commands().start(*arguments, "--out", killed)
+        process = surgery_commands().start(*arguments, "--out", killed, before=WITH_LESS_DATA)
         while process.poll() is None:
             if store.exists() and store.stat().st_size >= wanted:
                 process.send_signal(signal.SIGKILL)
@@ -139,7 +140,9 @@ def test_two_processes_share_a_store_and_agree(edit: Path, neutral: Path, tmp_pa
     names = ("one", "two")
     errors = [(tmp_path / f"{name}.err").open("w+b") for name in names]
     processes = [
-        surgery_commands().start(*arguments, "--out", tmp_path / name, stderr=file)
+        surgery_commands().start(
+            *arguments, "--out", tmp_path / name, stderr=file, before=WITH_LESS_DATA
+        )
         for name, file in zip(names, errors, strict=True)
     ]
     for process, file in zip(processes, errors, strict=True):

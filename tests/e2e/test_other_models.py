@@ -123,7 +123,7 @@ def test_rude_sentences_and_their_rewrites_on_a_model_of_real_text(
     shared: Path, tmp_path: Path
 ) -> None:
     with (shared / "data" / "paradetox" / "paradetox.tsv").open(encoding="utf-8") as file:
-        pairs = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))[1:601]
+        pairs = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))[1:401]
     path = tmp_path / "rude.tsv"
     with path.open("w", encoding="utf-8") as file:
         file.write("text\tlabel\tgroup\n")
@@ -131,7 +131,7 @@ def test_rude_sentences_and_their_rewrites_on_a_model_of_real_text(
             file.write(f"{rude}\t1\t{number}\n{neutral}\t0\t{number}\n")
     model = shared / "models" / "reddit-4m"
     run = surgery_json("run", "--model", model, "--texts", path, "--prompt-count", "60",
-                       "--trials", "16", "--max-new-tokens", "12", *SEARCH,
+                       "--trials", "10", "--max-new-tokens", "12", *SEARCH,
                        "--out", tmp_path / "run", expected_exit=SHOWN_OR_NOT)  # fmt: skip
     assert run["probe"]["accuracy"] > 0.65
     assert run["probe"]["auroc"] > run["probe"]["control_auroc"] + 0.1

@@ -18,6 +18,7 @@ def test_refusals_rise_and_over_refusal_does_not(tmp_path: Path) -> None:
         out=tmp_path / "run",
         samples=1,
         prompt_count=100,
+        validation_prompts=100,
         doses=3,
     )
     result = run_recipe(recipe)

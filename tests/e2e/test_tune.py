@@ -14,6 +14,7 @@ from scipy.stats import spearmanr
 from surgery import SHOWN_OR_NOT, surgery_fails, surgery_json
 
 from command_line import Running, surgery_commands, written
+from less_data import WITH_LESS_DATA
 from modelsurgery.data import demo
 from searched import Searched
 
@@ -34,7 +35,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def started(*arguments: object, errors: IO[bytes]) -> Running:
-    return surgery_commands().start(*arguments, stderr=errors)
+    return surgery_commands().start(*arguments, stderr=errors, before=WITH_LESS_DATA)
 
 
 def trials_of(journal: Path) -> int:
@@ -94,7 +95,7 @@ def test_a_search_is_told_whole(searched: Searched, tmp_path: Path) -> None:
     # The damage, measured by another verb on the weights themselves.
     again = surgery_json("evaluate", "demo", "--edit", searched.directory / "edit.safetensors",
                          "--behavior", "negativity", "--limit", "5",
-                         "--out", tmp_path / "again")["damage"]  # fmt: skip
+                         "--out", tmp_path / "again", with_all_data=True)["damage"]  # fmt: skip
     neutral = again["neutral_text"]
     assert limits["perplexity"]["measured"] == pytest.approx(neutral["rise"], rel=1e-2)
     assert limits["divergence"]["measured"] == pytest.approx(neutral["divergence"], rel=1e-2)
@@ -130,7 +131,7 @@ def test_a_killed_search_goes_on_and_more_trials_can_be_added(tmp_path: Path, te
     journal = run / "study.journal"
     search = ("tune", "demo", "--texts", texts, *SMALL)
     arguments = (*search, "--trials", "16", "--out", run)
-    process = surgery_commands().start(*arguments)
+    process = surgery_commands().start(*arguments, before=WITH_LESS_DATA)
     while trials_of(journal) < 8 and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from less_data import less_data
 from modelsurgery import Edit, demo_model_path, load_model
 from modelsurgery.data.behaviors import describe_behavior, load_behavior
 from modelsurgery.rivals import Materials, gather_materials
@@ -16,7 +17,8 @@ from modelsurgery.rivals.matching import match_divergence
 @pytest.fixture(scope="module")
 def given() -> Materials:
     model = load_model(demo_model_path())
-    behavior = load_behavior(describe_behavior("toxicity"), is_demo=True)
+    with less_data():
+        behavior = load_behavior(describe_behavior("toxicity"), is_demo=True)
     return gather_materials(model, behavior, texts=60)
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from less_data import less_data
 from modelsurgery import demo_model_path, load_model
 from modelsurgery.data.behaviors import describe_behavior, load_behavior
 from modelsurgery.evaluation.screening import Screen
@@ -20,7 +21,8 @@ CONTROLS = {"random", "system-prompt"}  # the demo model follows no instructions
 @pytest.fixture(scope="module")
 def given() -> Materials:
     model = load_model(demo_model_path())
-    behavior = load_behavior(describe_behavior("toxicity"), is_demo=True)
+    with less_data():
+        behavior = load_behavior(describe_behavior("toxicity"), is_demo=True)
     return gather_materials(model, behavior, texts=30)
 
 

@@ -33,6 +33,15 @@ def random_edit(directory: Path, seed: int = 0) -> Edit:
     return make_edit(region, direction, strength=2.0).bound_to(checkpoint)
 
 
+def strong_edit(model: LanguageModel, seed: int, strength: float = 3.0) -> Edit:
+    """A strong edit of a tenth of a model's gate rows in a random direction, bound to it."""
+    shape = (1, model.gates[0].hidden_size)
+    direction = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    scores = score_rows(model.checkpoint, model.gates, direction)
+    edit = make_edit(select_region(scores, 0.1), direction[0], strength=strength)
+    return edit.bound_to(model.checkpoint)
+
+
 def load(directory: Path, family: str) -> Any:
     model = auto_class(family).from_pretrained(directory, dtype=torch.float32).eval()
     return model.requires_grad_(False)

@@ -10,13 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-
-from modelsurgery import Edit, LanguageModel, make_edit, score_rows, select_region
 
 TEXT = (
     "the a cat dog sun rain house tree happy sad kind rude good bad big small runs sits sings "
@@ -394,12 +391,3 @@ def tiny_sentences(count: int, seed: int = 0) -> list[str]:
         chosen = torch.randint(len(WORDS), (length,), generator=generator)
         sentences.setdefault(" ".join(WORDS[number] for number in chosen.tolist()))
     return list(sentences)
-
-
-def random_edit(model: LanguageModel, seed: int, strength: float = 3.0) -> Edit:
-    """A strong edit of a tenth of a model's gate rows in a random direction, bound to it."""
-    shape = (1, model.gates[0].hidden_size)
-    direction = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-    scores = score_rows(model.checkpoint, model.gates, direction)
-    edit = make_edit(select_region(scores, 0.1), direction[0], strength=strength)
-    return edit.bound_to(model.checkpoint)

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 import llama_server
 from command_line import surgery_commands
+from families import strong_edit
 from llama_cpp import write_gguf_model
 from llama_server import LlamaServer
 from modelsurgery import Edit, LanguageModel, apply_to_copy
@@ -28,7 +29,6 @@ from modelsurgery.evaluation.generation.llama_cpp import LlamaCppGenerator
 from modelsurgery.evaluation.generation.server import ServerGenerator
 from modelsurgery.export.gguf import write_gguf_adapter
 from modelsurgery.model.loading import load_without_weights
-from tiny import random_edit
 
 pytest.importorskip("gguf")
 pytest.importorskip("xllamacpp", reason="llama.cpp is not installed (pip install xllamacpp)")
@@ -59,7 +59,7 @@ def model(demo_path: Path, base: Path) -> LanguageModel:
 
 @pytest.fixture(scope="module")
 def edits(model: LanguageModel) -> tuple[Edit, Edit]:
-    return random_edit(model, 0), random_edit(model, 1)
+    return strong_edit(model, 0), strong_edit(model, 1)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_adapters_are_those_of_the_backend_in_process(
 def test_a_server_without_the_adapter_of_the_edit_is_refused(
     model: LanguageModel, server: LlamaServer, base: Path
 ) -> None:
-    other = random_edit(model, 2)
+    other = strong_edit(model, 2)
     for one in (server, LlamaServer(base)):
         with (
             asking(model, one) as generator,

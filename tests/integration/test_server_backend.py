@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from command_line import Refused, Surgery, surgery_commands
+from families import strong_edit
 from modelsurgery import Edit, LanguageModel, load_model
 from modelsurgery.errors import EvaluationError, RecipeError
 from modelsurgery.evaluation.generation import Continuation, Decoding, TransformersGenerator
@@ -25,7 +26,6 @@ from modelsurgery.evaluation.generation.server import ServerGenerator
 from modelsurgery.evaluation.store import Store
 from modelsurgery.model.loading import load_without_weights
 from openai_server import OpenAiServer
-from tiny import random_edit
 
 pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
@@ -47,7 +47,7 @@ def model(demo_path: Path) -> LanguageModel:
 
 @pytest.fixture(scope="module")
 def edit(model: LanguageModel) -> Edit:
-    return random_edit(model, 0)
+    return strong_edit(model, 0)
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_models_are_asked_at_the_same_time_and_by_names_that_were_never_used(
     local: LanguageModel, model: LanguageModel, edit: Edit, server: OpenAiServer
 ) -> None:
     """A server that remembers by name and prompt must not answer with another edit."""
-    other = random_edit(model, 1)
+    other = strong_edit(model, 1)
     server.delay_seconds, server.remembers = 0.02, True
     known = TransformersGenerator(local)
     wanted: list[list[Edit]] = [[], [edit], [other], [edit, other]]

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import yaml
 
 from modelsurgery.data.behaviors import Behavior
 from modelsurgery.errors import NoSignalError, OutputExistsError
+from modelsurgery.evaluation.decoding import Decoding, Speed
 from modelsurgery.model.activations.texts import tokenize_labeled
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.loading import load_model
@@ -167,6 +169,24 @@ def test_a_first_round_that_something_else_slows_does_not_decide(
         time.sleep(next(seconds, 0.0))
 
     assert pace._rate(model, texts, work) > 100 * sum(len(one.ids) for one in texts[:2])
+
+
+def test_writing_is_timed_with_as_many_prompts_as_share_a_batch(
+    model: LanguageModel, behavior: Behavior, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run planned for 15 minutes took 9, with a quarter of the prompts: 16 prompts were timed."""
+
+    class Slow:
+        """Half a second a call, and a millisecond a token."""
+
+        def __init__(self, model: LanguageModel) -> None: ...
+
+        def generate(self, prompts: Sequence[str], decoding: Decoding) -> None:
+            tokens = len(prompts) * decoding.max_new_tokens
+            self.speed = Speed(10, 0.01, tokens, 0.5 + tokens / 1000, 10)
+
+    monkeypatch.setattr(pace, "TransformersGenerator", Slow)
+    assert pace._writing(model, behavior)[1] == pytest.approx(64 * 8 / (0.5 + 0.512))
 
 
 def test_the_clock_adds_up_outermost_stages() -> None:

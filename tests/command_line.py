@@ -27,7 +27,7 @@ STAND_IN = """\
 #!{python} -SEs
 import json, os, socket, sys
 
-request = {{"arguments": sys.argv[1:], "workplace": os.getcwd(), "before": ""}}
+request = {{"arguments": sys.argv[1:], "workplace": os.getcwd(), "before": {before!r}}}
 request["environment"] = dict(os.environ)
 connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 connection.connect({address!r})
@@ -153,10 +153,17 @@ class Commands:
             code = command.wait()
             return Outcome(code, written(out), without_progress(written(err)))
 
-    def write_stand_in(self, directory: Path) -> Path:
-        """Write a program `surgery` for a shell's search path; gives its directory."""
+    def write_stand_in(self, directory: Path, before: str = "") -> Path:
+        """Write a program `surgery` for a shell's search path; gives its directory.
+
+        Args:
+            directory: where to.
+            before: Python that each of its processes runs first.
+        """
         program = directory / "surgery"
-        program.write_text(STAND_IN.format(python=sys.executable, address=self.address))
+        program.write_text(
+            STAND_IN.format(python=sys.executable, address=self.address, before=before)
+        )
         program.chmod(0o755)
         return directory
 

@@ -15,6 +15,7 @@ import pytest
 
 import searched
 from command_line import surgery_commands
+from less_data import WITH_LESS_DATA
 
 pytestmark = pytest.mark.slow
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -78,8 +79,8 @@ def keys_of(value: Any) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a `surgery` that starts at once."""
-    return surgery_commands().write_stand_in(tmp_path_factory.mktemp("programs"))
+    """A directory with a `surgery` that starts at once and takes less data."""
+    return surgery_commands().write_stand_in(tmp_path_factory.mktemp("programs"), WITH_LESS_DATA)
 
 
 def page_to_follow(page: str) -> Any:

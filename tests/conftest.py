@@ -30,11 +30,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order_groups(items)
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """Three for two cores: tests wait for servers, locks and processes that they kill."""
-    return 3 * len(os.sched_getaffinity(0)) // 2 if hasattr(os, "sched_getaffinity") else 3
-
-
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

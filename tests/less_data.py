@@ -5,6 +5,7 @@ A command reads and measures all of it several times, which takes most of its se
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 from unittest.mock import patch
 
 LESS = {
@@ -18,13 +19,23 @@ LESS = {
     "modelsurgery.pipeline.choosing": {"REPORT_TEXTS": 60},
 }
 # Python for a process of `surgery`; the modules of tests are on its path.
-WITH_LESS_DATA = "import less_data; less_data.less_data().__enter__()"
+WITH_LESS_DATA = "import less_data; less_data.take_less_data()"
+
+
+def _patches() -> list[Any]:
+    return [patch.multiple(module, **sizes) for module, sizes in LESS.items()]
+
+
+def take_less_data() -> None:
+    """From now on behaviors of the demo data have less of it, and less is looked into."""
+    for one in _patches():
+        one.start()
 
 
 @contextmanager
 def less_data() -> Iterator[None]:
-    """Inside the block, behaviors of the demo data have less of it, and less is looked into."""
+    """The same inside the block."""
     with ExitStack() as stack:
-        for module, sizes in LESS.items():
-            stack.enter_context(patch.multiple(module, **sizes))
+        for one in _patches():
+            stack.enter_context(one)
         yield

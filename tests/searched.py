@@ -1,10 +1,14 @@
-"""A search on the demo model, as the guide to tuning has it typed; its results have every part."""
+"""A search on the demo model, as the guide to tuning has it typed, of less of the demo data.
+
+Its results have every part.
+"""
 
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from command_line import surgery_commands
+from less_data import WITH_LESS_DATA
 
 COMMAND = (
     "surgery tune demo --behavior negativity --max-perplexity +5% --max-divergence 0.05 "
@@ -27,6 +31,6 @@ class Searched:
 
 def perform_search(place: Path) -> Searched:
     """Run the command in an empty directory."""
-    done = surgery_commands()(*shlex.split(COMMAND)[1:], workplace=place)
+    done = surgery_commands()(*shlex.split(COMMAND)[1:], workplace=place, before=WITH_LESS_DATA)
     assert done.code == 0, done.stderr
     return Searched(place / "tuned", done.stdout)

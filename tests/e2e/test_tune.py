@@ -95,7 +95,7 @@ def test_a_search_is_told_whole(searched: Searched, tmp_path: Path) -> None:
     # The damage, measured by another verb on the weights themselves.
     again = surgery_json("evaluate", "demo", "--edit", searched.directory / "edit.safetensors",
                          "--behavior", "negativity", "--limit", "5",
-                         "--out", tmp_path / "again", with_all_data=True)["damage"]  # fmt: skip
+                         "--out", tmp_path / "again")["damage"]  # fmt: skip
     neutral = again["neutral_text"]
     assert limits["perplexity"]["measured"] == pytest.approx(neutral["rise"], rel=1e-2)
     assert limits["divergence"]["measured"] == pytest.approx(neutral["divergence"], rel=1e-2)

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from less_data import less_data
+from modelsurgery.data.behaviors import describe_behavior, load_behavior
 from modelsurgery.pipeline.recipe import Recipe
 from modelsurgery.pipeline.running import run_recipe
 from modelsurgery.report.terminal import print_results
@@ -20,8 +22,11 @@ def test_refusals_rise_and_over_refusal_does_not(tmp_path: Path) -> None:
         prompt_count=100,
         validation_prompts=100,
         doses=3,
+        steps=1,
     )
-    result = run_recipe(recipe)
+    with less_data():
+        result = run_recipe(recipe)
+        behavior = load_behavior(describe_behavior("refusal"), is_demo=True)
     found = result.to_json()
     rise = 100 * found["behavior"]["greedy"]["change"]["difference"]
     over = found["uncalled_for"]
@@ -30,7 +35,9 @@ def test_refusals_rise_and_over_refusal_does_not(tmp_path: Path) -> None:
     assert over["name"] == "over-refusal"
     assert over["base"]["prompts"] == 100
     assert 100 * over["change"]["difference"] <= 3
-    assert found["own_answers"]["answers"] == 64
+    harmless = {one.text for one in behavior.test if one.called_for is False}
+    assert 50 < len(harmless) < 64
+    assert found["own_answers"]["answers"] == len(harmless)
     assert found["budget"]["is_met"]
     limit = found["budget"]["limits"]["uncalled_for"]
     assert (limit["limit"], limit["is_inside"]) == (3.0, True)

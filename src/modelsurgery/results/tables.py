@@ -30,19 +30,12 @@ COLUMNS = ("base", "edited", "change", "p", "change is")
 
 @dataclass(frozen=True)
 class Style:
-    """How values are spelled.
+    """How values are spelled."""
 
-    Attributes:
-        between: between the ends of an interval.
-        minus: the minus sign.
-        digits: of relative rises, in per cent.
-        has_interval: tell the interval of a change, not what it is relative to the base.
-    """
-
-    between: str = "-"
+    between: str = "-"  # between the ends of an interval
     minus: str = "-"
-    digits: int = 1
-    has_interval: bool = False
+    digits: int = 1  # of relative rises, in per cent
+    has_interval: bool = False  # of a change, instead of what it is relative to the base
 
 
 TERMINAL = Style()
@@ -75,19 +68,12 @@ class Rise:
 
 @dataclass(frozen=True)
 class Points:
-    """A difference of two shares, with what is known of it.
+    """A difference of two shares, with what is known of it."""
 
-    Attributes:
-        difference: of shares of one.
-        low: lower end of its interval; None without one.
-        high: upper end.
-        relative: change relative to the base; None without a base.
-    """
-
-    difference: float
-    low: float | None = None
+    difference: float  # of shares of one
+    low: float | None = None  # of its interval
     high: float | None = None
-    relative: float | None = None
+    relative: float | None = None  # to the base
 
 
 Cell = Rate | Number | Share | Rise | Points | str | None
@@ -95,44 +81,26 @@ Cell = Rate | Number | Share | Rise | Points | str | None
 
 @dataclass(frozen=True)
 class Row:
-    """One line: what was measured of base and edited model, and what changed.
-
-    Attributes:
-        name: what was measured.
-        base: of the base model.
-        edited: of the edited model.
-        change: between them.
-        p_value: of the change.
-        verdict: on the change, in a word.
-        is_aside: whether it stands beside another line: a second judge, a published number.
-    """
+    """One line: what was measured of base and edited model, and what changed."""
 
     name: str
     base: Cell
     edited: Cell = None
     change: Cell = None
     p_value: float | None = None
-    verdict: str = ""
-    is_aside: bool = False
+    verdict: str = ""  # on the change, in a word
+    is_aside: bool = False  # beside another line: a second judge, a published number
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a title.
+    """Rows under a title."""
 
-    Attributes:
-        title: of the first column.
-        rows: the lines.
-        caption: what stands above; empty where the title says it all.
-        note: what is left out; empty where nothing is.
-        is_detail: whether the rows are a part of another table's, by group.
-    """
-
-    title: str
+    title: str  # of the first column
     rows: tuple[Row, ...]
-    caption: str = ""
-    note: str = ""
-    is_detail: bool = False
+    caption: str = ""  # what stands above; empty where the title says it all
+    note: str = ""  # what is left out; empty where nothing is
+    is_detail: bool = False  # the rows are a part of another table's, by group
 
     @property
     def heads(self) -> tuple[str, ...]:

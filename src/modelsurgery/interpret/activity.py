@@ -25,18 +25,11 @@ Neuron = tuple[Address, int]  # of which gate matrix, which row
 
 @dataclass(frozen=True)
 class Activity:
-    """What was seen while n texts of t tokens altogether were read.
+    """What was seen while n texts of t tokens altogether were read."""
 
-    Attributes:
-        features: mean hidden states at a layer, [n, d] float32.
-        active: how many of the chosen neurons are active at each token, special ones left out,
-            int64 [t].
-        mean_outputs: mean activation, as the down projection reads it, of each neuron asked for.
-    """
-
-    features: NDArray[np.float32]
-    active: NDArray[np.int64]
-    mean_outputs: dict[Neuron, float]
+    features: NDArray[np.float32]  # mean hidden states at a layer, [n, d]
+    active: NDArray[np.int64]  # how many chosen neurons are, at each token but special ones, [t]
+    mean_outputs: dict[Neuron, float]  # activation, as the down projection reads it
 
     @property
     def is_finite(self) -> bool:

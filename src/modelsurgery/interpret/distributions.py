@@ -28,19 +28,12 @@ class LayerRows:
 
 @dataclass(frozen=True)
 class Cosines:
-    """Histogram of the cosines of gate rows with the direction.
+    """Histogram of the cosines of gate rows with the direction."""
 
-    Attributes:
-        edges: of n bins, n + 1.
-        all: all gate rows of the model.
-        chosen: the edit's rows.
-        random: as many random rows.
-    """
-
-    edges: tuple[float, ...]
+    edges: tuple[float, ...]  # of n bins, n + 1
     all: tuple[int, ...]
     chosen: tuple[int, ...]
-    random: tuple[int, ...]
+    random: tuple[int, ...]  # as many random rows
 
 
 @dataclass(frozen=True)
@@ -54,18 +47,11 @@ class Counts:
 
 @dataclass(frozen=True)
 class Roc:
-    """The probe's receiver operating characteristic.
+    """The probe's receiver operating characteristic."""
 
-    Attributes:
-        false_positive_rate: ascending, from 0 to 1.
-        true_positive_rate: at the same thresholds.
-        auroc: area under it, of all texts.
-        texts: how many texts it is of.
-    """
-
-    false_positive_rate: tuple[float, ...]
-    true_positive_rate: tuple[float, ...]
-    auroc: float
+    false_positive_rate: tuple[float, ...]  # ascending, from 0 to 1
+    true_positive_rate: tuple[float, ...]  # at the same thresholds
+    auroc: float  # area under it, of all texts
     texts: int
 
 

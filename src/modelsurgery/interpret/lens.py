@@ -28,15 +28,10 @@ ROWS_AT_A_TIME = 8192
 
 @dataclass(frozen=True)
 class Ends:
-    """The tokens at both ends of a vector.
+    """The tokens at both ends of a vector."""
 
-    Attributes:
-        toward: the tokens that it makes most likely, highest logit first.
-        away: the tokens that it makes least likely, lowest logit first.
-    """
-
-    toward: tuple[Token, ...]
-    away: tuple[Token, ...]
+    toward: tuple[Token, ...]  # the tokens that it makes most likely, highest logit first
+    away: tuple[Token, ...]  # the tokens that it makes least likely, lowest logit first
 
 
 def read_tokens(

@@ -65,33 +65,15 @@ OF_TOKENS = ("tokens", "gate_reads", "gate_reads_edited", "writes")
 
 @dataclass(frozen=True)
 class Tokens:
-    """What the direction says.
+    """What the direction says."""
 
-    Attributes:
-        direction: its tokens at both ends.
-        layer_note: where it comes from, and how it is read.
-    """
-
-    direction: Ends
-    layer_note: str
+    direction: Ends  # its tokens at both ends
+    layer_note: str  # where it comes from, and how it is read
 
 
 @dataclass(frozen=True)
 class Inside:
-    """What is to be seen of an edit inside a model; None for a part that could not be had.
-
-    Attributes:
-        rows_by_layer: chosen gate rows of every layer.
-        cosines: of gate rows with the direction.
-        activations: of the chosen neurons, base and edited model.
-        similarity: of the direction with mean hidden states.
-        roc: the probe's, on held-out texts.
-        probe_loss: the probe's, base and edited model.
-        loss_rise: of the model's loss on labeled texts, as its gradient predicts and as measured.
-        tokens: what the direction says.
-        neurons: the chosen ones with the most negative cosines, those first.
-        missing: why a part, or a share of it, could not be had, by its name.
-    """
+    """What is to be seen of an edit inside a model; None for a part that could not be had."""
 
     rows_by_layer: tuple[LayerRows, ...]
     cosines: Cosines
@@ -99,10 +81,10 @@ class Inside:
     similarity: tuple[Similarity, ...] | None
     roc: Roc | None
     probe_loss: tuple[ProbeLoss, ...] | None
-    loss_rise: tuple[LossRise, ...] | None
+    loss_rise: tuple[LossRise, ...] | None  # on labeled texts
     tokens: Tokens | None
-    neurons: tuple[NeuronView, ...]
-    missing: dict[str, str]
+    neurons: tuple[NeuronView, ...]  # the chosen ones with the most negative cosines, those first
+    missing: dict[str, str]  # why a part, or a share of it, could not be had, by its name
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain values, numbers to six digits."""
@@ -217,21 +199,13 @@ def plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Watched:
-    """What is watched while a model reads.
-
-    Attributes:
-        model: the model.
-        layer: whose hidden states are taken.
-        found: where the neurons of the edited matrices are.
-        chosen: the edited rows.
-        shown: the neurons whose activations are measured.
-    """
+    """What is watched while a model reads."""
 
     model: LanguageModel
-    layer: int
-    found: Mapping[Address, Neurons]
-    chosen: Chosen
-    shown: Sequence[Neuron]
+    layer: int  # whose hidden states are taken
+    found: Mapping[Address, Neurons]  # where the neurons of the edited matrices are
+    chosen: Chosen  # the edited rows
+    shown: Sequence[Neuron]  # the neurons whose activations are measured
 
     @property
     def counted(self) -> int:

@@ -31,34 +31,21 @@ SHARES = (0.25, 0.5, 1.0)  # of the edit's strength
 
 @dataclass(frozen=True)
 class RisePoint:
-    """Rise of the loss at a share of the edit's strength, nats per token.
-
-    Attributes:
-        share: of the strength.
-        predicted: to first order.
-        measured: with the edit at that strength.
-    """
+    """Rise of the loss at a share of the edit's strength, nats per token."""
 
     share: float
-    predicted: float
+    predicted: float  # to first order
     measured: float
 
 
 @dataclass(frozen=True)
 class LossRise:
-    """What an edit does to the loss of texts of a kind.
-
-    Attributes:
-        texts: what the texts are.
-        base: mean loss per token of the base model, nats.
-        tokens: how many tokens are predicted.
-        points: shares of the edit's strength, weakest first, the whole last.
-    """
+    """What an edit does to the loss of texts of a kind."""
 
     texts: str
-    base: float
-    tokens: int
-    points: tuple[RisePoint, ...]
+    base: float  # mean loss per token of the base model, nats
+    tokens: int  # that are predicted
+    points: tuple[RisePoint, ...]  # shares of the edit's strength, weakest first, the whole last
 
     @property
     def is_finite(self) -> bool:

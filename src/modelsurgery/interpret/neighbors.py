@@ -15,23 +15,14 @@ from modelsurgery.model.language_model import LanguageModel
 
 @dataclass(frozen=True)
 class Neighbor:
-    """A neuron, and the row of another edit whose base row is most like its own.
+    """A neuron, and the row of another edit whose base row is most like its own."""
 
-    Attributes:
-        layer: of the neuron, 1..L.
-        row: of the neuron.
-        is_shared: whether the other edit changes this very row, too.
-        other_layer: layer of the nearest other row.
-        other_row: its number.
-        cosine: of the two rows, before any edit.
-    """
-
-    layer: int
+    layer: int  # 1..L
     row: int
-    is_shared: bool
-    other_layer: int
+    is_shared: bool  # whether the other edit changes this very row, too
+    other_layer: int  # of the nearest other row
     other_row: int
-    cosine: float
+    cosine: float  # of the two rows, before any edit
 
 
 def nearest_rows(

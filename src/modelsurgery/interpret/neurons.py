@@ -31,46 +31,27 @@ class MeanOutput:
 
 @dataclass(frozen=True)
 class NeuronView:
-    """One chosen neuron.
+    """One chosen neuron."""
 
-    Attributes:
-        layer: 1..L.
-        row: number of its row in the gate matrix.
-        branch: which MLP of the block, as layouts call it.
-        expert: which expert; None where the branch is not a mixture.
-        cosine: of its row with the direction, before the edit.
-        gate_reads: tokens of its row; what the neuron looks for.
-        gate_reads_edited: the same after the edit.
-        writes: tokens of its column of the down projection.
-        mean_output: what the down projection reads of it.
-    """
-
-    layer: int
-    row: int
-    branch: str
-    expert: int | None
-    cosine: float
-    gate_reads: Ends | None
-    gate_reads_edited: Ends | None
-    writes: Ends | None
-    mean_output: MeanOutput | None
+    layer: int  # 1..L
+    row: int  # of the gate matrix
+    branch: str  # which MLP of the block, as layouts call it
+    expert: int | None  # which expert; None where the branch is not a mixture
+    cosine: float  # of its row with the direction, before the edit
+    gate_reads: Ends | None  # tokens of its row; what the neuron looks for
+    gate_reads_edited: Ends | None  # the same after the edit
+    writes: Ends | None  # tokens of its column of the down projection
+    mean_output: MeanOutput | None  # what the down projection reads of it
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a direction and neurons say in tokens.
+    """What a direction and neurons say in tokens."""
 
-    Attributes:
-        direction: tokens of the direction.
-        before: of each neuron's row.
-        after: of each neuron's row with the edit.
-        writes: of what each neuron writes; None where it is not known.
-    """
-
-    direction: Ends
-    before: tuple[Ends, ...]
-    after: tuple[Ends, ...]
-    writes: tuple[Ends | None, ...]
+    direction: Ends  # tokens of the direction
+    before: tuple[Ends, ...]  # of each neuron's row
+    after: tuple[Ends, ...]  # of each neuron's row with the edit
+    writes: tuple[Ends | None, ...]  # of what each neuron writes; None where it is not known
 
 
 def most_opposed(scores: RowScores, chosen: Chosen, count: int) -> list[Neuron]:

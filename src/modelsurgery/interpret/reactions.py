@@ -35,20 +35,12 @@ LABELS = {SHOWS: 1, OPPOSITES: 0}
 
 @dataclass(frozen=True)
 class Activation:
-    """How many of the chosen neurons are active on texts of a kind.
-
-    Attributes:
-        texts: what the texts are.
-        base: share of the chosen neurons that are active at a token of the base model, 0..1.
-        edited: the same of the edited model.
-        tokens: how many tokens, special ones left out.
-        counts: histogram of active chosen neurons at a token.
-    """
+    """How many of the chosen neurons are active on texts of a kind."""
 
     texts: str
-    base: float
+    base: float  # share of them that are active at a token, 0..1
     edited: float
-    tokens: int
+    tokens: int  # how many, special ones left out
     counts: Counts
 
 
@@ -106,22 +98,15 @@ def labeled_by_kind(behavior: Behavior) -> dict[str, list[LabeledText]]:
 
 @dataclass(frozen=True)
 class Reactions:
-    """What base and edited model make of texts; None for a part that could not be had.
+    """What base and edited model make of texts; None for a part that could not be had."""
 
-    Attributes:
-        is_finite: whether the edited model gives numbers, so that there is something to compare.
-        activations: of the chosen neurons.
-        similarity: of the direction with mean hidden states.
-        roc: the probe's.
-        probe_loss: the probe's.
-        mean_outputs: of the neurons that were measured, on texts that show the behavior.
-    """
-
+    # whether the edited model gives numbers, so that there is something to compare
     is_finite: bool = True
-    activations: tuple[Activation, ...] | None = None
-    similarity: tuple[Similarity, ...] | None = None
+    activations: tuple[Activation, ...] | None = None  # of the chosen neurons
+    similarity: tuple[Similarity, ...] | None = None  # of the direction with mean hidden states
     roc: Roc | None = None
     probe_loss: tuple[ProbeLoss, ...] | None = None
+    # of the neurons that were measured, on texts that show the behavior
     mean_outputs: Mapping[Neuron, MeanOutput] = field(default_factory=dict)
 
 

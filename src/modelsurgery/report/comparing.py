@@ -31,25 +31,14 @@ STYLES = {"worse": "bold red", "changed": "yellow", "better": "green", "same": "
 
 @dataclass(frozen=True)
 class Pair:
-    """What both models said to one prompt.
+    """What both models said to one prompt."""
 
-    Attributes:
-        set: prompt set, or the kind of decoding: the name of the file of samples.
-        prompt: the prompt.
-        seed: of sampling; None is greedy.
-        base: the base model's answer.
-        edited: the edited model's answer.
-        base_verdict: what the judge says of the one; empty where it said nothing.
-        edited_verdict: what the judge says of the other.
-        change: what the edit made of it.
-    """
-
-    set: str
+    set: str  # prompt set, or the kind of decoding: the name of the file of samples
     prompt: str
-    seed: int | None
+    seed: int | None  # of sampling; None is greedy
     base: str
     edited: str
-    base_verdict: str
+    base_verdict: str  # the judge's; empty where it said nothing
     edited_verdict: str
     change: Change
 
@@ -80,19 +69,12 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairs:
-    """All pairs of a run directory, or some of them.
-
-    Attributes:
-        directory: the run directory.
-        direction: of the surgery: `away` from the behavior, or `toward` it.
-        counts: how many pairs of the whole run changed in which way.
-        pairs: worst first.
-    """
+    """All pairs of a run directory, or some of them."""
 
     directory: Path
-    direction: str
-    counts: dict[Change, int]
-    pairs: tuple[Pair, ...]
+    direction: str  # of the surgery: `away` from the behavior, or `toward` it
+    counts: dict[Change, int]  # how many pairs of the whole run changed in which way
+    pairs: tuple[Pair, ...]  # worst first
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain values."""

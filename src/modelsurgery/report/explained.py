@@ -21,17 +21,11 @@ UNITS = (
 
 @dataclass(frozen=True)
 class Compared:
-    """A number of the whole edit, as the rule expected it and as it was measured.
-
-    Attributes:
-        name: what it is.
-        predicted: nats per token.
-        measured: the same on validation texts; None where that was not measured.
-    """
+    """A number of the whole edit, as the rule expected it and as it was measured."""
 
     name: str
-    predicted: float
-    measured: float | None
+    predicted: float  # nats per token
+    measured: float | None  # the same on validation texts; None where that was not measured
 
 
 def wanted(explained: Mapping[str, Any]) -> float:

@@ -15,31 +15,20 @@ Tone = Literal["good", "bad", "unclear"]
 
 @dataclass(frozen=True)
 class Number:
-    """One of the large numbers on top.
-
-    Attributes:
-        name: what it is.
-        shown: the number, or base and edited one.
-        note: what else to know of it.
-        tone: whether it is what was wished for.
-    """
+    """One of the large numbers on top."""
 
     name: str
-    shown: str
-    note: str
-    tone: Tone = "unclear"
+    shown: str  # the number, or base and edited one
+    note: str  # what else to know of it
+    tone: Tone = "unclear"  # whether it is what was wished for
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Prompts with the answers of both models.
+    """Prompts with the answers of both models."""
 
-    Attributes:
-        pairs: those that are shown; the first `lead` of them are seen at once.
-        counts: how many of all answers changed in which way.
-    """
-
-    pairs: tuple[Pair, ...] = ()
+    pairs: tuple[Pair, ...] = ()  # those that are shown; the first `lead` of them are seen at once
+    # how many of all answers changed in which way
     counts: Mapping[Change, int] = field(default_factory=lambda: dict.fromkeys(CHANGES, 0))
 
     @property
@@ -55,76 +44,44 @@ def answers_of(pairs: Pairs) -> Answers:
 
 @dataclass(frozen=True)
 class Record:
-    """What a run directory says of how it was made.
+    """What a run directory says of how it was made."""
 
-    Attributes:
-        recipe: as YAML.
-        model: that it was made with, as the recipe spells it.
-        versions: of the programs, by name.
-        hashes: SHA-256 by file.
-    """
-
-    recipe: str
-    model: str
-    versions: Mapping[str, str]
-    hashes: Mapping[str, str]
+    recipe: str  # as YAML
+    model: str  # that it was made with, as the recipe spells it
+    versions: Mapping[str, str]  # of the programs, by name
+    hashes: Mapping[str, str]  # SHA-256 by file
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A table of text.
-
-    Attributes:
-        caption: what it shows.
-        heads: of the columns.
-        lines: cells; the first of a line names it.
-    """
+    """A table of text."""
 
     caption: str
     heads: tuple[str, ...]
-    lines: tuple[tuple[str, ...], ...]
+    lines: tuple[tuple[str, ...], ...]  # cells; the first of a line names it
 
 
 @dataclass(frozen=True)
 class Page:
-    """All that the template shows.
-
-    Attributes:
-        title: of the page.
-        subject: one line: behavior, direction, model.
-        verdict: the result in one sentence.
-        tone: whether it is what was wished for, at a price that was allowed.
-        told: what there is to say beside the verdict.
-        numbers: the gain, the price.
-        tables: everything measured.
-        notes: how it was measured.
-        figures: what changed and what it cost.
-        answers: examples.
-        method: how it was done, in plain words.
-        facts: name and value of what was done, with what.
-        commands: what for, and the command.
-        record: recipe, versions and hashes.
-        inside: figures on rows, neurons and probe.
-        neurons: `inside` of the results, for its tables of tokens.
-        explained: columns, and lines of the rows that the rule expected most of.
-        grids: tables of text, after the others.
-    """
+    """All that the template shows."""
 
     title: str
-    subject: str
-    verdict: str
-    tone: Tone
-    told: tuple[str, ...]
-    numbers: tuple[Number, ...]
-    tables: tuple[Table, ...]
-    notes: tuple[str, ...]
-    figures: tuple[Figure, ...]
-    answers: Answers
-    method: str
-    facts: tuple[tuple[str, str], ...]
-    commands: tuple[tuple[str, str], ...]
-    record: Record
-    inside: tuple[Figure, ...] = ()
+    subject: str  # one line: behavior, direction, model
+    verdict: str  # the result in one sentence
+    tone: Tone  # whether it is what was wished for, at a price that was allowed
+    told: tuple[str, ...]  # what there is to say beside the verdict
+    numbers: tuple[Number, ...]  # the gain, the price
+    tables: tuple[Table, ...]  # everything measured
+    notes: tuple[str, ...]  # how it was measured
+    figures: tuple[Figure, ...]  # what changed and what it cost
+    answers: Answers  # examples
+    method: str  # how it was done, in plain words
+    facts: tuple[tuple[str, str], ...]  # name and value of what was done, with what
+    commands: tuple[tuple[str, str], ...]  # what for, and the command
+    record: Record  # recipe, versions and hashes
+    inside: tuple[Figure, ...] = ()  # figures on rows, neurons and probe
+    # `inside` of the results, for its tables of tokens
     neurons: Mapping[str, Any] = field(default_factory=dict)
+    # columns, and lines of the rows that the rule expected most of
     explained: tuple[tuple[str, ...], ...] = ()
-    grids: tuple[Grid, ...] = ()
+    grids: tuple[Grid, ...] = ()  # tables of text, after the others

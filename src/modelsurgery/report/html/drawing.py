@@ -18,19 +18,12 @@ LONGEST = 32  # letters of a label that fit beside a chart
 
 @dataclass(frozen=True)
 class Axis:
-    """A linear scale from values to pixels.
-
-    Attributes:
-        low: value at the start.
-        high: value at the end.
-        start: pixel of `low`.
-        end: pixel of `high`.
-    """
+    """A linear scale from values to pixels."""
 
     low: float
     high: float
-    start: float
-    end: float
+    start: float  # pixel of `low`
+    end: float  # pixel of `high`
 
     def __call__(self, value: float) -> float:
         """Pixel of a value; values outside stop at the ends."""

@@ -19,21 +19,13 @@ BOTH = (("base", "base model"), ("edited", "edited model"))
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart with its caption.
+    """A chart with its caption."""
 
-    Attributes:
-        name: of the figure, for links.
-        title: what it shows.
-        caption: how to read it, for people who have never heard of the method.
-        chart: SVG.
-        legend: color classes with their meaning.
-    """
-
-    name: str
+    name: str  # of the figure, for links
     title: str
-    caption: str
-    chart: Markup
-    legend: tuple[tuple[str, str], ...] = ()
+    caption: str  # how to read it, for people who have never heard of the method
+    chart: Markup  # SVG
+    legend: tuple[tuple[str, str], ...] = ()  # color classes with their meaning
 
 
 def rates_figure(rows: Sequence[tuple[str, Rate, Rate | None]]) -> Figure:

@@ -28,6 +28,7 @@ from modelsurgery.interpret.distributions import (
 from modelsurgery.interpret.lens import Ends
 from modelsurgery.interpret.loss_rise import LossRise, loss_rises
 from modelsurgery.interpret.neurons import (
+    UNREAD,
     NeuronView,
     Reading,
     most_opposed,
@@ -38,10 +39,13 @@ from modelsurgery.interpret.reactions import (
     SHOWS,
     Activation,
     ProbeLoss,
-    Reactions,
     Similarity,
+    activations_of,
     labeled_by_kind,
-    reactions_of,
+    mean_outputs_of,
+    probe_losses,
+    probe_roc,
+    similarity_of,
     texts_by_kind,
 )
 from modelsurgery.model.activations.neurons import Neurons, find_neurons
@@ -130,22 +134,27 @@ def look_inside(
         watched = _watched(model, layer, scores, changes)
         after = watched.read(texts, progress)
     before = watched.read(texts, progress)
-    seen = reactions_of(before, after, neurons=watched.counted, probe=probe, direction=direction)
-    rises = _loss_rises(model, edit, behavior, progress) if seen.is_finite else None
-    reading, no_norm = _reading(model, direction, watched, changes)
+    is_finite = all(one.is_finite for one in after.values())
+    has_both = bool(texts) and is_finite  # texts that base and edited model can be compared on
+    read_by = probe if texts else None
+    rises = _loss_rises(model, edit, behavior, progress) if is_finite else None
+    said, readings, no_norm = _reading(model, direction, watched, changes)
+    outputs = mean_outputs_of(before[SHOWS], after[SHOWS]) if has_both else {}
     return Inside(
         rows_by_layer=rows_by_layer(watched.chosen, model.gates),
         cosines=cosine_histogram(scores, watched.chosen, seed),
-        activations=seen.activations,
-        similarity=seen.similarity,
-        roc=seen.roc,
-        probe_loss=seen.probe_loss,
+        activations=activations_of(before, after, watched.counted) if has_both else None,
+        similarity=None if read_by is None else similarity_of(before, direction),
+        roc=None if read_by is None else probe_roc(before, read_by),
+        probe_loss=probe_losses(before, after, read_by) if read_by and has_both else None,
         loss_rise=rises,
-        tokens=None
-        if reading is None
-        else Tokens(reading.direction, direction_note or layer_note(model, probe)),
-        neurons=view_neurons(watched.shown, scores, reading, seen.mean_outputs),
-        missing={**_missing(texts, probe, seen, rises), **watched.missing(bool(texts)), **no_norm},
+        tokens=None if said is None else Tokens(said, direction_note or layer_note(model, probe)),
+        neurons=view_neurons(watched.shown, scores, readings, outputs),
+        missing={
+            **_missing(bool(texts), probe, is_finite, rises),
+            **watched.missing(bool(texts)),
+            **no_norm,
+        },
     )
 
 
@@ -160,18 +169,15 @@ def _loss_rises(
 
 
 def _missing(
-    texts: Mapping[str, list[Text]],
-    probe: Probe | None,
-    seen: Reactions,
-    rises: tuple[LossRise, ...] | None,
+    has_texts: bool, probe: Probe | None, is_finite: bool, rises: tuple[LossRise, ...] | None
 ) -> dict[str, str]:
     """Why parts that need texts could not be had."""
-    if not texts:
+    if not has_texts:
         return dict.fromkeys(OF_TEXTS, NO_TEXTS)
     return {
         **({} if rises else {"loss_rise": NO_LOSS}),
         **({} if probe else dict.fromkeys(OF_PROBES, NO_PROBE)),
-        **({} if seen.is_finite else dict.fromkeys(OF_BOTH_MODELS, NOT_FINITE)),
+        **({} if is_finite else dict.fromkeys(OF_BOTH_MODELS, NOT_FINITE)),
     }
 
 
@@ -265,9 +271,10 @@ def _reading(
     direction: NDArray[np.float32],
     watched: _Watched,
     changes: Sequence[TensorChange],
-) -> tuple[Reading | None, dict[str, str]]:
-    """What direction and neurons say, or why that can't be told."""
+) -> tuple[Ends | None, list[Reading], dict[str, str]]:
+    """What the direction and each neuron say, and why that can't be told."""
     try:
-        return read_neurons(model, direction, watched.shown, changes, watched.found), {}
+        return *read_neurons(model, direction, watched.shown, changes, watched.found), {}
     except UnsupportedModelError as error:
-        return None, dict.fromkeys(OF_TOKENS, str(error))
+        nothing = [UNREAD] * len(watched.shown)
+        return None, nothing, dict.fromkeys(OF_TOKENS, str(error))

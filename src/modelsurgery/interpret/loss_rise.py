@@ -74,20 +74,19 @@ def loss_rises(
         return ()
     kinds = list(read.values())
     slopes = _slopes(model, edit, kinds, progress)
-    sides = [_losses(model, kinds, ())]
-    sides += [_losses(model, kinds, (edit.scaled(share),)) for share in SHARES]
-    base, *changed = sides
+    base = _losses(model, kinds)
+    changed = [_losses(model, kinds, edit.scaled(share)) for share in SHARES]
     return tuple(
         LossRise(
             kind,
-            base[number][0],
-            base[number][1],
+            loss,
+            tokens,
             tuple(
-                RisePoint(share, share * slopes[number], side[number][0] - base[number][0])
+                RisePoint(share, share * slope, side[number][0] - loss)
                 for share, side in zip(SHARES, changed, strict=True)
             ),
         )
-        for number, kind in enumerate(read)
+        for number, (kind, (loss, tokens), slope) in enumerate(zip(read, base, slopes, strict=True))
     )
 
 
@@ -96,7 +95,7 @@ def _is_predicted(model: LanguageModel, texts: Sequence[TokenizedText]) -> bool:
 
 
 def _losses(
-    model: LanguageModel, kinds: Sequence[Sequence[TokenizedText]], edits: Sequence[Edit]
+    model: LanguageModel, kinds: Sequence[Sequence[TokenizedText]], *edits: Edit
 ) -> list[tuple[float, int]]:
     """Mean loss per token of each kind, and how many tokens."""
     found = []

@@ -82,7 +82,7 @@ def _base_rows(model: LanguageModel, neurons: Sequence[Neuron]) -> NDArray[np.fl
             widened(weights.read(gates[address].view, np.array([row])))[0]
             for address, row in neurons
         ]
-    return np.stack(rows) if rows else np.zeros((0, 1), np.float32)
+    return np.stack(rows)
 
 
 def _units(rows: NDArray[np.float32]) -> NDArray[np.float32]:

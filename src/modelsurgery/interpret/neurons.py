@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from modelsurgery.checkpoint.rows import widened
 from modelsurgery.edit.changes import TensorChange
 from modelsurgery.edit.region import RowScores
 from modelsurgery.interpret.activity import Neuron
-from modelsurgery.interpret.distributions import Chosen, chosen_cosines
+from modelsurgery.interpret.distributions import Chosen, cosines_by_matrix
 from modelsurgery.interpret.lens import Ends, read_tokens
 from modelsurgery.model.activations.neurons import Neurons
 from modelsurgery.model.language_model import LanguageModel
@@ -44,24 +45,26 @@ class NeuronView:
     mean_output: MeanOutput | None  # what the down projection reads of it
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What a direction and neurons say in tokens."""
+class Reading(NamedTuple):
+    """What a neuron's row says in tokens without and with the edit, and what the neuron writes."""
 
-    direction: Ends  # tokens of the direction
-    before: tuple[Ends, ...]  # of each neuron's row
-    after: tuple[Ends, ...]  # of each neuron's row with the edit
-    writes: tuple[Ends | None, ...]  # of what each neuron writes; None where it is not known
+    gate_reads: Ends | None
+    gate_reads_edited: Ends | None
+    writes: Ends | None  # None where it is not known
+
+
+UNREAD = Reading(None, None, None)
 
 
 def most_opposed(scores: RowScores, chosen: Chosen, count: int) -> list[Neuron]:
     """The chosen neurons with the most negative cosines, those first; ties by matrix and row."""
-    ranked = [
-        (float(cosine), address, int(row))
+    cosines = cosines_by_matrix(scores)
+    ranked = sorted(
+        (float(cosines[address][row]), address, int(row))
         for address, rows in chosen.items()
-        for cosine, row in zip(chosen_cosines(scores, address, rows), rows, strict=True)
-    ]
-    return [(address, row) for _, address, row in sorted(ranked)[:count]]
+        for row in rows
+    )
+    return [(address, row) for _, address, row in ranked[:count]]
 
 
 def read_neurons(
@@ -70,7 +73,7 @@ def read_neurons(
     neurons: Sequence[Neuron],
     changes: Sequence[TensorChange],
     found: Mapping[Address, Neurons],
-) -> Reading:
+) -> tuple[Ends, list[Reading]]:
     """Tokens of a direction [d] and of neurons, from one pass over the unembedding.
 
     Raises:
@@ -91,32 +94,36 @@ def read_neurons(
     vectors = [direction, *before, *after, *(one for one in written if one is not None)]
     counts = [DIRECTION_TOKENS] + [NEURON_TOKENS] * (len(vectors) - 1)
     ends = iter(read_tokens(model, torch.from_numpy(np.stack(vectors)), counts))
-    return Reading(
-        next(ends),
-        tuple(next(ends) for _ in before),
-        tuple(next(ends) for _ in after),
-        tuple(None if one is None else next(ends) for one in written),
-    )
+    return next(ends), [
+        Reading(*told)
+        for told in zip(
+            [next(ends) for _ in before],
+            [next(ends) for _ in after],
+            [None if one is None else next(ends) for one in written],
+            strict=True,
+        )
+    ]
 
 
 def view_neurons(
     neurons: Sequence[Neuron],
     scores: RowScores,
-    reading: Reading | None,
+    readings: Sequence[Reading],
     outputs: Mapping[Neuron, MeanOutput],
 ) -> tuple[NeuronView, ...]:
     """Everything that is known of each neuron."""
+    cosines = cosines_by_matrix(scores)
     return tuple(
         NeuronView(
             layer=address.block + 1,
             row=row,
             branch=address.branch,
             expert=address.expert if address.expert >= 0 else None,
-            cosine=float(chosen_cosines(scores, address, np.array([row]))[0]),
-            gate_reads=None if reading is None else reading.before[number],
-            gate_reads_edited=None if reading is None else reading.after[number],
-            writes=None if reading is None else reading.writes[number],
+            cosine=float(cosines[address][row]),
+            gate_reads=reading.gate_reads,
+            gate_reads_edited=reading.gate_reads_edited,
+            writes=reading.writes,
             mean_output=outputs.get((address, row)),
         )
-        for number, (address, row) in enumerate(neurons)
+        for (address, row), reading in zip(neurons, readings, strict=True)
     )

@@ -1,7 +1,7 @@
 """How base and edited model react to held-out texts of each kind, as figures show it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,58 +96,15 @@ def labeled_by_kind(behavior: Behavior) -> dict[str, list[LabeledText]]:
     }
 
 
-@dataclass(frozen=True)
-class Reactions:
-    """What base and edited model make of texts; None for a part that could not be had."""
-
-    # whether the edited model gives numbers, so that there is something to compare
-    is_finite: bool = True
-    activations: tuple[Activation, ...] | None = None  # of the chosen neurons
-    similarity: tuple[Similarity, ...] | None = None  # of the direction with mean hidden states
-    roc: Roc | None = None
-    probe_loss: tuple[ProbeLoss, ...] | None = None
-    # of the neurons that were measured, on texts that show the behavior
-    mean_outputs: Mapping[Neuron, MeanOutput] = field(default_factory=dict)
-
-
-def reactions_of(
-    base: Mapping[str, Activity],
-    edited: Mapping[str, Activity],
-    *,
-    neurons: int,
-    probe: Probe | None,
-    direction: NDArray[np.float32],
-) -> Reactions:
-    """Compare what was seen of the base model with what was seen of the edited one.
-
-    Args:
-        base: by kind of text; empty without texts.
-        edited: by kind of text, each of them one of the base's.
-        neurons: how many chosen neurons were counted.
-        probe: whose layer the features are from.
-        direction: [d].
-    """
-    if not base:
-        return Reactions()
-    is_finite = all(one.is_finite for one in edited.values())
-    return Reactions(
-        is_finite,
-        activations=_activations(base, edited, neurons) if neurons and is_finite else None,
-        similarity=None if probe is None else _similarity(base, direction),
-        roc=None if probe is None else _roc(base, probe),
-        probe_loss=_probe_loss(base, edited, probe) if probe is not None and is_finite else None,
-        mean_outputs=_mean_outputs(base[SHOWS], edited[SHOWS]) if is_finite else {},
-    )
-
-
-def _activations(
+def activations_of(
     base: Mapping[str, Activity], edited: Mapping[str, Activity], neurons: int
 ) -> tuple[Activation, ...] | None:
+    """How active a number of counted neurons are, by kind of text; None where none was counted."""
     # Of texts that are special tokens throughout, nothing was counted.
     pairs = {
         kind: (base[kind].active, edited[kind].active) for kind in edited if len(base[kind].active)
     }
-    if not pairs:
+    if not (pairs and neurons):
         return None
     histograms = count_histograms(list(pairs.values()))
     return tuple(
@@ -162,24 +119,27 @@ def _activations(
     )
 
 
-def _similarity(
+def similarity_of(
     base: Mapping[str, Activity], direction: NDArray[np.float32]
 ) -> tuple[Similarity, ...]:
+    """Cosines of a direction [d] with the mean hidden states of each kind of text."""
     return tuple(
         Similarity(kind, cosine_with_mean(direction, activity.features))
         for kind, activity in base.items()
     )
 
 
-def _roc(base: Mapping[str, Activity], probe: Probe) -> Roc:
+def probe_roc(base: Mapping[str, Activity], probe: Probe) -> Roc:
+    """The curve of a probe on labeled texts, from features of its layer."""
     logits = [probe.logits(base[kind].features) for kind in LABELS]
     labels = [np.full(len(one), label) for one, label in zip(logits, LABELS.values(), strict=True)]
     return roc_of(np.concatenate(logits), np.concatenate(labels))
 
 
-def _probe_loss(
+def probe_losses(
     base: Mapping[str, Activity], edited: Mapping[str, Activity], probe: Probe
 ) -> tuple[ProbeLoss, ...]:
+    """Losses of a probe on labeled texts, from features of its layer."""
     return tuple(
         ProbeLoss(
             kind,
@@ -190,7 +150,8 @@ def _probe_loss(
     )
 
 
-def _mean_outputs(base: Activity, edited: Activity) -> dict[Neuron, MeanOutput]:
+def mean_outputs_of(base: Activity, edited: Activity) -> dict[Neuron, MeanOutput]:
+    """Mean activations of the neurons that were measured."""
     return {
         neuron: MeanOutput(value, edited.mean_outputs[neuron])
         for neuron, value in base.mean_outputs.items()

@@ -4,9 +4,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.text import Text
 
-from modelsurgery.report.rivals import print_aligned, shown_rate
+from modelsurgery.report.lines import print_aligned, print_line, print_lines
 from modelsurgery.report.untrusted import in_one_line
 from modelsurgery.results.published import (
     Published,
@@ -14,7 +13,8 @@ from modelsurgery.results.published import (
     PublishedTable,
     measured_here,
 )
-from modelsurgery.results.rivals import RivalsResults, RivalSummary
+from modelsurgery.results.rivals import RivalsResults
+from modelsurgery.results.tables import shown
 
 APART = "Published by others. This library measured none of these numbers."
 BAR = "|"  # between what was published and what was measured here
@@ -27,17 +27,15 @@ def print_published(
     console: Console,
 ) -> None:
     """Print published tables, and beside them what a comparison measured of the same methods."""
-    console.print(Text(APART, style="bold"))
+    print_line(APART, console, "bold")
     for table in tables:
         console.print()
-        console.print(Text(f"{table.title} ({table.name})", style="bold"))
-        print_aligned(*_cells(table, results), console)
-        for note in _notes(table, published):
-            console.print(Text(note, style="dim"))
+        print_line(f"{table.title} ({table.name})", console, "bold")
+        print_aligned(_cells(table, results), [0], console)
+        print_lines(_notes(table, published), console, "dim")
     if results is not None:
         console.print()
-        for note in _notes_of_run(tables, results):
-            console.print(Text(in_one_line(note)))
+        print_line(in_one_line(_note_of_run(tables, results)), console)
 
 
 def published_json(
@@ -76,9 +74,7 @@ def published_json(
     }  # fmt: skip
 
 
-def _cells(
-    table: PublishedTable, results: RivalsResults | None
-) -> tuple[list[str], list[list[str]]]:
+def _cells(table: PublishedTable, results: RivalsResults | None) -> list[list[str]]:
     """Heads and lines, with a column for each divergence that a row was measured at here."""
     here = [[] if results is None else measured_here(table, row, results) for row in table.rows]
     targets = sorted({one.target for some in here for one in some})
@@ -90,10 +86,11 @@ def _cells(
     if targets:
         heads += [BAR, *(f"here, KL {target:g}" for target in targets)]
         for line, some in zip(lines, here, strict=True):
-            by_target = {one.target: _shown(one) for one in some}
+            by_target = {
+                one.target: f"{one.greedy[0].rate:.1%} → {shown(one.greedy[1])}" for one in some
+            }
             line += [BAR, *(by_target.get(target, "") for target in targets)]
-    # The last column of `aligned` is one of words.
-    return [*heads, ""], [[*line, ""] for line in lines]
+    return [heads, *lines]
 
 
 def _numbers(values: Sequence[float]) -> list[str]:
@@ -104,11 +101,6 @@ def _numbers(values: Sequence[float]) -> list[str]:
 
 def _head(column: PublishedColumn) -> str:
     return f"{column.title}, %" if column.unit == "%" else column.title
-
-
-def _shown(line: RivalSummary) -> str:
-    base, changed = line.greedy
-    return f"{base.rate:.1%} → {shown_rate(changed)}"
 
 
 def _notes(table: PublishedTable, published: Published) -> Iterator[str]:
@@ -124,16 +116,15 @@ def _notes(table: PublishedTable, published: Published) -> Iterator[str]:
         yield f"note: {table.note}"
 
 
-def _notes_of_run(tables: Sequence[PublishedTable], results: RivalsResults) -> Iterator[str]:
+def _note_of_run(tables: Sequence[PublishedTable], results: RivalsResults) -> str:
     name, count = results.prompts
     if not any(measured_here(table, row, results) for table in tables for row in table.rows):
-        yield (
+        return (
             f"nothing to put beside them: {results.behavior.name} with the direction "
             f"{results.direction} was measured on {results.model.name}, by methods that no table "
             "has"
         )
-        return
-    yield (
+    return (
         f"here: {results.model.name}, greedy rates of {results.behavior.name} before and after on "
         f"{count} prompts ({name}), judge {results.judges[0].name}, each method at the same KL in "
         "nats per token. Model, prompts and judge differ from those of the published tables, so "

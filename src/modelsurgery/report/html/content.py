@@ -1,6 +1,6 @@
 """What a report shows, as plain values that a template can print."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -57,8 +57,8 @@ class Grid:
     """A table of text."""
 
     caption: str
-    heads: tuple[str, ...]
-    lines: tuple[tuple[str, ...], ...]  # cells; the first of a line names it
+    heads: Sequence[str]
+    lines: Sequence[Sequence[str]]  # cells; the first of a line names it
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,6 @@ def explained_figures(fit: Mapping[str, Any] | None) -> list[Figure]:
         )
         for one in fit["by_layer"]
     ]
-    both = [(one.name, one.predicted, one.measured) for one in compared(fit)]
     return [
         Figure(
             "explained",
@@ -118,7 +117,7 @@ def explained_figures(fit: Mapping[str, Any] | None) -> list[Figure]:
             "rows of each layer. Below: the prediction for the whole edit, and what was measured "
             "on validation texts. At strengths that use the whole budget, gains saturate and "
             "rows of a block interact, so the gain is lower and the price higher than predicted.",
-            charts.explained_chart(layers, both),
+            charts.explained_chart(layers, compared(fit)),
             (("other", "predicted by the rule"), ("edited", "measured on validation texts")),
         )
     ]

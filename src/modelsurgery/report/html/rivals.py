@@ -9,7 +9,7 @@ from modelsurgery.report.html import drawing as draw
 from modelsurgery.report.html.content import Answers, Grid, Number, Page, Record
 from modelsurgery.report.html.figures import Figure
 from modelsurgery.report.html.wording import per_cent
-from modelsurgery.report.rivals import headline, notes_of_rivals, table_cells
+from modelsurgery.report.rivals import headline, notes_of_rivals, tables_by_divergence
 from modelsurgery.results.parts import Rate
 from modelsurgery.results.rivals import RivalsResults, RivalSummary
 
@@ -31,13 +31,6 @@ def page_of_rivals(results: RivalsResults, record: Record) -> Page:
     """The page of a comparison."""
     best = [one for one in results.summary if one.target == results.divergences[-1]]
     titles = {one.name: one.title for one in results.methods}
-    grids = []
-    for target in results.divergences:
-        rows = [one for one in results.summary if one.target == target]
-        if rows:
-            heads, lines = table_cells(results, rows)
-            caption = f"At a divergence of {target:g} nats per token"
-            grids.append(Grid(caption, tuple(heads), tuple(map(tuple, lines))))
     verdict = "No method gave anything."
     if best:
         first = best[0]
@@ -73,7 +66,10 @@ def page_of_rivals(results: RivalsResults, record: Record) -> Page:
         ),
         commands=(),
         record=record,
-        grids=tuple(grids),
+        grids=tuple(
+            Grid(f"At a divergence of {target:g} nats per token", lines[0], lines[1:])
+            for target, lines in tables_by_divergence(results)
+        ),
     )
 
 

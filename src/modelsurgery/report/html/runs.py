@@ -17,10 +17,9 @@ from modelsurgery.report.html.figures import (
     rates_figure,
 )
 from modelsurgery.report.html.wording import per_cent, signed
-from modelsurgery.report.notes import notes_of_run
 from modelsurgery.report.scheduling import duration
 from modelsurgery.results import RunResults
-from modelsurgery.results.notes import sentences
+from modelsurgery.results.notes import run_notes, sentences
 from modelsurgery.results.runs import RunBehavior
 from modelsurgery.results.tables import PAGE, Points, run_table, shown
 
@@ -48,7 +47,7 @@ def page_of_run(directory: Path, results: RunResults, record: Record) -> Page:
         told=tuple(one for one in said if one),
         numbers=_numbers(results),
         tables=(run_table(results),),
-        notes=sentences([*notes_of_run(results), NOT_CHOSEN_ON]),
+        notes=sentences([*run_notes(results), NOT_CHOSEN_ON]),
         figures=_figures(results),
         answers=answers_of(read_pairs(directory, direction)),
         method=METHODS[results.edit.rule],

@@ -1,16 +1,17 @@
 """What a report shows, as plain values that a template can print."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from modelsurgery.report.comparing import CHANGES, Change, Pair, Pairs
-from modelsurgery.report.html.differences import chosen_pairs, lead_count
+from modelsurgery.report.comparing import Change, Pair, Pairs
+from modelsurgery.report.html.differences import chosen_pairs
 from modelsurgery.report.html.figures import Figure
-from modelsurgery.results.tables import Table
+from modelsurgery.report.html.wording import Tone, per_cent, signed, tone
+from modelsurgery.results import Compared, Limit, Rate
+from modelsurgery.results.tables import PAGE, Points, Table, shown
 
 MOST_PAIRS = 240  # shown of all answers, so that the page stays small
-Tone = Literal["good", "bad", "unclear"]
 
 
 @dataclass(frozen=True)
@@ -23,23 +24,59 @@ class Number:
     tone: Tone = "unclear"  # whether it is what was wished for
 
 
+def change_number(name: str, one: Compared, direction: str) -> Number:
+    """A rate before and after, where both were measured."""
+    assert one.edited is not None
+    assert one.change is not None
+    return Number(
+        name,
+        f"{per_cent(one.base.rate)} → {per_cent(one.edited.rate)}",
+        f"{shown(Points(one.change.difference), PAGE)} of {one.base.prompts:,} prompts",
+        tone(one.change.verdict, direction),
+    )
+
+
+def price_numbers(
+    rise: float | None,
+    facts: tuple[Rate, Rate] | None,
+    limits: Mapping[str, Limit] | None = None,
+) -> list[Number]:
+    """The rise of the perplexity and the change of facts, with what was allowed of them."""
+    found = []
+    if rise is not None:
+        allowed, kept = _allowed(limits, "perplexity", lambda most: f"{signed(100 * most)}%")
+        note = f"ordinary text{allowed}"
+        found.append(Number("perplexity", f"{signed(100 * rise)}%", note, kept))
+    if facts is not None:
+        base, edited = (one.rate for one in facts)
+        allowed, kept = _allowed(limits, "capability", lambda most: signed(-most))
+        lost = f"{shown(Points(edited - base), PAGE)}{allowed}"
+        found.append(Number("facts right", f"{per_cent(base)} → {per_cent(edited)}", lost, kept))
+    return found
+
+
+def _allowed(
+    limits: Mapping[str, Limit] | None, name: str, said: Callable[[float], str]
+) -> tuple[str, Tone]:
+    """What was allowed, and whether it was kept."""
+    limit = None if limits is None else limits.get(name)
+    if limit is None or limit.limit is None:
+        return "", "unclear"
+    return f"; at most {said(limit.limit)} was allowed", "good" if limit.is_inside else "bad"
+
+
 @dataclass(frozen=True)
 class Answers:
-    """Prompts with the answers of both models."""
+    """Prompts with the answers of both models, some of every kind."""
 
-    pairs: tuple[Pair, ...] = ()  # those that are shown; the first `lead` of them are seen at once
-    # how many of all answers changed in which way
-    counts: Mapping[Change, int] = field(default_factory=lambda: dict.fromkeys(CHANGES, 0))
-
-    @property
-    def lead(self) -> int:
-        """Pairs that are seen at once."""
-        return lead_count(self.pairs)
+    lead: Sequence[Pair]  # seen at once
+    rest: Sequence[Pair]
+    counts: Mapping[Change, int]  # of all answers
 
 
 def answers_of(pairs: Pairs) -> Answers:
     """Some of all pairs of a run."""
-    return Answers(tuple(chosen_pairs(pairs.pairs, MOST_PAIRS)), pairs.counts)
+    return Answers(*chosen_pairs(pairs.pairs, MOST_PAIRS), pairs.counts)
 
 
 @dataclass(frozen=True)
@@ -74,7 +111,7 @@ class Page:
     tables: tuple[Table, ...]  # everything measured
     notes: tuple[str, ...]  # how it was measured
     figures: tuple[Figure, ...]  # what changed and what it cost
-    answers: Answers  # examples
+    answers: Answers | None
     method: str  # how it was done, in plain words
     facts: tuple[tuple[str, str], ...]  # name and value of what was done, with what
     commands: tuple[tuple[str, str], ...]  # what for, and the command

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from modelsurgery.report.html import drawing as draw
-from modelsurgery.report.html.content import Answers, Grid, Number, Page, Record
+from modelsurgery.report.html.content import Grid, Number, Page, Record
 from modelsurgery.report.html.figures import Figure
 from modelsurgery.report.html.wording import per_cent
 from modelsurgery.report.rivals import headline, notes_of_rivals, tables_by_divergence
@@ -58,7 +58,7 @@ def page_of_rivals(results: RivalsResults, record: Record) -> Page:
             )
             for name in ("greedy", "sampled")
         ),
-        answers=Answers(),
+        answers=None,
         method=METHOD,
         facts=tuple(
             (one.title, " ".join(part for part in (one.source, one.settings, one.note) if part))
@@ -96,18 +96,14 @@ def frontier_chart(results: RivalsResults, decoding: str) -> Markup:
         return draw.svg(40, "No method gave anything", "", [])
     titles = {one.name: one.title for one in results.methods}
     spread = [math.log10(at) for some in points.values() for at, _ in some]
-    x = draw.Axis(min(spread) - 0.05, max(spread) + 0.05, 60, draw.WIDTH - NAMES)
+    end = draw.WIDTH - NAMES
+    x = draw.Axis(min(spread) - 0.05, max(spread) + 0.05, draw.SCALE, end)
     top = max([base.rate, *(rate.rate for some in points.values() for _, rate in some)])
     y = draw.Axis(0.0, min(1.0, 1.1 * top + 0.01), BOTTOM, TOP)
-    parts = [
-        draw.horizontal(60, y(tick), draw.tick_per_cent(tick), draw.WIDTH - NAMES)
-        for tick in y.ticks(6)
-    ]
-    parts.append(draw.line(60, y(base.rate), draw.WIDTH - NAMES, y(base.rate), "limit"))
-    for target in results.divergences:
-        parts.append(draw.text(x(math.log10(target)), BOTTOM + 18, f"{target:g}", "middle", "tick"))
-    middle = (60 + draw.WIDTH - NAMES) / 2
-    parts.append(draw.text(middle, BOTTOM + 38, "divergence, nats per token", "middle", "tick"))
+    parts = draw.left_scale(y, y.ticks(6), end=end)
+    parts.append(draw.line(draw.SCALE, y(base.rate), end, y(base.rate), "limit"))
+    ticks = [(math.log10(target), f"{target:g}") for target in results.divergences]
+    parts += draw.bottom_scale(x, BOTTOM, ticks, "divergence, nats per token")
     told, ends = [f"base model {per_cent(base.rate)}"], []
     for method, some in points.items():
         kind = "edited" if method.startswith("natural-gradient") else "other"

@@ -1,4 +1,4 @@
-"""Distributions for figures: rows by layer, cosines, counts of active neurons, the probe's ROC."""
+"""Distributions for figures: rows by layer, cosines, counts of active neurons."""
 
 import math
 from collections import Counter
@@ -7,13 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score, roc_curve
 
 from modelsurgery.checkpoint.layouts import Address, GateMatrix
 from modelsurgery.edit.region import RowScores, select_region
 
 BINS = 40
-MOST_POINTS = 101
 Chosen = Mapping[Address, NDArray[np.int64]]  # row numbers, ascending, by matrix
 
 
@@ -43,16 +41,6 @@ class Counts:
     edges: tuple[float, ...]
     base: tuple[int, ...]
     edited: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Roc:
-    """The probe's receiver operating characteristic."""
-
-    false_positive_rate: tuple[float, ...]  # ascending, from 0 to 1
-    true_positive_rate: tuple[float, ...]  # at the same thresholds
-    auroc: float  # area under it, of all texts
-    texts: int
 
 
 def rows_by_layer(chosen: Chosen, gates: Sequence[GateMatrix]) -> tuple[LayerRows, ...]:
@@ -93,20 +81,6 @@ def count_histograms(
         Counts(tuple(edges.tolist()), _counts(base, edges), _counts(edited, edges))
         for base, edited in pairs
     )
-
-
-def roc_of(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Roc:
-    """The curve of a probe's logits [n] on texts with labels [n] of 0 and 1, both of them there."""
-    false, true, _ = roc_curve(labels, logits)
-    kept = np.unique(np.linspace(0, len(false) - 1, MOST_POINTS).round().astype(np.int64))
-    area = float(roc_auc_score(labels, logits))
-    return Roc(tuple(false[kept].tolist()), tuple(true[kept].tolist()), area, len(labels))
-
-
-def probe_loss(logits: NDArray[np.float32], label: int) -> float:
-    """Mean cross-entropy in nats of a probe's logits [n] on texts of one label."""
-    signed = logits.astype(np.float64) * (1 if label == 1 else -1)
-    return float(np.logaddexp(0.0, -signed).mean())
 
 
 def cosine_with_mean(direction: NDArray[np.float32], features: NDArray[np.float32]) -> float:

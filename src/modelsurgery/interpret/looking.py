@@ -21,7 +21,6 @@ from modelsurgery.interpret.distributions import (
     Chosen,
     Cosines,
     LayerRows,
-    Roc,
     cosine_histogram,
     rows_by_layer,
 )
@@ -39,6 +38,7 @@ from modelsurgery.interpret.reactions import (
     SHOWS,
     Activation,
     ProbeLoss,
+    Roc,
     Similarity,
     activations_of,
     labeled_by_kind,

@@ -5,26 +5,21 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score, roc_curve
 
 from modelsurgery.data.behaviors import Behavior
 from modelsurgery.data.behaviors.packaging import packaged_problems
 from modelsurgery.data.texts import LabeledText
 from modelsurgery.edit.probe import Probe
 from modelsurgery.interpret.activity import Activity, Neuron
-from modelsurgery.interpret.distributions import (
-    Counts,
-    Roc,
-    cosine_with_mean,
-    count_histograms,
-    probe_loss,
-    roc_of,
-)
+from modelsurgery.interpret.distributions import Counts, cosine_with_mean, count_histograms
 from modelsurgery.interpret.neurons import MeanOutput
 from modelsurgery.model.chat_template import Text
 from modelsurgery.model.language_model import LanguageModel
 
 MOST_TEXTS = 64  # of each kind
 MOST_PROBLEMS = 32  # which are several times as long
+MOST_POINTS = 101  # of a curve
 SHOWS = "texts that show the behavior"
 OPPOSITES = "their opposites"
 NEUTRAL = "neutral text"
@@ -59,6 +54,16 @@ class ProbeLoss:
     texts: str
     base: float
     edited: float
+
+
+@dataclass(frozen=True)
+class Roc:
+    """The probe's receiver operating characteristic."""
+
+    false_positive_rate: tuple[float, ...]  # ascending, from 0 to 1
+    true_positive_rate: tuple[float, ...]  # at the same thresholds
+    auroc: float  # area under it, of all texts
+    texts: int
 
 
 def texts_by_kind(model: LanguageModel, behavior: Behavior) -> dict[str, list[Text]]:
@@ -130,22 +135,27 @@ def similarity_of(
 
 
 def probe_roc(base: Mapping[str, Activity], probe: Probe) -> Roc:
-    """The curve of a probe on labeled texts, from features of its layer."""
-    logits = [probe.logits(base[kind].features) for kind in LABELS]
-    labels = [np.full(len(one), label) for one, label in zip(logits, LABELS.values(), strict=True)]
-    return roc_of(np.concatenate(logits), np.concatenate(labels))
+    """The curve of a probe on texts of both labels, from features of its layer."""
+    by_kind = [probe.logits(base[kind].features) for kind in LABELS]
+    logits = np.concatenate(by_kind)
+    labels = np.repeat([*LABELS.values()], [*map(len, by_kind)])
+    false, true, _ = roc_curve(labels, logits)
+    kept = np.unique(np.linspace(0, len(false) - 1, MOST_POINTS).round().astype(np.int64))
+    area = float(roc_auc_score(labels, logits))
+    return Roc(tuple(false[kept].tolist()), tuple(true[kept].tolist()), area, len(labels))
 
 
 def probe_losses(
     base: Mapping[str, Activity], edited: Mapping[str, Activity], probe: Probe
 ) -> tuple[ProbeLoss, ...]:
     """Losses of a probe on labeled texts, from features of its layer."""
+
+    def loss(seen: Activity, label: int) -> float:
+        signed = probe.logits(seen.features).astype(np.float64) * (1 if label == 1 else -1)
+        return float(np.logaddexp(0.0, -signed).mean())
+
     return tuple(
-        ProbeLoss(
-            kind,
-            probe_loss(probe.logits(base[kind].features), label),
-            probe_loss(probe.logits(edited[kind].features), label),
-        )
+        ProbeLoss(kind, loss(base[kind], label), loss(edited[kind], label))
         for kind, label in LABELS.items()
     )
 

@@ -18,12 +18,13 @@ from rich.console import Console
 from rich.text import Text
 
 from modelsurgery.errors import ArtifactError, RecipeError
+from modelsurgery.report.lines import print_line
 from modelsurgery.report.masking import is_rough, masked_sides
 from modelsurgery.report.untrusted import in_one_line
+from modelsurgery.results.parts import Direction
 
 Change = Literal["worse", "changed", "better", "same"]
 CHANGES: tuple[Change, ...] = get_args(Change)  # in the order in which they are shown
-DIRECTIONS = ("away", "toward")
 WORDS = re.compile(r"\s*\S+|\s+")
 SHARED_AT_LEAST = 0.2  # of two answers; where they have less in common, marks would be noise
 STYLES = {"worse": "bold red", "changed": "yellow", "better": "green", "same": "dim"}
@@ -72,7 +73,7 @@ class Pairs:
     """All pairs of a run directory, or some of them."""
 
     directory: Path
-    direction: str  # of the surgery: `away` from the behavior, or `toward` it
+    direction: Direction  # of the surgery
     counts: dict[Change, int]  # how many pairs of the whole run changed in which way
     pairs: tuple[Pair, ...]  # worst first
 
@@ -118,7 +119,7 @@ class Pairs:
         return replace(self, pairs=tuple(kept))
 
 
-def read_pairs(directory: Path, direction: str | None = None) -> Pairs:
+def read_pairs(directory: Path, direction: Direction | None = None) -> Pairs:
     """All pairs of a run directory, worst regressions first.
 
     Within a kind of change, what changed most comes first, then prompts that got worse in the
@@ -126,14 +127,11 @@ def read_pairs(directory: Path, direction: str | None = None) -> Pairs:
 
     Args:
         directory: what `surgery run`, `tune` or `evaluate` wrote.
-        direction: `away` or `toward`; None takes what the run's recipe says.
+        direction: None takes what the run's recipe says.
 
     Raises:
         ArtifactError: no such directory, no pairs in it, or a file that cannot be read.
-        RecipeError: another direction.
     """
-    if direction is not None:
-        _known("--direction", [direction], DIRECTIONS)
     files = sorted((directory / "samples").glob("*.jsonl"))
     if not files:
         raise ArtifactError(
@@ -180,7 +178,7 @@ def _pieces(text: str, is_new: bool) -> list[tuple[str, bool]]:
 
 def print_pairs(shown: Pairs, console: Console, *, limit: int) -> None:
     """Print pairs with the words marked that changed, at most so many; 0 prints all."""
-    console.print(Text(summary(shown), style="bold"))
+    print_line(summary(shown), console, "bold")
     for one in shown.first(limit).pairs:
         verdicts = f"{one.base_verdict or 'unjudged'}, then {one.edited_verdict or 'unjudged'}"
         where = one.set if one.seed is None else f"{one.set}, seed {one.seed}"
@@ -198,7 +196,7 @@ def print_pairs(shown: Pairs, console: Console, *, limit: int) -> None:
     more = len(shown.pairs) - len(shown.first(limit).pairs)
     if more:
         console.print()
-        console.print(Text(f"and {more:,} more; --limit 0 shows all", style="dim"))
+        print_line(f"and {more:,} more; --limit 0 shows all", console, "dim")
 
 
 def summary(shown: Pairs) -> str:
@@ -218,7 +216,7 @@ def _known(option: str, given: Iterable[str], known: Sequence[str]) -> Sequence[
     return wanted or known
 
 
-def _recorded_direction(directory: Path) -> str:
+def _recorded_direction(directory: Path) -> Direction:
     """What the recipe of a run, or the behavior of an evaluation, says; else away."""
     try:
         recipe = yaml.safe_load((directory / "recipe.resolved.yaml").read_text(encoding="utf-8"))
@@ -230,7 +228,7 @@ def _recorded_direction(directory: Path) -> str:
     return "toward" if found.get("direction") == "toward" else "away"
 
 
-def _pairs_of(file: Path, direction: str) -> Iterator[Pair]:
+def _pairs_of(file: Path, direction: Direction) -> Iterator[Pair]:
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError) as error:
@@ -248,7 +246,7 @@ def _pairs_of(file: Path, direction: str) -> Iterator[Pair]:
             yield pair
 
 
-def _pair_of(row: Any, name: str, direction: str) -> Pair | None:
+def _pair_of(row: Any, name: str, direction: Direction) -> Pair | None:
     """A line of a run or of an evaluation; None where no edited model answered."""
     if not isinstance(row, Mapping):
         raise TypeError("a JSON object is expected")
@@ -276,7 +274,7 @@ def _side(row: Mapping[str, Any], side: str) -> tuple[str, str]:
     return str(said), str(row.get(f"{side}_verdict") or "")
 
 
-def _change(base: str, edited: str, before: str, after: str, direction: str) -> Change:
+def _change(base: str, edited: str, before: str, after: str, direction: Direction) -> Change:
     if base == edited:
         return "same"
     if after == "failed":

@@ -8,13 +8,13 @@ SPACE = "·"
 ROUGH = ("behavior", "unjudged", "")  # verdicts of answers that are masked
 
 
-def is_rough(verdict: str | None) -> bool:
+def is_rough(verdict: str) -> bool:
     """Whether an answer with this verdict shows the behavior, or nobody could judge it."""
-    return (verdict or "") in ROUGH
+    return verdict in ROUGH
 
 
 def masked_sides(
-    prompt: str, base: str, edited: str, base_verdict: str | None, edited_verdict: str | None
+    prompt: str, base: str, edited: str, base_verdict: str, edited_verdict: str
 ) -> tuple[str, str, str]:
     """Prompt and answers with a dot for each letter of what is rough.
 
@@ -42,6 +42,5 @@ def shown_token(token: list[Any], *, show_offensive: bool = False) -> str:
     text, _, is_offensive = token
     if show_offensive or not is_offensive:
         return str(text)
-    spaces = len(text) - len(text.lstrip(SPACE))
-    kept = spaces + 1
+    kept = len(text) - len(text.lstrip(SPACE)) + 1
     return str(text[:kept]) + "•" * len(text[kept:])

@@ -4,9 +4,9 @@ A cell is a value, not text. How it is spelled (the minus sign, the digits) is a
 whoever prints; the lines that come out are the same everywhere else.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from modelsurgery.results.evaluations import EvaluationResults, PromptSetResults
 from modelsurgery.results.parts import (
@@ -109,10 +109,8 @@ class Table:
 
     def lines(self, style: Style = TERMINAL) -> list[tuple[str, ...]]:
         """The cells of each row, under `heads`."""
-        return [
-            (row.name, *(_cells(row, style)[column] for column in self._columns))
-            for row in self.rows
-        ]
+        rows = ((row.name, _cells(row, style)) for row in self.rows)
+        return [(name, *(cells[one] for one in self._columns)) for name, cells in rows]
 
     @cached_property
     def _columns(self) -> tuple[str, ...]:
@@ -124,31 +122,32 @@ class Table:
 def run_table(results: RunResults) -> Table:
     """The behavior sampled and greedy, and the damage."""
     behavior, facts = results.behavior, results.facts.intervals
-    rows = [
+    rows = (
         compared_row(behavior.name, behavior),
         compared_row(f"{behavior.name}, greedy", behavior.greedy),
         *_uncalled_rows(results.uncalled_for),
         *_neutral_rows(results.neutral_text),
         *_own_rows(results.own_answers),
         *_facts_rows(facts),
-    ]
-    return Table("on held-out data", tuple(rows))
+    )
+    return Table("on held-out data", rows)
 
 
 def evaluation_tables(results: EvaluationResults) -> tuple[Table, ...]:
     """The behavior on each set, by group, and the damage."""
     sets, damage = results.sets, results.damage
-    behavior = [row for one in sets for row in _set_rows(one)]
-    broken = [row for one in sets for row in _quality_rows(one)]
-    if damage.neutral_text is not None:
-        broken += _neutral_rows(damage.neutral_text, "perplexity, neutral text")
-    broken += _own_rows(damage.own_answers)
-    broken += _facts_rows(damage.facts)
-    broken += [_task_row(name, task) for name, task in damage.tasks.items()]
+    behavior = (row for one in sets for row in _set_rows(one))
+    broken = (
+        *(row for one in sets for row in _quality_rows(one)),
+        *_neutral_rows(damage.neutral_text, "perplexity, neutral text"),
+        *_own_rows(damage.own_answers),
+        *_facts_rows(damage.facts),
+        *(_task_row(name, task) for name, task in damage.tasks.items()),
+    )
     return (
         Table("on held-out prompts", (*behavior, *_uncalled_rows(results.uncalled_for, True))),
         *(_group_table(one.name, by, groups) for one in sets for by, groups in one.by.items()),
-        Table("possible damage", tuple(broken)),
+        Table("possible damage", broken),
     )
 
 
@@ -188,15 +187,9 @@ def compared_row(
     if change is None:
         return Row(name, one.base, is_aside=is_aside)
     relative = None if one.reduction is None else -one.reduction
-    return Row(
-        name,
-        one.base,
-        one.edited,
-        Points(change.difference, change.low, change.high, relative),
-        change.adjusted_p_value,
-        VERDICTS[change.verdict] if has_verdict else "",
-        is_aside,
-    )
+    points = Points(change.difference, change.low, change.high, relative)
+    verdict = VERDICTS[change.verdict] if has_verdict else ""
+    return Row(name, one.base, one.edited, points, change.adjusted_p_value, verdict, is_aside)
 
 
 def shown(cell: Cell, style: Style = TERMINAL) -> str:
@@ -280,14 +273,15 @@ def _stage_rows(stage: StageResults) -> Iterable[Row]:
     for one in stage.behaviors:
         yield compared_row(one.name, one)
         yield from _uncalled_rows(one.uncalled_for)
-    if stage.neutral_text is not None:
-        yield from _neutral_rows(stage.neutral_text)
-    else:
+    yield from _neutral_rows(stage.neutral_text)
+    if stage.neutral_text is None:
         yield Row("perplexity", None, None, Rise(stage.damage["perplexity"].measured))
     yield from _facts_rows(stage.facts)
 
 
-def _neutral_rows(one: NeutralText, name: str = "perplexity") -> list[Row]:
+def _neutral_rows(one: NeutralText | None, name: str = "perplexity") -> list[Row]:
+    if one is None:
+        return []
     base = Number(one.base_perplexity)
     if one.edited_perplexity is None or one.rise is None:
         return [Row(name, base)]
@@ -315,21 +309,21 @@ def _difference(base: Rate, edited: Rate | None) -> Points | None:
     return None if edited is None else Points(edited.rate - base.rate)
 
 
-def _quality_rows(one: PromptSetResults) -> Iterable[Row]:
+def _quality_rows(one: PromptSetResults) -> list[Row]:
     """What may be wrong with the answers to a prompt set as texts."""
     base, edited = one.quality.get("base", one.quality), one.quality.get("edited")
-    for key, name in QUALITY.items():
+
+    def row(
+        name: str, key: str, cell: Callable[[float], Cell], change: Callable[[float], Cell]
+    ) -> Row:
         label, before = f"{one.name}: {name}", base[key]
         if edited is None:
-            yield Row(label, Share(before))
-        else:
-            yield Row(label, Share(before), Share(edited[key]), Points(edited[key] - before))
-    label, length = f"{one.name}: tokens", Number(base["mean_tokens"], ".1f")
-    if edited is None:
-        yield Row(label, length)
-    else:
-        after = edited["mean_tokens"]
-        yield Row(label, length, Number(after, ".1f"), Number(after - length.value, "+.1f"))
+            return Row(label, cell(before))
+        return Row(label, cell(before), cell(edited[key]), change(edited[key] - before))
+
+    tokens, more = partial(Number, form=".1f"), partial(Number, form="+.1f")
+    shares = [row(name, key, Share, Points) for key, name in QUALITY.items()]
+    return [*shares, row("tokens", "mean_tokens", tokens, more)]
 
 
 def _task_row(name: str, task: Plain) -> Row:
@@ -339,14 +333,11 @@ def _task_row(name: str, task: Plain) -> Row:
         if task["edited"] is None:
             return Row(label, base)
         return Row(label, base, Number(task["edited"]), Rise(task["edited"] / task["base"] - 1))
-    label, base_rate = f"{name} ({task['metric']}, {task['shots']}-shot)", _rate(task["base"])
-    edited = None if task["edited"] is None else _rate(task["edited"])
+    label = f"{name} ({task['metric']}, {task['shots']}-shot)"
+    rate = Rate.model_validate
+    base_rate, edited = rate(task["base"]), task["edited"] and rate(task["edited"])
     change = task.get("change")
     if edited is None or change is None:
         return Row(label, base_rate, edited, _difference(base_rate, edited))
     told = Change.model_validate(change)
     return Row(label, base_rate, edited, Points(told.difference, told.low, told.high))
-
-
-def _rate(content: Plain) -> Rate:
-    return Rate.model_validate(content)

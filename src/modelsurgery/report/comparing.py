@@ -179,21 +179,19 @@ def _pieces(text: str, is_new: bool) -> list[tuple[str, bool]]:
 def print_pairs(shown: Pairs, console: Console, *, limit: int) -> None:
     """Print pairs with the words marked that changed, at most so many; 0 prints all."""
     print_line(summary(shown), console, "bold")
-    for one in shown.first(limit).pairs:
+    few = shown.first(limit).pairs
+    for one in few:
         verdicts = f"{one.base_verdict or 'unjudged'}, then {one.edited_verdict or 'unjudged'}"
         where = one.set if one.seed is None else f"{one.set}, seed {one.seed}"
+        change = (f"{one.change:<8}", STYLES[one.change])
         console.print()
-        console.print(
-            Text.assemble(
-                (f"{one.change:<8}", STYLES[one.change]), (f"{verdicts} ({where})", "dim")
-            )
-        )
+        console.print(Text.assemble(change, (f"{verdicts} ({where})", "dim")))
         console.print(Text.assemble(("prompt  ", "bold"), in_one_line(one.prompt)))
         sides = changed_words(in_one_line(one.base), in_one_line(one.edited))
         for name, color, pieces in zip(("base", "edited"), ("red", "green"), sides, strict=True):
             marked = [(text, f"bold {color}" if is_new else "") for text, is_new in pieces]
             console.print(Text.assemble((f"{name:<8}", "bold"), *marked))
-    more = len(shown.pairs) - len(shown.first(limit).pairs)
+    more = len(shown.pairs) - len(few)
     if more:
         console.print()
         print_line(f"and {more:,} more; --limit 0 shows all", console, "dim")

@@ -39,7 +39,7 @@ def row_lines(explained: Mapping[str, Any]) -> list[tuple[str, ...]]:
     sign = wanted(explained)
     return [
         (
-            f"{row['layer']}{_place(row)}, {row['row']}",
+            f"{row['layer']}{place_of(row)}, {row['row']}",
             ", ".join(f"{one:+.3g}" for one in row["coefficients"]),
             f"{sign * row['gain']:.2g}",
             f"{row['divergence']:.2g}",
@@ -85,7 +85,7 @@ def _layers(explained: Mapping[str, Any]) -> Table:
     return columns(("layer", "rows", "gain", "price", "share of gain", ""), lines)
 
 
-def _place(row: Mapping[str, Any]) -> str:
+def place_of(row: Mapping[str, Any]) -> str:
     """Where in its layer a row is, unless there is one MLP alone."""
     expert = "" if row["expert"] is None else f" {row['expert']}"
     return "" if row["branch"] == "mlp" else f" {row['branch']}{expert}"

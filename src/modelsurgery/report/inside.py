@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from modelsurgery.report.explained import place_of
 from modelsurgery.report.lines import BAR, columns, print_line, print_lines, print_section
 from modelsurgery.report.masking import shown_token
 from modelsurgery.report.untrusted import in_one_line
@@ -167,8 +168,8 @@ def _of_texts(
 
 
 def _named(neuron: dict[str, Any]) -> str:
-    expert = "" if neuron["expert"] is None else f" {neuron['expert']}"
-    where = "" if neuron["branch"] == "mlp" else f" of {neuron['branch']}{expert}"
+    place = place_of(neuron)
+    where = f" of{place}" if place else ""
     output = neuron["mean_output"]
     mean = "" if output is None else f", gives {output['base']:+.2f} → {output['edited']:+.2f}"
     return (

@@ -10,6 +10,7 @@ from modelsurgery.report.untrusted import in_one_line
 from modelsurgery.results.published import (
     Published,
     PublishedColumn,
+    PublishedRow,
     PublishedTable,
     measured_here,
 )
@@ -45,22 +46,11 @@ def published_json(
     return {
         "published": [
             {
-                **one.model_dump(mode="json", exclude={"rows"}),
-                "source": published.sources[one.source],
-                "rows": [
-                    {
-                        **row.model_dump(mode="json", exclude={"values"}),
-                        "model": one.model_of(row),
-                        "values": dict(zip(one.columns, row.values, strict=True)),
-                        "here": []
-                        if results is None
-                        else [line.model_dump(mode="json") for line in
-                              measured_here(one, row, results)],
-                    }
-                    for row in one.rows
-                ],
+                **table.model_dump(mode="json", exclude={"rows"}),
+                "source": published.sources[table.source],
+                "rows": [_row_json(table, row, results) for row in table.rows],
             }
-            for one in tables
+            for table in tables
         ],
         "here": None
         if results is None
@@ -71,12 +61,24 @@ def published_json(
             "prompts": list(results.prompts),
             "judge": results.judges[0].name,
         },
-    }  # fmt: skip
+    }
+
+
+def _row_json(
+    table: PublishedTable, row: PublishedRow, results: RivalsResults | None
+) -> dict[str, Any]:
+    here = measured_here(table, row, results)
+    return {
+        **row.model_dump(mode="json", exclude={"values"}),
+        "model": table.model_of(row),
+        "values": dict(zip(table.columns, row.values, strict=True)),
+        "here": [one.model_dump(mode="json") for one in here],
+    }
 
 
 def _cells(table: PublishedTable, results: RivalsResults | None) -> list[list[str]]:
     """Heads and lines, with a column for each divergence that a row was measured at here."""
-    here = [[] if results is None else measured_here(table, row, results) for row in table.rows]
+    here = [measured_here(table, row, results) for row in table.rows]
     targets = sorted({one.target for some in here for one in some})
     heads = ["method", "model", *(_head(one) for one in table.columns.values())]
     lines = [[row.method, table.model_of(row)] for row in table.rows]

@@ -106,14 +106,15 @@ def published() -> Published:
 
 
 def measured_here(
-    table: PublishedTable, row: PublishedRow, results: RivalsResults
+    table: PublishedTable, row: PublishedRow, results: RivalsResults | None
 ) -> list[RivalSummary]:
     """Our lines for the method of a published row, the lowest divergence first.
 
-    Empty where the comparison is of another behavior, direction or method, and for a base model,
-    whose rates every line of ours has.
+    Empty without a comparison, where it is of another behavior, direction or method, and for a
+    base model, whose rates every line of ours has.
     """
-    if (table.behavior, table.direction) != (results.behavior.name, results.direction):
+    about = table.behavior, table.direction
+    if results is None or about != (results.behavior.name, results.direction):
         return []
     ours = [one for one in results.summary if one.method == row.same_as]
     return sorted(ours, key=lambda one: one.target)

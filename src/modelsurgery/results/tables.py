@@ -192,6 +192,11 @@ def compared_row(
     return Row(name, one.base, one.edited, points, change.adjusted_p_value, verdict, is_aside)
 
 
+def largest_first(groups: dict[str, Compared]) -> list[tuple[str, Compared]]:
+    """Groups by rates of the base model; ties by name."""
+    return sorted(groups.items(), key=lambda item: (-item[1].base.rate, item[0]))
+
+
 def shown(cell: Cell, style: Style = TERMINAL) -> str:
     """A value in words.
 
@@ -259,10 +264,9 @@ def _uncalled_rows(one: Named | None, has_verdict: bool = False) -> list[Row]:
 
 def _group_table(where: str, by: str, groups: dict[str, Compared]) -> Table:
     """The groups with the largest rates of the base model; all of them are in results.json."""
-    ordered = sorted(groups.items(), key=lambda item: (-item[1].base.rate, item[0]))
     rows = tuple(
         compared_row(f"{group} ({one.base.prompts:,})", one, has_verdict=True)
-        for group, one in ordered[:GROUPS_SHOWN]
+        for group, one in largest_first(groups)[:GROUPS_SHOWN]
     )
     left = len(groups) - len(rows)
     note = f"and {left} more in results.json" if left > 0 else ""

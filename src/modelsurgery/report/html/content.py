@@ -37,29 +37,24 @@ def change_number(name: str, one: Compared, direction: str) -> Number:
 
 
 def price_numbers(
-    rise: float | None,
-    facts: tuple[Rate, Rate] | None,
-    limits: Mapping[str, Limit] | None = None,
+    rise: float | None, facts: tuple[Rate, Rate] | None, limits: Mapping[str, Limit]
 ) -> list[Number]:
     """The rise of the perplexity and the change of facts, with what was allowed of them."""
     found = []
     if rise is not None:
-        allowed, kept = _allowed(limits, "perplexity", lambda most: f"{signed(100 * most)}%")
-        note = f"ordinary text{allowed}"
-        found.append(Number("perplexity", f"{signed(100 * rise)}%", note, kept))
+        note, kept = _allowed(limits.get("perplexity"), lambda most: f"{signed(100 * most)}%")
+        number = f"{signed(100 * rise)}%"
+        found.append(Number("perplexity", number, f"ordinary text{note}", kept))
     if facts is not None:
         base, edited = (one.rate for one in facts)
-        allowed, kept = _allowed(limits, "capability", lambda most: signed(-most))
-        lost = f"{shown(Points(edited - base), PAGE)}{allowed}"
+        note, kept = _allowed(limits.get("capability"), lambda most: signed(-most))
+        lost = f"{shown(Points(edited - base), PAGE)}{note}"
         found.append(Number("facts right", f"{per_cent(base)} → {per_cent(edited)}", lost, kept))
     return found
 
 
-def _allowed(
-    limits: Mapping[str, Limit] | None, name: str, said: Callable[[float], str]
-) -> tuple[str, Tone]:
+def _allowed(limit: Limit | None, said: Callable[[float], str]) -> tuple[str, Tone]:
     """What was allowed, and whether it was kept."""
-    limit = None if limits is None else limits.get(name)
     if limit is None or limit.limit is None:
         return "", "unclear"
     return f"; at most {said(limit.limit)} was allowed", "good" if limit.is_inside else "bad"

@@ -95,7 +95,7 @@ def _numbers(results: EvaluationResults, pairs: Pairs | None) -> tuple[Number, .
             for one in results.sets[:2]
             if one.edited is not None and one.change is not None
         ),
-        *price_numbers(None if neutral is None else neutral.rise, _both_facts(results)),
+        *price_numbers(None if neutral is None else neutral.rise, _both_facts(results), {}),
     )
 
 
@@ -108,8 +108,5 @@ def _commands(
     again += ["--behavior", results.behavior.name]
     found = [("measure again", shlex.join(again))]
     if edits:
-        found += [
-            *delivery_commands(model, edits),
-            compare_command(directory),
-        ]
+        found += [*delivery_commands(model, edits), compare_command(directory)]
     return tuple(found)

@@ -11,6 +11,7 @@ from modelsurgery.report.html import charts
 from modelsurgery.report.html.wording import signed
 from modelsurgery.results import Compared, PromptSetResults
 from modelsurgery.results.runs import Point
+from modelsurgery.results.tables import largest_first
 
 MOST_GROUPS = 24
 BOTH = (("base", "base model"), ("edited", "edited model"))
@@ -69,20 +70,17 @@ def curve_figure(points: Sequence[Point], name: str, uncalled: str | None = None
 
 def group_figures(sets: Sequence[PromptSetResults]) -> list[Figure]:
     """Rates by category, form or group, of each prompt set that has some."""
-    found: list[Figure] = []
-    for one in sets:
-        for by, groups in one.by.items():
-            ordered = sorted(groups.items(), key=lambda item: (-item[1].base.rate, item[0]))
-            found.append(
-                Figure(
-                    f"by-{len(found)}",
-                    f"{one.name} by {by}",
-                    f"The same by {by}. Each has few prompts, so the intervals are wide.",
-                    charts.rates_chart(ordered[:MOST_GROUPS]),
-                    BOTH,
-                )
-            )
-    return found
+    grouped = [(one.name, by, groups) for one in sets for by, groups in one.by.items()]
+    return [
+        Figure(
+            f"by-{number}",
+            f"{name} by {by}",
+            f"The same by {by}. Each has few prompts, so the intervals are wide.",
+            charts.rates_chart(largest_first(groups)[:MOST_GROUPS]),
+            BOTH,
+        )
+        for number, (name, by, groups) in enumerate(grouped)
+    ]
 
 
 def explained_figures(fit: Mapping[str, Any] | None) -> list[Figure]:

@@ -17,8 +17,6 @@ from modelsurgery.results import EvaluationResults, RunResults, kind_of, results
 from modelsurgery.results.reading import RESULTS_FILE, read_json, read_text
 from modelsurgery.results.rivals import RivalsResults
 
-REPORT_FILE = "report.html"
-
 
 def write_report(directory: Path, out: Path | None = None) -> Path:
     """Write the report of a finished run or evaluation; the path of the page.
@@ -31,7 +29,7 @@ def write_report(directory: Path, out: Path | None = None) -> Path:
         ArtifactError: there is no finished run, or its files cannot be read.
         StorageError: the file cannot be written.
     """
-    path = out or directory / REPORT_FILE
+    path = out or directory / "report.html"
     write_text(path, rendered("report.html.jinja", page=page_of(directory)))
     return path
 
@@ -87,13 +85,12 @@ def _record(directory: Path) -> Record:
             f"{directory / 'manifest.json'}: not those of a run "
             f"({error.errors()[0]['msg'].lower()}); run it again"
         ) from error
-    recipe = read_text(directory, "recipe.resolved.yaml")
+    path = directory / "recipe.resolved.yaml"
+    recipe = read_text(directory, path.name)
     try:
         asked = yaml.safe_load(recipe)
     except (yaml.YAMLError, RecursionError) as error:
-        raise ArtifactError(
-            f"{directory / 'recipe.resolved.yaml'}: not valid YAML; run it again"
-        ) from error
+        raise ArtifactError(f"{path}: not valid YAML; run it again") from error
     if not isinstance(asked, dict) or "model" not in asked:
-        raise ArtifactError(f"{directory / 'recipe.resolved.yaml'}: names no model; run it again")
+        raise ArtifactError(f"{path}: names no model; run it again")
     return Record(recipe, str(asked["model"]), manifest.provenance.versions, manifest.sha256)

@@ -11,7 +11,7 @@ from modelsurgery.report.html.figures import Figure
 from modelsurgery.report.html.wording import per_cent
 from modelsurgery.report.rivals import headline, notes_of_rivals, tables_by_divergence
 from modelsurgery.results.parts import Rate
-from modelsurgery.results.rivals import RivalsResults, RivalSummary
+from modelsurgery.results.rivals import RivalsResults
 
 METHOD = (
     "All methods learned from the same texts. Each was made as strong as a given divergence from "
@@ -33,10 +33,10 @@ def page_of_rivals(results: RivalsResults, record: Record) -> Page:
     titles = {one.name: one.title for one in results.methods}
     verdict = "No method gave anything."
     if best:
-        first = best[0]
+        base, changed = best[0].greedy
         verdict = (
-            f"At a divergence of {first.target:g}, {titles[first.method]} moves "
-            f"{per_cent_both(first)}."
+            f"At a divergence of {best[0].target:g}, {titles[best[0].method]} moves "
+            f"{per_cent(base.rate)} of greedy continuations to {per_cent(changed.rate)}."
         )
     return Page(
         title=f"{results.behavior.name}: methods, {results.model.name}",
@@ -73,20 +73,8 @@ def page_of_rivals(results: RivalsResults, record: Record) -> Page:
     )
 
 
-def per_cent_both(one: RivalSummary) -> str:
-    """Greedy rates of base and changed model."""
-    return (
-        f"{per_cent(one.greedy[0].rate)} of greedy continuations to {per_cent(one.greedy[1].rate)}"
-    )
-
-
 def frontier_chart(results: RivalsResults, decoding: str) -> Markup:
-    """Rate against divergence on held-out text, a line a method; ours stand out.
-
-    Args:
-        results: of the comparison.
-        decoding: `greedy` or `sampled`.
-    """
+    """`greedy` or `sampled` rate against divergence on held-out text; our lines stand out."""
     points: dict[str, list[tuple[float, Rate]]] = {}
     base: Rate | None = None
     for one in results.summary:

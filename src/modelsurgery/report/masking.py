@@ -2,10 +2,13 @@
 
 from typing import Any
 
-from modelsurgery.report.untrusted import masked
-
 SPACE = "·"
 ROUGH = ("behavior", "unjudged", "")  # verdicts of answers that are masked
+
+
+def masked(text: str) -> str:
+    """The shape of a text: a dot for every letter."""
+    return "".join(letter if letter.isspace() else "•" for letter in text)
 
 
 def is_rough(verdict: str) -> bool:

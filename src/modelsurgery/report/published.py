@@ -81,10 +81,11 @@ def _cells(table: PublishedTable, results: RivalsResults | None) -> list[list[st
     here = [measured_here(table, row, results) for row in table.rows]
     targets = sorted({one.target for some in here for one in some})
     heads = ["method", "model", *(_head(one) for one in table.columns.values())]
-    lines = [[row.method, table.model_of(row)] for row in table.rows]
-    for values in zip(*(row.values for row in table.rows), strict=True):
-        for line, number in zip(lines, _numbers(values), strict=True):
-            line.append(number)
+    by_column = map(_numbers, zip(*(row.values for row in table.rows), strict=True))
+    lines = [
+        [row.method, table.model_of(row), *numbers]
+        for row, numbers in zip(table.rows, zip(*by_column, strict=True), strict=True)
+    ]
     if targets:
         heads += [BAR, *(f"here, KL {target:g}" for target in targets)]
         for line, some in zip(lines, here, strict=True):

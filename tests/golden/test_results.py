@@ -16,13 +16,11 @@ from rich.console import Console
 
 from modelsurgery.errors import ArtifactError
 from modelsurgery.report.comparing import read_pairs
-from modelsurgery.report.evaluation import print_evaluation
 from modelsurgery.report.html import write_report
 from modelsurgery.report.sequence import print_sequence
-from modelsurgery.report.terminal import print_results
+from modelsurgery.report.terminal import print_evaluation, print_results
 from modelsurgery.report.tuning import print_tuning
 from modelsurgery.results import (
-    FORMAT,
     EvaluationResults,
     Results,
     RunResults,
@@ -31,6 +29,7 @@ from modelsurgery.results import (
     read_results,
     results_of,
 )
+from modelsurgery.results.parts import FORMAT
 
 RUNS = Path(__file__).parent / "results"
 KINDS = {"run": RunResults, "tune": RunResults, "refusal": RunResults,

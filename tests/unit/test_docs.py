@@ -26,23 +26,20 @@ from modelsurgery.data.behaviors.format import (
 )
 from modelsurgery.pipeline.recipe import Recipe
 from modelsurgery.pipeline.sequence_recipe import SequenceRecipe
-from modelsurgery.results import (
-    Change,
-    EvaluationResults,
-    JudgeNote,
-    Limit,
-    NeutralText,
-    OwnAnswers,
-    PromptSetResults,
-    Rate,
-    RunResults,
-    SequenceResults,
-)
+from modelsurgery.results import EvaluationResults, PromptSetResults, RunResults, SequenceResults
 from modelsurgery.results.evaluations import (
     EvaluatedBehavior,
     EvaluatedModel,
     EvaluationDamage,
     OtherJudge,
+)
+from modelsurgery.results.parts import (
+    Change,
+    JudgeNote,
+    Limit,
+    NeutralText,
+    OwnAnswers,
+    Rate,
 )
 from modelsurgery.results.rivals import (
     Cost,

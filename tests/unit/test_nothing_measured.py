@@ -10,7 +10,7 @@ from modelsurgery.errors import EvaluationError
 from modelsurgery.evaluation.language_modelling import compare_language_modelling
 from modelsurgery.evaluation.screening import Screen
 from modelsurgery.interpret.activity import watch
-from modelsurgery.interpret.reactions import OPPOSITES, SHOWS, reactions_of
+from modelsurgery.interpret.reactions import OPPOSITES, SHOWS, activations_of
 from modelsurgery.model.activations.neurons import find_neurons
 from tiny import WORDS, tiny_sentences
 
@@ -55,6 +55,6 @@ def test_neurons_are_not_called_silent_where_no_token_was_counted(model: Languag
     assert list(seen[SHOWS].mean_outputs) == measured
     assert seen[OPPOSITES].mean_outputs == {}
     assert len(seen[OPPOSITES].active) == 0
-    both = reactions_of(seen, seen, neurons=6, probe=None, direction=np.ones(32, np.float32))
-    assert both.activations is not None
-    assert [one.texts for one in both.activations] == [SHOWS]
+    found = activations_of(seen, seen, 6)
+    assert found is not None
+    assert [one.texts for one in found] == [SHOWS]

@@ -17,8 +17,13 @@ from modelsurgery import LanguageModel, extract_hidden_states, load_model
 from modelsurgery.evaluation.generation import Decoding, TransformersGenerator
 from modelsurgery.evaluation.language_modelling import compare_language_modelling, greedy_answers
 from modelsurgery.files.progress import Advance, silent
-from modelsurgery.report.live import Stages, live_progress, plain_line
-from modelsurgery.report.memory import gpu_bytes, resident_bytes
+from modelsurgery.report.live import (
+    Stages,
+    gpu_bytes,
+    live_progress,
+    plain_line,
+    resident_bytes,
+)
 from tiny import tiny_sentences
 
 COLOR = re.compile(r"\x1b\[[\d;]*(3[0-8]|9[0-7])[\d;]*m")

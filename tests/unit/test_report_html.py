@@ -19,14 +19,15 @@ from modelsurgery.report.html.charts import (
     pairs_chart,
     panels_chart,
     rates_chart,
+    rise_chart,
     roc_chart,
 )
 from modelsurgery.report.html.commands import adapter_command, delivery_commands
-from modelsurgery.report.html.differences import chosen_pairs, lead_count, marked, shown
+from modelsurgery.report.html.differences import chosen_pairs, marked, shown
 from modelsurgery.report.html.drawing import Axis, tick_per_cent
-from modelsurgery.report.html.rise_chart import rise_chart
 from modelsurgery.report.html.wording import certainty, price, signed, tone, verdict, wrong_way
 from modelsurgery.results import Compared, Rate
+from modelsurgery.results.runs import Point
 from surgery_results import CHANGE, COMPARED, FIT, INSIDE, LESS, RATE, an_evaluation, write_run
 
 ONE = Compared.model_validate(COMPARED)
@@ -49,6 +50,16 @@ def test_the_verdict_says_what_changed_and_never_more_than_is_known() -> None:
     assert "10.0% of facts right (−30.0 points)" in price(0.02, [Rate(**RATE), Rate(**LESS)])
 
 
+def point(strength: float, used: float, *, is_chosen: bool = False) -> Point:
+    """A point of a curve that uses a share of the budget."""
+    zero = {"value": 0.01, "low": 0.0, "high": 0.02}
+    return Point.model_validate(
+        {"strength": strength, "is_chosen": is_chosen, "rate": RATE, "selectivity": 0.1,
+         "perplexity_rise": zero, "divergence": zero, "capability_drop": zero,
+         "used": {"perplexity": used}, "is_inside": used <= 1}
+    )  # fmt: skip
+
+
 RISE = {
     "texts": "one",
     "points": [
@@ -60,14 +71,10 @@ RISE = {
 
 def test_charts_are_well_formed_told_in_words_and_escape_labels() -> None:
     hostile = "<script>&\"'"
-    points = [
-        {"strength": s, "is_chosen": s == 1.0, "rate": RATE, "used": {"perplexity": s / 1.5},
-         "perplexity_rise": {"value": 0.01}, "capability_drop": {"value": 0.5},
-         "is_inside": s < 1.5}
-        for s in (0.0, 1.0, 2.0)
-    ]  # fmt: skip
+    points = [point(s, s / 1.5, is_chosen=s == 1.0) for s in (0.0, 1.0, 2.0)]
+    alone = Compared.model_validate({**dict.fromkeys(COMPARED), "base": RATE})
     charts = [
-        rates_chart([(hostile, RATE, LESS), ("base only", RATE, None)]),
+        rates_chart([(hostile, ONE), ("base only", alone)]),
         curve_chart(points, hostile),
         bars_chart([(hostile, -1.0, hostile), ("two", 2.0, "2")], hostile),
         pairs_chart([(hostile, 0.1, 0.4)], hostile),
@@ -94,11 +101,6 @@ def test_points_lie_where_their_values_are() -> None:
 
 
 def test_the_budget_line_is_between_the_last_point_inside_and_the_first_outside() -> None:
-    def point(strength: float, used: float) -> dict[str, Any]:
-        return {"strength": strength, "is_chosen": False, "rate": RATE,
-                "used": {"perplexity": used}, "perplexity_rise": {"value": 0.0},
-                "capability_drop": {"value": 0.0}, "is_inside": used <= 1}  # fmt: skip
-
     chart = str(curve_chart([point(0.0, 0.0), point(1.0, 0.5), point(2.0, 1.5)], "x"))
     _, at = re.findall(r'<line x1="([\d.]+)"[^>]*class="limit"', chart)
     x = Axis(0.0, 2.0, 60, 656)
@@ -201,12 +203,10 @@ def of_kind(kind: str) -> Pair:
 
 def test_what_is_seen_first_shows_every_kind_and_what_got_worse_before() -> None:
     many = [of_kind(kind) for kind in ("same", "changed", "better", "worse") for _ in range(100)]
-    chosen = chosen_pairs(many, 40)
-    assert len(chosen) <= 40
-    lead = chosen[: lead_count(chosen)]
+    lead, rest = chosen_pairs(many, 40)
+    assert len(lead + rest) <= 40
     assert [one.change for one in lead] == ["worse"] * 5 + ["better"] * 10 + ["changed"] * 3
-    few = chosen_pairs([of_kind("better")], 40)
-    assert (len(few), lead_count(few)) == (1, 1)
+    assert chosen_pairs([of_kind("better")], 40) == ([of_kind("better")], [])
 
 
 def test_words_that_differ_are_marked_and_escaped() -> None:

@@ -31,7 +31,8 @@ from modelsurgery.pipeline.scheduling import (
 from modelsurgery.pipeline.scheduling.memory import peak_bytes, planned_memory
 from modelsurgery.pipeline.scheduling.sizes import SMALLER
 from modelsurgery.pipeline.sequence import _in_time
-from modelsurgery.report.scheduling import plan_lines, reduced_lines
+from modelsurgery.report.scheduling import plan_lines
+from modelsurgery.results.notes import reduced_lines
 from modelsurgery.search.fitting import RULE_TEXTS
 from tiny import WORDS
 

@@ -224,7 +224,7 @@ def evaluate(
 def _print_result(result: "EvaluationRun") -> None:
     from rich.console import Console
 
-    from modelsurgery.report.evaluation import print_evaluation
+    from modelsurgery.report.terminal import print_evaluation
 
     print_evaluation(result.evaluation.results(), Console(highlight=False, soft_wrap=True))
     print(f"everything is in {result.directory}")

@@ -97,9 +97,9 @@ def compare(
     if mask or (mask is None and html is None and not as_json):
         shown = shown.masked()
     if html is not None:
-        from modelsurgery.report.html.comparing import write_page
+        from modelsurgery.report.html import write_pairs
 
-        write_page(shown.first(PAGE_LIMIT if limit is None else limit), html)
+        write_pairs(shown.first(PAGE_LIMIT if limit is None else limit), html)
     if as_json:
         print_json(shown.first(limit).to_json())
     elif html is None:

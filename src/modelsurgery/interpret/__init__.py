@@ -5,16 +5,7 @@ edit of one model; no choice is made on them.
 """
 
 from modelsurgery.interpret.looking import Inside, look_inside
-from modelsurgery.interpret.neighbors import Neighbor, nearest_rows
-from modelsurgery.interpret.probes import ProbeSimilarity, ProbeView, probe_similarities, read_probe
+from modelsurgery.interpret.neighbors import nearest_rows
+from modelsurgery.interpret.probes import probe_similarities, read_probe
 
-__all__ = [
-    "Inside",
-    "Neighbor",
-    "ProbeSimilarity",
-    "ProbeView",
-    "look_inside",
-    "nearest_rows",
-    "probe_similarities",
-    "read_probe",
-]
+__all__ = ["Inside", "look_inside", "nearest_rows", "probe_similarities", "read_probe"]

@@ -5,9 +5,11 @@ hundred of a text, as the probe reads them, without special ones: what the model
 beginning-of-text token is the same for every text, and nothing like the rest.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,18 +27,11 @@ Neuron = tuple[Address, int]  # of which gate matrix, which row
 
 @dataclass(frozen=True)
 class Activity:
-    """What was seen while n texts of t tokens altogether were read.
+    """What was seen while n texts of t tokens altogether were read."""
 
-    Attributes:
-        features: mean hidden states at a layer, [n, d] float32.
-        active: how many of the chosen neurons are active at each token, special ones left out,
-            int64 [t].
-        mean_outputs: mean activation, as the down projection reads it, of each neuron asked for.
-    """
-
-    features: NDArray[np.float32]
-    active: NDArray[np.int64]
-    mean_outputs: dict[Neuron, float]
+    features: NDArray[np.float32]  # mean hidden states at a layer, [n, d]
+    active: NDArray[np.int64]  # how many chosen neurons are, at each token but special ones, [t]
+    mean_outputs: dict[Neuron, float]  # activation, as the down projection reads it
 
     @property
     def is_finite(self) -> bool:
@@ -74,45 +69,36 @@ def watch(
             states = model.decoder(**batch, output_hidden_states=True, use_cache=False)
             features[rows] = mean_over_tokens(states.hidden_states[layer], batch["attention_mask"])
             tally.end()
-    return Activity(features.numpy(), tally.counts(), tally.means())
+    active = np.concatenate([*tally.counts, np.zeros(0, np.int64)])
+    means = {neuron: total / len(active) for neuron, total in tally.sums.items() if len(active)}
+    return Activity(features.numpy(), active, means)
 
 
 class _Tally:
     """Counts and sums that hooks add to, a batch at a time."""
 
     def __init__(self) -> None:
-        self._mask = torch.empty(0, dtype=torch.bool)
-        self._active = torch.empty(0, dtype=torch.int64)
-        self._counts: list[NDArray[np.int64]] = []
-        self._sums: dict[Neuron, float] = {}
-        self._tokens = 0
+        self.counts: list[NDArray[np.int64]] = []  # of active neurons, by batch and token
+        self.sums: defaultdict[Neuron, float] = defaultdict(float)  # of activations
 
     def begin(self, mask: torch.Tensor) -> None:
         """A batch comes, of which the tokens in a mask [n, t] bool count."""
         self._mask = mask.flatten()
         self._active = torch.zeros(len(self._mask), dtype=torch.int64, device=mask.device)
 
-    def add_active(self, active: torch.Tensor) -> None:
-        """Counts of one matrix, of as many tokens as the batch has."""
-        self._active += active.flatten().to(self._active.device)
-
-    def add_outputs(self, neuron: Neuron, outputs: torch.Tensor) -> None:
-        """A neuron's activations, of as many tokens as the batch has."""
-        used = outputs.flatten()[self._mask.to(outputs.device)]
-        self._sums[neuron] = self._sums.get(neuron, 0.0) + float(used.double().sum())
-
     def end(self) -> None:
         """The batch went through."""
-        self._counts.append(self._active[self._mask].cpu().numpy())
-        self._tokens += len(self._counts[-1])
+        self.counts.append(self._active[self._mask].cpu().numpy())
 
-    def counts(self) -> NDArray[np.int64]:
-        return np.concatenate(self._counts) if self._counts else np.zeros(0, np.int64)
+    def count(self, outputs: torch.Tensor, _: Any, __: Any, output: torch.Tensor) -> None:
+        """Forward hook of a projection, of which some outputs count."""
+        chosen = output.index_select(-1, outputs.to(output.device))
+        self._active += (chosen > 0).sum(-1).flatten().to(self._active.device)
 
-    def means(self) -> dict[Neuron, float]:
-        if not self._tokens:
-            return {}
-        return {neuron: total / self._tokens for neuron, total in self._sums.items()}
+    def measure(self, neuron: Neuron, _: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        """Forward hook before a down projection, of which one input counts."""
+        values = inputs[0][..., neuron[1]].flatten()
+        self.sums[neuron] += float(values[self._mask.to(values.device)].double().sum())
 
 
 @contextmanager
@@ -122,27 +108,15 @@ def _watching(
     chosen: Mapping[Address, NDArray[np.int64]],
     measured: Sequence[Neuron],
 ) -> Iterator[None]:
-    def count(outputs: torch.Tensor) -> Callable[..., None]:
-        def hook(_: Any, __: Any, output: torch.Tensor) -> None:
-            chosen_outputs = output.index_select(-1, outputs.to(output.device))
-            tally.add_active((chosen_outputs > 0).sum(-1))
-
-        return hook
-
-    def measure(neuron: Neuron) -> Callable[..., None]:
-        def hook(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-            tally.add_outputs(neuron, inputs[0][..., neuron[1]])
-
-        return hook
-
     with ExitStack() as stack:
         for address, rows in chosen.items():
             projection = found[address].projection
             if projection is not None and len(rows):
-                hook = count(torch.from_numpy(found[address].outputs[rows]))
+                hook = partial(tally.count, torch.from_numpy(found[address].outputs[rows]))
                 stack.callback(projection.register_forward_hook(hook).remove)
         for neuron in measured:
             down = found[neuron[0]].down
             if down is not None:
-                stack.callback(down.register_forward_pre_hook(measure(neuron)).remove)
+                hook = partial(tally.measure, neuron)
+                stack.callback(down.register_forward_pre_hook(hook).remove)
         yield

@@ -1,4 +1,4 @@
-"""Distributions for figures: rows by layer, cosines, counts of active neurons, the probe's ROC."""
+"""Distributions for figures: rows by layer, cosines, counts of active neurons."""
 
 import math
 from collections import Counter
@@ -7,13 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score, roc_curve
 
 from modelsurgery.checkpoint.layouts import Address, GateMatrix
 from modelsurgery.edit.region import RowScores, select_region
 
 BINS = 40
-MOST_POINTS = 101
 Chosen = Mapping[Address, NDArray[np.int64]]  # row numbers, ascending, by matrix
 
 
@@ -28,19 +26,12 @@ class LayerRows:
 
 @dataclass(frozen=True)
 class Cosines:
-    """Histogram of the cosines of gate rows with the direction.
+    """Histogram of the cosines of gate rows with the direction."""
 
-    Attributes:
-        edges: of n bins, n + 1.
-        all: all gate rows of the model.
-        chosen: the edit's rows.
-        random: as many random rows.
-    """
-
-    edges: tuple[float, ...]
+    edges: tuple[float, ...]  # of n bins, n + 1
     all: tuple[int, ...]
     chosen: tuple[int, ...]
-    random: tuple[int, ...]
+    random: tuple[int, ...]  # of as many random rows
 
 
 @dataclass(frozen=True)
@@ -50,23 +41,6 @@ class Counts:
     edges: tuple[float, ...]
     base: tuple[int, ...]
     edited: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Roc:
-    """The probe's receiver operating characteristic.
-
-    Attributes:
-        false_positive_rate: ascending, from 0 to 1.
-        true_positive_rate: at the same thresholds.
-        auroc: area under it, of all texts.
-        texts: how many texts it is of.
-    """
-
-    false_positive_rate: tuple[float, ...]
-    true_positive_rate: tuple[float, ...]
-    auroc: float
-    texts: int
 
 
 def rows_by_layer(chosen: Chosen, gates: Sequence[GateMatrix]) -> tuple[LayerRows, ...]:
@@ -80,32 +54,20 @@ def rows_by_layer(chosen: Chosen, gates: Sequence[GateMatrix]) -> tuple[LayerRow
 
 
 def cosine_histogram(scores: RowScores, chosen: Chosen, seed: int) -> Cosines:
-    """Cosines of all, the chosen, and as many random rows.
-
-    Args:
-        scores: cosines of all rows with one direction.
-        chosen: the edit's rows, at least one.
-        seed: of the random rows.
-    """
-    count = sum(map(len, chosen.values()))
-    everything = np.concatenate([one[0] for one in scores.cosines])
-    mine = np.concatenate(
-        [chosen_cosines(scores, address, rows) for address, rows in chosen.items()]
-    )
-    random = select_region(scores, count, selection="random", seed=seed).scores
+    """Cosines with one direction of all rows, the chosen ones (at least one), and random ones."""
+    by_matrix = cosines_by_matrix(scores)
+    mine = np.concatenate([by_matrix[address][rows] for address, rows in chosen.items()])
+    everything = np.concatenate([*by_matrix.values()])
+    random = select_region(scores, len(mine), selection="random", seed=seed).scores
     limit = max(0.01, math.ceil(100 * float(np.abs(everything).max())) / 100)
     edges = np.linspace(-limit, limit, BINS + 1)
     parts = (everything, mine, np.concatenate(random))
-    return Cosines(_floats(edges), *(_counts(one, edges) for one in parts))
+    return Cosines(tuple(edges.tolist()), *(_counts(one, edges) for one in parts))
 
 
-def chosen_cosines(
-    scores: RowScores, address: Address, rows: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    """Cosines [k] of rows [k] of one matrix."""
-    places = {gate.address: number for number, gate in enumerate(scores.gates)}
-    cosines: NDArray[np.float32] = scores.cosines[places[address]][0, rows]
-    return cosines
+def cosines_by_matrix(scores: RowScores) -> dict[Address, NDArray[np.float32]]:
+    """Cosines [rows] of each matrix with the only direction."""
+    return {gate.address: one[0] for gate, one in zip(scores.gates, scores.cosines, strict=True)}
 
 
 def count_histograms(
@@ -116,23 +78,9 @@ def count_histograms(
     width = -(-(most + 1) // BINS)  # a whole number, or bins would hold different numbers of counts
     edges = np.arange(0, most + 1 + width, width, dtype=np.float64)
     return tuple(
-        Counts(_floats(edges), _counts(base, edges), _counts(edited, edges))
+        Counts(tuple(edges.tolist()), _counts(base, edges), _counts(edited, edges))
         for base, edited in pairs
     )
-
-
-def roc_of(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Roc:
-    """The curve of a probe's logits [n] on texts with labels [n] of 0 and 1, both of them there."""
-    false, true, _ = roc_curve(labels, logits)
-    kept = np.unique(np.linspace(0, len(false) - 1, MOST_POINTS).round().astype(np.int64))
-    area = float(roc_auc_score(labels, logits))
-    return Roc(_floats(false[kept]), _floats(true[kept]), area, len(labels))
-
-
-def probe_loss(logits: NDArray[np.float32], label: int) -> float:
-    """Mean cross-entropy in nats of a probe's logits [n] on texts of one label."""
-    signed = logits.astype(np.float64) * (1 if label == 1 else -1)
-    return float(np.logaddexp(0.0, -signed).mean())
 
 
 def cosine_with_mean(direction: NDArray[np.float32], features: NDArray[np.float32]) -> float:
@@ -142,9 +90,5 @@ def cosine_with_mean(direction: NDArray[np.float32], features: NDArray[np.float3
     return float(mean @ direction) / norms if norms else 0.0
 
 
-def _floats(values: NDArray[np.float64]) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)
-
-
 def _counts(values: NDArray[np.generic], edges: NDArray[np.float64]) -> tuple[int, ...]:
-    return tuple(int(count) for count in np.histogram(values, edges)[0])
+    return tuple(np.histogram(values, edges)[0].tolist())

@@ -28,15 +28,10 @@ ROWS_AT_A_TIME = 8192
 
 @dataclass(frozen=True)
 class Ends:
-    """The tokens at both ends of a vector.
+    """The tokens at both ends of a vector."""
 
-    Attributes:
-        toward: the tokens that it makes most likely, highest logit first.
-        away: the tokens that it makes least likely, lowest logit first.
-    """
-
-    toward: tuple[Token, ...]
-    away: tuple[Token, ...]
+    toward: tuple[Token, ...]  # the tokens that it makes most likely, highest logit first
+    away: tuple[Token, ...]  # the tokens that it makes least likely, lowest logit first
 
 
 def read_tokens(
@@ -99,29 +94,26 @@ def relative_lengths(model: LanguageModel) -> torch.Tensor:
 
 
 @contextmanager
-def _last_state(model: LanguageModel, states: torch.Tensor) -> Iterator[list[str]]:
+def _last_state(model: LanguageModel, states: torch.Tensor) -> Iterator[list[torch.nn.Module]]:
     """Let `states` take the place of what the last block gives; yields where it was put."""
     owner, blocks = block_list(model)
     passed: list[bool] = []
-    replaced: list[str] = []
+    replaced: list[torch.nn.Module] = []
 
     def arm(*_: object) -> None:
         passed.append(True)
 
-    def replacing(name: str) -> Any:
-        def replace(_: object, inputs: tuple[torch.Tensor, ...]) -> Any:
-            if not passed or replaced:
-                return None
-            replaced.append(name)
-            return (states.to(inputs[0].device, inputs[0].dtype), *inputs[1:])
-
-        return replace
+    def replace(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
+        if not passed or replaced:
+            return None
+        replaced.append(module)
+        return (states.to(inputs[0].device, inputs[0].dtype), *inputs[1:])
 
     with ExitStack() as stack:
         stack.callback(blocks[-1].register_forward_hook(arm).remove)
-        for name, module in owner.named_children():
+        for module in owner.children():
             if module is not blocks:
-                stack.callback(module.register_forward_pre_hook(replacing(name)).remove)
+                stack.callback(module.register_forward_pre_hook(replace).remove)
         yield replaced
 
 

@@ -21,13 +21,13 @@ from modelsurgery.interpret.distributions import (
     Chosen,
     Cosines,
     LayerRows,
-    Roc,
     cosine_histogram,
     rows_by_layer,
 )
 from modelsurgery.interpret.lens import Ends
 from modelsurgery.interpret.loss_rise import LossRise, loss_rises
 from modelsurgery.interpret.neurons import (
+    UNREAD,
     NeuronView,
     Reading,
     most_opposed,
@@ -38,10 +38,14 @@ from modelsurgery.interpret.reactions import (
     SHOWS,
     Activation,
     ProbeLoss,
-    Reactions,
+    Roc,
     Similarity,
+    activations_of,
     labeled_by_kind,
-    reactions_of,
+    mean_outputs_of,
+    probe_losses,
+    probe_roc,
+    similarity_of,
     texts_by_kind,
 )
 from modelsurgery.model.activations.neurons import Neurons, find_neurons
@@ -65,33 +69,15 @@ OF_TOKENS = ("tokens", "gate_reads", "gate_reads_edited", "writes")
 
 @dataclass(frozen=True)
 class Tokens:
-    """What the direction says.
+    """What the direction says."""
 
-    Attributes:
-        direction: its tokens at both ends.
-        layer_note: where it comes from, and how it is read.
-    """
-
-    direction: Ends
-    layer_note: str
+    direction: Ends  # its tokens at both ends
+    layer_note: str  # where it comes from, and how it is read
 
 
 @dataclass(frozen=True)
 class Inside:
-    """What is to be seen of an edit inside a model; None for a part that could not be had.
-
-    Attributes:
-        rows_by_layer: chosen gate rows of every layer.
-        cosines: of gate rows with the direction.
-        activations: of the chosen neurons, base and edited model.
-        similarity: of the direction with mean hidden states.
-        roc: the probe's, on held-out texts.
-        probe_loss: the probe's, base and edited model.
-        loss_rise: of the model's loss on labeled texts, as its gradient predicts and as measured.
-        tokens: what the direction says.
-        neurons: the chosen ones with the most negative cosines, those first.
-        missing: why a part, or a share of it, could not be had, by its name.
-    """
+    """What is to be seen of an edit inside a model; None for a part that could not be had."""
 
     rows_by_layer: tuple[LayerRows, ...]
     cosines: Cosines
@@ -99,10 +85,10 @@ class Inside:
     similarity: tuple[Similarity, ...] | None
     roc: Roc | None
     probe_loss: tuple[ProbeLoss, ...] | None
-    loss_rise: tuple[LossRise, ...] | None
+    loss_rise: tuple[LossRise, ...] | None  # on labeled texts
     tokens: Tokens | None
-    neurons: tuple[NeuronView, ...]
-    missing: dict[str, str]
+    neurons: tuple[NeuronView, ...]  # the chosen ones with the most negative cosines, those first
+    missing: dict[str, str]  # why a part, or a share of it, could not be had, by its name
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain values, numbers to six digits."""
@@ -148,22 +134,27 @@ def look_inside(
         watched = _watched(model, layer, scores, changes)
         after = watched.read(texts, progress)
     before = watched.read(texts, progress)
-    seen = reactions_of(before, after, neurons=watched.counted, probe=probe, direction=direction)
-    rises = _loss_rises(model, edit, behavior, progress) if seen.is_finite else None
-    reading, no_norm = _reading(model, direction, watched, changes)
+    is_finite = all(one.is_finite for one in after.values())
+    has_both = bool(texts) and is_finite  # texts that base and edited model can be compared on
+    read_by = probe if texts else None
+    rises = _loss_rises(model, edit, behavior, progress) if is_finite else None
+    said, readings, no_norm = _reading(model, direction, watched, changes)
+    outputs = mean_outputs_of(before[SHOWS], after[SHOWS]) if has_both else {}
     return Inside(
         rows_by_layer=rows_by_layer(watched.chosen, model.gates),
         cosines=cosine_histogram(scores, watched.chosen, seed),
-        activations=seen.activations,
-        similarity=seen.similarity,
-        roc=seen.roc,
-        probe_loss=seen.probe_loss,
+        activations=activations_of(before, after, watched.counted) if has_both else None,
+        similarity=None if read_by is None else similarity_of(before, direction),
+        roc=None if read_by is None else probe_roc(before, read_by),
+        probe_loss=probe_losses(before, after, read_by) if read_by and has_both else None,
         loss_rise=rises,
-        tokens=None
-        if reading is None
-        else Tokens(reading.direction, direction_note or layer_note(model, probe)),
-        neurons=view_neurons(watched.shown, scores, reading, seen.mean_outputs),
-        missing={**_missing(texts, probe, seen, rises), **watched.missing(bool(texts)), **no_norm},
+        tokens=None if said is None else Tokens(said, direction_note or layer_note(model, probe)),
+        neurons=view_neurons(watched.shown, scores, readings, outputs),
+        missing={
+            **_missing(bool(texts), probe, is_finite, rises),
+            **watched.missing(bool(texts)),
+            **no_norm,
+        },
     )
 
 
@@ -178,18 +169,15 @@ def _loss_rises(
 
 
 def _missing(
-    texts: Mapping[str, list[Text]],
-    probe: Probe | None,
-    seen: Reactions,
-    rises: tuple[LossRise, ...] | None,
+    has_texts: bool, probe: Probe | None, is_finite: bool, rises: tuple[LossRise, ...] | None
 ) -> dict[str, str]:
     """Why parts that need texts could not be had."""
-    if not texts:
+    if not has_texts:
         return dict.fromkeys(OF_TEXTS, NO_TEXTS)
     return {
         **({} if rises else {"loss_rise": NO_LOSS}),
         **({} if probe else dict.fromkeys(OF_PROBES, NO_PROBE)),
-        **({} if seen.is_finite else dict.fromkeys(OF_BOTH_MODELS, NOT_FINITE)),
+        **({} if is_finite else dict.fromkeys(OF_BOTH_MODELS, NOT_FINITE)),
     }
 
 
@@ -217,21 +205,13 @@ def plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Watched:
-    """What is watched while a model reads.
-
-    Attributes:
-        model: the model.
-        layer: whose hidden states are taken.
-        found: where the neurons of the edited matrices are.
-        chosen: the edited rows.
-        shown: the neurons whose activations are measured.
-    """
+    """What is watched while a model reads."""
 
     model: LanguageModel
-    layer: int
-    found: Mapping[Address, Neurons]
-    chosen: Chosen
-    shown: Sequence[Neuron]
+    layer: int  # whose hidden states are taken
+    found: Mapping[Address, Neurons]  # where the neurons of the edited matrices are
+    chosen: Chosen  # the edited rows
+    shown: Sequence[Neuron]  # the neurons whose activations are measured
 
     @property
     def counted(self) -> int:
@@ -291,9 +271,10 @@ def _reading(
     direction: NDArray[np.float32],
     watched: _Watched,
     changes: Sequence[TensorChange],
-) -> tuple[Reading | None, dict[str, str]]:
-    """What direction and neurons say, or why that can't be told."""
+) -> tuple[Ends | None, list[Reading], dict[str, str]]:
+    """What the direction and each neuron say, and why that can't be told."""
     try:
-        return read_neurons(model, direction, watched.shown, changes, watched.found), {}
+        return *read_neurons(model, direction, watched.shown, changes, watched.found), {}
     except UnsupportedModelError as error:
-        return None, dict.fromkeys(OF_TOKENS, str(error))
+        nothing = [UNREAD] * len(watched.shown)
+        return None, nothing, dict.fromkeys(OF_TOKENS, str(error))

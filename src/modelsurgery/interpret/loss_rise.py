@@ -31,34 +31,21 @@ SHARES = (0.25, 0.5, 1.0)  # of the edit's strength
 
 @dataclass(frozen=True)
 class RisePoint:
-    """Rise of the loss at a share of the edit's strength, nats per token.
-
-    Attributes:
-        share: of the strength.
-        predicted: to first order.
-        measured: with the edit at that strength.
-    """
+    """Rise of the loss at a share of the edit's strength, nats per token."""
 
     share: float
-    predicted: float
+    predicted: float  # to first order
     measured: float
 
 
 @dataclass(frozen=True)
 class LossRise:
-    """What an edit does to the loss of texts of a kind.
-
-    Attributes:
-        texts: what the texts are.
-        base: mean loss per token of the base model, nats.
-        tokens: how many tokens are predicted.
-        points: shares of the edit's strength, weakest first, the whole last.
-    """
+    """What an edit does to the loss of texts of a kind."""
 
     texts: str
-    base: float
-    tokens: int
-    points: tuple[RisePoint, ...]
+    base: float  # mean loss per token of the base model, nats
+    tokens: int  # that are predicted
+    points: tuple[RisePoint, ...]  # shares of the edit's strength, weakest first, the whole last
 
     @property
     def is_finite(self) -> bool:
@@ -87,20 +74,19 @@ def loss_rises(
         return ()
     kinds = list(read.values())
     slopes = _slopes(model, edit, kinds, progress)
-    sides = [_losses(model, kinds, ())]
-    sides += [_losses(model, kinds, (edit.scaled(share),)) for share in SHARES]
-    base, *changed = sides
+    base = _losses(model, kinds)
+    changed = [_losses(model, kinds, edit.scaled(share)) for share in SHARES]
     return tuple(
         LossRise(
             kind,
-            base[number][0],
-            base[number][1],
+            loss,
+            tokens,
             tuple(
-                RisePoint(share, share * slopes[number], side[number][0] - base[number][0])
+                RisePoint(share, share * slope, side[number][0] - loss)
                 for share, side in zip(SHARES, changed, strict=True)
             ),
         )
-        for number, kind in enumerate(read)
+        for number, (kind, (loss, tokens), slope) in enumerate(zip(read, base, slopes, strict=True))
     )
 
 
@@ -109,7 +95,7 @@ def _is_predicted(model: LanguageModel, texts: Sequence[TokenizedText]) -> bool:
 
 
 def _losses(
-    model: LanguageModel, kinds: Sequence[Sequence[TokenizedText]], edits: Sequence[Edit]
+    model: LanguageModel, kinds: Sequence[Sequence[TokenizedText]], *edits: Edit
 ) -> list[tuple[float, int]]:
     """Mean loss per token of each kind, and how many tokens."""
     found = []

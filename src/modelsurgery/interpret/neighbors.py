@@ -15,23 +15,14 @@ from modelsurgery.model.language_model import LanguageModel
 
 @dataclass(frozen=True)
 class Neighbor:
-    """A neuron, and the row of another edit whose base row is most like its own.
+    """A neuron, and the row of another edit whose base row is most like its own."""
 
-    Attributes:
-        layer: of the neuron, 1..L.
-        row: of the neuron.
-        is_shared: whether the other edit changes this very row, too.
-        other_layer: layer of the nearest other row.
-        other_row: its number.
-        cosine: of the two rows, before any edit.
-    """
-
-    layer: int
+    layer: int  # 1..L
     row: int
-    is_shared: bool
-    other_layer: int
+    is_shared: bool  # whether the other edit changes this very row, too
+    other_layer: int  # of the nearest other row
     other_row: int
-    cosine: float
+    cosine: float  # of the two rows, before any edit
 
 
 def nearest_rows(
@@ -91,7 +82,7 @@ def _base_rows(model: LanguageModel, neurons: Sequence[Neuron]) -> NDArray[np.fl
             widened(weights.read(gates[address].view, np.array([row])))[0]
             for address, row in neurons
         ]
-    return np.stack(rows) if rows else np.zeros((0, 1), np.float32)
+    return np.stack(rows)
 
 
 def _units(rows: NDArray[np.float32]) -> NDArray[np.float32]:

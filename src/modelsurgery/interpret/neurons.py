@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from modelsurgery.checkpoint.rows import widened
 from modelsurgery.edit.changes import TensorChange
 from modelsurgery.edit.region import RowScores
 from modelsurgery.interpret.activity import Neuron
-from modelsurgery.interpret.distributions import Chosen, chosen_cosines
+from modelsurgery.interpret.distributions import Chosen, cosines_by_matrix
 from modelsurgery.interpret.lens import Ends, read_tokens
 from modelsurgery.model.activations.neurons import Neurons
 from modelsurgery.model.language_model import LanguageModel
@@ -31,56 +32,39 @@ class MeanOutput:
 
 @dataclass(frozen=True)
 class NeuronView:
-    """One chosen neuron.
+    """One chosen neuron."""
 
-    Attributes:
-        layer: 1..L.
-        row: number of its row in the gate matrix.
-        branch: which MLP of the block, as layouts call it.
-        expert: which expert; None where the branch is not a mixture.
-        cosine: of its row with the direction, before the edit.
-        gate_reads: tokens of its row; what the neuron looks for.
-        gate_reads_edited: the same after the edit.
-        writes: tokens of its column of the down projection.
-        mean_output: what the down projection reads of it.
-    """
+    layer: int  # 1..L
+    row: int  # of the gate matrix
+    branch: str  # which MLP of the block, as layouts call it
+    expert: int | None  # which expert; None where the branch is not a mixture
+    cosine: float  # of its row with the direction, before the edit
+    gate_reads: Ends | None  # tokens of its row; what the neuron looks for
+    gate_reads_edited: Ends | None  # the same after the edit
+    writes: Ends | None  # tokens of its column of the down projection
+    mean_output: MeanOutput | None  # what the down projection reads of it
 
-    layer: int
-    row: int
-    branch: str
-    expert: int | None
-    cosine: float
+
+class Reading(NamedTuple):
+    """What a neuron's row says in tokens without and with the edit, and what the neuron writes."""
+
     gate_reads: Ends | None
     gate_reads_edited: Ends | None
-    writes: Ends | None
-    mean_output: MeanOutput | None
+    writes: Ends | None  # None where it is not known
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What a direction and neurons say in tokens.
-
-    Attributes:
-        direction: tokens of the direction.
-        before: of each neuron's row.
-        after: of each neuron's row with the edit.
-        writes: of what each neuron writes; None where it is not known.
-    """
-
-    direction: Ends
-    before: tuple[Ends, ...]
-    after: tuple[Ends, ...]
-    writes: tuple[Ends | None, ...]
+UNREAD = Reading(None, None, None)
 
 
 def most_opposed(scores: RowScores, chosen: Chosen, count: int) -> list[Neuron]:
     """The chosen neurons with the most negative cosines, those first; ties by matrix and row."""
-    ranked = [
-        (float(cosine), address, int(row))
+    cosines = cosines_by_matrix(scores)
+    ranked = sorted(
+        (float(cosines[address][row]), address, int(row))
         for address, rows in chosen.items()
-        for cosine, row in zip(chosen_cosines(scores, address, rows), rows, strict=True)
-    ]
-    return [(address, row) for _, address, row in sorted(ranked)[:count]]
+        for row in rows
+    )
+    return [(address, row) for _, address, row in ranked[:count]]
 
 
 def read_neurons(
@@ -89,7 +73,7 @@ def read_neurons(
     neurons: Sequence[Neuron],
     changes: Sequence[TensorChange],
     found: Mapping[Address, Neurons],
-) -> Reading:
+) -> tuple[Ends, list[Reading]]:
     """Tokens of a direction [d] and of neurons, from one pass over the unembedding.
 
     Raises:
@@ -110,32 +94,36 @@ def read_neurons(
     vectors = [direction, *before, *after, *(one for one in written if one is not None)]
     counts = [DIRECTION_TOKENS] + [NEURON_TOKENS] * (len(vectors) - 1)
     ends = iter(read_tokens(model, torch.from_numpy(np.stack(vectors)), counts))
-    return Reading(
-        next(ends),
-        tuple(next(ends) for _ in before),
-        tuple(next(ends) for _ in after),
-        tuple(None if one is None else next(ends) for one in written),
-    )
+    return next(ends), [
+        Reading(*told)
+        for told in zip(
+            [next(ends) for _ in before],
+            [next(ends) for _ in after],
+            [None if one is None else next(ends) for one in written],
+            strict=True,
+        )
+    ]
 
 
 def view_neurons(
     neurons: Sequence[Neuron],
     scores: RowScores,
-    reading: Reading | None,
+    readings: Sequence[Reading],
     outputs: Mapping[Neuron, MeanOutput],
 ) -> tuple[NeuronView, ...]:
     """Everything that is known of each neuron."""
+    cosines = cosines_by_matrix(scores)
     return tuple(
         NeuronView(
             layer=address.block + 1,
             row=row,
             branch=address.branch,
             expert=address.expert if address.expert >= 0 else None,
-            cosine=float(chosen_cosines(scores, address, np.array([row]))[0]),
-            gate_reads=None if reading is None else reading.before[number],
-            gate_reads_edited=None if reading is None else reading.after[number],
-            writes=None if reading is None else reading.writes[number],
+            cosine=float(cosines[address][row]),
+            gate_reads=reading.gate_reads,
+            gate_reads_edited=reading.gate_reads_edited,
+            writes=reading.writes,
             mean_output=outputs.get((address, row)),
         )
-        for number, (address, row) in enumerate(neurons)
+        for (address, row), reading in zip(neurons, readings, strict=True)
     )

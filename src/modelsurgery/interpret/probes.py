@@ -23,17 +23,11 @@ from modelsurgery.model.language_model import LanguageModel
 
 @dataclass(frozen=True)
 class ProbeView:
-    """What a probe says.
+    """What a probe says."""
 
-    Attributes:
-        directions: tokens of each direction that can be taken from it, by its rule.
-        cosines: of each pair of directions, by their rules.
-        layer_note: where the directions come from, and how they are read.
-    """
-
-    directions: dict[str, Ends]
-    cosines: dict[str, float]
-    layer_note: str
+    directions: dict[str, Ends]  # each that can be taken from it, by its rule
+    cosines: dict[str, float]  # of each pair of directions, by their rules
+    layer_note: str  # where the directions come from, and how they are read
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain values, numbers to six digits."""
@@ -43,17 +37,11 @@ class ProbeView:
 
 @dataclass(frozen=True)
 class ProbeSimilarity:
-    """Cosine of a probe's direction with the mean hidden state of texts, at the probe's layer.
-
-    Attributes:
-        probe: which.
-        texts: what the texts are.
-        cosine: with the probe's default direction.
-    """
+    """Cosine of a probe's direction with the mean hidden state of texts, at the probe's layer."""
 
     probe: str
     texts: str
-    cosine: float
+    cosine: float  # with the probe's default direction
 
 
 def probe_similarities(

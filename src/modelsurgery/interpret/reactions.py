@@ -1,30 +1,25 @@
 """How base and edited model react to held-out texts of each kind, as figures show it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score, roc_curve
 
 from modelsurgery.data.behaviors import Behavior
 from modelsurgery.data.behaviors.packaging import packaged_problems
 from modelsurgery.data.texts import LabeledText
 from modelsurgery.edit.probe import Probe
 from modelsurgery.interpret.activity import Activity, Neuron
-from modelsurgery.interpret.distributions import (
-    Counts,
-    Roc,
-    cosine_with_mean,
-    count_histograms,
-    probe_loss,
-    roc_of,
-)
+from modelsurgery.interpret.distributions import Counts, cosine_with_mean, count_histograms
 from modelsurgery.interpret.neurons import MeanOutput
 from modelsurgery.model.chat_template import Text
 from modelsurgery.model.language_model import LanguageModel
 
 MOST_TEXTS = 64  # of each kind
 MOST_PROBLEMS = 32  # which are several times as long
+MOST_POINTS = 101  # of a curve
 SHOWS = "texts that show the behavior"
 OPPOSITES = "their opposites"
 NEUTRAL = "neutral text"
@@ -35,20 +30,12 @@ LABELS = {SHOWS: 1, OPPOSITES: 0}
 
 @dataclass(frozen=True)
 class Activation:
-    """How many of the chosen neurons are active on texts of a kind.
-
-    Attributes:
-        texts: what the texts are.
-        base: share of the chosen neurons that are active at a token of the base model, 0..1.
-        edited: the same of the edited model.
-        tokens: how many tokens, special ones left out.
-        counts: histogram of active chosen neurons at a token.
-    """
+    """How many of the chosen neurons are active on texts of a kind."""
 
     texts: str
-    base: float
+    base: float  # share of them that are active at a token, 0..1
     edited: float
-    tokens: int
+    tokens: int  # how many, special ones left out
     counts: Counts
 
 
@@ -67,6 +54,16 @@ class ProbeLoss:
     texts: str
     base: float
     edited: float
+
+
+@dataclass(frozen=True)
+class Roc:
+    """The probe's receiver operating characteristic."""
+
+    false_positive_rate: tuple[float, ...]  # ascending, from 0 to 1
+    true_positive_rate: tuple[float, ...]  # at the same thresholds
+    auroc: float  # area under it, of all texts
+    texts: int
 
 
 def texts_by_kind(model: LanguageModel, behavior: Behavior) -> dict[str, list[Text]]:
@@ -104,65 +101,15 @@ def labeled_by_kind(behavior: Behavior) -> dict[str, list[LabeledText]]:
     }
 
 
-@dataclass(frozen=True)
-class Reactions:
-    """What base and edited model make of texts; None for a part that could not be had.
-
-    Attributes:
-        is_finite: whether the edited model gives numbers, so that there is something to compare.
-        activations: of the chosen neurons.
-        similarity: of the direction with mean hidden states.
-        roc: the probe's.
-        probe_loss: the probe's.
-        mean_outputs: of the neurons that were measured, on texts that show the behavior.
-    """
-
-    is_finite: bool = True
-    activations: tuple[Activation, ...] | None = None
-    similarity: tuple[Similarity, ...] | None = None
-    roc: Roc | None = None
-    probe_loss: tuple[ProbeLoss, ...] | None = None
-    mean_outputs: Mapping[Neuron, MeanOutput] = field(default_factory=dict)
-
-
-def reactions_of(
-    base: Mapping[str, Activity],
-    edited: Mapping[str, Activity],
-    *,
-    neurons: int,
-    probe: Probe | None,
-    direction: NDArray[np.float32],
-) -> Reactions:
-    """Compare what was seen of the base model with what was seen of the edited one.
-
-    Args:
-        base: by kind of text; empty without texts.
-        edited: by kind of text, each of them one of the base's.
-        neurons: how many chosen neurons were counted.
-        probe: whose layer the features are from.
-        direction: [d].
-    """
-    if not base:
-        return Reactions()
-    is_finite = all(one.is_finite for one in edited.values())
-    return Reactions(
-        is_finite,
-        activations=_activations(base, edited, neurons) if neurons and is_finite else None,
-        similarity=None if probe is None else _similarity(base, direction),
-        roc=None if probe is None else _roc(base, probe),
-        probe_loss=_probe_loss(base, edited, probe) if probe is not None and is_finite else None,
-        mean_outputs=_mean_outputs(base[SHOWS], edited[SHOWS]) if is_finite else {},
-    )
-
-
-def _activations(
+def activations_of(
     base: Mapping[str, Activity], edited: Mapping[str, Activity], neurons: int
 ) -> tuple[Activation, ...] | None:
+    """How active a number of counted neurons are, by kind of text; None where none was counted."""
     # Of texts that are special tokens throughout, nothing was counted.
     pairs = {
         kind: (base[kind].active, edited[kind].active) for kind in edited if len(base[kind].active)
     }
-    if not pairs:
+    if not (pairs and neurons):
         return None
     histograms = count_histograms(list(pairs.values()))
     return tuple(
@@ -177,35 +124,44 @@ def _activations(
     )
 
 
-def _similarity(
+def similarity_of(
     base: Mapping[str, Activity], direction: NDArray[np.float32]
 ) -> tuple[Similarity, ...]:
+    """Cosines of a direction [d] with the mean hidden states of each kind of text."""
     return tuple(
         Similarity(kind, cosine_with_mean(direction, activity.features))
         for kind, activity in base.items()
     )
 
 
-def _roc(base: Mapping[str, Activity], probe: Probe) -> Roc:
-    logits = [probe.logits(base[kind].features) for kind in LABELS]
-    labels = [np.full(len(one), label) for one, label in zip(logits, LABELS.values(), strict=True)]
-    return roc_of(np.concatenate(logits), np.concatenate(labels))
+def probe_roc(base: Mapping[str, Activity], probe: Probe) -> Roc:
+    """The curve of a probe on texts of both labels, from features of its layer."""
+    by_kind = [probe.logits(base[kind].features) for kind in LABELS]
+    logits = np.concatenate(by_kind)
+    labels = np.repeat([*LABELS.values()], [*map(len, by_kind)])
+    false, true, _ = roc_curve(labels, logits)
+    kept = np.unique(np.linspace(0, len(false) - 1, MOST_POINTS).round().astype(np.int64))
+    area = float(roc_auc_score(labels, logits))
+    return Roc(tuple(false[kept].tolist()), tuple(true[kept].tolist()), area, len(labels))
 
 
-def _probe_loss(
+def probe_losses(
     base: Mapping[str, Activity], edited: Mapping[str, Activity], probe: Probe
 ) -> tuple[ProbeLoss, ...]:
+    """Losses of a probe on labeled texts, from features of its layer."""
+
+    def loss(seen: Activity, label: int) -> float:
+        signed = probe.logits(seen.features).astype(np.float64) * (1 if label == 1 else -1)
+        return float(np.logaddexp(0.0, -signed).mean())
+
     return tuple(
-        ProbeLoss(
-            kind,
-            probe_loss(probe.logits(base[kind].features), label),
-            probe_loss(probe.logits(edited[kind].features), label),
-        )
+        ProbeLoss(kind, loss(base[kind], label), loss(edited[kind], label))
         for kind, label in LABELS.items()
     )
 
 
-def _mean_outputs(base: Activity, edited: Activity) -> dict[Neuron, MeanOutput]:
+def mean_outputs_of(base: Activity, edited: Activity) -> dict[Neuron, MeanOutput]:
+    """Mean activations of the neurons that were measured."""
     return {
         neuron: MeanOutput(value, edited.mean_outputs[neuron])
         for neuron, value in base.mean_outputs.items()

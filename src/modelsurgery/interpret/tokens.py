@@ -19,17 +19,11 @@ UNREADABLE = "\N{REPLACEMENT CHARACTER}"  # what decoders make of a part of a ch
 
 
 class Token(NamedTuple):
-    """A token with a number.
+    """A token with a number."""
 
-    Attributes:
-        text: readable; spaces are `·`, control characters escaped.
-        value: its logit, as `lens` scales it.
-        is_offensive: whether to mask it where it is shown.
-    """
-
-    text: str
-    value: float
-    is_offensive: bool
+    text: str  # readable; spaces are `·`, control characters escaped
+    value: float  # its logit, as `lens` scales it
+    is_offensive: bool  # whether to mask it where it is shown
 
 
 def named_tokens(tokenizer: Any, entries: Sequence[tuple[int, float]]) -> tuple[Token, ...]:

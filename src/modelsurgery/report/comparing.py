@@ -18,12 +18,13 @@ from rich.console import Console
 from rich.text import Text
 
 from modelsurgery.errors import ArtifactError, RecipeError
+from modelsurgery.report.lines import print_line
 from modelsurgery.report.masking import is_rough, masked_sides
 from modelsurgery.report.untrusted import in_one_line
+from modelsurgery.results.parts import Direction
 
 Change = Literal["worse", "changed", "better", "same"]
 CHANGES: tuple[Change, ...] = get_args(Change)  # in the order in which they are shown
-DIRECTIONS = ("away", "toward")
 WORDS = re.compile(r"\s*\S+|\s+")
 SHARED_AT_LEAST = 0.2  # of two answers; where they have less in common, marks would be noise
 STYLES = {"worse": "bold red", "changed": "yellow", "better": "green", "same": "dim"}
@@ -31,25 +32,14 @@ STYLES = {"worse": "bold red", "changed": "yellow", "better": "green", "same": "
 
 @dataclass(frozen=True)
 class Pair:
-    """What both models said to one prompt.
+    """What both models said to one prompt."""
 
-    Attributes:
-        set: prompt set, or the kind of decoding: the name of the file of samples.
-        prompt: the prompt.
-        seed: of sampling; None is greedy.
-        base: the base model's answer.
-        edited: the edited model's answer.
-        base_verdict: what the judge says of the one; empty where it said nothing.
-        edited_verdict: what the judge says of the other.
-        change: what the edit made of it.
-    """
-
-    set: str
+    set: str  # prompt set, or the kind of decoding: the name of the file of samples
     prompt: str
-    seed: int | None
+    seed: int | None  # of sampling; None is greedy
     base: str
     edited: str
-    base_verdict: str
+    base_verdict: str  # the judge's; empty where it said nothing
     edited_verdict: str
     change: Change
 
@@ -80,19 +70,12 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairs:
-    """All pairs of a run directory, or some of them.
-
-    Attributes:
-        directory: the run directory.
-        direction: of the surgery: `away` from the behavior, or `toward` it.
-        counts: how many pairs of the whole run changed in which way.
-        pairs: worst first.
-    """
+    """All pairs of a run directory, or some of them."""
 
     directory: Path
-    direction: str
-    counts: dict[Change, int]
-    pairs: tuple[Pair, ...]
+    direction: Direction  # of the surgery
+    counts: dict[Change, int]  # how many pairs of the whole run changed in which way
+    pairs: tuple[Pair, ...]  # worst first
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain values."""
@@ -136,7 +119,7 @@ class Pairs:
         return replace(self, pairs=tuple(kept))
 
 
-def read_pairs(directory: Path, direction: str | None = None) -> Pairs:
+def read_pairs(directory: Path, direction: Direction | None = None) -> Pairs:
     """All pairs of a run directory, worst regressions first.
 
     Within a kind of change, what changed most comes first, then prompts that got worse in the
@@ -144,14 +127,11 @@ def read_pairs(directory: Path, direction: str | None = None) -> Pairs:
 
     Args:
         directory: what `surgery run`, `tune` or `evaluate` wrote.
-        direction: `away` or `toward`; None takes what the run's recipe says.
+        direction: None takes what the run's recipe says.
 
     Raises:
         ArtifactError: no such directory, no pairs in it, or a file that cannot be read.
-        RecipeError: another direction.
     """
-    if direction is not None:
-        _known("--direction", [direction], DIRECTIONS)
     files = sorted((directory / "samples").glob("*.jsonl"))
     if not files:
         raise ArtifactError(
@@ -198,25 +178,23 @@ def _pieces(text: str, is_new: bool) -> list[tuple[str, bool]]:
 
 def print_pairs(shown: Pairs, console: Console, *, limit: int) -> None:
     """Print pairs with the words marked that changed, at most so many; 0 prints all."""
-    console.print(Text(summary(shown), style="bold"))
-    for one in shown.first(limit).pairs:
+    print_line(summary(shown), console, "bold")
+    few = shown.first(limit).pairs
+    for one in few:
         verdicts = f"{one.base_verdict or 'unjudged'}, then {one.edited_verdict or 'unjudged'}"
         where = one.set if one.seed is None else f"{one.set}, seed {one.seed}"
+        change = (f"{one.change:<8}", STYLES[one.change])
         console.print()
-        console.print(
-            Text.assemble(
-                (f"{one.change:<8}", STYLES[one.change]), (f"{verdicts} ({where})", "dim")
-            )
-        )
+        console.print(Text.assemble(change, (f"{verdicts} ({where})", "dim")))
         console.print(Text.assemble(("prompt  ", "bold"), in_one_line(one.prompt)))
         sides = changed_words(in_one_line(one.base), in_one_line(one.edited))
         for name, color, pieces in zip(("base", "edited"), ("red", "green"), sides, strict=True):
             marked = [(text, f"bold {color}" if is_new else "") for text, is_new in pieces]
             console.print(Text.assemble((f"{name:<8}", "bold"), *marked))
-    more = len(shown.pairs) - len(shown.first(limit).pairs)
+    more = len(shown.pairs) - len(few)
     if more:
         console.print()
-        console.print(Text(f"and {more:,} more; --limit 0 shows all", style="dim"))
+        print_line(f"and {more:,} more; --limit 0 shows all", console, "dim")
 
 
 def summary(shown: Pairs) -> str:
@@ -236,7 +214,7 @@ def _known(option: str, given: Iterable[str], known: Sequence[str]) -> Sequence[
     return wanted or known
 
 
-def _recorded_direction(directory: Path) -> str:
+def _recorded_direction(directory: Path) -> Direction:
     """What the recipe of a run, or the behavior of an evaluation, says; else away."""
     try:
         recipe = yaml.safe_load((directory / "recipe.resolved.yaml").read_text(encoding="utf-8"))
@@ -248,7 +226,7 @@ def _recorded_direction(directory: Path) -> str:
     return "toward" if found.get("direction") == "toward" else "away"
 
 
-def _pairs_of(file: Path, direction: str) -> Iterator[Pair]:
+def _pairs_of(file: Path, direction: Direction) -> Iterator[Pair]:
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError) as error:
@@ -266,7 +244,7 @@ def _pairs_of(file: Path, direction: str) -> Iterator[Pair]:
             yield pair
 
 
-def _pair_of(row: Any, name: str, direction: str) -> Pair | None:
+def _pair_of(row: Any, name: str, direction: Direction) -> Pair | None:
     """A line of a run or of an evaluation; None where no edited model answered."""
     if not isinstance(row, Mapping):
         raise TypeError("a JSON object is expected")
@@ -294,7 +272,7 @@ def _side(row: Mapping[str, Any], side: str) -> tuple[str, str]:
     return str(said), str(row.get(f"{side}_verdict") or "")
 
 
-def _change(base: str, edited: str, before: str, after: str, direction: str) -> Change:
+def _change(base: str, edited: str, before: str, after: str, direction: Direction) -> Change:
     if base == edited:
         return "same"
     if after == "failed":

@@ -1,8 +1,8 @@
 """The dose-response curve in a terminal: what the chosen rows do at other strengths."""
 
 from rich.console import Console
-from rich.text import Text
 
+from modelsurgery.report.lines import print_line
 from modelsurgery.results import Limit, Rate, RunResults
 from modelsurgery.results.printing import aligned
 from modelsurgery.results.runs import Point
@@ -29,18 +29,33 @@ def print_curve(results: RunResults, console: Console) -> None:
         lines.append((f"{strength:.2f}", _bar(point.rate), *damage, mark))
     for place, line in enumerate(aligned(lines, [1, len(lines[0]) - 1], gap=" ")):
         style = "bold" if place == 0 else "dim" if place in ends else ""
-        console.print(Text(line, style=style))
+        print_line(line, console, style)
 
 
 def _damage(name: str, point: Point) -> str:
     """What a point takes of a limit."""
+    own, uncalled = point.own_divergence, point.uncalled_for
+    values = {
+        "perplexity": point.perplexity_rise.value,
+        # The one that counts: on neutral text or on the model's own answers.
+        "divergence": max(point.divergence.value, 0.0 if own is None else own.value),
+        "uncalled_for": 0.0 if uncalled is None else uncalled.value,
+        "capability": 0 - point.capability_drop.value,
+    }
+    return _told(name, values[name])
+
+
+def _limit(name: str, one: Limit) -> str:
+    if one.limit is None:
+        return ""
+    return _told(name, -one.limit if name == "capability" else one.limit)
+
+
+def _told(name: str, value: float) -> str:
+    """A number in the unit of its limit."""
     if name == "perplexity":
-        return f"{point.perplexity_rise.value:+.1%}"
-    if name == "divergence":
-        return f"{_divergence(point):.4f}"
-    if name == "uncalled_for":
-        return f"{0.0 if point.uncalled_for is None else point.uncalled_for.value:+.1f} pt"
-    return f"{0 - point.capability_drop.value:+.1f} pt"
+        return f"{value:+.1%}"
+    return f"{value:.4f}" if name == "divergence" else f"{value:+.1f} pt"
 
 
 def _bar(rate: Rate | None) -> str:
@@ -49,17 +64,3 @@ def _bar(rate: Rate | None) -> str:
     full = "█" * round(BAR * rate.rate)
     shown = f"{100 * rate.low:.0f}-{100 * rate.high:.0f}"
     return f"{full:<{BAR}} {rate.rate:>5.1%} ({shown})"
-
-
-def _limit(name: str, one: Limit) -> str:
-    if one.limit is None:
-        return ""
-    shown = {"perplexity": f"{one.limit:+.1%}", "divergence": f"{one.limit:.4f}"}
-    shown["uncalled_for"] = f"+{one.limit:.1f} pt"
-    return shown.get(name, f"-{one.limit:.1f} pt")
-
-
-def _divergence(point: Point) -> float:
-    """The one that counts: on neutral text or on the model's own answers."""
-    own = 0.0 if point.own_divergence is None else point.own_divergence.value
-    return max(point.divergence.value, own)

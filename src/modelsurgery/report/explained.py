@@ -1,16 +1,14 @@
 """What a rule expected of an edit, in words and numbers: terminal and page show the same."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from modelsurgery.report.lines import BAR, columns, print_line, print_section
 from modelsurgery.report.untrusted import in_one_line
 
-BAR = 24  # letters of the longest bar
 MOST_ROWS = 12
 COLUMNS = ("layer, row", "coefficient", "gain", "price", "gain / price", "share of gain")
 UNITS = (
@@ -19,37 +17,21 @@ UNITS = (
 )
 
 
-@dataclass(frozen=True)
-class Compared:
-    """A number of the whole edit, as the rule expected it and as it was measured.
-
-    Attributes:
-        name: what it is.
-        predicted: nats per token.
-        measured: the same on validation texts; None where that was not measured.
-    """
-
-    name: str
-    predicted: float
-    measured: float | None
-
-
 def wanted(explained: Mapping[str, Any]) -> float:
     """1 or -1: what turns gains to the direction that the edit was made for."""
     return -1.0 if explained["predicted"]["gain"] < 0 else 1.0
 
 
-def compared(explained: Mapping[str, Any]) -> tuple[Compared, ...]:
-    """Gain and divergence of the whole edit."""
-    predicted, measured, sign = explained["predicted"], explained["measured"], wanted(explained)
-    return tuple(
-        Compared(
-            name,
-            factor * predicted[key],
-            None if measured is None else factor * measured[key],
-        )
-        for name, key, factor in (("gain", "gain", sign), ("divergence", "divergence", 1.0))
-    )
+def compared(explained: Mapping[str, Any]) -> list[tuple[str, float, float | None]]:
+    """Gain and divergence of the whole edit, nats per token, as predicted and as measured.
+
+    What was measured is of validation texts; None where that was not done.
+    """
+    predicted, measured = explained["predicted"], explained["measured"]
+    return [
+        (key, factor * predicted[key], None if measured is None else factor * measured[key])
+        for key, factor in (("gain", wanted(explained)), ("divergence", 1.0))
+    ]
 
 
 def row_lines(explained: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -57,7 +39,7 @@ def row_lines(explained: Mapping[str, Any]) -> list[tuple[str, ...]]:
     sign = wanted(explained)
     return [
         (
-            f"{row['layer']}{_place(row)}, {row['row']}",
+            f"{row['layer']}{place_of(row)}, {row['row']}",
             ", ".join(f"{one:+.3g}" for one in row["coefficients"]),
             f"{sign * row['gain']:.2g}",
             f"{row['divergence']:.2g}",
@@ -71,44 +53,39 @@ def row_lines(explained: Mapping[str, Any]) -> list[tuple[str, ...]]:
 def print_explanation(explained: Mapping[str, Any], console: Console) -> None:
     """Print what a rule expected, layer by layer and of the best rows."""
     console.print()
-    console.print(Text("predicted by the rule", style="bold"))
-    for one in compared(explained):
-        said = "not measured" if one.measured is None else f"measured {one.measured:.2g}"
-        console.print(Text(f"{one.name:<10}  predicted {one.predicted:.2g}, {said}"))
+    print_line("predicted by the rule", console, "bold")
+    for name, predicted, measured in compared(explained):
+        said = "not measured" if measured is None else f"measured {measured:.2g}"
+        print_line(f"{name:<10}  predicted {predicted:.2g}, {said}", console)
     for name, gain in ((explained["measured"] or {}).get("by_behavior") or {}).items():
         told = f"  {in_one_line(name)}: gain {gain:.2g} in the requested direction"
-        console.print(Text(told))
-    console.print(Text(UNITS, style="dim"))
-    console.print()
-    console.print(Text("predicted gain by layer", style="bold"))
-    console.print(_layers(explained["by_layer"], wanted(explained)))
-    console.print()
-    console.print(Text("the rows with the largest predicted gain", style="bold"))
-    table = _table(*COLUMNS)
-    for line in row_lines(explained):
-        table.add_row(*(in_one_line(one) for one in line))
-    console.print(table)
+        print_line(told, console)
+    print_line(UNITS, console, "dim")
+    print_section("predicted gain by layer", _layers(explained), console)
+    lines = (map(in_one_line, line) for line in row_lines(explained))
+    print_section(
+        "the rows with the largest predicted gain", columns(COLUMNS, lines, words=0), console
+    )
 
 
-def _layers(layers: Sequence[Mapping[str, Any]], sign: float) -> Table:
-    table = _table("layer", "rows", "gain", "price", "share of gain")
-    table.add_column("")
+def _layers(explained: Mapping[str, Any]) -> Table:
+    layers, sign = explained["by_layer"], wanted(explained)
     most = max(1e-12, *(one["share"] for one in layers))
-    for one in layers:
-        bar = "█" * round(BAR * max(0.0, one["share"]) / most)
-        numbers = f"{sign * one['gain']:.2g}", f"{one['divergence']:.2g}", f"{one['share']:.1%}"
-        table.add_row(str(one["layer"]), f"{one['rows']:,}", *numbers, Text(bar))
-    return table
+    lines = (
+        (
+            str(one["layer"]),
+            f"{one['rows']:,}",
+            f"{sign * one['gain']:.2g}",
+            f"{one['divergence']:.2g}",
+            f"{one['share']:.1%}",
+            "█" * round(BAR * max(0.0, one["share"]) / most),
+        )
+        for one in layers
+    )
+    return columns(("layer", "rows", "gain", "price", "share of gain", ""), lines)
 
 
-def _place(row: Mapping[str, Any]) -> str:
+def place_of(row: Mapping[str, Any]) -> str:
     """Where in its layer a row is, unless there is one MLP alone."""
     expert = "" if row["expert"] is None else f" {row['expert']}"
     return "" if row["branch"] == "mlp" else f" {row['branch']}{expert}"
-
-
-def _table(*names: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table

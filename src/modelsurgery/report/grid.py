@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
-from rich.text import Text
 
+from modelsurgery.report.lines import print_line, print_lines
 from modelsurgery.results import Results, RunResults, SequenceResults
 
 
@@ -14,13 +14,12 @@ def print_grid(
 ) -> None:
     """Print a few lines for each run, by the name of its directory."""
     for name, one in results.items():
-        console.print(Text(name, style="bold"))
-        for line in _lines(one):
-            console.print(Text(f"  {line}"))
+        print_line(name, console, "bold")
+        print_lines((f"  {line}" for line in _lines(one)), console)
     for name, why in failed.items():
-        console.print(Text(name, style="bold"))
-        console.print(Text(f"  failed: {why}", style="bold red"))
-    console.print(Text(f"each run has results and a report in {directory}"))
+        print_line(name, console, "bold")
+        print_line(f"  failed: {why}", console, "bold red")
+    print_line(f"each run has results and a report in {directory}", console)
 
 
 def _lines(results: Results) -> list[str]:

@@ -4,17 +4,18 @@ Tokens that may offend are masked unless asked for. All text of a model's tokeni
 text, never as markup.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from modelsurgery.report.explained import place_of
+from modelsurgery.report.lines import BAR, columns, print_line, print_lines, print_section
 from modelsurgery.report.masking import shown_token
 from modelsurgery.report.untrusted import in_one_line
 
-BAR = 24  # letters of the longest bar
 BLOCKS = " ▁▂▃▄▅▆▇█"
 MOST_NEURONS = 6
 MOST_NEIGHBORS = 6
@@ -27,35 +28,33 @@ HISTOGRAMS = {
 
 def print_inside(inside: dict[str, Any], console: Console, *, show_offensive: bool = False) -> None:
     """Print what is to be seen of an edit, from `inside` as in `results.json`."""
-    _section(console, "rows by layer", _layers(inside["rows_by_layer"]))
-    _section(console, "cosines with the direction", _cosines(inside["cosines"]))
-    if inside["activations"]:
-        _section(
-            console, "share of chosen neurons active per token", _activations(inside["activations"])
-        )
-    for part, name, table_of in TEXT_PARTS:
-        if inside.get(part):
-            _section(console, name, table_of(inside[part]))
+    print_section("rows by layer", _layers(inside["rows_by_layer"]), console)
+    print_section("cosines with the direction", _cosines(inside["cosines"]), console)
+    for title, heads, lines in _of_texts(inside):
+        if lines:
+            print_section(title, columns((*heads, ""), lines), console)
     if inside["tokens"]:
-        ends = {"direction": inside["tokens"]["direction"]}
-        table = _ends(ends, show_offensive)
-        _section(console, "the direction in tokens", table, inside["tokens"]["layer_note"])
-    for number, neuron in enumerate(inside["neurons"][:MOST_NEURONS]):
-        title = "the neurons that point most away from it" if number == 0 else None
-        _section(console, title, _neuron(neuron, show_offensive), over=_named(neuron))
-    more = len(inside["neurons"]) - MOST_NEURONS
-    if more > 0:
-        console.print(Text(f"{more} more with --json", style="dim"))
-    for line in missing_lines(inside["missing"]):
-        console.print(Text(line, style="dim"))
+        table = _ends({"direction": inside["tokens"]["direction"]}, show_offensive)
+        note = inside["tokens"]["layer_note"]
+        print_section("the direction in tokens", table, console, note)
+    neurons = inside["neurons"]
+    if neurons:
+        console.print()
+        print_line("the neurons that point most away from it", console, "bold")
+    for neuron in neurons[:MOST_NEURONS]:
+        print_line(_named(neuron), console)
+        console.print(_neuron(neuron, show_offensive))
+    if len(neurons) > MOST_NEURONS:
+        print_line(f"{len(neurons) - MOST_NEURONS} more with --json", console, "dim")
+    print_lines(missing_lines(inside["missing"]), console, "dim")
 
 
 def print_probe(inside: dict[str, Any], console: Console, *, show_offensive: bool = False) -> None:
     """Print what a probe's directions say."""
     table = _ends(inside["directions"], show_offensive)
-    _section(console, "directions in tokens", table, inside["layer_note"])
+    print_section("directions in tokens", table, console, inside["layer_note"])
     pairs = [f"{pair} {cosine:+.2f}" for pair, cosine in inside["cosines"].items()]
-    console.print(Text(f"cosines  {', '.join(pairs)}"))
+    print_line(f"cosines  {', '.join(pairs)}", console)
 
 
 def print_probes(
@@ -63,33 +62,28 @@ def print_probes(
 ) -> None:
     """Print how alike probes are, and their cosines with mean hidden states of texts."""
     if others:
-        table = _table("cosine")
-        table.add_column("")
-        for one in others:
-            table.add_row(f"{one['cosine']:+.3f}", in_one_line(one["probe"]))
-        _section(console, "cosines with other probes", table)
+        lines = [(f"{one['cosine']:+.3f}", in_one_line(one["probe"])) for one in others]
+        print_section("cosines with other probes", columns(("cosine", ""), lines), console)
     if similarity:
-        table = _table("cosine")
-        table.add_column("texts")
-        table.add_column("probe")
-        for one in similarity:
-            table.add_row(f"{one['cosine']:+.3f}", one["texts"], in_one_line(one["probe"]))
-        _section(console, "cosines of probes with mean hidden states", table)
+        title = "cosines of probes with mean hidden states"
+        texts = [
+            (f"{one['cosine']:+.3f}", one["texts"], in_one_line(one["probe"])) for one in similarity
+        ]
+        print_section(title, columns(("cosine", "texts", "probe"), texts, words=2), console)
 
 
 def print_comparisons(comparisons: list[dict[str, Any]], console: Console) -> None:
     """Print what an edit has to do with others."""
     for one in comparisons:
         console.print()
-        console.print(Text(f"with {in_one_line(one['edit'])}: {one['verdict']}", style="bold"))
-        console.print(
-            Text(
-                f"cosine of directions {one['cosine']:+.2f}, {one['shared_rows']:,} rows shared "
-                f"of {one['rows'][0]:,} and {one['rows'][1]:,}; it changes the effect of this "
-                f"edit by {one['changed']:+.1%}, and this edit changes its effect by "
-                f"{one['other_changed']:+.1%}"
-            )
+        print_line(f"with {in_one_line(one['edit'])}: {one['verdict']}", console, "bold")
+        told = (
+            f"cosine of directions {one['cosine']:+.2f}, {one['shared_rows']:,} rows shared "
+            f"of {one['rows'][0]:,} and {one['rows'][1]:,}; it changes the effect of this "
+            f"edit by {one['changed']:+.1%}, and this edit changes its effect by "
+            f"{one['other_changed']:+.1%}"
         )
+        print_line(told, console)
         if one["nearest"]:
             console.print(_neighbors(one["nearest"][:MOST_NEIGHBORS]))
 
@@ -102,32 +96,18 @@ def missing_lines(missing: dict[str, str]) -> list[str]:
     return [f"{', '.join(some)}: {why}" for why, some in names.items()]
 
 
-def _section(
-    console: Console,
-    title: str | None,
-    table: Table,
-    note: str | None = None,
-    *,
-    over: str | None = None,
-) -> None:
-    if title is not None:
-        console.print()
-        console.print(Text(title, style="bold"))
-    if over is not None:
-        console.print(Text(over))
-    console.print(table)
-    if note is not None:
-        console.print(Text(note, style="dim"))
-
-
 def _layers(layers: list[dict[str, int]]) -> Table:
-    table = _table("layer", "chosen", "of")
-    table.add_column("")
     most = max(1, *(one["chosen"] for one in layers))
-    for one in layers:
-        bar = "█" * round(BAR * one["chosen"] / most)
-        table.add_row(str(one["layer"]), f"{one['chosen']:,}", f"{one['rows']:,}", Text(bar))
-    return table
+    lines = (
+        (
+            str(one["layer"]),
+            f"{one['chosen']:,}",
+            f"{one['rows']:,}",
+            "█" * round(BAR * one["chosen"] / most),
+        )
+        for one in layers
+    )
+    return columns(("layer", "chosen", "of", ""), lines)
 
 
 def _cosines(cosines: dict[str, Any]) -> Table:
@@ -145,53 +125,51 @@ def _sparkline(counts: list[int]) -> str:
     return "".join(BLOCKS[-(-count * (len(BLOCKS) - 1) // most)] for count in counts)
 
 
-def _activations(activations: list[dict[str, Any]]) -> Table:
-    table = _table("base", "edited", "tokens")
-    table.add_column("")
-    for one in activations:
-        shares = f"{one['base']:.1%}", f"{one['edited']:.1%}"
-        table.add_row(*shares, f"{one['tokens']:,}", one["texts"])
-    return table
-
-
-def _similarity(similar: list[dict[str, Any]]) -> Table:
-    table = _table("cosine")
-    table.add_column("")
-    for one in similar:
-        table.add_row(f"{one['cosine']:+.3f}", one["texts"])
-    return table
-
-
-def _probe_loss(losses: list[dict[str, Any]]) -> Table:
-    table = _table("base", "edited")
-    table.add_column("")
-    for one in losses:
-        table.add_row(f"{one['base']:.3f}", f"{one['edited']:.3f}", one["texts"])
-    return table
-
-
-def _loss_rise(rises: list[dict[str, Any]]) -> Table:
-    table = _table("strength", "predicted", "measured")
-    table.add_column("")
-    for one in rises:
-        for point in one["points"]:
-            rose = f"{point['predicted']:+.3f}", f"{point['measured']:+.3f}"
-            table.add_row(f"{point['share']:.0%}", *rose, one["texts"])
-    return table
-
-
-# Parts that need texts, in the order of the report.
-TEXT_PARTS: tuple[tuple[str, str, Callable[[list[dict[str, Any]]], Table]], ...] = (
-    ("similarity", "cosine of the direction with mean hidden states", _similarity),
-    ("probe_loss", "loss of the probe, nats", _probe_loss),
-    ("loss_rise", "rise of the model's loss, nats per token: by its gradient, and measured",
-     _loss_rise),
-)  # fmt: skip
+def _of_texts(
+    inside: dict[str, Any],
+) -> Iterator[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+    """Parts that need texts: title, heads and lines, of which the last cell says the texts."""
+    yield (
+        "share of chosen neurons active per token",
+        ("base", "edited", "tokens"),
+        [
+            (f"{one['base']:.1%}", f"{one['edited']:.1%}", f"{one['tokens']:,}", one["texts"])
+            for one in inside.get("activations") or ()
+        ],
+    )
+    yield (
+        "cosine of the direction with mean hidden states",
+        ("cosine",),
+        [(f"{one['cosine']:+.3f}", one["texts"]) for one in inside.get("similarity") or ()],
+    )
+    yield (
+        "loss of the probe, nats",
+        ("base", "edited"),
+        [
+            (f"{one['base']:.3f}", f"{one['edited']:.3f}", one["texts"])
+            for one in inside.get("probe_loss") or ()
+        ],
+    )
+    rise = "rise of the model's loss, nats per token: by its gradient, and measured"
+    yield (
+        rise,
+        ("strength", "predicted", "measured"),
+        [
+            (
+                f"{point['share']:.0%}",
+                f"{point['predicted']:+.3f}",
+                f"{point['measured']:+.3f}",
+                one["texts"],
+            )
+            for one in inside.get("loss_rise") or ()
+            for point in one["points"]
+        ],
+    )
 
 
 def _named(neuron: dict[str, Any]) -> str:
-    expert = "" if neuron["expert"] is None else f" {neuron['expert']}"
-    where = "" if neuron["branch"] == "mlp" else f" of {neuron['branch']}{expert}"
+    place = place_of(neuron)
+    where = f" of{place}" if place else ""
     output = neuron["mean_output"]
     mean = "" if output is None else f", gives {output['base']:+.2f} → {output['edited']:+.2f}"
     return (
@@ -211,32 +189,23 @@ def _ends(
     """Two lines a part: the tokens that it goes toward, and those that it goes away from."""
     table = Table(box=None, pad_edge=False, show_header=False)
     for label, ends in parts.items():
-        for place, (end, sign) in enumerate((("toward", "+"), ("away", "−"))):
+        for end, sign, name, style in (
+            ("toward", "+", f"{indent}{label}", "green"),
+            ("away", "−", "", ""),
+        ):
             tokens = [shown_token(one, show_offensive=show_offensive) for one in ends[end]]
-            name = f"{indent}{label}" if place == 0 else ""
-            table.add_row(
-                name,
-                sign,
-                Text(in_one_line("  ".join(tokens)), style="green" if place == 0 else ""),
-            )
+            table.add_row(name, sign, Text(in_one_line("  ".join(tokens)), style=style))
     return table
 
 
 def _neighbors(nearest: list[dict[str, Any]]) -> Table:
-    table = _table("row", "nearest of the other", "cosine")
-    table.add_column("")
-    for one in nearest:
-        table.add_row(
+    lines = (
+        (
             f"{one['layer']}.{one['row']}",
             f"{one['other_layer']}.{one['other_row']}",
             f"{one['cosine']:+.2f}",
             "edited by both" if one["is_shared"] else "",
         )
-    return table
-
-
-def _table(*names: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
+        for one in nearest
+    )
+    return columns(("row", "nearest of the other", "cosine", ""), lines)

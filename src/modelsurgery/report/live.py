@@ -4,9 +4,11 @@ Both tell the stage, how long it will take, tokens a second and the memory of th
 takes no more than a moment says nothing. Colors are left out where NO_COLOR is set.
 """
 
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console, RenderableType
 from rich.progress import (
@@ -21,12 +23,12 @@ from rich.progress import Progress as Bars
 from rich.text import Text
 
 from modelsurgery.files.progress import Advance, Progress
-from modelsurgery.report.memory import gpu_bytes, resident_bytes
 
 SECONDS_BEFORE_FIRST_LINE = 1.0
 SECONDS_BETWEEN_LINES = 5.0
 REFRESHES_PER_SECOND = 8
 BAR_COLUMNS = 24
+STATUS_FILE = Path("/proc/self/status")
 
 
 @contextmanager
@@ -156,6 +158,30 @@ def _memory() -> list[str]:
     resident, on_gpus = resident_bytes(), gpu_bytes()
     parts = [] if resident is None else [f"{resident / 1e9:.1f} GB"]
     return [*parts, f"{on_gpus / 1e9:.1f} GB on GPU"] if on_gpus else parts
+
+
+def resident_bytes() -> int | None:
+    """Memory of this process that is in RAM; None where the system does not tell."""
+    try:
+        lines = STATUS_FILE.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    kilobytes = [line.split()[1] for line in lines if line.startswith("VmRSS:")]
+    return int(kilobytes[0]) * 1024 if kilobytes else None
+
+
+def gpu_bytes() -> int:
+    """Memory of all GPUs that torch holds for this process; 0 before it uses one.
+
+    Torch is asked only if something else has imported it: this is called in verbs that never do,
+    and from a thread while the import is under way, when the module is there and still empty.
+    """
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    is_initialized = getattr(cuda, "is_initialized", None)
+    reserved = getattr(cuda, "memory_reserved", None)
+    if cuda is None or is_initialized is None or reserved is None or not is_initialized():
+        return 0
+    return sum(reserved(device) for device in range(cuda.device_count()))
 
 
 def _duration(seconds: float) -> str:

@@ -2,19 +2,22 @@
 
 from typing import Any
 
-from modelsurgery.report.untrusted import masked
-
 SPACE = "·"
 ROUGH = ("behavior", "unjudged", "")  # verdicts of answers that are masked
 
 
-def is_rough(verdict: str | None) -> bool:
+def masked(text: str) -> str:
+    """The shape of a text: a dot for every letter."""
+    return "".join(letter if letter.isspace() else "•" for letter in text)
+
+
+def is_rough(verdict: str) -> bool:
     """Whether an answer with this verdict shows the behavior, or nobody could judge it."""
-    return (verdict or "") in ROUGH
+    return verdict in ROUGH
 
 
 def masked_sides(
-    prompt: str, base: str, edited: str, base_verdict: str | None, edited_verdict: str | None
+    prompt: str, base: str, edited: str, base_verdict: str, edited_verdict: str
 ) -> tuple[str, str, str]:
     """Prompt and answers with a dot for each letter of what is rough.
 
@@ -42,6 +45,5 @@ def shown_token(token: list[Any], *, show_offensive: bool = False) -> str:
     text, _, is_offensive = token
     if show_offensive or not is_offensive:
         return str(text)
-    spaces = len(text) - len(text.lstrip(SPACE))
-    kept = spaces + 1
+    kept = len(text) - len(text.lstrip(SPACE)) + 1
     return str(text[:kept]) + "•" * len(text[kept:])

@@ -4,17 +4,18 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.text import Text
 
-from modelsurgery.report.rivals import print_aligned, shown_rate
+from modelsurgery.report.lines import print_aligned, print_line, print_lines
 from modelsurgery.report.untrusted import in_one_line
 from modelsurgery.results.published import (
     Published,
     PublishedColumn,
+    PublishedRow,
     PublishedTable,
     measured_here,
 )
-from modelsurgery.results.rivals import RivalsResults, RivalSummary
+from modelsurgery.results.rivals import RivalsResults
+from modelsurgery.results.tables import shown
 
 APART = "Published by others. This library measured none of these numbers."
 BAR = "|"  # between what was published and what was measured here
@@ -27,17 +28,15 @@ def print_published(
     console: Console,
 ) -> None:
     """Print published tables, and beside them what a comparison measured of the same methods."""
-    console.print(Text(APART, style="bold"))
+    print_line(APART, console, "bold")
     for table in tables:
         console.print()
-        console.print(Text(f"{table.title} ({table.name})", style="bold"))
-        print_aligned(*_cells(table, results), console)
-        for note in _notes(table, published):
-            console.print(Text(note, style="dim"))
+        print_line(f"{table.title} ({table.name})", console, "bold")
+        print_aligned(_cells(table, results), [0], console)
+        print_lines(_notes(table, published), console, "dim")
     if results is not None:
         console.print()
-        for note in _notes_of_run(tables, results):
-            console.print(Text(in_one_line(note)))
+        print_line(in_one_line(_note_of_run(tables, results)), console)
 
 
 def published_json(
@@ -47,22 +46,11 @@ def published_json(
     return {
         "published": [
             {
-                **one.model_dump(mode="json", exclude={"rows"}),
-                "source": published.sources[one.source],
-                "rows": [
-                    {
-                        **row.model_dump(mode="json", exclude={"values"}),
-                        "model": one.model_of(row),
-                        "values": dict(zip(one.columns, row.values, strict=True)),
-                        "here": []
-                        if results is None
-                        else [line.model_dump(mode="json") for line in
-                              measured_here(one, row, results)],
-                    }
-                    for row in one.rows
-                ],
+                **table.model_dump(mode="json", exclude={"rows"}),
+                "source": published.sources[table.source],
+                "rows": [_row_json(table, row, results) for row in table.rows],
             }
-            for one in tables
+            for table in tables
         ],
         "here": None
         if results is None
@@ -73,27 +61,39 @@ def published_json(
             "prompts": list(results.prompts),
             "judge": results.judges[0].name,
         },
-    }  # fmt: skip
+    }
 
 
-def _cells(
-    table: PublishedTable, results: RivalsResults | None
-) -> tuple[list[str], list[list[str]]]:
+def _row_json(
+    table: PublishedTable, row: PublishedRow, results: RivalsResults | None
+) -> dict[str, Any]:
+    here = measured_here(table, row, results)
+    return {
+        **row.model_dump(mode="json", exclude={"values"}),
+        "model": table.model_of(row),
+        "values": dict(zip(table.columns, row.values, strict=True)),
+        "here": [one.model_dump(mode="json") for one in here],
+    }
+
+
+def _cells(table: PublishedTable, results: RivalsResults | None) -> list[list[str]]:
     """Heads and lines, with a column for each divergence that a row was measured at here."""
-    here = [[] if results is None else measured_here(table, row, results) for row in table.rows]
+    here = [measured_here(table, row, results) for row in table.rows]
     targets = sorted({one.target for some in here for one in some})
     heads = ["method", "model", *(_head(one) for one in table.columns.values())]
-    lines = [[row.method, table.model_of(row)] for row in table.rows]
-    for values in zip(*(row.values for row in table.rows), strict=True):
-        for line, number in zip(lines, _numbers(values), strict=True):
-            line.append(number)
+    by_column = map(_numbers, zip(*(row.values for row in table.rows), strict=True))
+    lines = [
+        [row.method, table.model_of(row), *numbers]
+        for row, numbers in zip(table.rows, zip(*by_column, strict=True), strict=True)
+    ]
     if targets:
         heads += [BAR, *(f"here, KL {target:g}" for target in targets)]
         for line, some in zip(lines, here, strict=True):
-            by_target = {one.target: _shown(one) for one in some}
+            by_target = {
+                one.target: f"{one.greedy[0].rate:.1%} → {shown(one.greedy[1])}" for one in some
+            }
             line += [BAR, *(by_target.get(target, "") for target in targets)]
-    # The last column of `aligned` is one of words.
-    return [*heads, ""], [[*line, ""] for line in lines]
+    return [heads, *lines]
 
 
 def _numbers(values: Sequence[float]) -> list[str]:
@@ -104,11 +104,6 @@ def _numbers(values: Sequence[float]) -> list[str]:
 
 def _head(column: PublishedColumn) -> str:
     return f"{column.title}, %" if column.unit == "%" else column.title
-
-
-def _shown(line: RivalSummary) -> str:
-    base, changed = line.greedy
-    return f"{base.rate:.1%} → {shown_rate(changed)}"
 
 
 def _notes(table: PublishedTable, published: Published) -> Iterator[str]:
@@ -124,16 +119,15 @@ def _notes(table: PublishedTable, published: Published) -> Iterator[str]:
         yield f"note: {table.note}"
 
 
-def _notes_of_run(tables: Sequence[PublishedTable], results: RivalsResults) -> Iterator[str]:
+def _note_of_run(tables: Sequence[PublishedTable], results: RivalsResults) -> str:
     name, count = results.prompts
     if not any(measured_here(table, row, results) for table in tables for row in table.rows):
-        yield (
+        return (
             f"nothing to put beside them: {results.behavior.name} with the direction "
             f"{results.direction} was measured on {results.model.name}, by methods that no table "
             "has"
         )
-        return
-    yield (
+    return (
         f"here: {results.model.name}, greedy rates of {results.behavior.name} before and after on "
         f"{count} prompts ({name}), judge {results.judges[0].name}, each method at the same KL in "
         "nats per token. Model, prompts and judge differ from those of the published tables, so "

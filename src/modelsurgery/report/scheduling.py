@@ -1,6 +1,8 @@
-"""What a run is going to do, and what was made smaller for its time, in words."""
+"""What a run is going to do, in words."""
 
 from typing import Any
+
+from modelsurgery.results.notes import reduced_lines
 
 MINUTE = 60.0
 
@@ -25,15 +27,6 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
         *lines,
         *reduced_lines(plan),
     ]
-
-
-def reduced_lines(plan: dict[str, Any] | None) -> list[str]:
-    """What is smaller than it would be with more time; nothing where nothing is."""
-    if plan is None or not plan["reduced"]:
-        return []
-    parts = [f"{one['what']} {one['from']} → {one['to']}" for one in plan["reduced"]]
-    minutes = f"{plan['minutes']:g} minutes"
-    return [f"reduced to fit {minutes}: {', '.join(parts)} (raise --minutes for more)"]
 
 
 def duration(seconds: float) -> str:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.text import Text
 
+from modelsurgery.report.lines import print_line, print_lines
 from modelsurgery.report.terminal import print_table
 from modelsurgery.results import SequenceResults
 from modelsurgery.results.notes import uncounted
@@ -18,28 +18,25 @@ def print_sequence(results: SequenceResults, console: Console) -> None:
     then = link.join(f"{one.name} ({one.direction})" for one in results.behaviors)
     for outcome in results.outcomes:
         if outcome.kind != "changed":
-            console.print(Text(outcome.sentence, style="bold red"))
-    console.print(Text(f"{then}, model {results.model}", style="bold"))
+            print_line(outcome.sentence, console, "bold red")
+    print_line(f"{then}, model {results.model}", console, "bold")
     for stage, table in zip(results.stages, stage_tables(results), strict=True):
         console.print()
         print_table(table, console)
         for one in stage.behaviors:
-            for told in uncounted(one.verdicts):
-                console.print(Text(f"{one.name}: {told}", style="dim"))
+            told = (f"{one.name}: {line}" for line in uncounted(one.verdicts))
+            print_lines(told, console, "dim")
     if results.conflicts:
         console.print()
-    for line in conflict_lines(results.conflicts, [one.name for one in results.behaviors]):
-        console.print(Text(line))
-    console.print(
-        Text(
-            "every row compares with the original model, on held-out prompts and text", style="dim"
-        )
-    )
+    names = [one.name for one in results.behaviors]
+    print_lines(conflict_lines(results.conflicts, names), console)
+    compared = "every row compares with the original model, on held-out prompts and text"
+    print_line(compared, console, "dim")
     console.print()
     edits = " ".join(results.edits)
-    told = "apply it" if results.at_once else "apply all"
-    console.print(Text(f"{told}   surgery apply MODEL {edits} --out edited"))
-    console.print(Text(f"results are in {results.run_directory}"))
+    apply = "apply it" if results.at_once else "apply all"
+    print_line(f"{apply}   surgery apply MODEL {edits} --out edited", console)
+    print_line(f"results are in {results.run_directory}", console)
 
 
 def conflict_lines(conflicts: Sequence[ConflictResults], names: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Results in a terminal: one table, the edit in three lines, three examples.
+"""Results of a run or an evaluation in a terminal: tables, the edit in three lines, examples.
 
 What a model wrote is untrusted: it is shown as text, never as markup, without control characters.
 """
@@ -10,13 +10,14 @@ from rich.text import Text
 
 from modelsurgery.report.curve import print_curve
 from modelsurgery.report.edits import edit_source, fit_lines, shown_layers
+from modelsurgery.report.lines import print_line, print_lines
 from modelsurgery.report.masking import masked_sides
-from modelsurgery.report.notes import notes_of_run
 from modelsurgery.report.untrusted import in_one_line
-from modelsurgery.results import RunResults
-from modelsurgery.results.printing import table_lines
+from modelsurgery.results import EvaluationResults, RunResults
+from modelsurgery.results.notes import evaluation_notes, run_notes
+from modelsurgery.results.printing import evaluation_headline, table_lines
 from modelsurgery.results.runs import Example
-from modelsurgery.results.tables import Table, run_table
+from modelsurgery.results.tables import Table, evaluation_tables, run_table
 
 
 def print_results(results: RunResults, console: Console, *, show_offensive: bool = False) -> None:
@@ -27,14 +28,12 @@ def print_results(results: RunResults, console: Console, *, show_offensive: bool
     """
     outcome = results.behavior.outcome
     if outcome is not None and outcome.kind != "changed":
-        console.print(Text(outcome.sentence, style="bold red"))
-    console.print(Text(headline(results), style="bold"))
+        print_line(outcome.sentence, console, "bold red")
+    print_line(headline(results), console, "bold")
     print_table(run_table(results), console)
-    for line in notes_of_run(results):
-        console.print(Text(line, style="dim"))
+    print_lines(run_notes(results), console, "dim")
     console.print()
-    for line in _edit_lines(results):
-        console.print(Text(line))
+    print_lines(_edit_lines(results), console)
     if results.dose_response:
         console.print()
         print_curve(results, console)
@@ -43,22 +42,32 @@ def print_results(results: RunResults, console: Console, *, show_offensive: bool
     print_place(results, console)
 
 
+def print_evaluation(results: EvaluationResults, console: Console) -> None:
+    """Print what an evaluation found."""
+    print_line(evaluation_headline(results), console, "bold")
+    for number, table in enumerate(evaluation_tables(results)):
+        if number:
+            console.print()
+        print_table(table, console)
+    print_lines(evaluation_notes(results), console, "dim")
+
+
 def print_table(table: Table, console: Console) -> None:
     """Print a table; lines that stand beside others are dim."""
     head, *lines = table_lines(table)
     if table.caption:
-        console.print(Text(table.caption, style="bold"))
-    console.print(Text(head, style="bold"))
+        print_line(table.caption, console, "bold")
+    print_line(head, console, "bold")
     for line, row in zip(lines, table.rows, strict=True):
-        console.print(Text(line, style="dim" if row.is_aside else ""))
+        print_line(line, console, "dim" if row.is_aside else "")
     if table.note:
-        console.print(Text(table.note, style="dim"))
+        print_line(table.note, console, "dim")
 
 
 def print_place(results: RunResults, console: Console) -> None:
     """Say where everything is."""
-    console.print(Text(f"results are in {results.run_directory} ({results.seconds:.0f} s)"))
-    console.print(Text(f"report: {results.run_directory}/report.html", style="bold"))
+    print_line(f"results are in {results.run_directory} ({results.seconds:.0f} s)", console)
+    print_line(f"report: {results.run_directory}/report.html", console, "bold")
 
 
 def headline(results: RunResults) -> str:
@@ -71,18 +80,17 @@ def headline(results: RunResults) -> str:
 def _print_examples(examples: Sequence[Example], console: Console, show_offensive: bool) -> None:
     is_masked = False
     for example in examples:
-        said = (example.prompt, example.base, example.edited)
+        shown = said = (example.prompt, example.base, example.edited)
         if not show_offensive:
             shown = masked_sides(*said, example.base_verdict, example.edited_verdict)
-            is_masked = is_masked or shown != said
-            said = shown
-        styles = ("bold", "bold red", "bold green")
+        is_masked = is_masked or shown != said
+        styles = {"prompt": "bold", "base": "bold red", "edited": "bold green"}
         console.print()
-        for name, style, text in zip(("prompt", "base", "edited"), styles, said, strict=True):
+        for (name, style), text in zip(styles.items(), shown, strict=True):
             console.print(Text.assemble((f"{name:<8}", style), in_one_line(text)))
     if is_masked:
         note = "answers that show the behavior are masked; --show-offensive shows them"
-        console.print(Text(note, style="dim"))
+        print_line(note, console, "dim")
 
 
 def _edit_lines(results: RunResults) -> list[str]:

@@ -3,15 +3,13 @@
 import math
 
 from rich.console import Console
-from rich.text import Text
 
 from modelsurgery.report.curve import print_curve
 from modelsurgery.report.edits import shown_layers
-from modelsurgery.report.notes import budget_notes
+from modelsurgery.report.lines import print_aligned, print_line, print_lines
 from modelsurgery.report.terminal import headline, print_place
 from modelsurgery.results import RunResults
-from modelsurgery.results.notes import uncounted
-from modelsurgery.results.printing import aligned
+from modelsurgery.results.notes import budget_notes, uncounted
 from modelsurgery.results.runs import TrialResults
 from modelsurgery.results.tables import p_value, paid, shown
 
@@ -20,26 +18,25 @@ SHOWN = 5
 
 def print_tuning(results: RunResults, console: Console) -> None:
     """Print what a search found."""
-    console.print(Text(headline(results), style="bold"))
-    head, *lines = _survivors(results)
-    console.print(Text(head, style="bold"))
-    for line in lines:
-        console.print(Text(line))
+    print_line(headline(results), console, "bold")
+    lines = _survivors(results)
+    print_aligned(lines, [len(lines[0]) - 1], console, gap=" ")
     console.print()
     print_curve(results, console)
     console.print()
     missing = uncounted(results.behavior.verdicts)
-    for line in (*_notes(results), *traded(results), *missing, *budget_notes(results)):
-        console.print(Text(line))
+    budget = budget_notes(results.budget)
+    print_lines((*_notes(results), *traded(results), *missing, *budget), console)
     print_place(results, console)
 
 
-def _survivors(results: RunResults) -> list[str]:
+def _survivors(results: RunResults) -> list[tuple[str, ...]]:
+    """Cells of the best trials, below their heads and the base model."""
     search, name = results.search, results.behavior.name
     assert search is not None
     trials = {trial.number: trial for trial in search.trials}
     base = "" if search.base_rate is None else f"{search.base_rate:.1%}"
-    lines = [
+    lines: list[tuple[str, ...]] = [
         ("trial", name, "nats", "perplexity", "rows", "strength", "direction, layers"),
         ("base", base, "", "", "", "", ""),
     ]
@@ -56,7 +53,7 @@ def _survivors(results: RunResults) -> list[str]:
                 _setting(trial),
             )
         )
-    return aligned(lines, [len(lines[0]) - 1], gap=" ")
+    return lines
 
 
 def _setting(trial: TrialResults) -> str:
@@ -94,12 +91,11 @@ def traded(results: RunResults) -> list[str]:
         f"p {p_value(behavior.change.p_value)}, for {', '.join(prices)}"
     ]
     points = results.dose_response
-    chosen = next((place for place, one in enumerate(points) if one.is_chosen), None)
-    if chosen is not None and points[chosen].used:
-        used = points[chosen].used
-        binding = max(used, key=lambda name: used[name])
-        more = points[chosen + 1] if chosen + 1 < len(points) else None
-        line = f"limit   {binding}: {used[binding]:.0%} of its budget is used on validation texts"
+    for point, more in zip(points, [*points[1:], None], strict=True):
+        if not (point.is_chosen and point.used):
+            continue
+        binding, share = max(point.used.items(), key=lambda item: item[1])
+        line = f"limit   {binding}: {share:.0%} of its budget is used on validation texts"
         if more is not None and more.rate is not None:
             line += (
                 f"; at strength {more.strength:.3g} it would be {more.used[binding]:.0%}, "

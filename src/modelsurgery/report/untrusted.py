@@ -12,8 +12,3 @@ def printable(text: str) -> str:
 def in_one_line(text: str) -> str:
     """The same in one line, its breaks shown as ⏎."""
     return printable(text).replace("\n", " ⏎ ")
-
-
-def masked(text: str) -> str:
-    """The shape of a text: a dot for every letter."""
-    return "".join(letter if letter.isspace() else "•" for letter in text)

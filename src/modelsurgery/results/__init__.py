@@ -5,38 +5,15 @@ shows them (terminal, report, model card, `print`) prints the tables that are ma
 """
 
 from modelsurgery.results.evaluations import EvaluationResults, PromptSetResults
-from modelsurgery.results.parts import (
-    FORMAT,
-    Change,
-    Compared,
-    JudgeNote,
-    Limit,
-    Measured,
-    Named,
-    NeutralText,
-    Outcome,
-    OwnAnswers,
-    Part,
-    Rate,
-    plain,
-)
+from modelsurgery.results.parts import Compared, Limit, Rate, plain
 from modelsurgery.results.reading import Results, kind_of, read_results, results_of
 from modelsurgery.results.runs import RunResults
 from modelsurgery.results.sequences import SequenceResults
 
 __all__ = [
-    "FORMAT",
-    "Change",
     "Compared",
     "EvaluationResults",
-    "JudgeNote",
     "Limit",
-    "Measured",
-    "Named",
-    "NeutralText",
-    "Outcome",
-    "OwnAnswers",
-    "Part",
     "PromptSetResults",
     "Rate",
     "Results",

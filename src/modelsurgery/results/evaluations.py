@@ -16,103 +16,60 @@ from modelsurgery.results.parts import (
 
 
 class EvaluatedBehavior(Part):
-    """What was measured.
-
-    Attributes:
-        name: of the behavior.
-        title: one line on what it is about.
-        shows: what a continuation does that shows it.
-        opposite: what one does that shows its opposite.
-    """
+    """What was measured."""
 
     name: str
-    title: str
-    shows: str | None
-    opposite: str | None
+    title: str  # one line on what it is about
+    shows: str | None  # what a continuation does that shows it
+    opposite: str | None  # what one does that shows its opposite
 
 
 class EvaluatedModel(Part):
-    """Which model.
-
-    Attributes:
-        name: of its directory.
-        fingerprint: hash of its content.
-    """
+    """Which model."""
 
     name: str
-    fingerprint: str
+    fingerprint: str  # hash of its content
 
 
 class OtherJudge(Compared):
-    """Rates as another judge sees them.
+    """Rates as another judge sees them."""
 
-    Attributes:
-        agreement: with the first judge: `items`, `share`, `kappa`, `kappa_low`, `kappa_high`,
-            `counts`.
-    """
-
+    # With the first judge: `items`, `share`, `kappa`, `kappa_low`, `kappa_high`, `counts`.
     agreement: Plain
 
 
 class PromptSetResults(Named):
-    """What was measured on a set of prompts.
-
-    Attributes:
-        prompts: how many.
-        decoding: how they were continued, a round each.
-        by: rates of each group, by what they are grouped by.
-        other_judges: rates as other judges see them.
-        quality: length, repetition and the like of the continuations.
-        published: what others measured on these prompts.
-    """
+    """What was measured on a set of prompts."""
 
     prompts: int
-    decoding: list[Plain]
-    by: dict[str, dict[str, Compared]]
+    decoding: list[Plain]  # how they were continued, a round each
+    by: dict[str, dict[str, Compared]]  # rates of each group, by what they are grouped by
     other_judges: dict[str, OtherJudge]
-    quality: Plain
-    published: list[Plain]
+    quality: Plain  # length, repetition and the like of the continuations
+    published: list[Plain]  # what others measured on these prompts
 
 
 class EvaluationDamage(Part):
-    """What may have broken.
+    """What may have broken."""
 
-    Attributes:
-        neutral_text: None with a backend that only generates.
-        own_answers: None where the behavior does not depend on the request, or without an edit.
-        facts: exact match, base and edited (None without an edit); None where there are no facts.
-        tasks: capability tasks, by name.
-    """
-
-    neutral_text: NeutralText | None
+    neutral_text: NeutralText | None  # None with a backend that only generates
+    # None where the behavior does not depend on the request, or without an edit.
     own_answers: OwnAnswers | None = None
+    # Exact match, base and edited (None without an edit); None where there are no facts.
     facts: tuple[Rate, Rate | None] | None
-    tasks: dict[str, Plain]
+    tasks: dict[str, Plain]  # capability tasks, by name
 
 
 class EvaluationResults(Part):
-    """Results of an evaluation: no times and no paths, the same in every repetition.
-
-    Attributes:
-        format: of this file.
-        kind: of results.
-        model: which model.
-        edits: content hash of each edit, by path as typed.
-        behavior: what was measured.
-        judges: the first decides.
-        sets: one for each set of prompts.
-        uncalled_for: prompts that do not call for the behavior; None where there are none.
-        damage: what may have broken.
-        seed: of sampling and of the choice of prompts.
-    """
+    """Results of an evaluation: no times and no paths, the same in every repetition."""
 
     format: Literal[3] = FORMAT
     kind: Literal["evaluation"] = "evaluation"
     model: EvaluatedModel
-    edits: dict[str, str]
+    edits: dict[str, str]  # content hash of each edit, by path as typed
     behavior: EvaluatedBehavior
-    judges: list[JudgeNote]
+    judges: list[JudgeNote]  # the first decides
     sets: list[PromptSetResults]
-    uncalled_for: Named | None = None
+    uncalled_for: Named | None = None  # prompts that do not call for the behavior, if any
     damage: EvaluationDamage
-    seed: int
+    seed: int  # of sampling and of the choice of prompts

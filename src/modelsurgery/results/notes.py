@@ -1,14 +1,23 @@
-"""What there is to say below the tables: how it was measured, and what no rate counts."""
+"""What there is to say below the tables: how it was measured, and what no rate counts.
+
+Notes have no full stop: `sentences` adds it where one follows the other.
+"""
 
 from collections.abc import Iterable
 
 from modelsurgery.results.evaluations import EvaluationResults
-from modelsurgery.results.parts import BothVerdicts
-from modelsurgery.results.runs import RunResults
+from modelsurgery.results.parts import BothVerdicts, Plain
+from modelsurgery.results.runs import BudgetUse, RunResults
+from modelsurgery.results.tables import paid
+
+WEAKER = (
+    "the first choice was over the budget on held-out data; this is a weaker edit, within half of "
+    "the budget"
+)
 
 
 def evaluation_notes(results: EvaluationResults) -> list[str]:
-    """Notes on an evaluation, without their full stops."""
+    """Notes on an evaluation."""
     notes = [
         "name (prompts); rate (95 % interval); p of a paired sign test over prompts, corrected for "
         "all sets or groups"
@@ -34,7 +43,7 @@ def evaluation_notes(results: EvaluationResults) -> list[str]:
 
 
 def run_notes(results: RunResults) -> list[str]:
-    """Notes on a run, without their full stops."""
+    """Notes on a run: how it was measured, what was made smaller, what is over the budget."""
     behavior, perplexity = results.behavior, results.perplexity
     notes = [
         f"{behavior.base.prompts} held-out prompts, {behavior.samples_per_prompt} sampled "
@@ -48,15 +57,32 @@ def run_notes(results: RunResults) -> list[str]:
         notes.append(f"own answers: {results.own_answers.answers} to harmless requests")
     if results.origin is not None:
         notes.append(f"model {origin_line(results.origin)}")
-    return notes
+    notes += [*reduced_lines(results.plan), *uncounted(results.behavior.verdicts)]
+    return [*notes, *budget_notes(results.budget)]
+
+
+def reduced_lines(plan: Plain | None) -> list[str]:
+    """What is smaller than it would be with more time; nothing where nothing is."""
+    if plan is None or not plan["reduced"]:
+        return []
+    parts = [f"{one['what']} {one['from']} → {one['to']}" for one in plan["reduced"]]
+    minutes = f"{plan['minutes']:g} minutes"
+    return [f"reduced to fit {minutes}: {', '.join(parts)} (raise --minutes for more)"]
+
+
+def budget_notes(budget: BudgetUse) -> list[str]:
+    """What there is to say when an edit is over the budget on held-out data."""
+    over = [paid(name, one) for name, one in budget.limits.items() if one.is_inside is False]
+    lines = [] if budget.given_up is None else [WEAKER]
+    return [*lines, f"over the budget: {', '.join(over)}"] if over else lines
 
 
 def uncounted(verdicts: BothVerdicts) -> list[str]:
     """One sentence for each model of which continuations are in no rate."""
     lines = []
-    for side, counts in (("base", verdicts.base), ("edited", verdicts.edited)):
-        missing = 0 if counts is None else counts.get("failed", 0) + counts.get("unjudged", 0)
-        if counts is not None and missing:
+    for side, counts in (("base", verdicts.base), ("edited", verdicts.edited or {})):
+        missing = counts.get("failed", 0) + counts.get("unjudged", 0)
+        if missing:
             lines.append(
                 f"{missing:,} of {sum(counts.values()):,} {side} continuations were empty or could "
                 "not be judged; they are not counted as harmless"

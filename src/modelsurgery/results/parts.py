@@ -17,169 +17,98 @@ class Part(BaseModel):
 
 
 class Rate(Part):
-    """A share of prompts (or facts, or items) with its 95 % interval, Wilson's.
+    """A share of prompts (or facts, or items) with its 95 % interval, Wilson's."""
 
-    Attributes:
-        rate: mean over prompts, 0..1.
-        low: lower end of the interval.
-        high: upper end.
-        prompts: how many.
-    """
-
-    rate: float
+    rate: float  # mean over prompts, 0..1
     low: float
     high: float
     prompts: int
 
 
 class Change(Part):
-    """How a rate changed from base to edited on the same prompts.
+    """How a rate changed from base to edited on the same prompts."""
 
-    Attributes:
-        difference: edited minus base.
-        low: lower end of its 95 % interval, a bootstrap over prompts.
-        high: upper end.
-        p_value: of a sign test over the prompts that changed.
-        adjusted_p_value: corrected (Holm) for all that was compared together.
-        effect_size: Cohen's h.
-        decreased: prompts whose rate fell.
-        increased: prompts whose rate rose.
-        verdict: what may be said.
-    """
-
-    difference: float
-    low: float
+    difference: float  # edited minus base
+    low: float  # lower end of its 95 % interval, a bootstrap over prompts
     high: float
-    p_value: float
-    adjusted_p_value: float
-    effect_size: float
-    decreased: int
-    increased: int
+    p_value: float  # of a sign test over the prompts that changed
+    adjusted_p_value: float  # corrected (Holm) for all that was compared together
+    effect_size: float  # Cohen's h
+    decreased: int  # prompts whose rate fell
+    increased: int  # prompts whose rate rose
     verdict: ChangeVerdict
 
 
 class Compared(Part):
-    """Rates of base and edited model on the same prompts.
-
-    Attributes:
-        base: of the base model.
-        edited: of the edited model; None without an edit, like the next two.
-        change: between them.
-        reduction: share of the behavior that is gone, 1 - edited / base; None where base is 0.
-    """
+    """Rates of base and edited model on the same prompts."""
 
     base: Rate
-    edited: Rate | None
+    edited: Rate | None  # None without an edit, like the next two
     change: Change | None
-    reduction: float | None
+    reduction: float | None  # share that is gone, 1 - edited / base; None where base is 0
 
 
 class BothVerdicts(Part):
-    """How many continuations got each verdict; failed and unjudged ones are in no rate.
-
-    Attributes:
-        base: of the base model.
-        edited: of the edited model; None without an edit.
-    """
+    """How many continuations got each verdict; failed and unjudged ones are in no rate."""
 
     base: Verdicts
-    edited: Verdicts | None
+    edited: Verdicts | None  # None without an edit
 
 
 class Measured(Compared):
-    """How often a behavior shows.
-
-    Attributes:
-        verdicts: what rates were made of.
-    """
+    """How often a behavior shows."""
 
     verdicts: BothVerdicts
 
 
 class Named(Measured):
-    """The same with a name.
-
-    Attributes:
-        name: of the behavior or the prompts.
-        title: one line on what it is.
-    """
+    """The same with a name."""
 
     name: str
-    title: str
+    title: str  # one line on what it is
 
 
 class Outcome(Part):
-    """What became of a behavior.
+    """What became of a behavior."""
 
-    Attributes:
-        kind: `changed` as it was asked to; anything else says that the edit does not work.
-        sentence: the same in words, with the rates.
-    """
-
+    # Anything but `changed`, which is as it was asked to, says that the edit does not work.
     kind: Literal["changed", "wrong way", "no change", "nothing to change"]
-    sentence: str
+    sentence: str  # the same in words, with the rates
 
 
 class JudgeNote(Part):
-    """Who judged.
+    """Who judged."""
 
-    Attributes:
-        name: as `--judge` spells it.
-        note: what its word is worth.
-        version: of what it judges by; None in runs.
-    """
-
-    name: str
-    note: str
-    version: str | None = None
+    name: str  # as `--judge` spells it
+    note: str  # what its word is worth
+    version: str | None = None  # of what it judges by; None in runs
 
 
 class NeutralText(Part):
-    """What neutral text tells: perplexity, and how far the edited model's predictions are.
-
-    Attributes:
-        text: what the text is.
-        tokens: predicted tokens.
-        base_perplexity: of the base model.
-        edited_perplexity: of the edited model; None without an edit, like the next two.
-        rise: relative, 0.05 is +5 %.
-        divergence: mean KL(base ‖ edited) over all positions, nats.
-    """
+    """What neutral text tells: perplexity, and how far the edited model's predictions are."""
 
     text: str
-    tokens: int
+    tokens: int  # predicted tokens
     base_perplexity: float
-    edited_perplexity: float | None
-    rise: float | None
-    divergence: float | None
+    edited_perplexity: float | None  # None without an edit, like the next two
+    rise: float | None  # relative, 0.05 is +5 %
+    divergence: float | None  # mean KL(base ‖ edited) over all positions, nats
 
 
 class OwnAnswers(Part):
-    """What an edit does to the model's own answers to harmless requests.
+    """What an edit does to the model's own answers to harmless requests."""
 
-    Attributes:
-        divergence: mean KL(base ‖ edited) over their positions, nats.
-        answers: how many.
-        counts: whether it is the divergence that a budget counts, being the larger one.
-    """
-
-    divergence: float
+    divergence: float  # mean KL(base ‖ edited) over their positions, nats
     answers: int
-    counts: bool
+    counts: bool  # whether it is the divergence that a budget counts, being the larger one
 
 
 class Limit(Part):
-    """Damage of one kind, and what was allowed.
-
-    Attributes:
-        measured: on held-out data.
-        limit: None does not limit.
-        is_inside: None without a limit.
-    """
+    """Damage of one kind on held-out data, and what was allowed."""
 
     measured: float
-    limit: float | None
-    is_inside: bool | None
+    limit: float | None  # None does not limit
+    is_inside: bool | None  # None without a limit
 
 
 class Interval(Part):

@@ -19,69 +19,39 @@ PAPER = "model-surgery"  # the source that this library follows
 
 
 class PublishedColumn(Part):
-    """What a column of a published table measures.
-
-    Attributes:
-        title: its head.
-        unit: of its values.
-        judge: who decided; empty where nobody had to.
-        prompts: corpus of the prompts, as behaviors name it; empty where they have none.
-        task: capability task, as `--task` names it; empty for any other measure.
-    """
+    """What a column of a published table measures."""
 
     title: str
     unit: Literal["%", "perplexity", "nats"] = "%"
-    judge: str = ""
-    prompts: str = ""
-    task: str = ""
+    judge: str = ""  # who decided; empty where nobody had to
+    prompts: str = ""  # corpus of the prompts, as behaviors name it; empty where they have none
+    task: str = ""  # capability task, as `--task` names it; empty for any other measure
 
 
 class PublishedRow(Part):
-    """A method in a published table.
-
-    Attributes:
-        method: its name there.
-        same_as: name of the same method in `surgery rivals` or `surgery ablations`; empty where
-            neither has it.
-        is_base: whether it is the model before any change.
-        model: of which model; empty is that of the table.
-        values: one for each column.
-    """
+    """A method in a published table."""
 
     method: str
-    same_as: str = ""
-    is_base: bool = False
-    model: str = ""
-    values: list[float]
+    same_as: str = ""  # in `surgery rivals` or `surgery ablations`; empty where neither has it
+    is_base: bool = False  # whether it is the model before any change
+    model: str = ""  # of which model; empty is that of the table
+    values: list[float]  # one for each column
 
 
 class PublishedTable(Part):
-    """A table that others published.
-
-    Attributes:
-        name: of the table, here.
-        kind: of methods side by side, or of one thing changed at a time.
-        title: what it is of.
-        source: key of its source.
-        where: in the source; empty where that is not known.
-        note: what to know before citing it.
-        behavior: name of the behavior here.
-        direction: of the change.
-        model: of which model; empty where rows name theirs.
-        columns: what was measured, by name.
-        rows: methods.
-    """
+    """A table that others published."""
 
     name: str
+    # Methods side by side, or one thing changed at a time.
     kind: Literal["rivals", "ablations"] = "rivals"
     title: str
-    source: str
-    where: str = ""
-    note: str = ""
+    source: str  # key of its source
+    where: str = ""  # in the source; empty where that is not known
+    note: str = ""  # what to know before citing it
     behavior: str
     direction: Direction
-    model: str = ""
-    columns: dict[str, PublishedColumn]
+    model: str = ""  # of which model; empty where rows name theirs
+    columns: dict[str, PublishedColumn]  # what was measured, by name
     rows: list[PublishedRow] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -103,15 +73,10 @@ class PublishedTable(Part):
 
 
 class Published(Part):
-    """All that is in `published.yaml`.
+    """All that is in `published.yaml`."""
 
-    Attributes:
-        sources: how to cite each source, by its key.
-        tables: those of the paper first.
-    """
-
-    sources: dict[str, str]
-    tables: list[PublishedTable]
+    sources: dict[str, str]  # how to cite each source, by its key
+    tables: list[PublishedTable]  # those of the paper first
 
     def tables_of(self, kind: Literal["rivals", "ablations"]) -> list[PublishedTable]:
         """Tables of a command."""
@@ -141,14 +106,15 @@ def published() -> Published:
 
 
 def measured_here(
-    table: PublishedTable, row: PublishedRow, results: RivalsResults
+    table: PublishedTable, row: PublishedRow, results: RivalsResults | None
 ) -> list[RivalSummary]:
     """Our lines for the method of a published row, the lowest divergence first.
 
-    Empty where the comparison is of another behavior, direction or method, and for a base model,
-    whose rates every line of ours has.
+    Empty without a comparison, where it is of another behavior, direction or method, and for a
+    base model, whose rates every line of ours has.
     """
-    if (table.behavior, table.direction) != (results.behavior.name, results.direction):
+    about = table.behavior, table.direction
+    if results is None or about != (results.behavior.name, results.direction):
         return []
     ours = [one for one in results.summary if one.method == row.same_as]
     return sorted(ours, key=lambda one: one.target)

@@ -42,20 +42,33 @@ def read_results(directory: Path) -> Results:
     Raises:
         ArtifactError: no results there, or not those of a version that can be read.
     """
-    path = directory / RESULTS_FILE
+    return results_of(read_json(directory, RESULTS_FILE), str(directory))
+
+
+def read_json(directory: Path, name: str) -> dict[str, Any]:
+    """The object in a JSON file of a finished run."""
+    path = directory / name
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(directory, name))
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path}: not valid JSON ({error}); run it again") from error
+    if not isinstance(content, dict):
+        raise ArtifactError(f"{path}: expected a JSON object; run it again")
+    return content
+
+
+def read_text(directory: Path, name: str) -> str:
+    """A file of a finished run."""
+    try:
+        return (directory / name).read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ArtifactError(
-            f"{directory}: no finished run found ({RESULTS_FILE} is missing); give the directory "
+            f"{directory}: no finished run found ({name} is missing); give the directory "
             "that `surgery run` or `surgery evaluate` wrote, or run the same command again to "
             "finish it"
         ) from error
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path}: not valid JSON ({error}); run it again") from error
-    except OSError as error:
-        raise ArtifactError(f"{path}: cannot be read ({error})") from error
-    return results_of(content, str(directory))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{directory / name}: cannot be read ({error})") from error
 
 
 def results_of(content: Any, where: str) -> Results:

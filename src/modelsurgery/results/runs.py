@@ -21,61 +21,34 @@ from modelsurgery.results.parts import (
 
 
 class RunBehavior(Named):
-    """The behavior of a run on held-out prompts; rates are those of sampled continuations.
+    """The behavior of a run on held-out prompts; rates are those of sampled continuations."""
 
-    Attributes:
-        direction: that the surgery was meant to go.
-        samples_per_prompt: sampled continuations of a prompt.
-        greedy: the same prompts, continued greedily.
-        outcome: what became of the behavior; None in files of earlier versions.
-    """
-
-    direction: Direction
+    direction: Direction  # that the surgery was meant to go
     samples_per_prompt: int
-    greedy: Measured
-    outcome: Outcome | None = None
+    greedy: Measured  # the same prompts
+    outcome: Outcome | None = None  # None in files of earlier versions
 
 
 class Perplexity(Part):
-    """Perplexity of held-out neutral text.
-
-    Attributes:
-        base: of the base model.
-        edited: of the edited model.
-        rise: relative, 0.05 is +5 %.
-        tokens: predicted tokens.
-        text: what the text is.
-    """
+    """Perplexity of held-out neutral text."""
 
     base: float
     edited: float
-    rise: float
-    tokens: int
+    rise: float  # relative, 0.05 is +5 %
+    tokens: int  # predicted tokens
     text: str
 
 
 class BudgetUse(Part):
-    """What was allowed, and what of it was used on held-out data.
-
-    Attributes:
-        is_met: whether the damage is over no limit.
-        limits: by name.
-        given_up: the same of a stronger edit that was over the budget; None without one.
-    """
+    """What was allowed, and what of it was used on held-out data."""
 
     is_met: bool
     limits: Limits
-    given_up: Limits | None
+    given_up: Limits | None  # of a stronger edit that was over the budget
 
 
 class Facts(Part):
-    """Exact match of greedy answers to facts; all None where there are none.
-
-    Attributes:
-        base: share of the base model.
-        edited: share of the edited model.
-        intervals: both with their intervals.
-    """
+    """Exact match of greedy answers to facts; all None where there are none."""
 
     base: float | None
     edited: float | None
@@ -83,82 +56,48 @@ class Facts(Part):
 
 
 class ProbeResults(Part):
-    """How well the probe tells labels apart on held-out texts.
+    """How well the probe tells labels apart on held-out texts."""
 
-    Attributes:
-        layer: that it reads, 1..L; None where that is not known.
-        fit: how it was fitted.
-        accuracy: on held-out texts.
-        auroc: the same.
-        control_accuracy: after fitting on shuffled labels.
-        control_auroc: the same.
-        train_texts: texts that it was fitted on.
-        test_texts: texts that it was measured on.
-    """
-
-    layer: int | None
+    layer: int | None  # that it reads, 1..L; None where that is not known
     fit: str | None
     accuracy: float
     auroc: float
-    control_accuracy: float
+    control_accuracy: float  # after fitting on shuffled labels, like the next
     control_auroc: float
     train_texts: int
     test_texts: int
 
 
 class EditResults(Part):
-    """What was edited.
+    """What was edited."""
 
-    Attributes:
-        rows: edited gate rows.
-        rows_found: of all.
-        tensors: gate tensors with edited rows.
-        tensors_found: of all.
-        bytes_changed: of the weights.
-        bytes_total: of all weights.
-        alpha: strength, as the paper counts.
-        strength: the same in portable units.
-        rule: that the edit comes from; files of earlier versions are the paper's.
-        steps: of the rule; None in files of earlier versions, which took one.
-        direction_source: what the paper's rule took from the probe; None for other rules.
-        probe_layer: layer of that probe.
-        layers: first and last; None for all.
-        per_layer: whether each layer gives its share.
-    """
-
-    rows: int
-    rows_found: int
-    tensors: int
-    tensors_found: int
-    bytes_changed: int
-    bytes_total: int
-    alpha: float
-    strength: float
-    rule: str = "paper"
-    steps: int | None = None
-    direction_source: str | None = None
-    probe_layer: int | None = None
-    layers: tuple[int, int] | None
-    per_layer: bool
+    rows: int  # edited gate rows
+    rows_found: int  # of all
+    tensors: int  # gate tensors with edited rows
+    tensors_found: int  # of all
+    bytes_changed: int  # of the weights
+    bytes_total: int  # of all weights
+    alpha: float  # strength, as the paper counts
+    strength: float  # in portable units
+    rule: str = "paper"  # that the edit comes from; files of earlier versions are the paper's
+    steps: int | None = None  # of the rule; None in files of earlier versions, which took one
+    direction_source: str | None = None  # of the paper's rule, from the probe
+    probe_layer: int | None = None  # layer of that probe
+    layers: tuple[int, int] | None  # first and last; None for all
+    per_layer: bool  # whether each layer gives its share
 
 
 class FitResults(Grown):
-    """What a rule predicted, and what was measured on validation texts.
+    """What a rule predicted, and what was measured on validation texts."""
 
-    Attributes:
-        damping: of rows; None is the rule's own.
-        evidence: whether the texts agree: `gain`, `error`, `folds`; None for rules that can't tell.
-        predicted: `gain` and `divergence`, nats per token; None where a rule predicts nothing.
-        by_layer: the same of the rows of each layer.
-        rows: those with the highest gain; None in files of earlier versions.
-        measured: `gain`, `divergence`, `behavior` and `opposite`; None where nobody measured them.
-    """
-
-    damping: float | None = None
+    damping: float | None = None  # of rows; None is the rule's own
+    # Whether the texts agree: `gain`, `error`, `folds`; None for rules that can't tell.
     evidence: dict[str, float] | None = None
+    # `gain` and `divergence`, nats per token; None where a rule predicts nothing.
     predicted: dict[str, float] | None
-    by_layer: list[Plain] | None = None
-    rows: list[Plain] | None = None
+    by_layer: list[Plain] | None = None  # the same of the rows of each layer
+    rows: list[Plain] | None = None  # with the highest gain; None in files of earlier versions
+    # `gain`, `divergence`, `behavior` and `opposite`; None where nobody measured them.
     measured: dict[str, float] | None
 
 
@@ -185,55 +124,31 @@ class SurvivorResults(Part):
 
 
 class SearchResults(Grown):
-    """What a search tried.
+    """What a search tried."""
 
-    Attributes:
-        base_rate: of the base model on validation prompts.
-        chosen: number of the chosen trial.
-        survivors: trials that continued prompts, best first.
-        rank_correlation: Spearman's, of the cheap measure with the judge.
-        front: trials that no other beats in both effect and damage.
-        trials: all.
-        broken: trials that broke the model.
-    """
-
-    base_rate: float | None
-    chosen: int
-    survivors: list[SurvivorResults]
-    rank_correlation: float | None
-    front: list[int]
+    base_rate: float | None  # of the base model on validation prompts
+    chosen: int  # number of the chosen trial
+    survivors: list[SurvivorResults]  # trials that continued prompts, best first
+    rank_correlation: float | None  # Spearman's, of the cheap measure with the judge
+    front: list[int]  # trials that no other beats in both effect and damage
     trials: list[TrialResults]
-    broken: int
+    broken: int  # trials that broke the model
 
 
 class Point(Part):
-    """The chosen rows at another strength, on validation data.
+    """The chosen rows at another strength, on validation data."""
 
-    Attributes:
-        strength: in portable units.
-        is_chosen: whether it is that of the edit.
-        rate: of prompts that show the behavior; None if nothing could be judged.
-        selectivity: nats per token.
-        perplexity_rise: relative.
-        divergence: on neutral text, nats.
-        own_divergence: on the model's own answers; None in files of earlier versions.
-        capability_drop: points.
-        uncalled_for: points; None in files of earlier versions.
-        used: share of each limit.
-        is_inside: whether it is over none.
-    """
-
-    strength: float
+    strength: float  # in portable units
     is_chosen: bool
-    rate: Rate | None
-    selectivity: float
-    perplexity_rise: Interval
-    divergence: Interval
-    capability_drop: Interval
-    own_divergence: Interval | None = None
-    uncalled_for: Interval | None = None
-    used: dict[str, float]
-    is_inside: bool
+    rate: Rate | None  # of prompts that show the behavior; None if nothing could be judged
+    selectivity: float  # nats per token
+    perplexity_rise: Interval  # relative
+    divergence: Interval  # on neutral text, nats
+    capability_drop: Interval  # points
+    own_divergence: Interval | None = None  # on own answers; not in files of earlier versions
+    uncalled_for: Interval | None = None  # points; not in files of earlier versions
+    used: dict[str, float]  # share of each limit
+    is_inside: bool  # whether it is over none
 
 
 class Example(Part):
@@ -248,54 +163,29 @@ class Example(Part):
 
 
 class RunResults(Part):
-    """Results of `surgery run` and `tune`.
-
-    Attributes:
-        format: of this file.
-        kind: of results.
-        model: its name.
-        behavior: before and after, on held-out prompts.
-        origin: where a fetched model came from; None for any other.
-        judge: who judged.
-        perplexity: of held-out neutral text.
-        divergence: of the edited model on it, nats.
-        own_answers: None where the behavior does not depend on the request.
-        uncalled_for: prompts that do not call for the behavior, greedily; None without any.
-        budget: what was allowed, and what of it was used.
-        facts: exact match.
-        probe: how well the labels can be told apart.
-        edit: what was edited.
-        fit: what the rule predicted; None for the paper's.
-        search: None without one.
-        dose_response: the same rows at other strengths.
-        examples: the first prompts that show what the edit works against.
-        inside: what the edit does inside the model (docs/formats.md has its keys).
-        run_directory: as typed.
-        plan: what was planned, and what it took; None for models so small that nothing is.
-        seconds: wall time.
-    """
+    """Results of `surgery run` and `tune`."""
 
     format: Literal[3] = FORMAT
     kind: Literal["run"] = "run"
     model: str
-    behavior: RunBehavior
-    origin: Plain | None = None
+    behavior: RunBehavior  # before and after, on held-out prompts
+    origin: Plain | None = None  # where a fetched model came from; None for any other
     judge: JudgeNote
-    perplexity: Perplexity
-    divergence: float
-    own_answers: OwnAnswers | None = None
-    uncalled_for: Named | None = None
+    perplexity: Perplexity  # of held-out neutral text
+    divergence: float  # of the edited model on it, nats
+    own_answers: OwnAnswers | None = None  # None where the behavior does not depend on the request
+    uncalled_for: Named | None = None  # prompts that do not call for the behavior, greedily
     budget: BudgetUse
     facts: Facts
     probe: ProbeResults
     edit: EditResults
-    fit: FitResults | None = None
+    fit: FitResults | None = None  # what the rule predicted; None for the paper's
     search: SearchResults | None = None
-    dose_response: list[Point]
-    examples: list[Example]
-    inside: Plain | None = None
+    dose_response: list[Point]  # the same rows at other strengths
+    examples: list[Example]  # the first prompts that show what the edit works against
+    inside: Plain | None = None  # docs/formats.md has its keys
     run_directory: str
-    plan: Plain | None = None
+    plan: Plain | None = None  # and what it took; None for models so small that nothing is planned
     seconds: float
 
     @property

@@ -23,21 +23,13 @@ class StageBehavior(Measured):
 
 
 class StageResults(Part):
-    """The model after some of the edits, against the untouched one.
+    """The model after some of the edits, against the untouched one."""
 
-    Attributes:
-        edits: how many.
-        behaviors: all of the sequence, in order.
-        damage: what was allowed, and what of it is used.
-        neutral_text: None in files of earlier versions.
-        facts: exact match, base and edited; None where there are none.
-    """
-
-    edits: int
-    behaviors: list[StageBehavior]
-    damage: Limits
-    neutral_text: NeutralText | None = None
-    facts: tuple[Rate, Rate] | None
+    edits: int  # how many
+    behaviors: list[StageBehavior]  # all of the sequence, in order
+    damage: Limits  # what was allowed, and what of it is used
+    neutral_text: NeutralText | None = None  # None in files of earlier versions
+    facts: tuple[Rate, Rate] | None  # exact match, base and edited; None where there are none
 
 
 class Step(Part):
@@ -61,28 +53,15 @@ class ConflictResults(Part):
 
 
 class SequenceResults(Part):
-    """Results of several surgeries in a row, or of one for several behaviors.
-
-    Attributes:
-        format: of this file.
-        kind: of results.
-        model: its name.
-        behaviors: in order.
-        edits: files of the edits.
-        outcomes: what became of each behavior with all edits; empty in files of earlier versions.
-        stages: after 1, 2, … edits.
-        conflicts: of each pair of edits.
-        run_directory: as typed.
-        at_once: whether one edit was made for all behaviors.
-    """
+    """Results of several surgeries in a row, or of one for several behaviors."""
 
     format: Literal[3] = FORMAT
     kind: Literal["sequence"] = "sequence"
     model: str
     behaviors: list[Step]
     edits: list[str]
-    outcomes: tuple[Outcome, ...] = ()
-    stages: list[StageResults]
+    outcomes: tuple[Outcome, ...] = ()  # with all edits; empty in files of earlier versions
+    stages: list[StageResults]  # after 1, 2, … edits
     conflicts: list[ConflictResults]
     run_directory: str
-    at_once: bool = False
+    at_once: bool = False  # whether one edit was made for all behaviors

@@ -4,9 +4,9 @@ A cell is a value, not text. How it is spelled (the minus sign, the digits) is a
 whoever prints; the lines that come out are the same everywhere else.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from modelsurgery.results.evaluations import EvaluationResults, PromptSetResults
 from modelsurgery.results.parts import (
@@ -30,19 +30,12 @@ COLUMNS = ("base", "edited", "change", "p", "change is")
 
 @dataclass(frozen=True)
 class Style:
-    """How values are spelled.
+    """How values are spelled."""
 
-    Attributes:
-        between: between the ends of an interval.
-        minus: the minus sign.
-        digits: of relative rises, in per cent.
-        has_interval: tell the interval of a change, not what it is relative to the base.
-    """
-
-    between: str = "-"
+    between: str = "-"  # between the ends of an interval
     minus: str = "-"
-    digits: int = 1
-    has_interval: bool = False
+    digits: int = 1  # of relative rises, in per cent
+    has_interval: bool = False  # of a change, instead of what it is relative to the base
 
 
 TERMINAL = Style()
@@ -75,19 +68,12 @@ class Rise:
 
 @dataclass(frozen=True)
 class Points:
-    """A difference of two shares, with what is known of it.
+    """A difference of two shares, with what is known of it."""
 
-    Attributes:
-        difference: of shares of one.
-        low: lower end of its interval; None without one.
-        high: upper end.
-        relative: change relative to the base; None without a base.
-    """
-
-    difference: float
-    low: float | None = None
+    difference: float  # of shares of one
+    low: float | None = None  # of its interval
     high: float | None = None
-    relative: float | None = None
+    relative: float | None = None  # to the base
 
 
 Cell = Rate | Number | Share | Rise | Points | str | None
@@ -95,44 +81,26 @@ Cell = Rate | Number | Share | Rise | Points | str | None
 
 @dataclass(frozen=True)
 class Row:
-    """One line: what was measured of base and edited model, and what changed.
-
-    Attributes:
-        name: what was measured.
-        base: of the base model.
-        edited: of the edited model.
-        change: between them.
-        p_value: of the change.
-        verdict: on the change, in a word.
-        is_aside: whether it stands beside another line: a second judge, a published number.
-    """
+    """One line: what was measured of base and edited model, and what changed."""
 
     name: str
     base: Cell
     edited: Cell = None
     change: Cell = None
     p_value: float | None = None
-    verdict: str = ""
-    is_aside: bool = False
+    verdict: str = ""  # on the change, in a word
+    is_aside: bool = False  # beside another line: a second judge, a published number
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a title.
+    """Rows under a title."""
 
-    Attributes:
-        title: of the first column.
-        rows: the lines.
-        caption: what stands above; empty where the title says it all.
-        note: what is left out; empty where nothing is.
-        is_detail: whether the rows are a part of another table's, by group.
-    """
-
-    title: str
+    title: str  # of the first column
     rows: tuple[Row, ...]
-    caption: str = ""
-    note: str = ""
-    is_detail: bool = False
+    caption: str = ""  # what stands above; empty where the title says it all
+    note: str = ""  # what is left out; empty where nothing is
+    is_detail: bool = False  # the rows are a part of another table's, by group
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -141,10 +109,8 @@ class Table:
 
     def lines(self, style: Style = TERMINAL) -> list[tuple[str, ...]]:
         """The cells of each row, under `heads`."""
-        return [
-            (row.name, *(_cells(row, style)[column] for column in self._columns))
-            for row in self.rows
-        ]
+        rows = ((row.name, _cells(row, style)) for row in self.rows)
+        return [(name, *(cells[one] for one in self._columns)) for name, cells in rows]
 
     @cached_property
     def _columns(self) -> tuple[str, ...]:
@@ -156,31 +122,32 @@ class Table:
 def run_table(results: RunResults) -> Table:
     """The behavior sampled and greedy, and the damage."""
     behavior, facts = results.behavior, results.facts.intervals
-    rows = [
+    rows = (
         compared_row(behavior.name, behavior),
         compared_row(f"{behavior.name}, greedy", behavior.greedy),
         *_uncalled_rows(results.uncalled_for),
         *_neutral_rows(results.neutral_text),
         *_own_rows(results.own_answers),
         *_facts_rows(facts),
-    ]
-    return Table("on held-out data", tuple(rows))
+    )
+    return Table("on held-out data", rows)
 
 
 def evaluation_tables(results: EvaluationResults) -> tuple[Table, ...]:
     """The behavior on each set, by group, and the damage."""
     sets, damage = results.sets, results.damage
-    behavior = [row for one in sets for row in _set_rows(one)]
-    broken = [row for one in sets for row in _quality_rows(one)]
-    if damage.neutral_text is not None:
-        broken += _neutral_rows(damage.neutral_text, "perplexity, neutral text")
-    broken += _own_rows(damage.own_answers)
-    broken += _facts_rows(damage.facts)
-    broken += [_task_row(name, task) for name, task in damage.tasks.items()]
+    behavior = (row for one in sets for row in _set_rows(one))
+    broken = (
+        *(row for one in sets for row in _quality_rows(one)),
+        *_neutral_rows(damage.neutral_text, "perplexity, neutral text"),
+        *_own_rows(damage.own_answers),
+        *_facts_rows(damage.facts),
+        *(_task_row(name, task) for name, task in damage.tasks.items()),
+    )
     return (
         Table("on held-out prompts", (*behavior, *_uncalled_rows(results.uncalled_for, True))),
         *(_group_table(one.name, by, groups) for one in sets for by, groups in one.by.items()),
-        Table("possible damage", tuple(broken)),
+        Table("possible damage", broken),
     )
 
 
@@ -220,15 +187,14 @@ def compared_row(
     if change is None:
         return Row(name, one.base, is_aside=is_aside)
     relative = None if one.reduction is None else -one.reduction
-    return Row(
-        name,
-        one.base,
-        one.edited,
-        Points(change.difference, change.low, change.high, relative),
-        change.adjusted_p_value,
-        VERDICTS[change.verdict] if has_verdict else "",
-        is_aside,
-    )
+    points = Points(change.difference, change.low, change.high, relative)
+    verdict = VERDICTS[change.verdict] if has_verdict else ""
+    return Row(name, one.base, one.edited, points, change.adjusted_p_value, verdict, is_aside)
+
+
+def largest_first(groups: dict[str, Compared]) -> list[tuple[str, Compared]]:
+    """Groups by rates of the base model; ties by name."""
+    return sorted(groups.items(), key=lambda item: (-item[1].base.rate, item[0]))
 
 
 def shown(cell: Cell, style: Style = TERMINAL) -> str:
@@ -298,10 +264,9 @@ def _uncalled_rows(one: Named | None, has_verdict: bool = False) -> list[Row]:
 
 def _group_table(where: str, by: str, groups: dict[str, Compared]) -> Table:
     """The groups with the largest rates of the base model; all of them are in results.json."""
-    ordered = sorted(groups.items(), key=lambda item: (-item[1].base.rate, item[0]))
     rows = tuple(
         compared_row(f"{group} ({one.base.prompts:,})", one, has_verdict=True)
-        for group, one in ordered[:GROUPS_SHOWN]
+        for group, one in largest_first(groups)[:GROUPS_SHOWN]
     )
     left = len(groups) - len(rows)
     note = f"and {left} more in results.json" if left > 0 else ""
@@ -312,14 +277,15 @@ def _stage_rows(stage: StageResults) -> Iterable[Row]:
     for one in stage.behaviors:
         yield compared_row(one.name, one)
         yield from _uncalled_rows(one.uncalled_for)
-    if stage.neutral_text is not None:
-        yield from _neutral_rows(stage.neutral_text)
-    else:
+    yield from _neutral_rows(stage.neutral_text)
+    if stage.neutral_text is None:
         yield Row("perplexity", None, None, Rise(stage.damage["perplexity"].measured))
     yield from _facts_rows(stage.facts)
 
 
-def _neutral_rows(one: NeutralText, name: str = "perplexity") -> list[Row]:
+def _neutral_rows(one: NeutralText | None, name: str = "perplexity") -> list[Row]:
+    if one is None:
+        return []
     base = Number(one.base_perplexity)
     if one.edited_perplexity is None or one.rise is None:
         return [Row(name, base)]
@@ -347,21 +313,21 @@ def _difference(base: Rate, edited: Rate | None) -> Points | None:
     return None if edited is None else Points(edited.rate - base.rate)
 
 
-def _quality_rows(one: PromptSetResults) -> Iterable[Row]:
+def _quality_rows(one: PromptSetResults) -> list[Row]:
     """What may be wrong with the answers to a prompt set as texts."""
     base, edited = one.quality.get("base", one.quality), one.quality.get("edited")
-    for key, name in QUALITY.items():
+
+    def row(
+        name: str, key: str, cell: Callable[[float], Cell], change: Callable[[float], Cell]
+    ) -> Row:
         label, before = f"{one.name}: {name}", base[key]
         if edited is None:
-            yield Row(label, Share(before))
-        else:
-            yield Row(label, Share(before), Share(edited[key]), Points(edited[key] - before))
-    label, length = f"{one.name}: tokens", Number(base["mean_tokens"], ".1f")
-    if edited is None:
-        yield Row(label, length)
-    else:
-        after = edited["mean_tokens"]
-        yield Row(label, length, Number(after, ".1f"), Number(after - length.value, "+.1f"))
+            return Row(label, cell(before))
+        return Row(label, cell(before), cell(edited[key]), change(edited[key] - before))
+
+    tokens, more = partial(Number, form=".1f"), partial(Number, form="+.1f")
+    shares = [row(name, key, Share, Points) for key, name in QUALITY.items()]
+    return [*shares, row("tokens", "mean_tokens", tokens, more)]
 
 
 def _task_row(name: str, task: Plain) -> Row:
@@ -371,14 +337,11 @@ def _task_row(name: str, task: Plain) -> Row:
         if task["edited"] is None:
             return Row(label, base)
         return Row(label, base, Number(task["edited"]), Rise(task["edited"] / task["base"] - 1))
-    label, base_rate = f"{name} ({task['metric']}, {task['shots']}-shot)", _rate(task["base"])
-    edited = None if task["edited"] is None else _rate(task["edited"])
+    label = f"{name} ({task['metric']}, {task['shots']}-shot)"
+    rate = Rate.model_validate
+    base_rate, edited = rate(task["base"]), task["edited"] and rate(task["edited"])
     change = task.get("change")
     if edited is None or change is None:
         return Row(label, base_rate, edited, _difference(base_rate, edited))
     told = Change.model_validate(change)
     return Row(label, base_rate, edited, Points(told.difference, told.low, told.high))
-
-
-def _rate(content: Plain) -> Rate:
-    return Rate.model_validate(content)

@@ -1,5 +1,5 @@
-"""`report.html`: one run as one self-contained page, made from its directory alone."""
+"""`report.html`: one run as one self-contained page, made from its directory alone; its answers."""
 
-from modelsurgery.report.html.page import REPORT_FILE, write_report
+from modelsurgery.report.html.page import write_pairs, write_report
 
-__all__ = ["REPORT_FILE", "write_report"]
+__all__ = ["write_pairs", "write_report"]

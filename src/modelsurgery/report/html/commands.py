@@ -1,6 +1,7 @@
-"""Commands of a page to type next: apply an edit, undo it, make an adapter of it."""
+"""Commands of a page to type next: apply an edit, undo it, make an adapter, read answers."""
 
 import shlex
+from pathlib import Path
 
 from modelsurgery.checkpoint.place import GGUF_SUFFIX, is_gguf
 
@@ -17,3 +18,8 @@ def adapter_command(model: str, edits: list[str]) -> tuple[str, str]:
     to, out = ("gguf", f"adapter{GGUF_SUFFIX}") if is_gguf(model) else ("peft", "adapter")
     line = ["surgery", "export", model, *edits, "--to", to, "--out", out]
     return f"adapter for {'llama.cpp' if to == 'gguf' else 'PEFT'}", shlex.join(line)
+
+
+def compare_command(directory: Path) -> tuple[str, str]:
+    """All answers of a run directory."""
+    return "read all answers", shlex.join(["surgery", "compare", str(directory)])

@@ -1,130 +1,119 @@
 """What a report shows, as plain values that a template can print."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from modelsurgery.report.comparing import CHANGES, Change, Pair, Pairs
-from modelsurgery.report.html.differences import chosen_pairs, lead_count
+from modelsurgery.report.comparing import Change, Pair, Pairs
+from modelsurgery.report.html.differences import chosen_pairs
 from modelsurgery.report.html.figures import Figure
-from modelsurgery.results.tables import Table
+from modelsurgery.report.html.wording import Tone, per_cent, signed, tone
+from modelsurgery.results import Compared, Limit, Rate
+from modelsurgery.results.tables import PAGE, Points, Table, shown
 
 MOST_PAIRS = 240  # shown of all answers, so that the page stays small
-Tone = Literal["good", "bad", "unclear"]
 
 
 @dataclass(frozen=True)
 class Number:
-    """One of the large numbers on top.
-
-    Attributes:
-        name: what it is.
-        shown: the number, or base and edited one.
-        note: what else to know of it.
-        tone: whether it is what was wished for.
-    """
+    """One of the large numbers on top."""
 
     name: str
-    shown: str
-    note: str
-    tone: Tone = "unclear"
+    shown: str  # the number, or base and edited one
+    note: str  # what else to know of it
+    tone: Tone = "unclear"  # whether it is what was wished for
+
+
+def change_number(name: str, one: Compared, direction: str) -> Number:
+    """A rate before and after, where both were measured."""
+    assert one.edited is not None
+    assert one.change is not None
+    return Number(
+        name,
+        f"{per_cent(one.base.rate)} → {per_cent(one.edited.rate)}",
+        f"{shown(Points(one.change.difference), PAGE)} of {one.base.prompts:,} prompts",
+        tone(one.change.verdict, direction),
+    )
+
+
+def price_numbers(
+    rise: float | None, facts: tuple[Rate, Rate] | None, limits: Mapping[str, Limit]
+) -> list[Number]:
+    """The rise of the perplexity and the change of facts, with what was allowed of them."""
+    found = []
+    if rise is not None:
+        note, kept = _allowed(limits.get("perplexity"), lambda most: f"{signed(100 * most)}%")
+        number = f"{signed(100 * rise)}%"
+        found.append(Number("perplexity", number, f"ordinary text{note}", kept))
+    if facts is not None:
+        base, edited = (one.rate for one in facts)
+        note, kept = _allowed(limits.get("capability"), lambda most: signed(-most))
+        lost = f"{shown(Points(edited - base), PAGE)}{note}"
+        found.append(Number("facts right", f"{per_cent(base)} → {per_cent(edited)}", lost, kept))
+    return found
+
+
+def _allowed(limit: Limit | None, said: Callable[[float], str]) -> tuple[str, Tone]:
+    """What was allowed, and whether it was kept."""
+    if limit is None or limit.limit is None:
+        return "", "unclear"
+    return f"; at most {said(limit.limit)} was allowed", "good" if limit.is_inside else "bad"
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Prompts with the answers of both models.
+    """Prompts with the answers of both models, some of every kind."""
 
-    Attributes:
-        pairs: those that are shown; the first `lead` of them are seen at once.
-        counts: how many of all answers changed in which way.
-    """
-
-    pairs: tuple[Pair, ...] = ()
-    counts: Mapping[Change, int] = field(default_factory=lambda: dict.fromkeys(CHANGES, 0))
-
-    @property
-    def lead(self) -> int:
-        """Pairs that are seen at once."""
-        return lead_count(self.pairs)
+    lead: Sequence[Pair]  # seen at once
+    rest: Sequence[Pair]
+    counts: Mapping[Change, int]  # of all answers
 
 
 def answers_of(pairs: Pairs) -> Answers:
     """Some of all pairs of a run."""
-    return Answers(tuple(chosen_pairs(pairs.pairs, MOST_PAIRS)), pairs.counts)
+    return Answers(*chosen_pairs(pairs.pairs, MOST_PAIRS), pairs.counts)
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a run directory says of how it was made.
+    """What a run directory says of how it was made."""
 
-    Attributes:
-        recipe: as YAML.
-        model: that it was made with, as the recipe spells it.
-        versions: of the programs, by name.
-        hashes: SHA-256 by file.
-    """
-
-    recipe: str
-    model: str
-    versions: Mapping[str, str]
-    hashes: Mapping[str, str]
+    recipe: str  # as YAML
+    model: str  # that it was made with, as the recipe spells it
+    versions: Mapping[str, str]  # of the programs, by name
+    hashes: Mapping[str, str]  # SHA-256 by file
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A table of text.
-
-    Attributes:
-        caption: what it shows.
-        heads: of the columns.
-        lines: cells; the first of a line names it.
-    """
+    """A table of text."""
 
     caption: str
-    heads: tuple[str, ...]
-    lines: tuple[tuple[str, ...], ...]
+    heads: Sequence[str]
+    lines: Sequence[Sequence[str]]  # cells; the first of a line names it
 
 
 @dataclass(frozen=True)
 class Page:
-    """All that the template shows.
-
-    Attributes:
-        title: of the page.
-        subject: one line: behavior, direction, model.
-        verdict: the result in one sentence.
-        tone: whether it is what was wished for, at a price that was allowed.
-        told: what there is to say beside the verdict.
-        numbers: the gain, the price.
-        tables: everything measured.
-        notes: how it was measured.
-        figures: what changed and what it cost.
-        answers: examples.
-        method: how it was done, in plain words.
-        facts: name and value of what was done, with what.
-        commands: what for, and the command.
-        record: recipe, versions and hashes.
-        inside: figures on rows, neurons and probe.
-        neurons: `inside` of the results, for its tables of tokens.
-        explained: columns, and lines of the rows that the rule expected most of.
-        grids: tables of text, after the others.
-    """
+    """All that the template shows."""
 
     title: str
-    subject: str
-    verdict: str
-    tone: Tone
-    told: tuple[str, ...]
-    numbers: tuple[Number, ...]
-    tables: tuple[Table, ...]
-    notes: tuple[str, ...]
-    figures: tuple[Figure, ...]
-    answers: Answers
-    method: str
-    facts: tuple[tuple[str, str], ...]
-    commands: tuple[tuple[str, str], ...]
-    record: Record
-    inside: tuple[Figure, ...] = ()
+    subject: str  # one line: behavior, direction, model
+    verdict: str  # the result in one sentence
+    tone: Tone  # whether it is what was wished for, at a price that was allowed
+    told: tuple[str, ...]  # what there is to say beside the verdict
+    numbers: tuple[Number, ...]  # the gain, the price
+    tables: tuple[Table, ...]  # everything measured
+    notes: tuple[str, ...]  # how it was measured
+    figures: tuple[Figure, ...]  # what changed and what it cost
+    answers: Answers | None
+    method: str  # how it was done, in plain words
+    facts: tuple[tuple[str, str], ...]  # name and value of what was done, with what
+    commands: tuple[tuple[str, str], ...]  # what for, and the command
+    record: Record  # recipe, versions and hashes
+    inside: tuple[Figure, ...] = ()  # figures on rows, neurons and probe
+    # `inside` of the results, for its tables of tokens
     neurons: Mapping[str, Any] = field(default_factory=dict)
+    # columns, and lines of the rows that the rule expected most of
     explained: tuple[tuple[str, ...], ...] = ()
-    grids: tuple[Grid, ...] = ()
+    grids: tuple[Grid, ...] = ()  # tables of text, after the others

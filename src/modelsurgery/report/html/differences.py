@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup, escape
 
-from modelsurgery.report.comparing import CHANGES, Change, Pair, changed_words
+from modelsurgery.report.comparing import Change, Pair, changed_words
 from modelsurgery.report.untrusted import printable
 
 # What is seen before anything is opened, what got worse first.
@@ -14,8 +14,8 @@ SHARES: dict[Change, float] = {"worse": 0.25, "better": 0.5, "changed": 0.17, "s
 LONGEST = 600  # letters shown of an answer
 
 
-def chosen_pairs(pairs: Sequence[Pair], most: int) -> list[Pair]:
-    """At most so many pairs, some of every kind: `LEAD` that show all kinds, then the rest by kind.
+def chosen_pairs(pairs: Sequence[Pair], most: int) -> tuple[list[Pair], list[Pair]]:
+    """`LEAD` pairs of every kind, and the rest by kind; all together at most so many.
 
     Both begin with what got worse; within a kind, the order stays.
     """
@@ -23,13 +23,8 @@ def chosen_pairs(pairs: Sequence[Pair], most: int) -> list[Pair]:
         kind: [pair for pair in pairs if pair.change == kind][: int(share * most)]
         for kind, share in SHARES.items()
     }
-    first = [pair for kind, count in LEAD.items() for pair in kept[kind][:count]]
-    return first + [pair for kind in LEAD for pair in kept[kind][LEAD[kind] :]]
-
-
-def lead_count(pairs: Sequence[Pair]) -> int:
-    """How many of `chosen_pairs` come first."""
-    return sum(min(LEAD[kind], sum(pair.change == kind for pair in pairs)) for kind in CHANGES)
+    lead = [pair for kind, count in LEAD.items() for pair in kept[kind][:count]]
+    return lead, [pair for kind, count in LEAD.items() for pair in kept[kind][count:]]
 
 
 def marked(base: str, edited: str) -> tuple[Markup, Markup]:

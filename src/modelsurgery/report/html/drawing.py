@@ -4,7 +4,7 @@ Text is escaped here, and loses control characters and changes of writing direct
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
@@ -13,24 +13,18 @@ from modelsurgery.report.untrusted import in_one_line
 
 WIDTH = 680
 LEFT, RIGHT = 210, 24
+SCALE = 60  # where charts begin that have values on the left
 LONGEST = 32  # letters of a label that fit beside a chart
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A linear scale from values to pixels.
-
-    Attributes:
-        low: value at the start.
-        high: value at the end.
-        start: pixel of `low`.
-        end: pixel of `high`.
-    """
+    """A linear scale from values to pixels."""
 
     low: float
     high: float
-    start: float
-    end: float
+    start: float  # pixel of `low`
+    end: float  # pixel of `high`
 
     def __call__(self, value: float) -> float:
         """Pixel of a value; values outside stop at the ends."""
@@ -51,6 +45,11 @@ class Axis:
         return [round(number * step, 10) for number in range(first, last + 1)]
 
 
+def plain_ticks(axis: Axis, count: int) -> list[tuple[float, str]]:
+    """Round values across an axis, in words."""
+    return [(tick, f"{tick:g}") for tick in axis.ticks(count)]
+
+
 def tick_per_cent(tick: float) -> str:
     """A share at an axis; steps of 2.5 % are not rounded."""
     return f"{100 * tick:g}%"
@@ -64,19 +63,26 @@ def svg(height: float, title: str, description: str, parts: Sequence[str]) -> Ma
     )
 
 
-def vertical_grid(axis: Axis, bottom: float, *, per_cent_ticks: bool) -> list[str]:
-    """Lines across a chart, with their values below it."""
-    parts = []
-    for tick in axis.ticks(6):
-        parts.append(line(axis(tick), 2, axis(tick), bottom, "grid"))
-        said = tick_per_cent(tick) if per_cent_ticks else f"{tick:g}"
-        parts.append(text(axis(tick), bottom + 18, said, "middle", "tick"))
-    return parts
+def left_scale(
+    y: Axis,
+    ticks: Sequence[float],
+    said: Callable[[float], str] = tick_per_cent,
+    end: float = WIDTH - RIGHT,
+) -> list[str]:
+    """Lines across a chart, with their values on the left."""
+    return [
+        line(SCALE, y(tick), end, y(tick), "grid")
+        + text(SCALE - 8, y(tick) + 4, said(tick), "end", "tick")
+        for tick in ticks
+    ]
 
 
-def horizontal(start: float, y: float, said: str, end: float = WIDTH - RIGHT) -> str:
-    """A line across a chart, with its value on the left."""
-    return line(start, y, end, y, "grid") + text(start - 8, y + 4, said, "end", "tick")
+def bottom_scale(
+    x: Axis, bottom: float, ticks: Iterable[tuple[float, str]], name: str
+) -> list[str]:
+    """Values in words below a chart, and the name of what they are of."""
+    values = [text(x(tick), bottom + 18, said, "middle", "tick") for tick, said in ticks]
+    return [*values, text((x.start + x.end) / 2, bottom + 38, name, "middle", "tick")]
 
 
 def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
@@ -99,10 +105,10 @@ def path(points: Sequence[tuple[float, float]]) -> str:
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
-def bar(start: float, end: float, y: float, kind: str, said: str) -> str:
+def bar(start: float, end: float, y: float, height: int, kind: str, said: str) -> str:
     """A horizontal bar that tells its value on hovering."""
     return (
-        f'<rect x="{start}" y="{y}" width="{max(end - start, 1):.1f}" height="15" rx="2" '
+        f'<rect x="{start}" y="{y}" width="{max(end - start, 1):.1f}" height="{height}" rx="2" '
         f'class="{kind}">{told("title", said)}</rect>'
     )
 

@@ -5,13 +5,20 @@ from pathlib import Path
 
 from modelsurgery.report.comparing import Pairs, read_pairs
 from modelsurgery.report.html import wording
-from modelsurgery.report.html.commands import delivery_commands
-from modelsurgery.report.html.content import Answers, Number, Page, Record, Tone, answers_of
+from modelsurgery.report.html.commands import compare_command, delivery_commands
+from modelsurgery.report.html.content import (
+    Number,
+    Page,
+    Record,
+    answers_of,
+    change_number,
+    price_numbers,
+)
 from modelsurgery.report.html.figures import group_figures, rates_figure
-from modelsurgery.report.html.wording import per_cent, signed
+from modelsurgery.report.html.wording import Tone, per_cent
 from modelsurgery.results import Compared, EvaluationResults, Rate
 from modelsurgery.results.notes import evaluation_notes, sentences
-from modelsurgery.results.tables import PAGE, Points, evaluation_tables, shown
+from modelsurgery.results.tables import evaluation_tables
 
 METHOD = (
     "All models continued the same held-out prompts, and a judge decided which continuations "
@@ -28,7 +35,6 @@ def page_of_evaluation(directory: Path, results: EvaluationResults, record: Reco
     measured: list[tuple[str, Compared]] = [(one.name, one) for one in sets]
     if other is not None:
         measured.append((other.name, other))
-    rates = rates_figure([(called, one.base, one.edited) for called, one in measured])
     return Page(
         title=f"{name}: {model}",
         subject=f"{name} ({behavior.title}), {model}, {edits}",
@@ -38,8 +44,8 @@ def page_of_evaluation(directory: Path, results: EvaluationResults, record: Reco
         numbers=_numbers(results, pairs),
         tables=tuple(one for one in evaluation_tables(results) if not one.is_detail),
         notes=sentences(evaluation_notes(results)),
-        figures=(rates, *group_figures(sets)),
-        answers=Answers() if pairs is None else answers_of(pairs),
+        figures=(rates_figure(measured), *group_figures(sets)),
+        answers=None if pairs is None else answers_of(pairs),
         method=METHOD,
         facts=tuple((path, f"SHA-256 {of}") for path, of in results.edits.items()),
         commands=_commands(directory, results, record.model),
@@ -82,24 +88,15 @@ def _both_facts(results: EvaluationResults) -> tuple[Rate, Rate] | None:
 def _numbers(results: EvaluationResults, pairs: Pairs | None) -> tuple[Number, ...]:
     if pairs is None:
         return ()
-    found = [
-        Number(
-            f"{results.behavior.name}, {one.name}",
-            f"{per_cent(one.base.rate)} → {per_cent(one.edited.rate)}",
-            f"{shown(Points(one.change.difference), PAGE)} of {one.base.prompts:,} prompts",
-            _tone(one, pairs),
-        )
-        for one in results.sets[:2]
-        if one.edited is not None and one.change is not None
-    ]
-    neutral, facts = results.damage.neutral_text, _both_facts(results)
-    if neutral is not None and neutral.rise is not None:
-        found.append(Number("perplexity", f"{signed(100 * neutral.rise)}%", "ordinary text"))
-    if facts is not None:
-        base, edited = (one.rate for one in facts)
-        both = f"{per_cent(base)} → {per_cent(edited)}"
-        found.append(Number("facts right", both, shown(Points(edited - base), PAGE)))
-    return tuple(found)
+    neutral = results.damage.neutral_text
+    return (
+        *(
+            change_number(f"{results.behavior.name}, {one.name}", one, pairs.direction)
+            for one in results.sets[:2]
+            if one.edited is not None and one.change is not None
+        ),
+        *price_numbers(None if neutral is None else neutral.rise, _both_facts(results), {}),
+    )
 
 
 def _commands(
@@ -111,8 +108,5 @@ def _commands(
     again += ["--behavior", results.behavior.name]
     found = [("measure again", shlex.join(again))]
     if edits:
-        found += [
-            *delivery_commands(model, edits),
-            ("read all answers", shlex.join(["surgery", "compare", str(directory)])),
-        ]
+        found += [*delivery_commands(model, edits), compare_command(directory)]
     return tuple(found)

@@ -8,10 +8,10 @@ from markupsafe import Markup
 
 from modelsurgery.report.explained import compared, wanted
 from modelsurgery.report.html import charts
-from modelsurgery.report.html.rise_chart import COLORS, rise_chart
 from modelsurgery.report.html.wording import signed
-from modelsurgery.results import PromptSetResults, Rate
+from modelsurgery.results import Compared, PromptSetResults
 from modelsurgery.results.runs import Point
+from modelsurgery.results.tables import largest_first
 
 MOST_GROUPS = 24
 BOTH = (("base", "base model"), ("edited", "edited model"))
@@ -19,32 +19,24 @@ BOTH = (("base", "base model"), ("edited", "edited model"))
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart with its caption.
+    """A chart with its caption."""
 
-    Attributes:
-        name: of the figure, for links.
-        title: what it shows.
-        caption: how to read it, for people who have never heard of the method.
-        chart: SVG.
-        legend: color classes with their meaning.
-    """
-
-    name: str
+    name: str  # of the figure, for links
     title: str
-    caption: str
-    chart: Markup
-    legend: tuple[tuple[str, str], ...] = ()
+    caption: str  # how to read it, for people who have never heard of the method
+    chart: Markup  # SVG
+    legend: tuple[tuple[str, str], ...] = ()  # color classes with their meaning
 
 
-def rates_figure(rows: Sequence[tuple[str, Rate, Rate | None]]) -> Figure:
-    """Base and edited rates: label, base and edited rate of each row."""
+def rates_figure(rows: Sequence[tuple[str, Compared]]) -> Figure:
+    """Base and edited rates of each label."""
     return Figure(
         "rates",
         "How often the behavior occurs",
         "Each model continued the same held-out prompts. A dot is the share of prompts that show "
         "the behavior, and the line is its 95% interval. The table above has the test of the "
         "difference.",
-        charts.rates_chart([_plain_rates(*row) for row in rows]),
+        charts.rates_chart(rows),
         BOTH,
     )
 
@@ -71,35 +63,24 @@ def curve_figure(points: Sequence[Point], name: str, uncalled: str | None = None
         f"interval). Below: how much of the damage budget is used.{told} The dashed lines mark "
         "the end of the budget. Measured on validation prompts, not on the test prompts of the "
         "verdict.",
-        charts.curve_chart([one.model_dump() for one in points], name, uncalled),
+        charts.curve_chart(points, name, uncalled),
         (*legend, ("damage", "damage, share of budget")),
     )
 
 
 def group_figures(sets: Sequence[PromptSetResults]) -> list[Figure]:
     """Rates by category, form or group, of each prompt set that has some."""
-    found: list[Figure] = []
-    for one in sets:
-        for by, groups in one.by.items():
-            ordered = sorted(groups.items(), key=lambda item: (-item[1].base.rate, item[0]))
-            rows = [_plain_rates(key, got.base, got.edited) for key, got in ordered[:MOST_GROUPS]]
-            found.append(
-                Figure(
-                    f"by-{len(found)}",
-                    f"{one.name} by {by}",
-                    f"The same by {by}. Each has few prompts, so the intervals are wide.",
-                    charts.rates_chart(rows),
-                    BOTH,
-                )
-            )
-    return found
-
-
-def _plain_rates(
-    label: str, base: Rate, edited: Rate | None
-) -> tuple[str, dict[str, float], dict[str, float] | None]:
-    """A row of a chart of rates."""
-    return label, base.model_dump(), None if edited is None else edited.model_dump()
+    grouped = [(one.name, by, groups) for one in sets for by, groups in one.by.items()]
+    return [
+        Figure(
+            f"by-{number}",
+            f"{name} by {by}",
+            f"The same by {by}. Each has few prompts, so the intervals are wide.",
+            charts.rates_chart(largest_first(groups)[:MOST_GROUPS]),
+            BOTH,
+        )
+        for number, (name, by, groups) in enumerate(grouped)
+    ]
 
 
 def explained_figures(fit: Mapping[str, Any] | None) -> list[Figure]:
@@ -115,7 +96,6 @@ def explained_figures(fit: Mapping[str, Any] | None) -> list[Figure]:
         )
         for one in fit["by_layer"]
     ]
-    both = [(one.name, one.predicted, one.measured) for one in compared(fit)]
     return [
         Figure(
             "explained",
@@ -126,7 +106,7 @@ def explained_figures(fit: Mapping[str, Any] | None) -> list[Figure]:
             "rows of each layer. Below: the prediction for the whole edit, and what was measured "
             "on validation texts. At strengths that use the whole budget, gains saturate and "
             "rows of a block interact, so the gain is lower and the price higher than predicted.",
-            charts.explained_chart(layers, both),
+            charts.explained_chart(layers, compared(fit)),
             (("other", "predicted by the rule"), ("edited", "measured on validation texts")),
         )
     ]
@@ -236,7 +216,7 @@ def _probe_loss(losses: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _loss_rise(rises: Sequence[Mapping[str, Any]]) -> Figure:
-    legend = tuple((color, one["texts"]) for one, color in zip(rises, COLORS, strict=False))
+    kinds = zip(charts.RISE_COLORS, rises, strict=False)
     return Figure(
         "loss-rise",
         "Does the edit go up the loss of the behavior?",
@@ -244,8 +224,8 @@ def _loss_rise(rises: Sequence[Mapping[str, Any]]) -> Figure:
         "nats per token. Dashed: to first order, from the gradient of the loss. Solid: measured. "
         "An edit away from a behavior should raise the loss of texts that show it more than that "
         "of their opposites. Where the lines of a kind part, the loss is not linear in the edit.",
-        rise_chart(rises),
-        legend,
+        charts.rise_chart(rises),
+        tuple((color, one["texts"]) for color, one in kinds),
     )
 
 

@@ -1,27 +1,21 @@
-"""`report.html` of a run directory: what it holds is read here, and nothing else."""
+"""Pages of a run directory: `report.html`, for which all is read here, and answers in pairs."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from modelsurgery.errors import ArtifactError
 from modelsurgery.files.atomic import write_text
+from modelsurgery.report.comparing import Pairs, summary
 from modelsurgery.report.html.content import Page, Record
 from modelsurgery.report.html.evaluations import page_of_evaluation
 from modelsurgery.report.html.rivals import page_of_rivals
 from modelsurgery.report.html.runs import page_of_run
 from modelsurgery.report.html.templates import rendered
 from modelsurgery.results import EvaluationResults, RunResults, kind_of, results_of
+from modelsurgery.results.reading import RESULTS_FILE, read_json, read_text
 from modelsurgery.results.rivals import RivalsResults
-
-REPORT_FILE = "report.html"
-MISSING = (
-    "give the directory that `surgery run` or `surgery evaluate` wrote, or run the same command "
-    "again to finish it"
-)
 
 
 def write_report(directory: Path, out: Path | None = None) -> Path:
@@ -35,9 +29,16 @@ def write_report(directory: Path, out: Path | None = None) -> Path:
         ArtifactError: there is no finished run, or its files cannot be read.
         StorageError: the file cannot be written.
     """
-    path = out or directory / REPORT_FILE
+    path = out or directory / "report.html"
     write_text(path, rendered("report.html.jinja", page=page_of(directory)))
     return path
+
+
+def write_pairs(shown: Pairs, path: Path) -> None:
+    """Write pairs as a page; what the judge takes for the behavior is blurred until clicked."""
+    name = shown.directory.resolve().name
+    content = rendered("compare.html.jinja", name=name, summary=summary(shown), pairs=shown.pairs)
+    write_text(path, content)
 
 
 def page_of(directory: Path) -> Page:
@@ -46,7 +47,7 @@ def page_of(directory: Path) -> Page:
     Raises:
         ArtifactError: there is no finished run, or its files cannot be read.
     """
-    content = _json(directory, "results.json")
+    content = read_json(directory, RESULTS_FILE)
     record = _record(directory)
     if kind_of(content) == "sequence":
         steps = ", ".join(sorted(path.parent.name for path in directory.glob("*/results.json")))
@@ -78,42 +79,18 @@ class Manifest(BaseModel):
 
 def _record(directory: Path) -> Record:
     try:
-        manifest = Manifest.model_validate(_json(directory, "manifest.json"))
+        manifest = Manifest.model_validate(read_json(directory, "manifest.json"))
     except ValidationError as error:
         raise ArtifactError(
             f"{directory / 'manifest.json'}: not those of a run "
             f"({error.errors()[0]['msg'].lower()}); run it again"
         ) from error
-    recipe = _text(directory, "recipe.resolved.yaml")
+    path = directory / "recipe.resolved.yaml"
+    recipe = read_text(directory, path.name)
     try:
         asked = yaml.safe_load(recipe)
     except (yaml.YAMLError, RecursionError) as error:
-        raise ArtifactError(
-            f"{directory / 'recipe.resolved.yaml'}: not valid YAML; run it again"
-        ) from error
+        raise ArtifactError(f"{path}: not valid YAML; run it again") from error
     if not isinstance(asked, dict) or "model" not in asked:
-        raise ArtifactError(f"{directory / 'recipe.resolved.yaml'}: names no model; run it again")
+        raise ArtifactError(f"{path}: names no model; run it again")
     return Record(recipe, str(asked["model"]), manifest.provenance.versions, manifest.sha256)
-
-
-def _json(directory: Path, name: str) -> dict[str, Any]:
-    try:
-        content = json.loads(_text(directory, name))
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(
-            f"{directory / name}: not valid JSON ({error}); run it again"
-        ) from error
-    if not isinstance(content, dict):
-        raise ArtifactError(f"{directory / name}: expected a JSON object; run it again")
-    return content
-
-
-def _text(directory: Path, name: str) -> str:
-    try:
-        return (directory / name).read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ArtifactError(
-            f"{directory}: no finished run found ({name} is missing); {MISSING}"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{directory / name}: cannot be read ({error})") from error

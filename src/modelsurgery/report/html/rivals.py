@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from modelsurgery.report.html import drawing as draw
-from modelsurgery.report.html.content import Answers, Grid, Number, Page, Record
+from modelsurgery.report.html.content import Grid, Number, Page, Record
 from modelsurgery.report.html.figures import Figure
 from modelsurgery.report.html.wording import per_cent
-from modelsurgery.report.rivals import headline, notes_of_rivals, table_cells
+from modelsurgery.report.rivals import headline, notes_of_rivals, tables_by_divergence
 from modelsurgery.results.parts import Rate
-from modelsurgery.results.rivals import RivalsResults, RivalSummary
+from modelsurgery.results.rivals import RivalsResults
 
 METHOD = (
     "All methods learned from the same texts. Each was made as strong as a given divergence from "
@@ -31,19 +31,12 @@ def page_of_rivals(results: RivalsResults, record: Record) -> Page:
     """The page of a comparison."""
     best = [one for one in results.summary if one.target == results.divergences[-1]]
     titles = {one.name: one.title for one in results.methods}
-    grids = []
-    for target in results.divergences:
-        rows = [one for one in results.summary if one.target == target]
-        if rows:
-            heads, lines = table_cells(results, rows)
-            caption = f"At a divergence of {target:g} nats per token"
-            grids.append(Grid(caption, tuple(heads), tuple(map(tuple, lines))))
     verdict = "No method gave anything."
     if best:
-        first = best[0]
+        base, changed = best[0].greedy
         verdict = (
-            f"At a divergence of {first.target:g}, {titles[first.method]} moves "
-            f"{per_cent_both(first)}."
+            f"At a divergence of {best[0].target:g}, {titles[best[0].method]} moves "
+            f"{per_cent(base.rate)} of greedy continuations to {per_cent(changed.rate)}."
         )
     return Page(
         title=f"{results.behavior.name}: methods, {results.model.name}",
@@ -65,7 +58,7 @@ def page_of_rivals(results: RivalsResults, record: Record) -> Page:
             )
             for name in ("greedy", "sampled")
         ),
-        answers=Answers(),
+        answers=None,
         method=METHOD,
         facts=tuple(
             (one.title, " ".join(part for part in (one.source, one.settings, one.note) if part))
@@ -73,24 +66,15 @@ def page_of_rivals(results: RivalsResults, record: Record) -> Page:
         ),
         commands=(),
         record=record,
-        grids=tuple(grids),
-    )
-
-
-def per_cent_both(one: RivalSummary) -> str:
-    """Greedy rates of base and changed model."""
-    return (
-        f"{per_cent(one.greedy[0].rate)} of greedy continuations to {per_cent(one.greedy[1].rate)}"
+        grids=tuple(
+            Grid(f"At a divergence of {target:g} nats per token", lines[0], lines[1:])
+            for target, lines in tables_by_divergence(results)
+        ),
     )
 
 
 def frontier_chart(results: RivalsResults, decoding: str) -> Markup:
-    """Rate against divergence on held-out text, a line a method; ours stand out.
-
-    Args:
-        results: of the comparison.
-        decoding: `greedy` or `sampled`.
-    """
+    """`greedy` or `sampled` rate against divergence on held-out text; our lines stand out."""
     points: dict[str, list[tuple[float, Rate]]] = {}
     base: Rate | None = None
     for one in results.summary:
@@ -100,18 +84,14 @@ def frontier_chart(results: RivalsResults, decoding: str) -> Markup:
         return draw.svg(40, "No method gave anything", "", [])
     titles = {one.name: one.title for one in results.methods}
     spread = [math.log10(at) for some in points.values() for at, _ in some]
-    x = draw.Axis(min(spread) - 0.05, max(spread) + 0.05, 60, draw.WIDTH - NAMES)
+    end = draw.WIDTH - NAMES
+    x = draw.Axis(min(spread) - 0.05, max(spread) + 0.05, draw.SCALE, end)
     top = max([base.rate, *(rate.rate for some in points.values() for _, rate in some)])
     y = draw.Axis(0.0, min(1.0, 1.1 * top + 0.01), BOTTOM, TOP)
-    parts = [
-        draw.horizontal(60, y(tick), draw.tick_per_cent(tick), draw.WIDTH - NAMES)
-        for tick in y.ticks(6)
-    ]
-    parts.append(draw.line(60, y(base.rate), draw.WIDTH - NAMES, y(base.rate), "limit"))
-    for target in results.divergences:
-        parts.append(draw.text(x(math.log10(target)), BOTTOM + 18, f"{target:g}", "middle", "tick"))
-    middle = (60 + draw.WIDTH - NAMES) / 2
-    parts.append(draw.text(middle, BOTTOM + 38, "divergence, nats per token", "middle", "tick"))
+    parts = draw.left_scale(y, y.ticks(6), end=end)
+    parts.append(draw.line(draw.SCALE, y(base.rate), end, y(base.rate), "limit"))
+    ticks = [(math.log10(target), f"{target:g}") for target in results.divergences]
+    parts += draw.bottom_scale(x, BOTTOM, ticks, "divergence, nats per token")
     told, ends = [f"base model {per_cent(base.rate)}"], []
     for method, some in points.items():
         kind = "edited" if method.startswith("natural-gradient") else "other"

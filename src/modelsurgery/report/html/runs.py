@@ -7,8 +7,15 @@ from modelsurgery.report.comparing import read_pairs
 from modelsurgery.report.edits import METHODS, edit_source
 from modelsurgery.report.explained import COLUMNS, row_lines
 from modelsurgery.report.html import wording
-from modelsurgery.report.html.commands import adapter_command, delivery_commands
-from modelsurgery.report.html.content import Number, Page, Record, Tone, answers_of
+from modelsurgery.report.html.commands import adapter_command, compare_command, delivery_commands
+from modelsurgery.report.html.content import (
+    Number,
+    Page,
+    Record,
+    answers_of,
+    change_number,
+    price_numbers,
+)
 from modelsurgery.report.html.figures import (
     Figure,
     curve_figure,
@@ -16,13 +23,12 @@ from modelsurgery.report.html.figures import (
     inside_figures,
     rates_figure,
 )
-from modelsurgery.report.html.wording import per_cent, signed
-from modelsurgery.report.notes import notes_of_run
+from modelsurgery.report.html.wording import per_cent
 from modelsurgery.report.scheduling import duration
-from modelsurgery.results import RunResults
-from modelsurgery.results.notes import sentences
+from modelsurgery.results import Compared, RunResults
+from modelsurgery.results.notes import run_notes, sentences
 from modelsurgery.results.runs import RunBehavior
-from modelsurgery.results.tables import PAGE, Points, run_table, shown
+from modelsurgery.results.tables import run_table
 
 NOT_CHOSEN_ON = "none of the data measured here was used to choose the edit"
 
@@ -48,7 +54,7 @@ def page_of_run(directory: Path, results: RunResults, record: Record) -> Page:
         told=tuple(one for one in said if one),
         numbers=_numbers(results),
         tables=(run_table(results),),
-        notes=sentences([*notes_of_run(results), NOT_CHOSEN_ON]),
+        notes=sentences([*run_notes(results), NOT_CHOSEN_ON]),
         figures=_figures(results),
         answers=answers_of(read_pairs(directory, direction)),
         method=METHODS[results.edit.rule],
@@ -71,48 +77,25 @@ def verdict_of(behavior: RunBehavior) -> str:
 
 
 def _numbers(results: RunResults) -> tuple[Number, ...]:
-    behavior, edit, change = results.behavior, results.edit, results.behavior.change
-    assert behavior.edited is not None
-    assert change is not None
-    gain = Number(
-        behavior.name,
-        f"{per_cent(behavior.base.rate)} → {per_cent(behavior.edited.rate)}",
-        f"{shown(Points(change.difference), PAGE)} of {behavior.base.prompts:,} prompts",
-        wording.tone(change.verdict, behavior.direction),
-    )
-    rise = results.perplexity.rise
-    most, tone = _limit(results, "perplexity")
-    allowed = "" if most is None else f"; at most {signed(100 * most)}% was allowed"
-    found = [gain, Number("perplexity", f"{signed(100 * rise)}%", f"ordinary text{allowed}", tone)]
-    if results.facts.intervals:
-        base, edited = (one.rate for one in results.facts.intervals)
-        most, tone = _limit(results, "capability")
-        allowed = "" if most is None else f"; at most {signed(-most)} was allowed"
-        both = f"{per_cent(base)} → {per_cent(edited)}"
-        lost = shown(Points(edited - base), PAGE)
-        found.append(Number("facts right", both, lost + allowed, tone))
+    behavior, edit = results.behavior, results.edit
+    rise, facts = results.perplexity.rise, results.facts.intervals
     share = f"{edit.bytes_changed / edit.bytes_total:.2%}"
     rows = f"of its bytes, in {edit.rows:,} of {edit.rows_found:,} gate rows"
-    return (*found, Number("model changed", share, rows))
-
-
-def _limit(results: RunResults, name: str) -> tuple[float | None, Tone]:
-    """What was allowed, and whether it was kept."""
-    limit = results.budget.limits.get(name)
-    if limit is None:
-        return None, "unclear"
-    tones: dict[bool | None, Tone] = {True: "good", False: "bad", None: "unclear"}
-    return limit.limit, tones[limit.is_inside]
+    return (
+        change_number(behavior.name, behavior, behavior.direction),
+        *price_numbers(rise, facts, results.budget.limits),
+        Number("model changed", share, rows),
+    )
 
 
 def _figures(results: RunResults) -> tuple[Figure, ...]:
     behavior, other = results.behavior, results.uncalled_for
-    measured = [
+    measured: list[tuple[str, Compared]] = [
         (f"{behavior.name}, sampled", behavior),
         (f"{behavior.name}, greedy", behavior.greedy),
         *([] if other is None else [(f"{other.name}, greedy", other)]),
     ]
-    rates = rates_figure([(name, one.base, one.edited) for name, one in measured])
+    rates = rates_figure(measured)
     if not results.dose_response:
         return (rates,)
     uncalled = None if other is None else other.name
@@ -154,15 +137,11 @@ def _time(results: RunResults) -> tuple[tuple[str, str], ...]:
 
 
 def _commands(directory: Path, model: str) -> tuple[tuple[str, str], ...]:
-    edit = str(directory / "edit.safetensors")
-
-    def command(*parts: str) -> str:
-        return shlex.join(["surgery", *parts])
-
+    edit, recipe = str(directory / "edit.safetensors"), str(directory / "recipe.resolved.yaml")
     return (
-        ("repeat", command("run", str(directory / "recipe.resolved.yaml"), "--out", "again")),
+        ("repeat", shlex.join(["surgery", "run", recipe, "--out", "again"])),
         *delivery_commands(model, [edit]),
         adapter_command(model, [edit]),
-        ("chat with both", command("chat", model, "--edit", edit)),
-        ("read all answers", command("compare", str(directory))),
+        ("chat with both", shlex.join(["surgery", "chat", model, "--edit", edit])),
+        compare_command(directory),
     )

@@ -6,6 +6,7 @@ from typing import Literal
 from modelsurgery.results import Compared, Rate
 from modelsurgery.results.runs import BudgetUse
 
+Tone = Literal["good", "bad", "unclear"]
 # Verdicts of a change, and the one that a direction asks for.
 NO_CHANGE = "no detectable change"
 WISHED = {"away": "less", "toward": "more"}
@@ -40,9 +41,7 @@ def capitalized(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def tone(
-    told: str, direction: str, is_affordable: bool = True
-) -> Literal["good", "bad", "unclear"]:
+def tone(told: str, direction: str, is_affordable: bool = True) -> Tone:
     """Whether a verdict is what the direction asks for, at a price that was allowed."""
     if told == NO_CHANGE:
         return "unclear"

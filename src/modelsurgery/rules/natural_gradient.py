@@ -115,7 +115,8 @@ def site_slopes(
 
     def wanted(some: Array, seen: Array) -> Array:
         share = np.reshape(weights, (-1, *[1] * (some.ndim - 1)))
-        return np.asarray((share * _means(some, seen)).sum(0))
+        means = some / np.maximum(seen, 1)[..., None, None, None]
+        return np.asarray((share * means).sum(0))
 
     return SiteSlopes(
         wanted(total, all_tokens),
@@ -124,12 +125,6 @@ def site_slopes(
         squares.cpu().numpy(),
         moment.overlap(directions).numpy(),
     )
-
-
-def _means(sums: Array, tokens: Array) -> Array:
-    """Means over tokens, whose counts have the first dimensions of the sums."""
-    counts = tokens.reshape(*tokens.shape, *[1] * (sums.ndim - tokens.ndim))
-    return np.asarray(sums / np.maximum(counts, 1))
 
 
 def solve_rows(slopes: Array, known: SiteSlopes, added: float) -> Array:
@@ -174,9 +169,9 @@ class Evidence:
 PROBING_DIVERGENCE = 0.01
 
 
-def agreement_of_folds(sites: Sequence[SiteSlopes], damping: float = ROW_DAMPING) -> Evidence:
+def agreement_of_folds(sites: Sequence[SiteSlopes]) -> Evidence:
     """What coefficients from some of the texts promise on the others."""
-    added = damping * float(np.mean([site.mean_price for site in sites]))
+    added = ROW_DAMPING * float(np.mean([site.mean_price for site in sites]))
     count = len(sites[0].folds)
     found = []
     for fold in range(count):

@@ -23,9 +23,10 @@ from modelsurgery.model.activations.texts import (
 )
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.stacking import stacked
+from modelsurgery.rules.choices import Rule
 from modelsurgery.rules.contrast import Contrast, contrast_of
 from modelsurgery.rules.natural_gradient import KEPT_TOKENS, KEPT_WEIGHT, Evidence
-from modelsurgery.rules.proposal import RowProposal, Rule
+from modelsurgery.rules.proposal import RowProposal
 from modelsurgery.rules.proposing import (
     fit_natural_gradient,
     least_squares_proposal,

@@ -15,7 +15,15 @@ from modelsurgery.checkpoint.layouts import Address
 from modelsurgery.checkpoint.quantized import is_quantized, with_added
 from modelsurgery.checkpoint.rows import ROW_DTYPES, Rows, holds, rounded, widened
 from modelsurgery.edit.base_samples import check_same_model
-from modelsurgery.edit.edit import Edit, ReadRows, RowUpdate, canonical, rows_sha256
+from modelsurgery.edit.edit import (
+    Edit,
+    ReadRows,
+    RowUpdate,
+    by_matrix,
+    canonical,
+    rows_of,
+    rows_sha256,
+)
 from modelsurgery.errors import EditMismatchError, RecipeError
 
 
@@ -49,21 +57,19 @@ class TensorChange:
         return counts
 
 
-def edited_rows(rows: Rows, delta: NDArray[np.float32]) -> Rows:
+def edited_rows(rows: Rows, delta: NDArray[np.float32]) -> tuple[Rows, NDArray[np.float64] | None]:
     """Add to rows: widen to f32, add once, round once to the rows' dtype.
 
     Args:
         rows: [k, d] in f32, bf16 or f16, or rows of quantized blocks.
         delta: [k, d] or [1, d] float32.
 
+    Returns:
+        The sums, and of quantized rows how far what is added arrived (see `Added`), [k, 3].
+
     Raises:
         RecipeError: a sum that the dtype cannot hold.
     """
-    return _edited(rows, delta)[0]
-
-
-def _edited(rows: Rows, delta: NDArray[np.float32]) -> tuple[Rows, NDArray[np.float64] | None]:
-    """Rows with something added, and of quantized ones how far it arrived."""
     if is_quantized(rows.dtype):
         after, products = with_added(rows, delta)
         finite = np.isfinite(products)
@@ -94,28 +100,24 @@ def tensor_changes(
         EditMismatchError: the rows are not those that an edit was made for, or two edits
             disagree about a matrix.
     """
-    by_address: dict[Address, list[RowUpdate]] = {}
-    for edit in edits:
-        for update in edit.updates:
-            by_address.setdefault(update.address, []).append(update)
-    for address, updates in sorted(by_address.items()):
+    matrices = by_matrix(update for edit in edits for update in edit.updates)
+    for address, updates in sorted(matrices.items()):
         for update in updates:
             if (update.shape, update.dtype) != (updates[0].shape, updates[0].dtype):
                 raise EditMismatchError(
                     f"two edits disagree about the shape or dtype of {update.tensor};"
                     " they were made for different models"
                 )
-        named = _named_rows(updates)
+        named = rows_of(updates)
         content = read(updates[0], named)
         known = [_check_base(update, content, named, is_dequantized) for update in updates]
         rows, delta = _summed(updates)
-        if len(rows) == len(named) > 0:
-            change = (content, *_edited(content, delta))
-            yield TensorChange(updates[0].tensor, address, rows, *change, known[0])
-        elif len(rows):
-            before = content[np.searchsorted(named, rows)]
-            change = (before, *_edited(before, delta))
-            yield TensorChange(updates[0].tensor, address, rows, *change)
+        is_whole = len(rows) == len(named)
+        if len(rows):
+            before = content if is_whole else content[np.searchsorted(named, rows)]
+            after, products = edited_rows(before, delta)
+            hash_ = known[0] if is_whole else None
+            yield TensorChange(updates[0].tensor, address, rows, before, after, products, hash_)
 
 
 def check_bases(edits: Sequence[Edit], read: ReadRows, *, is_dequantized: bool = False) -> None:
@@ -129,12 +131,6 @@ def check_bases(edits: Sequence[Edit], read: ReadRows, *, is_dequantized: bool =
     for update in (update for edit in edits for update in edit.updates):
         rows = update.rows.astype(np.int64)
         _check_base(update, read(update, rows), rows, is_dequantized)
-
-
-def _named_rows(updates: Sequence[RowUpdate]) -> NDArray[np.int64]:
-    if len(updates) == 1:
-        return updates[0].rows.astype(np.int64)
-    return np.unique(np.concatenate([update.rows for update in updates])).astype(np.int64)
 
 
 def _summed(updates: Sequence[RowUpdate]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

@@ -99,10 +99,7 @@ class Edit:
     @property
     def row_count(self) -> int:
         """Number of rows that the edit changes."""
-        named: dict[Address, list[NDArray[np.int32]]] = {}
-        for update in self.updates:
-            named.setdefault(update.address, []).append(update.rows)
-        return sum(len(np.unique(np.concatenate(some))) for some in named.values())
+        return sum(len(rows_of(some)) for some in by_matrix(self.updates).values())
 
     @property
     def content_sha256(self) -> str:
@@ -295,6 +292,21 @@ def make_edit(
     )
     origin = origin or provenance()
     return Edit(updates, alpha, alpha / unit, region.candidate_rows, origin, layout)
+
+
+def by_matrix(updates: Iterable[RowUpdate]) -> dict[Address, list[RowUpdate]]:
+    """Updates of each matrix, in their order."""
+    found: dict[Address, list[RowUpdate]] = {}
+    for update in updates:
+        found.setdefault(update.address, []).append(update)
+    return found
+
+
+def rows_of(updates: Sequence[RowUpdate]) -> NDArray[np.int64]:
+    """Rows that any of a matrix's updates names, ascending."""
+    if len(updates) == 1:
+        return updates[0].rows.astype(np.int64)
+    return np.unique(np.concatenate([update.rows for update in updates])).astype(np.int64)
 
 
 def canonical(update: RowUpdate) -> tuple[bytes, bytes, bytes]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from modelsurgery.edit.edit import Edit, RowUpdate
+from modelsurgery.edit.edit import Edit, by_matrix
 from modelsurgery.errors import EditMismatchError
 
 STRONG = 0.1  # of an edit added or taken back by another one
@@ -100,12 +100,10 @@ def _share(part: float, whole: float) -> float:
 
 def _product(one: Edit, other: Edit) -> float:
     """Frobenius product of what two edits add."""
-    by_address: dict[object, list[RowUpdate]] = {}
-    for update in other.updates:
-        by_address.setdefault(update.address, []).append(update)
+    matrices = by_matrix(other.updates)
     total = 0.0
     for update in one.updates:
-        for met in by_address.get(update.address, ()):
+        for met in matrices.get(update.address, ()):
             _, mine, theirs = np.intersect1d(
                 update.rows, met.rows, assume_unique=True, return_indices=True
             )

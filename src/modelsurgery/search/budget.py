@@ -1,8 +1,7 @@
 """How much damage an edit may do, and how much of that it does."""
 
 import math
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from modelsurgery.evaluation.screening import Effect
 
@@ -81,10 +80,6 @@ class Budget:
     def without_uncalled(self) -> "Budget":
         """The same for a behavior that every prompt calls for."""
         return replace(self, uncalled_rise=None)
-
-    def to_json(self) -> dict[str, Any]:
-        """The same as plain values."""
-        return asdict(self)
 
 
 def _share(lost: float, limit: float) -> float:

@@ -92,9 +92,7 @@ class Explanation:
 def explain(edit: Edit, most_rows: int = MOST_ROWS) -> Explanation | None:
     """What the rule expected of an edit; None of a rule that predicts nothing, and of sums.
 
-    Args:
-        edit: at its strength.
-        most_rows: rows that are told one by one.
+    At most so many rows are told one by one.
     """
     matrices = _matrices(edit)
     if not matrices:

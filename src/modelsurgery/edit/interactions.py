@@ -65,10 +65,20 @@ def conflicts_of(edits: Sequence[Edit]) -> tuple[Conflict, ...]:
     Raises:
         EditMismatchError: they are for models of different width.
     """
-    return tuple(
-        _conflict(first, second, edits[first], edits[second])
-        for first, second in itertools.combinations(range(len(edits)), 2)
-    )
+    found = []
+    for (first, one), (second, other) in itertools.combinations(enumerate(edits), 2):
+        product = _product(one, other)
+        conflict = Conflict(
+            first,
+            second,
+            _cosine(one, other),
+            (one.row_count, other.row_count),
+            one.row_count + other.row_count - (one + other).row_count,
+            _share(product, _product(one, one)),
+            _share(product, _product(other, other)),
+        )
+        found.append(conflict)
+    return tuple(found)
 
 
 def left_out(edits: Sequence[Edit]) -> tuple[int, ...]:
@@ -78,19 +88,6 @@ def left_out(edits: Sequence[Edit]) -> tuple[int, ...]:
         number
         for number, edit in enumerate(edits)
         if not set(edit.provenance.settings.get("on_top_of", ())) <= given
-    )
-
-
-def _conflict(first: int, second: int, one: Edit, other: Edit) -> Conflict:
-    product = _product(one, other)
-    return Conflict(
-        first,
-        second,
-        _cosine(one, other),
-        (one.row_count, other.row_count),
-        one.row_count + other.row_count - (one + other).row_count,
-        _share(product, _product(one, one)),
-        _share(product, _product(other, other)),
     )
 
 
@@ -113,17 +110,17 @@ def _product(one: Edit, other: Edit) -> float:
 
 
 def _cosine(one: Edit, other: Edit) -> float:
+    mine, theirs = (
+        {update.direction.tobytes(): update.direction for update in edit.updates}.values()
+        for edit in (one, other)
+    )
     cosines = [
         _dot(first, second) / math.sqrt(_dot(first, first) * _dot(second, second))
-        for first in _directions(one)
-        for second in _directions(other)
+        for first in mine
+        for second in theirs
         if first.any() and second.any()
     ]
     return max(cosines, key=abs, default=0.0)
-
-
-def _directions(edit: Edit) -> list[NDArray[np.float32]]:
-    return list({one.direction.tobytes(): one.direction for one in edit.updates}.values())
 
 
 def _dot(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:

@@ -13,13 +13,9 @@ from modelsurgery.edit.effects import Prediction
 def join_steps(first: Edit, second: Edit) -> Edit:
     """One edit of two steps in the same model: updates along the same direction become one.
 
-    Args:
-        first: steps until now; its strength has the unit that the sum's is told in.
-        second: a further step, with the sign of the first.
-
-    Returns:
-        Their sum. What a rule predicts of a row adds up: gains as they are, and the roots of
-        prices, which are squares of what is added.
+    `second` has the sign of `first`, whose strength has the unit that the sum's is told in. What a
+    rule predicts of a row adds up: gains as they are, and the roots of prices, which are squares of
+    what is added.
     """
     merged: dict[tuple[Address, bytes], RowUpdate] = {}
     for update in (*first.updates, *second.updates):

@@ -72,10 +72,9 @@ class Budget:
         )
         return tuple(name for name, used in least.items() if not used <= 1)
 
-    def binding(self, effect: Effect) -> str:
-        """Which limit an effect takes most of."""
-        used = self.used(effect)
-        return max(used, key=lambda name: used[name]) if used else "nothing"
+    def binding(self, effect: Effect) -> tuple[str, float]:
+        """Which limit an effect takes most of, and its share of it."""
+        return max(self.used(effect).items(), key=lambda one: one[1], default=("nothing", 0.0))
 
     def without_uncalled(self) -> "Budget":
         """The same for a behavior that every prompt calls for."""

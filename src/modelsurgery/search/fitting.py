@@ -98,16 +98,9 @@ class FittedRule:
     ) -> FittedEdit:
         """The rule's edit at the strength that a budget allows, in one step or in several.
 
-        Args:
-            budget: what must not break.
-            make: an edit of a proposal.
-            screen: validation texts.
-            setting: what edits are made from.
-            steps: that are tried; more than one of a rule that has `again`.
-            is_better: whether several steps, which come first, do more than one; None takes them
-                wherever they are inside the budget.
-            uncalled: measures prompts that do not call for the behavior.
-            progress: is told of strengths measured.
+        More than one are tried of a rule that has `again`. `is_better` says whether several steps,
+        which come first, do more than one; without it they are taken wherever they are inside the
+        budget. All else is as for `fit_strength`.
 
         Raises:
             DamageBudgetError: nothing inside the budget.

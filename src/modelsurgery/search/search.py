@@ -165,11 +165,8 @@ class Search:
     ) -> tuple[float, int]:
         """Trials, several at a time; the seconds that they took, and their number.
 
-        Args:
-            study: where trials are kept.
-            trials: so many, those of other processes included; None is no limit.
-            minutes: no new trials after this time.
-            is_over: whether nobody wants more of them.
+        No more than `trials`, those of other processes included, no new ones after so many minutes,
+        or once nobody wants more of them (`is_over`).
         """
         started, made = time.monotonic(), 0
         end = math.inf if minutes is None else started + 60 * minutes
@@ -375,8 +372,7 @@ class Search:
                 "no edit: no trial within the budget moves the behavior in the requested "
                 "direction; use a larger budget, more --trials or more texts"
             )
-        binding = self.budget.binding(mildest.effect)
-        share = self.budget.used(mildest.effect)[binding]
+        binding, share = self.budget.binding(mildest.effect)
         return (
             f"no edit: the weakest of {len(trials)} trials (strength {mildest.strength:.2g}) uses "
             f"{share:.1f} times the budget of {binding}, and at most {SAFETY:.0%} of it may be "

@@ -155,43 +155,37 @@ def _summed(updates: Sequence[RowUpdate]) -> tuple[NDArray[np.int64], NDArray[np
 
 
 def _check_base(
-    update: RowUpdate, content: Rows, named: NDArray[np.int64], is_dequantized: bool = False
+    update: RowUpdate, content: Rows, named: NDArray[np.int64], is_dequantized: bool
 ) -> str | None:
     """Compare rows with the hash of an update; the hash, if it is that of all of `content`."""
     same = len(named) == len(update.rows)
     rows = content if same else content[np.searchsorted(named, update.rows)]
-    if update.base_rows_sha256 is None:
-        if update.base_samples is not None:  # made from values of a GGUF file, not its bytes
-            _check_samples(update, widened(rows))
-        return None
-    stored = ROW_DTYPES[update.dtype]
-    if content.dtype == stored and rows_sha256(rows) == update.base_rows_sha256:
-        return update.base_rows_sha256 if same else None
-    quantized = is_quantized(stored) or is_quantized(content.dtype)
-    quantized |= is_dequantized and update.base_samples is not None
-    if quantized or not holds(content.dtype, stored):
-        # Other bytes of what may be the same model; in a narrower dtype the original ones are gone.
-        if update.base_samples is not None:
-            _check_samples(update, widened(rows))
-        if update.base_samples is not None or not quantized:
+    hash_, samples = update.base_rows_sha256, update.base_samples
+    if hash_ is not None:  # else made from values of a GGUF file, not its bytes
+        stored = ROW_DTYPES[update.dtype]
+        if content.dtype == stored and rows_sha256(rows) == hash_:
+            return hash_ if same else None
+        quantized = is_quantized(stored) or is_quantized(content.dtype)
+        quantized |= is_dequantized and samples is not None
+        # Else these are other bytes of what may be the same model: a narrower dtype lost the rest.
+        has_all = not quantized and holds(content.dtype, stored)
+        may_be = _is_exact(rows, stored, hash_) if has_all else not quantized or samples is not None
+        if not may_be:
+            raise EditMismatchError(
+                f"the rows of {update.tensor} are not those that this edit was made for; this is "
+                "another model, or it was edited already: use the model that the edit was made from"
+            )
+        if has_all:
             return None
-    elif content.dtype != stored and _is_exact(rows, stored, update.base_rows_sha256):
-        return None
-    raise EditMismatchError(
-        f"the rows of {update.tensor} are not those that this edit was made for; this is another "
-        "model, or it was edited already: use the model that the edit was made from"
-    )
-
-
-def _check_samples(update: RowUpdate, rows: NDArray[np.float32]) -> None:
-    assert update.base_samples is not None
-    check_same_model(
-        update.tensor,
-        rows,
-        update.base_samples,
-        coefficients=update.coefficients,
-        direction=update.direction,
-    )
+    if samples is not None:
+        check_same_model(
+            update.tensor,
+            widened(rows),
+            samples,
+            coefficients=update.coefficients,
+            direction=update.direction,
+        )
+    return None
 
 
 def _is_exact(rows: Rows, stored: np.dtype[Any], expected: str) -> bool:

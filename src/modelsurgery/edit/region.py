@@ -155,7 +155,13 @@ def _score_matrix(
             norms = np.sqrt(squares)
             if not np.isfinite(norms).all():
                 wide = widened(rows)
-                _check_finite(checkpoint, gate, wide, start)
+                finite = np.isfinite(wide).all(axis=1)
+                if not finite.all():
+                    raise CheckpointError(
+                        f"{checkpoint.place}: row {start + int(np.argmin(finite))} of "
+                        f"{gate.tensor} holds NaN or infinity; the weights are damaged, fetch "
+                        "them again"
+                    )
                 norms = np.linalg.norm(wide.astype(np.float64), axis=1).astype(np.float32)
             norm_sum += float(norms.sum(dtype=np.float64))
             cosines[:, block] = dots.T / np.maximum(norms, np.finfo(np.float32).tiny)
@@ -342,15 +348,3 @@ def _selection_key(
     if selection == "random":
         return np.random.default_rng(seed).random(len(cosine))
     raise RecipeError(f"selection {selection!r}; expected one of {', '.join(SELECTIONS)}")
-
-
-def _check_finite(
-    checkpoint: Checkpoint, gate: GateMatrix, rows: NDArray[np.float32], start: int
-) -> None:
-    finite = np.isfinite(rows).all(axis=1)
-    if not finite.all():
-        row = start + int(np.argmin(finite))
-        raise CheckpointError(
-            f"{checkpoint.place}: row {row} of {gate.tensor} holds NaN or "
-            "infinity; the weights are damaged, fetch them again"
-        )

@@ -88,13 +88,9 @@ def tensor_changes(
     """Rows before and after all edits together, one matrix at a time.
 
     Several edits of one row are summed in f32 and rounded once, in an order that depends on
-    what they are and not on how they were given. Rows with coefficient 0 are left alone.
-
-    Args:
-        edits: edits of one base model.
-        read: gives rows of a matrix.
-        is_dequantized: whether rows of floats have the values of quantized ones, and so are not
-            compared byte for byte.
+    what they are and not on how they were given. Rows with coefficient 0 are left alone. If rows of
+    floats have the values of quantized ones (`is_dequantized`), they are not compared byte for
+    byte.
 
     Raises:
         EditMismatchError: the rows are not those that an edit was made for, or two edits
@@ -121,9 +117,7 @@ def tensor_changes(
 
 
 def check_bases(edits: Sequence[Edit], read: ReadRows, *, is_dequantized: bool = False) -> None:
-    """Compare rows with those that edits were made for, without adding anything.
-
-    The arguments are those of `tensor_changes`.
+    """Compare rows with those that edits were made for, as `tensor_changes` does first.
 
     Raises:
         EditMismatchError: they are not the same.

@@ -72,11 +72,7 @@ class NaturalGradient:
     gains: Gains
 
     def moved(self, passes: Passes) -> "NaturalGradient":
-        """The same directions and prices, with the gains that a changed model has.
-
-        Args:
-            passes: how the model reads that has an edit in memory.
-        """
+        """The same directions and prices, with the gains of a model that has an edit in memory."""
         gains = measure_gains(passes, self.sites, self.directions, self.texts)
         return replace(self, passes=passes, gains=gains)
 

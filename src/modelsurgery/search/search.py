@@ -124,12 +124,9 @@ class Search:
     def run(
         self, study: Study, *, trials: int | None = TRIALS, minutes: float | None = None
     ) -> SearchResult:
-        """Make trials until there are enough, then let the judge decide.
+        """Make trials as `make_trials` does, then let the judge decide.
 
-        Args:
-            study: where trials are kept; what it holds already counts.
-            trials: so many trials, those of an earlier session included; None is no limit.
-            minutes: no new trials after this time.
+        What the study holds already, from an earlier session, counts too.
 
         Raises:
             DamageBudgetError: no trial stays inside the budget.

@@ -100,8 +100,7 @@ class Search:
         self._proposals, self._first_strength = dict(proposals or {}), first_strength
         self.budget, self.space = budget, space
         self._model, self._judge, self._store = model, judge, store
-        self._sign, self._seed, self._progress = sign, seed, progress
-        self._uncalled = uncalled
+        self._sign, self._uncalled, self._progress = sign, uncalled, progress
         self._directions: dict[tuple[int | None, str], np.ndarray] = {
             (probe.layer, rule): probe.direction(rule)
             for probe in probes

@@ -104,7 +104,7 @@ class Study:
         with storage_errors(self._location):
             is_alone = self._is_alone()
             self._storage = open_storage(storage)
-            self.name = study_name(space, key)
+            self.name = sha256_json({"space": space.to_json(), **key})[:32]
             self._study = optuna.create_study(
                 storage=self._storage,
                 study_name=self.name,
@@ -270,11 +270,6 @@ class Study:
             fcntl.flock(self._lock, fcntl.LOCK_SH)
             return False
         return True
-
-
-def study_name(space: SearchSpace, key: Mapping[str, Any]) -> str:
-    """The name of the study of a space and of all else that its trials depend on."""
-    return sha256_json({"space": space.to_json(), **key})[:32]
 
 
 def _parzen_estimator(seed: int) -> BaseSampler:

@@ -155,7 +155,7 @@ def _check_base(
     same = len(named) == len(update.rows)
     rows = content if same else content[np.searchsorted(named, update.rows)]
     hash_, samples = update.base_rows_sha256, update.base_samples
-    if hash_ is not None:  # else made from values of a GGUF file, not its bytes
+    if hash_ is not None:  # else not bound, or made from values of a GGUF file, not its bytes
         stored = ROW_DTYPES[update.dtype]
         if content.dtype == stored and rows_sha256(rows) == hash_:
             return hash_ if same else None

@@ -32,6 +32,7 @@ DIRECTION_DAMPING = 0.1
 ROW_DAMPING = 0.1
 KEPT_WEIGHT = 10.0  # w: what a nat on neutral text counts for, at most (docs/log.md)
 KEPT_TOKENS = 6000  # of neutral text, from which on it counts in full: fewer are mostly noise
+PROBING_DIVERGENCE = 0.01  # at which gains are compared
 
 Array = NDArray[np.float64]
 
@@ -164,9 +165,6 @@ class Evidence:
     def is_clear(self) -> bool:
         """Whether the gain is over zero by more than chance explains (one-sided t test, 95 %)."""
         return self.gain > float(student.ppf(0.95, self.folds - 1)) * self.error
-
-
-PROBING_DIVERGENCE = 0.01
 
 
 def agreement_of_folds(sites: Sequence[SiteSlopes]) -> Evidence:

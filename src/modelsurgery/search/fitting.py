@@ -180,8 +180,9 @@ def fit_rule(
 ) -> FittedRule:
     """Let a rule read texts.
 
-    The paper's rule takes its direction from the probe, and reads nothing else. `sign` is 1 for an
-    edit away from the behavior, -1 for one toward it; other arguments are as for `fit_contrasts`.
+    The paper's takes a direction from the probe (`direction_source`, or the probe's default), and
+    reads none. `sign` is 1 for an edit away from the behavior, -1 for one toward it; other
+    arguments are as for `fit_contrasts`.
 
     Raises:
         NoSignalError: the texts do not agree on what to change.

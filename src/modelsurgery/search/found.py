@@ -1,4 +1,4 @@
-"""What a search found: the chosen trial, what else the judge saw, and all trials; and its doses."""
+"""What a search found, and what its edit does at other strengths: the dose-response curve."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

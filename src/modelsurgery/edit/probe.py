@@ -173,9 +173,7 @@ def load_probe(path: Path | str) -> Probe:
         >>> probe = load_probe("probe.safetensors")
     """
     path = Path(path)
-    if not path.is_file():
-        raise ArtifactError(f"no probe at {path}; make one with `surgery probe`")
-    if path.suffix in PICKLE_SUFFIXES:
+    if path.suffix in PICKLE_SUFFIXES and path.is_file():
         return _checked(_load_authors_probe(path), path)
     tensors, description = read_artifact(path, "probe")
     try:

@@ -9,7 +9,7 @@ Nothing held out is read.
 """
 
 from modelsurgery.search.budget import Budget
-from modelsurgery.search.found import DosePoint, SearchResult, Survivor
+from modelsurgery.search.found import DosePoint, SearchResult
 from modelsurgery.search.search import Search
 from modelsurgery.search.space import (
     SearchSpace,
@@ -30,7 +30,6 @@ __all__ = [
     "SearchSpace",
     "Setting",
     "Study",
-    "Survivor",
     "Trial",
     "default_probe_layers",
     "default_space",

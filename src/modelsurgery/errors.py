@@ -2,25 +2,16 @@
 
 ::
 
-    SurgeryError                    1  failed
-    ├── InputError                  2  what was typed or handed in cannot be used
-    │   ├── RecipeError                recipe, option or argument
-    │   ├── TextsError                 a file of texts or prompts
-    │   ├── ModelNotFoundError         no such directory or model id
-    │   ├── UnsupportedModelError      a model this package does not know how to edit
-    │   ├── ArtifactError              a probe or edit file that cannot be read
-    │   └── OutputExistsError          would overwrite something
-    ├── JournalError                1  a journal that cannot be read or does not fit the model
-    ├── CheckpointError             1  weights on disk are damaged, hostile or not finite
-    ├── StorageError                1  the disk is full, read-only or failing
-    ├── FetchError                  1  a model could not be fetched
-    ├── EvaluationError             1  a measurement could not be made
-    ├── DamageBudgetError           3  no edit keeps the damage inside the budget
-    ├── NoEffectError               5  the behavior did not change as it was asked to
-    │   └── NoSignalError              the texts do not say what to change
-    └── VerificationError           4  coverage or verification failed
-        ├── EditMismatchError          the edit was made for other weights
-        └── NothingChangedError        an edit that would change no byte
+    SurgeryError                1  failed
+    ├── JournalError, CheckpointError, StorageError, FetchError, EvaluationError
+    ├── InputError              2  what was typed or handed in cannot be used
+    │   └── RecipeError, TextsError, ModelNotFoundError, UnsupportedModelError, ArtifactError,
+    │       OutputExistsError
+    ├── DamageBudgetError       3  no edit keeps the damage inside the budget
+    ├── VerificationError       4  coverage or verification failed
+    │   └── EditMismatchError, NothingChangedError
+    └── NoEffectError           5  the behavior did not change as it was asked to
+        └── NoSignalError
 
 Messages are one line: what is wrong with which value, what was expected, what to do.
 """

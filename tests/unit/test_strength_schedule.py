@@ -37,7 +37,7 @@ def test_a_budget_counts_every_limit() -> None:
     )
     assert not budget.allows(effect(divergence=0.009))  # more than 80 %
     assert not budget.allows(effect(clean=math.nan))
-    assert budget.binding(effect(capability_lost=0.005)) == "capability"
+    assert budget.binding(effect(capability_lost=0.005)) == ("capability", pytest.approx(0.5))
     nothing = Budget(capability_drop=0.0)
     assert nothing.allows(effect())
     assert not nothing.allows(effect(capability_lost=0.001))

@@ -38,14 +38,9 @@ def check_same_model(
     coefficients: NDArray[np.float32],
     direction: NDArray[np.float32],
 ) -> None:
-    """Compare rows [k, d] with the samples [k, s] that an update carries.
+    """Compare rows [k, d] of a tensor with the samples [k, s] that an update carries.
 
-    Args:
-        tensor: name of the matrix, for errors.
-        rows: what is there.
-        samples: of the rows that the update was made for.
-        coefficients: [k] of the update.
-        direction: [d] of the update.
+    The update adds `direction` [d] times `coefficients` [k].
 
     Raises:
         EditMismatchError: they are rows of another model, or have the edit already.

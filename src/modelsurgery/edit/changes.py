@@ -15,7 +15,15 @@ from modelsurgery.checkpoint.layouts import Address
 from modelsurgery.checkpoint.quantized import is_quantized, with_added
 from modelsurgery.checkpoint.rows import ROW_DTYPES, Rows, holds, rounded, widened
 from modelsurgery.edit.base_samples import check_same_model
-from modelsurgery.edit.edit import Edit, ReadRows, RowUpdate, canonical, rows_sha256
+from modelsurgery.edit.edit import (
+    Edit,
+    ReadRows,
+    RowUpdate,
+    by_matrix,
+    canonical,
+    rows_of,
+    rows_sha256,
+)
 from modelsurgery.errors import EditMismatchError, RecipeError
 
 
@@ -49,21 +57,19 @@ class TensorChange:
         return counts
 
 
-def edited_rows(rows: Rows, delta: NDArray[np.float32]) -> Rows:
+def edited_rows(rows: Rows, delta: NDArray[np.float32]) -> tuple[Rows, NDArray[np.float64] | None]:
     """Add to rows: widen to f32, add once, round once to the rows' dtype.
 
     Args:
         rows: [k, d] in f32, bf16 or f16, or rows of quantized blocks.
         delta: [k, d] or [1, d] float32.
 
+    Returns:
+        The sums, and of quantized rows how far what is added arrived (see `Added`), [k, 3].
+
     Raises:
         RecipeError: a sum that the dtype cannot hold.
     """
-    return _edited(rows, delta)[0]
-
-
-def _edited(rows: Rows, delta: NDArray[np.float32]) -> tuple[Rows, NDArray[np.float64] | None]:
-    """Rows with something added, and of quantized ones how far it arrived."""
     if is_quantized(rows.dtype):
         after, products = with_added(rows, delta)
         finite = np.isfinite(products)
@@ -82,46 +88,36 @@ def tensor_changes(
     """Rows before and after all edits together, one matrix at a time.
 
     Several edits of one row are summed in f32 and rounded once, in an order that depends on
-    what they are and not on how they were given. Rows with coefficient 0 are left alone.
-
-    Args:
-        edits: edits of one base model.
-        read: gives rows of a matrix.
-        is_dequantized: whether rows of floats have the values of quantized ones, and so are not
-            compared byte for byte.
+    what they are and not on how they were given. Rows with coefficient 0 are left alone. If rows of
+    floats have the values of quantized ones (`is_dequantized`), they are not compared byte for
+    byte.
 
     Raises:
         EditMismatchError: the rows are not those that an edit was made for, or two edits
             disagree about a matrix.
     """
-    by_address: dict[Address, list[RowUpdate]] = {}
-    for edit in edits:
-        for update in edit.updates:
-            by_address.setdefault(update.address, []).append(update)
-    for address, updates in sorted(by_address.items()):
+    matrices = by_matrix(update for edit in edits for update in edit.updates)
+    for address, updates in sorted(matrices.items()):
         for update in updates:
             if (update.shape, update.dtype) != (updates[0].shape, updates[0].dtype):
                 raise EditMismatchError(
                     f"two edits disagree about the shape or dtype of {update.tensor};"
                     " they were made for different models"
                 )
-        named = _named_rows(updates)
+        named = rows_of(updates)
         content = read(updates[0], named)
         known = [_check_base(update, content, named, is_dequantized) for update in updates]
         rows, delta = _summed(updates)
-        if len(rows) == len(named) > 0:
-            change = (content, *_edited(content, delta))
-            yield TensorChange(updates[0].tensor, address, rows, *change, known[0])
-        elif len(rows):
-            before = content[np.searchsorted(named, rows)]
-            change = (before, *_edited(before, delta))
-            yield TensorChange(updates[0].tensor, address, rows, *change)
+        is_whole = len(rows) == len(named)
+        if len(rows):
+            before = content if is_whole else content[np.searchsorted(named, rows)]
+            after, products = edited_rows(before, delta)
+            hash_ = known[0] if is_whole else None
+            yield TensorChange(updates[0].tensor, address, rows, before, after, products, hash_)
 
 
 def check_bases(edits: Sequence[Edit], read: ReadRows, *, is_dequantized: bool = False) -> None:
-    """Compare rows with those that edits were made for, without adding anything.
-
-    The arguments are those of `tensor_changes`.
+    """Compare rows with those that edits were made for, as `tensor_changes` does first.
 
     Raises:
         EditMismatchError: they are not the same.
@@ -129,12 +125,6 @@ def check_bases(edits: Sequence[Edit], read: ReadRows, *, is_dequantized: bool =
     for update in (update for edit in edits for update in edit.updates):
         rows = update.rows.astype(np.int64)
         _check_base(update, read(update, rows), rows, is_dequantized)
-
-
-def _named_rows(updates: Sequence[RowUpdate]) -> NDArray[np.int64]:
-    if len(updates) == 1:
-        return updates[0].rows.astype(np.int64)
-    return np.unique(np.concatenate([update.rows for update in updates])).astype(np.int64)
 
 
 def _summed(updates: Sequence[RowUpdate]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -159,43 +149,37 @@ def _summed(updates: Sequence[RowUpdate]) -> tuple[NDArray[np.int64], NDArray[np
 
 
 def _check_base(
-    update: RowUpdate, content: Rows, named: NDArray[np.int64], is_dequantized: bool = False
+    update: RowUpdate, content: Rows, named: NDArray[np.int64], is_dequantized: bool
 ) -> str | None:
     """Compare rows with the hash of an update; the hash, if it is that of all of `content`."""
     same = len(named) == len(update.rows)
     rows = content if same else content[np.searchsorted(named, update.rows)]
-    if update.base_rows_sha256 is None:
-        if update.base_samples is not None:  # made from values of a GGUF file, not its bytes
-            _check_samples(update, widened(rows))
-        return None
-    stored = ROW_DTYPES[update.dtype]
-    if content.dtype == stored and rows_sha256(rows) == update.base_rows_sha256:
-        return update.base_rows_sha256 if same else None
-    quantized = is_quantized(stored) or is_quantized(content.dtype)
-    quantized |= is_dequantized and update.base_samples is not None
-    if quantized or not holds(content.dtype, stored):
-        # Other bytes of what may be the same model; in a narrower dtype the original ones are gone.
-        if update.base_samples is not None:
-            _check_samples(update, widened(rows))
-        if update.base_samples is not None or not quantized:
+    hash_, samples = update.base_rows_sha256, update.base_samples
+    if hash_ is not None:  # else not bound, or made from values of a GGUF file, not its bytes
+        stored = ROW_DTYPES[update.dtype]
+        if content.dtype == stored and rows_sha256(rows) == hash_:
+            return hash_ if same else None
+        quantized = is_quantized(stored) or is_quantized(content.dtype)
+        quantized |= is_dequantized and samples is not None
+        # Else these are other bytes of what may be the same model: a narrower dtype lost the rest.
+        has_all = not quantized and holds(content.dtype, stored)
+        may_be = _is_exact(rows, stored, hash_) if has_all else not quantized or samples is not None
+        if not may_be:
+            raise EditMismatchError(
+                f"the rows of {update.tensor} are not those that this edit was made for; this is "
+                "another model, or it was edited already: use the model that the edit was made from"
+            )
+        if has_all:
             return None
-    elif content.dtype != stored and _is_exact(rows, stored, update.base_rows_sha256):
-        return None
-    raise EditMismatchError(
-        f"the rows of {update.tensor} are not those that this edit was made for; this is another "
-        "model, or it was edited already: use the model that the edit was made from"
-    )
-
-
-def _check_samples(update: RowUpdate, rows: NDArray[np.float32]) -> None:
-    assert update.base_samples is not None
-    check_same_model(
-        update.tensor,
-        rows,
-        update.base_samples,
-        coefficients=update.coefficients,
-        direction=update.direction,
-    )
+    if samples is not None:
+        check_same_model(
+            update.tensor,
+            widened(rows),
+            samples,
+            coefficients=update.coefficients,
+            direction=update.direction,
+        )
+    return None
 
 
 def _is_exact(rows: Rows, stored: np.dtype[Any], expected: str) -> bool:

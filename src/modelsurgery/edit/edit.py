@@ -99,10 +99,7 @@ class Edit:
     @property
     def row_count(self) -> int:
         """Number of rows that the edit changes."""
-        named: dict[Address, list[NDArray[np.int32]]] = {}
-        for update in self.updates:
-            named.setdefault(update.address, []).append(update.rows)
-        return sum(len(np.unique(np.concatenate(some))) for some in named.values())
+        return sum(len(rows_of(some)) for some in by_matrix(self.updates).values())
 
     @property
     def content_sha256(self) -> str:
@@ -217,21 +214,20 @@ class Edit:
         Raises:
             EditMismatchError: the checkpoint has no such matrix.
         """
+
+        def bound(update: RowUpdate) -> RowUpdate:
+            rows = read(update, update.rows.astype(np.int64))
+            return replace(
+                update,
+                dtype=next(name for name, one in ROW_DTYPES.items() if one == rows.dtype),
+                # No other file of the model has the bytes of dequantized rows.
+                base_rows_sha256=None if checkpoint.is_dequantized else rows_sha256(rows),
+                base_samples=samples_of(widened(rows)),
+            )
+
         with Weights(checkpoint) as weights, ThreadPoolExecutor(os.cpu_count()) as pool:
             read = rows_reader(weights, gates or find_gate_matrices(checkpoint, self.layout))
-            free = self.unbound().updates
-            contents = pool.map(lambda one: _known_by(read(one, one.rows.astype(np.int64))), free)
-            updates = tuple(
-                replace(
-                    update,
-                    dtype=dtype,
-                    # No other file of the model has the bytes of dequantized rows.
-                    base_rows_sha256=None if checkpoint.is_dequantized else hash_,
-                    base_samples=samples,
-                )
-                for update, (dtype, hash_, samples) in zip(self.updates, contents, strict=True)
-            )
-        return replace(self, updates=updates)
+            return replace(self, updates=tuple(pool.map(bound, self.unbound().updates)))
 
 
 def make_edit(
@@ -276,7 +272,8 @@ def make_edit(
         raise CheckpointError("every gate row is zero; the weights are damaged, fetch them again")
     direction = np.ascontiguousarray(direction, dtype=np.float32)
     unit = region.mean_row_norm / float(np.linalg.norm(direction))
-    alpha = strength * unit if alpha is None and strength is not None else alpha
+    if strength is not None:
+        alpha = strength * unit
     assert alpha is not None
     if not abs(alpha) <= float(np.finfo(np.float32).max):  # NaN is refused too
         given = f"alpha {alpha}" if strength is None else f"strength {strength}"
@@ -297,12 +294,24 @@ def make_edit(
     return Edit(updates, alpha, alpha / unit, region.candidate_rows, origin, layout)
 
 
+def by_matrix(updates: Iterable[RowUpdate]) -> dict[Address, list[RowUpdate]]:
+    """Updates of each matrix, in their order."""
+    found: dict[Address, list[RowUpdate]] = {}
+    for update in updates:
+        found.setdefault(update.address, []).append(update)
+    return found
+
+
+def rows_of(updates: Sequence[RowUpdate]) -> NDArray[np.int64]:
+    """Rows that any of a matrix's updates names, ascending."""
+    if len(updates) == 1:
+        return updates[0].rows.astype(np.int64)
+    return np.unique(np.concatenate([update.rows for update in updates])).astype(np.int64)
+
+
 def canonical(update: RowUpdate) -> tuple[bytes, bytes, bytes]:
     """What updates are sorted by: their content, not how they were given."""
-    first, second, third = (
-        part.tobytes() for part in (update.direction, update.coefficients, update.rows)
-    )
-    return first, second, third
+    return update.direction.tobytes(), update.coefficients.tobytes(), update.rows.tobytes()
 
 
 def layout_of(edits: Sequence[Edit]) -> GateLayout | None:
@@ -357,12 +366,6 @@ def rows_reader(weights: Weights, gates: Sequence[GateMatrix]) -> ReadRows:
         return weights.read(gate.view, rows)
 
     return read
-
-
-def _known_by(rows: Rows) -> tuple[str, str, NDArray[np.float16]]:
-    """What an edit of rows knows them by: the name of their type, their hash, and samples."""
-    dtype = next(name for name, one in ROW_DTYPES.items() if one == rows.dtype)
-    return dtype, rows_sha256(rows), samples_of(widened(rows))
 
 
 def rows_sha256(rows: Rows) -> str:

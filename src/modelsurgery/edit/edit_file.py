@@ -1,10 +1,4 @@
-"""The file of an edit: one artifact of less than 1 MB for a 7B model.
-
-`directions` [m, d] f32; for update i `rows.i` int32 [k] and `coefficients.i` f32 [k], where the
-rule predicts something `gains.i` and `prices.i` f32 [k], and of a bound edit `samples.i` f16
-[k, s]; the description names tensor, shape, dtype, direction and the hash of the rows it was made
-for.
-"""
+"""The file of an edit: one artifact of less than 1 MB for a 7B model (see `save_edit`)."""
 
 import math
 from collections import Counter
@@ -25,6 +19,8 @@ from modelsurgery.files.atomic import writable_json
 from modelsurgery.files.provenance import Provenance
 
 FORMAT_VERSION = 2
+# What reading a malformed file raises. OverflowError: integers that float() cannot hold.
+MALFORMED = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecipeError)
 
 
 def save_edit(edit: Edit, path: Path | str) -> None:
@@ -45,15 +41,11 @@ def save_edit(edit: Edit, path: Path | str) -> None:
     Example:
         >>> save_edit(edit.scaled(0.5), "half.safetensors")
     """
-    directions: dict[bytes, int] = {}
-    stacked: list[NDArray[np.float32]] = []
+    directions = {update.direction.tobytes(): update.direction for update in edit.updates}
+    places = {content: place for place, content in enumerate(directions)}
     tensors: dict[str, NDArray[Any]] = {}
     described = []
     for number, update in enumerate(edit.updates):
-        content = update.direction.tobytes()
-        if content not in directions:
-            directions[content] = len(stacked)
-            stacked.append(update.direction)
         tensors[f"rows.{number}"] = update.rows
         tensors[f"coefficients.{number}"] = update.coefficients
         if update.predicted is not None:
@@ -67,11 +59,12 @@ def save_edit(edit: Edit, path: Path | str) -> None:
                 "address": list(update.address),
                 "shape": list(update.shape),
                 "dtype": update.dtype,
-                "direction": directions[content],
+                "direction": places[update.direction.tobytes()],
                 "base_rows_sha256": update.base_rows_sha256,
             }
         )
-    tensors["directions"] = np.stack(stacked) if stacked else np.empty((0, 0), np.float32)
+    stacked = np.stack([*directions.values()]) if directions else np.empty((0, 0), np.float32)
+    tensors["directions"] = stacked
     description: dict[str, Any] = {
         "format": FORMAT_VERSION,
         "alpha": edit.alpha,
@@ -141,16 +134,7 @@ def load_edit(path: Path | str) -> Edit:
         layout = None if described is None else layout_from_json(described, "its layout")
         measured = _measured(description.get("measured"))
         return Edit(updates, alpha, strength, candidate_rows, origin, layout, measured)
-    # OverflowError: integers that float() cannot hold.
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        IndexError,
-        AttributeError,
-        OverflowError,
-        RecipeError,
-    ) as error:
+    except MALFORMED as error:
         raise ArtifactError(
             f"{path}: not a valid edit ({error}); make one with `surgery edit`"
         ) from error

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modelsurgery.checkpoint.layouts import Address
-from modelsurgery.edit.edit import Edit, RowUpdate
+from modelsurgery.edit.edit import Edit, by_matrix, rows_of
 from modelsurgery.edit.effects import Measurement
 from modelsurgery.errors import RecipeError
 
@@ -91,9 +92,7 @@ class Explanation:
 def explain(edit: Edit, most_rows: int = MOST_ROWS) -> Explanation | None:
     """What the rule expected of an edit; None of a rule that predicts nothing, and of sums.
 
-    Args:
-        edit: at its strength.
-        most_rows: rows that are told one by one.
+    At most so many rows are told one by one.
     """
     matrices = _matrices(edit)
     if not matrices:
@@ -134,7 +133,7 @@ class _Matrix:
     """Chosen rows [n] of a matrix with coefficients [k, n], gains [n] and prices [n]."""
 
     address: Address
-    rows: NDArray[np.int32]
+    rows: NDArray[np.int64]
     coefficients: NDArray[np.float32]
     gains: NDArray[np.float64]
     prices: NDArray[np.float64]
@@ -156,14 +155,11 @@ class _Matrix:
 
 def _matrices(edit: Edit) -> list[_Matrix]:
     """Each matrix with its rows; none where an update lacks predictions."""
-    by_address: dict[Address, list[RowUpdate]] = {}
-    for update in edit.updates:
-        if update.predicted is None:
-            return []
-        by_address.setdefault(update.address, []).append(update)
+    if any(update.predicted is None for update in edit.updates):
+        return []
     found = []
-    for address, updates in sorted(by_address.items()):
-        rows = np.unique(np.concatenate([update.rows for update in updates]))
+    for address, updates in sorted(by_matrix(edit.updates).items()):
+        rows = rows_of(updates)
         coefficients = np.zeros((len(updates), len(rows)), np.float32)
         gains, prices = np.zeros(len(rows)), np.zeros(len(rows))
         for number, update in enumerate(updates):
@@ -177,15 +173,13 @@ def _matrices(edit: Edit) -> list[_Matrix]:
 
 
 def _layers(matrices: Sequence[_Matrix], whole: float) -> tuple[ExplainedLayer, ...]:
-    by_layer: dict[int, list[_Matrix]] = {}
-    for one in matrices:
-        by_layer.setdefault(one.address.block + 1, []).append(one)
     found = []
-    for layer, some in sorted(by_layer.items()):
-        gain, price = (sum(float(part.sum()) for part in parts) for parts in
-                       ([one.gains for one in some], [one.prices for one in some]))  # fmt: skip
-        rows = sum(len(one.rows) for one in some)
-        found.append(ExplainedLayer(layer, rows, gain, price, _share(gain, whole)))
+    for block, some in groupby(matrices, key=lambda one: one.address.block):
+        here = list(some)
+        gain = sum(float(one.gains.sum()) for one in here)
+        price = sum(float(one.prices.sum()) for one in here)
+        rows = sum(len(one.rows) for one in here)
+        found.append(ExplainedLayer(block + 1, rows, gain, price, _share(gain, whole)))
     return tuple(found)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from modelsurgery.edit.edit import Edit, RowUpdate
+from modelsurgery.edit.edit import Edit, by_matrix
 from modelsurgery.errors import EditMismatchError
 
 STRONG = 0.1  # of an edit added or taken back by another one
@@ -65,10 +65,20 @@ def conflicts_of(edits: Sequence[Edit]) -> tuple[Conflict, ...]:
     Raises:
         EditMismatchError: they are for models of different width.
     """
-    return tuple(
-        _conflict(first, second, edits[first], edits[second])
-        for first, second in itertools.combinations(range(len(edits)), 2)
-    )
+    found = []
+    for (first, one), (second, other) in itertools.combinations(enumerate(edits), 2):
+        product = _product(one, other)
+        conflict = Conflict(
+            first,
+            second,
+            _cosine(one, other),
+            (one.row_count, other.row_count),
+            one.row_count + other.row_count - (one + other).row_count,
+            _share(product, _product(one, one)),
+            _share(product, _product(other, other)),
+        )
+        found.append(conflict)
+    return tuple(found)
 
 
 def left_out(edits: Sequence[Edit]) -> tuple[int, ...]:
@@ -81,31 +91,16 @@ def left_out(edits: Sequence[Edit]) -> tuple[int, ...]:
     )
 
 
-def _conflict(first: int, second: int, one: Edit, other: Edit) -> Conflict:
-    product = _product(one, other)
-    return Conflict(
-        first,
-        second,
-        _cosine(one, other),
-        (one.row_count, other.row_count),
-        one.row_count + other.row_count - (one + other).row_count,
-        _share(product, _product(one, one)),
-        _share(product, _product(other, other)),
-    )
-
-
 def _share(part: float, whole: float) -> float:
     return part / whole if whole > 0 else 0.0
 
 
 def _product(one: Edit, other: Edit) -> float:
     """Frobenius product of what two edits add."""
-    by_address: dict[object, list[RowUpdate]] = {}
-    for update in other.updates:
-        by_address.setdefault(update.address, []).append(update)
+    matrices = by_matrix(other.updates)
     total = 0.0
     for update in one.updates:
-        for met in by_address.get(update.address, ()):
+        for met in matrices.get(update.address, ()):
             _, mine, theirs = np.intersect1d(
                 update.rows, met.rows, assume_unique=True, return_indices=True
             )
@@ -115,17 +110,17 @@ def _product(one: Edit, other: Edit) -> float:
 
 
 def _cosine(one: Edit, other: Edit) -> float:
+    mine, theirs = (
+        {update.direction.tobytes(): update.direction for update in edit.updates}.values()
+        for edit in (one, other)
+    )
     cosines = [
         _dot(first, second) / math.sqrt(_dot(first, first) * _dot(second, second))
-        for first in _directions(one)
-        for second in _directions(other)
+        for first in mine
+        for second in theirs
         if first.any() and second.any()
     ]
     return max(cosines, key=abs, default=0.0)
-
-
-def _directions(edit: Edit) -> list[NDArray[np.float32]]:
-    return list({one.direction.tobytes(): one.direction for one in edit.updates}.values())
 
 
 def _dot(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:

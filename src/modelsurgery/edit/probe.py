@@ -21,8 +21,6 @@ from modelsurgery.errors import ArtifactError, RecipeError
 from modelsurgery.files.artifact import read_artifact, write_artifact
 from modelsurgery.files.provenance import Provenance, provenance
 
-DEFAULT_SOURCE: DirectionSource = "mean-difference"
-
 PICKLE_SUFFIXES = {".pt", ".pth", ".bin"}
 
 
@@ -100,7 +98,7 @@ class Probe:
     @property
     def default_source(self) -> DirectionSource:
         """Default for `direction`: `mean-difference`, or `W1` if the probe has none."""
-        return "W1" if self.mean_difference is None else DEFAULT_SOURCE
+        return "W1" if self.mean_difference is None else "mean-difference"
 
     def row(self, label: int) -> NDArray[np.float32]:
         """Return weight row `label`, [d] float32."""
@@ -175,9 +173,7 @@ def load_probe(path: Path | str) -> Probe:
         >>> probe = load_probe("probe.safetensors")
     """
     path = Path(path)
-    if not path.is_file():
-        raise ArtifactError(f"no probe at {path}; make one with `surgery probe`")
-    if path.suffix in PICKLE_SUFFIXES:
+    if path.suffix in PICKLE_SUFFIXES and path.is_file():
         return _checked(_load_authors_probe(path), path)
     tensors, description = read_artifact(path, "probe")
     try:

@@ -155,7 +155,13 @@ def _score_matrix(
             norms = np.sqrt(squares)
             if not np.isfinite(norms).all():
                 wide = widened(rows)
-                _check_finite(checkpoint, gate, wide, start)
+                finite = np.isfinite(wide).all(axis=1)
+                if not finite.all():
+                    raise CheckpointError(
+                        f"{checkpoint.place}: row {start + int(np.argmin(finite))} of "
+                        f"{gate.tensor} holds NaN or infinity; the weights are damaged, fetch "
+                        "them again"
+                    )
                 norms = np.linalg.norm(wide.astype(np.float64), axis=1).astype(np.float32)
             norm_sum += float(norms.sum(dtype=np.float64))
             cosines[:, block] = dots.T / np.maximum(norms, np.finfo(np.float32).tiny)
@@ -226,14 +232,14 @@ def select_region(
         >>> {gate.block for gate in region.gates}
         {1, 2}
     """
-    return _region(
+    return select_rows(
         scores.gates,
         [one[direction_index] for one in scores.cosines],
-        lambda cosines: _selection_key(cosines, selection, seed),
         rows,
-        scores.mean_row_norm,
+        mean_row_norm=scores.mean_row_norm,
         layers=layers,
         per_layer=per_layer,
+        key_of=lambda cosines: _selection_key(cosines, selection, seed),
     )
 
 
@@ -245,37 +251,20 @@ def select_rows(
     mean_row_norm: float,
     layers: tuple[int, int] | None = None,
     per_layer: bool = False,
+    key_of: Callable[[NDArray[np.floating]], NDArray[np.floating]] = np.negative,
 ) -> Region:
     """Choose the K gate rows with the highest scores, whatever a rule scores them by.
 
-    Args:
-        gates: all gate matrices of the model.
-        scores: per gate matrix, [rows].
-        rows: a share of all gate rows of the model (float) or a count (int).
-        mean_row_norm: mean L2 norm of all gate rows.
-        layers: first and last layer to choose from, counted 1..L; None is all.
-        per_layer: take the same share of the rows of every matrix.
+    `scores` are [rows] of each matrix, and `key_of` gives what they are sorted by, smallest first.
+    The other arguments are those of `select_region`.
 
     Raises:
         RecipeError: no such number of rows or window of layers.
     """
-    return _region(
-        gates, scores, np.negative, rows, mean_row_norm, layers=layers, per_layer=per_layer
-    )
-
-
-def _region(
-    gates: Sequence[GateMatrix],
-    scores: Sequence[NDArray[np.floating]],
-    key_of: Callable[[NDArray[np.floating]], NDArray[np.floating]],
-    rows: float | int,
-    mean_row_norm: float,
-    *,
-    layers: tuple[int, int] | None,
-    per_layer: bool,
-) -> Region:
-    """The rows with the smallest keys of their scores."""
-    first, last = _window(gates, layers)
+    layer_count = max(gate.block for gate in gates) + 1
+    first, last = layers or (1, layer_count)
+    if not 1 <= first <= last <= layer_count:
+        raise RecipeError(f"layers {first}-{last}; expected a range within 1-{layer_count}")
     inside = [index for index, gate in enumerate(gates) if first <= gate.block + 1 <= last]
     total = sum(gate.rows for gate in gates)
     available = sum(gates[index].rows for index in inside)
@@ -359,23 +348,3 @@ def _selection_key(
     if selection == "random":
         return np.random.default_rng(seed).random(len(cosine))
     raise RecipeError(f"selection {selection!r}; expected one of {', '.join(SELECTIONS)}")
-
-
-def _window(gates: Sequence[GateMatrix], layers: tuple[int, int] | None) -> tuple[int, int]:
-    layer_count = max(gate.block for gate in gates) + 1
-    first, last = layers or (1, layer_count)
-    if not 1 <= first <= last <= layer_count:
-        raise RecipeError(f"layers {first}-{last}; expected a range within 1-{layer_count}")
-    return first, last
-
-
-def _check_finite(
-    checkpoint: Checkpoint, gate: GateMatrix, rows: NDArray[np.float32], start: int
-) -> None:
-    finite = np.isfinite(rows).all(axis=1)
-    if not finite.all():
-        row = start + int(np.argmin(finite))
-        raise CheckpointError(
-            f"{checkpoint.place}: row {row} of {gate.tensor} holds NaN or "
-            "infinity; the weights are damaged, fetch them again"
-        )

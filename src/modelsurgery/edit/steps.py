@@ -1,25 +1,21 @@
 """Joining the steps of a rule to one edit."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from modelsurgery.checkpoint.layouts import Address
-from modelsurgery.edit.edit import Edit, RowUpdate
+from modelsurgery.edit.edit import Edit, RowUpdate, by_matrix, rows_of
 from modelsurgery.edit.effects import Prediction
 
 
 def join_steps(first: Edit, second: Edit) -> Edit:
     """One edit of two steps in the same model: updates along the same direction become one.
 
-    Args:
-        first: steps until now; its strength has the unit that the sum's is told in.
-        second: a further step, with the sign of the first.
-
-    Returns:
-        Their sum. What a rule predicts of a row adds up: gains as they are, and the roots of
-        prices, which are squares of what is added.
+    `second` has the sign of `first`, whose strength has the unit that the sum's is told in. What a
+    rule predicts of a row adds up: gains as they are, and the roots of prices, which are squares of
+    what is added.
     """
     merged: dict[tuple[Address, bytes], RowUpdate] = {}
     for update in (*first.updates, *second.updates):
@@ -36,27 +32,21 @@ def join_steps(first: Edit, second: Edit) -> Edit:
 
 def _merged(one: RowUpdate, two: RowUpdate) -> RowUpdate:
     """Two updates of a matrix along the same direction as one."""
-    rows = np.union1d(one.rows, two.rows)
-    places = [np.searchsorted(rows, update.rows) for update in (one, two)]
-    coefficients = np.zeros(len(rows), np.float32)
-    for update, place in zip((one, two), places, strict=True):
-        coefficients[place] += update.coefficients
-    predicted = None
-    if one.predicted is not None and two.predicted is not None:
-        gains = np.zeros(len(rows), np.float32)
-        roots = np.zeros(len(rows), np.float32)
-        for update, place in zip((one, two), places, strict=True):
-            assert update.predicted is not None
-            gains[place] += update.predicted.gains
-            roots[place] += np.sign(update.coefficients) * np.sqrt(
-                np.maximum(update.predicted.prices, 0)
-            )
-        predicted = Prediction(gains, np.square(roots))
+    rows = rows_of((one, two))
+    coefficients, gains, roots = np.zeros((3, len(rows)), np.float32)
+    for update in (one, two):
+        places = np.searchsorted(rows, update.rows)
+        coefficients[places] += update.coefficients
+        if update.predicted is not None:
+            gains[places] += update.predicted.gains
+            root = np.sqrt(np.maximum(update.predicted.prices, 0))
+            roots[places] += np.sign(update.coefficients) * root
+    is_predicted = one.predicted is not None and two.predicted is not None
     return replace(
         one,
         rows=rows.astype(np.int32),
         coefficients=coefficients,
-        predicted=predicted,
+        predicted=Prediction(gains, np.square(roots)) if is_predicted else None,
         base_rows_sha256=None,
         base_samples=None,
     )
@@ -65,17 +55,10 @@ def _merged(one: RowUpdate, two: RowUpdate) -> RowUpdate:
 def _size(updates: Sequence[RowUpdate]) -> float:
     """Root mean square of what is added to the rows."""
     total, count = 0.0, 0
-    for some in _by_matrix(updates):
-        rows = np.unique(np.concatenate([one.rows for one in some]))
+    for some in by_matrix(updates).values():
+        rows = rows_of(some)
         added = np.zeros((len(rows), some[0].shape[1]))
         for one in some:
             added[np.searchsorted(rows, one.rows)] += np.outer(one.coefficients, one.direction)
         total, count = total + float(np.square(added).sum()), count + len(rows)
     return float(np.sqrt(total / max(count, 1)))
-
-
-def _by_matrix(updates: Iterable[RowUpdate]) -> list[list[RowUpdate]]:
-    found: dict[Address, list[RowUpdate]] = {}
-    for one in updates:
-        found.setdefault(one.address, []).append(one)
-    return list(found.values())

@@ -49,7 +49,7 @@ from modelsurgery.search.fitting import (
     refuse_chance,
     some_of_each,
 )
-from modelsurgery.search.response import DOSES, DOSES_BY_COUNT
+from modelsurgery.search.found import DOSES, DOSES_BY_COUNT
 from modelsurgery.search.sharing import SharedSearch, is_over
 from modelsurgery.search.storages import Location
 from modelsurgery.search.strength import UncalledMeasure

@@ -57,12 +57,7 @@ class Contrast:
         return any(kind.request for kind in self.kinds)
 
     def folds(self, count: int, seed: int) -> list[list[list[LabeledText]]]:
-        """Each kind's texts in parts, about as many in each; a group stays in one part.
-
-        Args:
-            count: parts of each kind.
-            seed: another seed, other parts.
-        """
+        """Each kind's texts in `count` parts, about as many in each; a group stays in one part."""
         places: dict[str, int] = {}
         found = []
         for kind in self.kinds:
@@ -82,53 +77,38 @@ def pulled_apart(texts: Sequence[LabeledText], sign: int) -> tuple[list[LabeledT
     For an edit toward the behavior (`sign` -1) it is the other way round.
     """
     kinds = contrast_of(texts, sign=sign).kinds
-    raised, lowered = (
+    return tuple(
         [text for kind in kinds if sense * kind.gain > 0 for text in kind.texts]
         for sense in (1, -1)
     )
-    return raised, lowered
 
 
 def contrast_of(
     texts: Sequence[LabeledText], *, sign: int = 1, weight: float = 1.0, name: str | None = None
 ) -> Contrast:
-    """The contrast that labeled texts make.
+    """The contrast that labeled texts make; `sign` is 1 away from the behavior, -1 toward it.
 
     Where the request does not call for the behavior, showing it is never wanted: its kinds keep
     their sense whichever way the edit goes.
-
-    Args:
-        texts: labeled texts; `called_for` says of an exchange whether its request calls for the
-            behavior.
-        sign: 1 for an edit away from the behavior, -1 for one toward it.
-        weight: of this behavior among several at once.
-        name: of the behavior.
     """
+
+    def kind(
+        told: str, label: int, called_for: bool | None, gain: float, request: float
+    ) -> TextKind:
+        some = [text for text in texts if (text.label, text.called_for) == (label, called_for)]
+        return TextKind(told, tuple(some), gain, request, 1.0 if label else -1.0)
+
     if all(text.called_for is None for text in texts):
-        shows = tuple(text for text in texts if text.label == 1)
-        opposite = tuple(text for text in texts if text.label == 0)
-        return Contrast(
-            (
-                TextKind("shows the behavior", shows, 1.0, 0.0, 1.0),
-                TextKind("its opposite", opposite, -1.0, 0.0, -1.0),
-            ),
-            weight,
-            name,
+        kinds = [
+            kind("shows the behavior", 1, None, 1.0, 0.0),
+            kind("its opposite", 0, None, -1.0, 0.0),
+        ]
+    else:
+        four = (
+            kind("called for, shown", 1, True, 1.0, 1.0),
+            kind("called for, not shown", 0, True, -1.0, 1.0),
+            kind("not called for, shown", 1, False, float(sign), -1.0),
+            kind("not called for, not shown", 0, False, -float(sign), -1.0),
         )
-    kinds = []
-    for called_for in (True, False):
-        for label in (1, 0):
-            some = tuple(
-                text for text in texts if text.label == label and text.called_for == called_for
-            )
-            told = (
-                ("" if called_for else "not ")
-                + "called for, "
-                + ("" if label else "not ")
-                + "shown"
-            )
-            gain = (1.0 if label else -1.0) * (1 if called_for else sign)
-            kinds.append(
-                TextKind(told, some, gain, 1.0 if called_for else -1.0, 1.0 if label else -1.0)
-            )
-    return Contrast(tuple(kind for kind in kinds if kind.texts), weight, name)
+        kinds = [one for one in four if one.texts]
+    return Contrast(tuple(kinds), weight, name)

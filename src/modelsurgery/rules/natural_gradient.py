@@ -32,6 +32,7 @@ DIRECTION_DAMPING = 0.1
 ROW_DAMPING = 0.1
 KEPT_WEIGHT = 10.0  # w: what a nat on neutral text counts for, at most (docs/log.md)
 KEPT_TOKENS = 6000  # of neutral text, from which on it counts in full: fewer are mostly noise
+PROBING_DIVERGENCE = 0.01  # at which gains are compared
 
 Array = NDArray[np.float64]
 
@@ -115,7 +116,8 @@ def site_slopes(
 
     def wanted(some: Array, seen: Array) -> Array:
         share = np.reshape(weights, (-1, *[1] * (some.ndim - 1)))
-        return np.asarray((share * _means(some, seen)).sum(0))
+        means = some / np.maximum(seen, 1)[..., None, None, None]
+        return np.asarray((share * means).sum(0))
 
     return SiteSlopes(
         wanted(total, all_tokens),
@@ -124,12 +126,6 @@ def site_slopes(
         squares.cpu().numpy(),
         moment.overlap(directions).numpy(),
     )
-
-
-def _means(sums: Array, tokens: Array) -> Array:
-    """Means over tokens, whose counts have the first dimensions of the sums."""
-    counts = tokens.reshape(*tokens.shape, *[1] * (sums.ndim - tokens.ndim))
-    return np.asarray(sums / np.maximum(counts, 1))
 
 
 def solve_rows(slopes: Array, known: SiteSlopes, added: float) -> Array:
@@ -171,12 +167,9 @@ class Evidence:
         return self.gain > float(student.ppf(0.95, self.folds - 1)) * self.error
 
 
-PROBING_DIVERGENCE = 0.01
-
-
-def agreement_of_folds(sites: Sequence[SiteSlopes], damping: float = ROW_DAMPING) -> Evidence:
+def agreement_of_folds(sites: Sequence[SiteSlopes]) -> Evidence:
     """What coefficients from some of the texts promise on the others."""
-    added = damping * float(np.mean([site.mean_price for site in sites]))
+    added = ROW_DAMPING * float(np.mean([site.mean_price for site in sites]))
     count = len(sites[0].folds)
     found = []
     for fold in range(count):

@@ -8,12 +8,9 @@ from numpy.typing import NDArray
 from modelsurgery.checkpoint.layouts import GateLayout, GateMatrix
 from modelsurgery.edit.edit import Edit, RowUpdate
 from modelsurgery.edit.effects import Prediction
-from modelsurgery.edit.region import PAPER_ROWS, Region, select_rows
+from modelsurgery.edit.region import PAPER_ROWS, select_rows
 from modelsurgery.errors import CheckpointError
-from modelsurgery.files.provenance import Provenance, provenance
-from modelsurgery.rules.choices import DEFAULT_RULE as DEFAULT_RULE
-from modelsurgery.rules.choices import RULES as RULES
-from modelsurgery.rules.choices import Rule as Rule
+from modelsurgery.rules.choices import Rule
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,6 @@ class RowProposal:
         layers: tuple[int, int] | None = None,
         per_layer: bool = False,
         strength: float = 1.0,
-        origin: Provenance | None = None,
     ) -> Edit:
         """The edit of the best rows.
 
@@ -61,13 +57,19 @@ class RowProposal:
             per_layer: take the same share of the rows of every matrix.
             strength: portable; positive is away from the behavior. 1 adds to the chosen rows, in
                 the root mean square, vectors as long as the average gate row.
-            origin: provenance to store.
 
         Raises:
             RecipeError: no such number of rows or window of layers.
             CheckpointError: nothing to add to the chosen rows.
         """
-        region = self.region(rows, layers=layers, per_layer=per_layer)
+        region = select_rows(
+            self.gates,
+            self.scores,
+            rows,
+            mean_row_norm=self.mean_row_norm,
+            layers=layers,
+            per_layer=per_layer,
+        )
         places = {gate.address: index for index, gate in enumerate(self.gates)}
         updates: list[RowUpdate] = []
         total = 0.0
@@ -76,16 +78,18 @@ class RowProposal:
             added = self.coefficients[index][:, chosen]
             lengths = added.T @ self.directions[index].astype(np.float64)
             total += float(np.square(lengths).sum())
-            updates.extend(
-                RowUpdate(
-                    gate.tensor, gate.address, (gate.rows, gate.hidden_size), gate.dtype,
-                    chosen.astype(np.int32), part.astype(np.float32), direction,
+            for number, direction in enumerate(self.directions[index]):
+                update = RowUpdate(
+                    gate.tensor,
+                    gate.address,
+                    (gate.rows, gate.hidden_size),
+                    gate.dtype,
+                    chosen.astype(np.int32),
+                    added[number].astype(np.float32),
+                    direction,
                     predicted=self._predicted(index, number, chosen),
                 )
-                for number, (part, direction) in enumerate(
-                    zip(added, self.directions[index], strict=True)
-                )
-            )  # fmt: skip
+                updates.append(update)
         root_mean_square = float(np.sqrt(total / region.row_count))
         if not (root_mean_square > 0 and np.isfinite(root_mean_square)):
             raise CheckpointError(
@@ -93,36 +97,12 @@ class RowProposal:
                 "them again), or the texts of both labels are the same"
             )
         unit = self.mean_row_norm / root_mean_square  # coefficients at strength 1 over these
-        made = Edit(
-            tuple(updates),
-            1.0,
-            1 / unit,
-            region.candidate_rows,
-            origin or provenance(),
-            self.layout,
-        )
+        made = Edit(tuple(updates), 1.0, 1 / unit, region.candidate_rows, layout=self.layout)
         return replace(made.scaled(strength * unit), strength=strength)
-
-    def region(
-        self,
-        rows: float | int = PAPER_ROWS,
-        *,
-        layers: tuple[int, int] | None = None,
-        per_layer: bool = False,
-    ) -> Region:
-        """The best rows; the arguments are those of `edit`."""
-        return select_rows(
-            self.gates,
-            self.scores,
-            rows,
-            mean_row_norm=self.mean_row_norm,
-            layers=layers,
-            per_layer=per_layer,
-        )
 
     def _predicted(self, index: int, number: int, rows: NDArray[np.int64]) -> Prediction | None:
         """What the rule expects of rows of a matrix and one of its directions."""
         if self.gains is None or self.divergences is None:
             return None
-        gains, prices = (some[index][number, rows] for some in (self.gains, self.divergences))
-        return Prediction(gains.astype(np.float32), prices.astype(np.float32))
+        parts = (some[index][number, rows] for some in (self.gains, self.divergences))
+        return Prediction(*(part.astype(np.float32) for part in parts))

@@ -7,7 +7,6 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from modelsurgery.checkpoint.layouts import Address
 from modelsurgery.edit.probe import DirectionSource, Probe
 from modelsurgery.model.activations.moments import Moment
 from modelsurgery.model.activations.passes import Passes
@@ -73,11 +72,7 @@ class NaturalGradient:
     gains: Gains
 
     def moved(self, passes: Passes) -> "NaturalGradient":
-        """The same directions and prices, with the gains that a changed model has.
-
-        Args:
-            passes: how the model reads that has an edit in memory.
-        """
+        """The same directions and prices, with the gains of a model that has an edit in memory."""
         gains = measure_gains(passes, self.sites, self.directions, self.texts)
         return replace(self, passes=passes, gains=gains)
 
@@ -124,13 +119,13 @@ class NaturalGradient:
         sums = (found.by_site[site.name][0, 0].cpu().numpy() for site in self.sites)
         return tuple(unit * one / max(tokens, 1.0) for one in sums)
 
-    def evidence(self, damping: float = ROW_DAMPING) -> Evidence:
+    def evidence(self) -> Evidence:
         """Whether the texts agree on what to change."""
-        return agreement_of_folds(self.slopes, damping)
+        return agreement_of_folds(self.slopes)
 
-    def evidence_by_behavior(self, damping: float = ROW_DAMPING) -> tuple[Evidence, ...]:
+    def evidence_by_behavior(self) -> tuple[Evidence, ...]:
         """Whether each behavior's texts agree, as if it were the only one."""
-        return tuple(agreement_of_folds(slopes, damping) for slopes in self.alone)
+        return tuple(agreement_of_folds(slopes) for slopes in self.alone)
 
     def proposal(self, damping: float | None = None, *, kept: float = 0.0) -> RowProposal:
         """What each gate row should get.
@@ -143,33 +138,26 @@ class NaturalGradient:
         share = ROW_DAMPING if damping is None else damping
         added = share * float(np.mean([site.mean_price for site in self.slopes]))
         lost: Sequence[Array | float] = self.kept_slopes if kept else [0.0] * len(self.sites)
-        found: dict[Address, tuple[Array, ...]] = {}
+        found = {}
         for site, known, of_neutral in zip(self.sites, self.slopes, lost, strict=True):
             net = known.whole - kept * of_neutral
-            coefficients = solve_rows(net, known, added)
-            parts = (
-                coefficients,
-                coefficients * known.whole,
-                priced(coefficients, known),
-                coefficients * net,
-            )
+            solved = solve_rows(net, known, added)
+            parts = (solved * net, solved, solved * known.whole, priced(solved, known))
             for number, gate in enumerate(site.gates):
-                found[gate.address] = tuple(part[:, number] for part in parts)
-        named = {gate.address: site.name for site in self.sites for gate in site.gates}
+                found[gate.address] = site.name, *(part[:, number] for part in parts)
         model = self.passes.model
-        gates = model.gates
-        each, rises, prices, scores = (
-            tuple(found[gate.address][part] for gate in gates) for part in range(4)
+        names, scores, coefficients, gains, divergences = zip(
+            *(found[gate.address] for gate in model.gates), strict=True
         )
         return RowProposal(
             "natural-gradient",
-            gates,
-            tuple(self.directions[named[gate.address]].numpy() for gate in gates),
+            model.gates,
+            tuple(self.directions[name].numpy() for name in names),
             tuple(one.sum(0) for one in scores),
-            each,
+            coefficients,
             mean_row_norm(self.sites),
-            rises,
-            prices,
+            gains,
+            divergences,
             model.layout,
         )
 
@@ -241,28 +229,20 @@ def direction_weights(contrasts: Sequence[Contrast]) -> list[list[float]]:
 
     A behavior that depends on the request has two directions: what was asked, and what was said.
     """
+    counts = [len(contrast.kinds) for contrast in contrasts]
     rows: list[list[float]] = []
-    total = sum(len(contrast.kinds) for contrast in contrasts)
-    start = 0
-    for contrast in contrasts:
+    for number, contrast in enumerate(contrasts):
+        before, after = [0.0] * sum(counts[:number]), [0.0] * sum(counts[number + 1 :])
         senses = [[kind.reply for kind in contrast.kinds]]
         if contrast.depends_on_request:
             senses.insert(0, [kind.request for kind in contrast.kinds])
         for sense in senses:
-            row = [0.0] * total
-            for side in (1.0, -1.0):
-                members = [place for place, one in enumerate(sense) if one == side]
-                for place in members:
-                    row[start + place] = side / len(members)
-            rows.append(row)
-        start += len(contrast.kinds)
+            rows.append([*before, *(one / sense.count(one) for one in sense), *after])
     return rows
 
 
 def least_squares_proposal(
-    passes: Passes,
-    contrast: Contrast,
-    neutral: Sequence[TokenizedText],
+    passes: Passes, contrast: Contrast, neutral: Sequence[TokenizedText]
 ) -> RowProposal:
     """The least-squares rule, for one behavior.
 
@@ -274,23 +254,18 @@ def least_squares_proposal(
     neurons = site_neurons(model, sites)
     kinds = [tokenize_labeled(model, kind.texts) for kind in contrast.kinds]
     senses = direction_weights([contrast])[-1]
-    means = measure_inputs(passes, sites, kinds)
+    behavior = [one for kind, sense in zip(kinds, senses, strict=True) if sense > 0 for one in kind]
+    means = measure_inputs(passes, sites, kinds).by_site
     outputs = measure_outputs(passes, [*kinds, neutral])
-    weights = torch.tensor(senses)
-    directions, behavior = {}, []
-    for kind, sense in zip(kinds, senses, strict=True):
-        if sense > 0:
-            behavior.extend(kind)
     moments = measure_moments(passes, sites, neutral)
-    for site in sites:
-        directions[site.name] = whitened_directions(
-            moments[site.name], means.by_site[site.name], [senses]
-        )[0]
+    directions = {
+        name: whitened_directions(moments[name], mean, [senses])[0] for name, mean in means.items()
+    }
     responses = measure_responses(passes, sites, directions, [behavior, neutral])
     known = {}
     for site in sites:
         block = site.gates[0].block
-        outward = weights @ outputs.means[block][:-1]
+        outward = torch.tensor(senses) @ outputs.means[block][:-1]
         writes = neurons[site.name].writes
         assert writes is not None  # `site_neurons` refuses what has none
         known[site.name] = SiteResponses(
@@ -305,14 +280,14 @@ def least_squares_proposal(
     found = {}
     for site in sites:
         solved = known[site.name].solve(chosen[site.name], products[site.name])
-        found[site.gates[0].address] = (directions[site.name].numpy()[None], *solved)
-    parts = [found[gate.address] for gate in model.gates]
+        found[site.gates[0].address] = directions[site.name].numpy(), *solved
+    ways, coefficients, scores = zip(*(found[gate.address] for gate in model.gates), strict=True)
     return RowProposal(
         "least-squares",
         model.gates,
-        tuple(part[0] for part in parts),
-        tuple(part[2] for part in parts),
-        tuple(part[1][None] for part in parts),
+        tuple(way[None] for way in ways),
+        scores,
+        tuple(one[None] for one in coefficients),
         mean_row_norm(sites),
         layout=model.layout,
     )

@@ -3,14 +3,13 @@
 No setting transfers between models. A *setting* (space.py) is a direction, a choice of rows and a
 window of layers; with a strength it is an edit, and its *effect* on texts (forward passes only) is
 compared with a *budget* (budget.py). A *study* (study.py) proposes settings and remembers all
-trials; *doses* (doses.py) say how strong a setting may be; the *search* (search.py) spends the
-trials, lets a judge decide between the best, and tells what else could have been had. Nothing held
-out is read.
+trials, which say how strong a setting may be (strength_schedule.py); the *search* (search.py)
+spends the trials, lets a judge decide between the best, and tells what else could have been had.
+Nothing held out is read.
 """
 
 from modelsurgery.search.budget import Budget
-from modelsurgery.search.found import SearchResult, Survivor
-from modelsurgery.search.response import DosePoint, dose_response
+from modelsurgery.search.found import DosePoint, SearchResult
 from modelsurgery.search.search import Search
 from modelsurgery.search.space import (
     SearchSpace,
@@ -31,11 +30,9 @@ __all__ = [
     "SearchSpace",
     "Setting",
     "Study",
-    "Survivor",
     "Trial",
     "default_probe_layers",
     "default_space",
-    "dose_response",
     "fit_strength",
     "rule_space",
 ]

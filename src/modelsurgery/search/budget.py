@@ -1,8 +1,7 @@
 """How much damage an edit may do, and how much of that it does."""
 
 import math
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from modelsurgery.evaluation.screening import Effect
 
@@ -73,18 +72,13 @@ class Budget:
         )
         return tuple(name for name, used in least.items() if not used <= 1)
 
-    def binding(self, effect: Effect) -> str:
-        """Which limit an effect takes most of."""
-        used = self.used(effect)
-        return max(used, key=lambda name: used[name]) if used else "nothing"
+    def binding(self, effect: Effect) -> tuple[str, float]:
+        """Which limit an effect takes most of, and its share of it."""
+        return max(self.used(effect).items(), key=lambda one: one[1], default=("nothing", 0.0))
 
     def without_uncalled(self) -> "Budget":
         """The same for a behavior that every prompt calls for."""
         return replace(self, uncalled_rise=None)
-
-    def to_json(self) -> dict[str, Any]:
-        """The same as plain values."""
-        return asdict(self)
 
 
 def _share(lost: float, limit: float) -> float:

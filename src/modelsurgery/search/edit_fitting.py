@@ -148,7 +148,10 @@ class Given:
                 f"rule {rule!r} supports one behavior only; use natural-gradient for several, or "
                 "make one edit per behavior"
             )
-        _check_steps(rule, steps)
+        if steps < 1:
+            raise RecipeError(f"steps {steps}; expected 1 or more")
+        if steps > 1 and rule != "natural-gradient":
+            raise RecipeError(f"steps {steps}: rule {rule!r} takes one step; use natural-gradient")
         fitted = self._fitted(rule)
 
         def make(proposal: RowProposal) -> Edit:
@@ -183,6 +186,7 @@ class Given:
 
     def _fitted(self, rule: Rule) -> FittedRule:
         """What the rule makes of the texts."""
+        sign, seed = self._sign, self.seed
         train = [some_of_each(split.train, RULE_TEXTS) for split in self._splits]
         own = self._own_answers(text for split in self._splits for text in split.train)
         passes = Passes(self.model, Ledger(), progress=self.progress)
@@ -191,30 +195,24 @@ class Given:
                 contrast_of(texts, sign=one.sign, weight=self._weight(one), name=one.name)
                 for one, texts in zip(self.targets, train, strict=True)
             ]
-            return fit_contrasts(
-                passes, contrasts, self._clean, own=own, sign=self._sign, seed=self.seed
-            )
+            return fit_contrasts(passes, contrasts, self._clean, own=own, sign=sign, seed=seed)
         (split,) = self._splits
-        probe = _probe(self.model, split.train, split.test, self.seed, self.progress)
+        probe = self._probe(split)
         refuse_chance(probe)
         return fit_rule(
-            passes,
-            rule,
-            train[0],
-            self._clean,
-            own=own,
-            probe=probe,
-            sign=self._sign,
-            seed=self.seed,
+            passes, rule, train[0], self._clean, own=own, probe=probe, sign=sign, seed=seed
         )
 
+    def _probe(self, split: Split) -> Probe:
+        """A probe of the last layer."""
+        train, test, layer = split.train, split.test, self.model.layer_count
+        written = [self.model.render(text) for text in (*train, *test)]
+        states = extract_hidden_states(self.model, written, [layer], progress=self.progress)
+        found = states.by_layer[layer]
+        return fit_probe_on_texts(found, train, test, layer=layer, fit="logistic", seed=self.seed)
+
     def _within(
-        self,
-        budget: Budget,
-        rule: FittedRule,
-        make: Make,
-        setting: Setting,
-        steps: int,
+        self, budget: Budget, rule: FittedRule, make: Make, setting: Setting, steps: int
     ) -> Edit:
         """The edit at the largest strength inside a budget, with what it was measured to do."""
         pulled = [
@@ -265,26 +263,3 @@ class Given:
     def _weight(self, target: Target) -> float:
         """Of its contrast: negative where it goes the other way than the edit."""
         return target.weight * target.sign * self._sign
-
-
-def _check_steps(rule: Rule, steps: int) -> None:
-    """Refuse a number of steps that a rule can't take."""
-    if steps < 1:
-        raise RecipeError(f"steps {steps}; expected 1 or more")
-    if steps > 1 and rule != "natural-gradient":
-        raise RecipeError(f"steps {steps}: rule {rule!r} takes one step; use natural-gradient")
-
-
-def _probe(
-    model: LanguageModel,
-    train: Sequence[LabeledText],
-    test: Sequence[LabeledText],
-    seed: int,
-    progress: Progress,
-) -> Probe:
-    layer = model.layer_count
-    written = [model.render(text) for text in (*train, *test)]
-    states = extract_hidden_states(model, written, [layer], progress=progress)
-    return fit_probe_on_texts(
-        states.by_layer[layer], train, test, layer=layer, fit="logistic", seed=seed
-    )

@@ -1,6 +1,7 @@
 """Fitting a rule to labeled texts, and its edit at the strength that a budget allows."""
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -23,9 +24,10 @@ from modelsurgery.model.activations.texts import (
 )
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.stacking import stacked
+from modelsurgery.rules.choices import Rule
 from modelsurgery.rules.contrast import Contrast, contrast_of
 from modelsurgery.rules.natural_gradient import KEPT_TOKENS, KEPT_WEIGHT, Evidence
-from modelsurgery.rules.proposal import RowProposal, Rule
+from modelsurgery.rules.proposal import RowProposal
 from modelsurgery.rules.proposing import (
     fit_natural_gradient,
     least_squares_proposal,
@@ -48,33 +50,20 @@ Strengthen = Callable[[Edit, float], FittedStrength]
 
 
 @dataclass(frozen=True)
-class FirstStep:
-    """An edit of one step.
-
-    Attributes:
-        proposal: what it was made from.
-        is_kept: whether what neutral text loses to first order was counted.
-        fitted: the edit, at its strength.
-    """
-
-    proposal: RowProposal
-    is_kept: bool
-    fitted: FittedStrength
-
-
-@dataclass(frozen=True)
 class FittedEdit:
     """A rule's edit, as strong as a budget allows.
 
     Attributes:
         proposal: what its first step was made from.
         fitted: the edit, at its strength.
+        is_kept: whether what neutral text loses to first order was counted.
         steps: how many it took.
     """
 
     proposal: RowProposal
     fitted: FittedStrength
-    steps: int
+    is_kept: bool = False
+    steps: int = 1
 
 
 @dataclass(frozen=True)
@@ -109,16 +98,9 @@ class FittedRule:
     ) -> FittedEdit:
         """The rule's edit at the strength that a budget allows, in one step or in several.
 
-        Args:
-            budget: what must not break.
-            make: an edit of a proposal.
-            screen: validation texts.
-            setting: what edits are made from.
-            steps: that are tried, where the rule knows more than one.
-            is_better: whether several steps, which come first, do more than one; None takes them
-                wherever they are inside the budget.
-            uncalled: measures prompts that do not call for the behavior.
-            progress: is told of strengths measured.
+        More than one are tried of a rule that has `again`. `is_better` says whether several steps,
+        which come first, do more than one; without it they are taken wherever they are inside the
+        budget. All else is as for `fit_strength`.
 
         Raises:
             DamageBudgetError: nothing inside the budget.
@@ -130,24 +112,23 @@ class FittedRule:
             )
 
         one = self.fit(make, strengthen, budget)
-        several = None
-        if steps > 1 and self.again is not None:
-            several = self.fit_steps(one, make, strengthen, steps)
-        if several is None or not (is_better is None or is_better(several, one.fitted)):
-            return FittedEdit(one.proposal, one.fitted, 1)
-        return FittedEdit(one.proposal, several, steps)
+        if steps == 1:
+            return one
+        climbed = self.climb(make, one.fitted.edit, steps, is_kept=one.is_kept)
+        try:
+            several = strengthen(climbed, abs(climbed.strength))
+        except DamageBudgetError:
+            return one
+        if is_better is not None and not is_better(several, one.fitted):
+            return one
+        return replace(one, fitted=several, steps=steps)
 
-    def fit(self, make: Make, strengthen: Strengthen, budget: Budget) -> FirstStep:
-        """The proposal that serves, and its edit at the strength that a budget allows.
+    def fit(self, make: Make, strengthen: Strengthen, budget: Budget) -> FittedEdit:
+        """The proposal that serves, and its edit in one step at the strength that a budget allows.
 
         Where the plain edit takes more than half of what perplexity may rise by, the one that
         counts neutral text's own loss is tried: it keeps perplexity down and pulls labels apart
         nearly as far. Where nothing is lost, it would only add the noise of a few thousand tokens.
-
-        Args:
-            make: an edit of a proposal.
-            strengthen: scales an edit to the budget.
-            budget: what must not break.
 
         Raises:
             DamageBudgetError: nothing inside the budget.
@@ -157,35 +138,12 @@ class FittedRule:
         limit = budget.perplexity_rise
         rise = math.expm1(found.effect.clean)
         if self.keeping is None or limit is None or rise <= PLAIN_SHARE * limit:
-            return FirstStep(plain, False, found)
+            return FittedEdit(plain, found)
         kept = self.keeping()
         other = strengthen(make(kept), abs(found.edit.strength))
         if other.effect.selectivity < LEAST_KEPT * found.effect.selectivity:
-            return FirstStep(plain, False, found)
-        return FirstStep(kept, True, other)
-
-    def fit_steps(
-        self, first: FirstStep, make: Make, strengthen: Strengthen, steps: int
-    ) -> FittedStrength | None:
-        """The edit of several steps at the strength that a budget allows.
-
-        Each step goes the same part of the way, and the slopes are measured again before the next
-        one: they change long before the budget is used up.
-
-        Args:
-            first: one step for all of the way.
-            make: an edit of a proposal.
-            strengthen: scales an edit to the budget.
-            steps: how many.
-
-        Returns:
-            None where no strength of it is inside the budget.
-        """
-        made = self.climb(make, first.fitted.edit, steps, is_kept=first.is_kept)
-        try:
-            return strengthen(made, abs(made.strength))
-        except DamageBudgetError:
-            return None
+            return FittedEdit(plain, found)
+        return FittedEdit(kept, other, is_kept=True)
 
     def at_strength(self, make: Make, edit: Edit, steps: int) -> Edit:
         """The way of an edit in several steps, at the strength that it has itself."""
@@ -193,18 +151,16 @@ class FittedRule:
         return made.scaled(edit.strength / made.strength)
 
     def climb(self, make: Make, edit: Edit, steps: int, *, is_kept: bool = False) -> Edit:
-        """The way of an edit in several steps, with slopes that are measured again before each.
+        """The way of an edit in several steps of the same strength.
 
-        Args:
-            make: an edit of a proposal.
-            edit: of the whole strength, as the base model's slopes have it.
-            steps: how many; each adds the same strength.
-            is_kept: count what neutral text loses to first order.
+        The slopes are measured again before each step: they change long before the budget is used
+        up. Where `is_kept`, what neutral text loses to first order counts. `edit` is of the whole
+        strength, as the base model's slopes have it.
         """
         part = abs(edit.strength) / steps
         made = edit.scaled(1 / steps)
-        for _ in range(1, steps if self.again is not None else 1):
-            assert self.again is not None
+        for _ in range(1, steps):
+            assert self.again is not None  # other rules are asked for one step
             step = make(self.again(made, is_kept))
             made = join_steps(made, step.scaled(part / abs(step.strength)))
         return made
@@ -224,16 +180,9 @@ def fit_rule(
 ) -> FittedRule:
     """Let a rule read texts.
 
-    Args:
-        passes: how texts are read.
-        rule: which one.
-        texts: labeled texts.
-        neutral: texts on which the model should stay as it is; the last of them are read.
-        own: requests with the model's own answers, which should stay as they are too.
-        probe: gives the paper's rule its direction.
-        direction_source: what the paper's rule takes from the probe.
-        sign: 1 for an edit away from the behavior, -1 for one toward it.
-        seed: of everything random.
+    The paper's takes a direction from the probe (`direction_source`, or the probe's default), and
+    reads none. `sign` is 1 for an edit away from the behavior, -1 for one toward it; other
+    arguments are as for `fit_contrasts`.
 
     Raises:
         NoSignalError: the texts do not agree on what to change.
@@ -331,15 +280,14 @@ def some_of_each(texts: Sequence[LabeledText], count: int) -> tuple[LabeledText,
     Texts whose group has both labels come first: where the content is the same, what differs is
     the behavior, and the edit spares the rest.
     """
-    seen: dict[tuple[int, bool | None], int] = {}
-    labels: dict[str, set[int]] = {}
+    labels: defaultdict[str | None, set[int]] = defaultdict(set)
     for text in texts:
-        if text.group is not None:
-            labels.setdefault(text.group, set()).add(text.label)
+        labels[text.group].add(text.label)
+    seen: Counter[tuple[int, bool | None]] = Counter()
     kept = []
-    for text in sorted(texts, key=lambda one: len(labels.get(one.group or "", ())) < 2):
+    for text in sorted(texts, key=lambda one: one.group is None or len(labels[one.group]) < 2):
         kind = (text.label, text.called_for)
-        seen[kind] = seen.get(kind, 0) + 1
+        seen[kind] += 1
         if seen[kind] <= count:
             kept.append(text)
     return tuple(kept)

@@ -1,9 +1,39 @@
-"""What a search found: the chosen trial, what else the judge saw, and all trials."""
+"""What a search found, and what its edit does at other strengths: the dose-response curve."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from modelsurgery.edit.edit import Edit
+from modelsurgery.evaluation.screening import Effect
+from modelsurgery.evaluation.statistics import Rate
 from modelsurgery.search.study import Trial
+
+DOSES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # times the chosen strength
+# By how many there are: fewer where time is short.
+DOSES_BY_COUNT: Mapping[int, tuple[float, ...]] = {
+    3: (0.0, 1.0, 2.0),
+    5: (0.0, 0.5, 1.0, 1.5, 2.0),
+    8: DOSES,
+}
+
+
+@dataclass(frozen=True)
+class DosePoint:
+    """An edit at one strength.
+
+    Attributes:
+        strength: portable; its sign is that of the edit.
+        rate: share of validation prompts that show the behavior; None if nothing could be judged.
+        effect: what it does to validation texts, with errors.
+        used: share of each limit of the budget.
+        is_chosen: whether it is the strength of the edit.
+    """
+
+    strength: float
+    rate: Rate | None
+    effect: Effect
+    used: dict[str, float]
+    is_chosen: bool
 
 
 @dataclass(frozen=True)

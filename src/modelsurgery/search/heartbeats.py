@@ -19,12 +19,7 @@ class Heartbeats:
     """Heartbeats of the trials of one process; does nothing for storages that keep none."""
 
     def __init__(self, study: optuna.Study, storage: BaseStorage) -> None:
-        """Begin to beat.
-
-        Args:
-            study: whose trials.
-            storage: where they are kept, as it was opened.
-        """
+        """Begin to beat for trials of a study; the storage is the one that it was opened with."""
         self._study, self._own, self._seen = study, set[int](), set[int]()
         self._storage = storage if isinstance(storage, RDBStorage) else None
         self._ended = threading.Event()

@@ -23,6 +23,7 @@ from modelsurgery.errors import DamageBudgetError, EvaluationError
 from modelsurgery.evaluation.judges import Judge
 from modelsurgery.evaluation.protocol import decodings_of, prompt_rates
 from modelsurgery.evaluation.screening import Screen
+from modelsurgery.evaluation.statistics import rate_of
 from modelsurgery.evaluation.store import Store
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.language_model import LanguageModel
@@ -30,8 +31,7 @@ from modelsurgery.model.stacking import score_model_rows
 from modelsurgery.rules.contrast import pulled_apart
 from modelsurgery.rules.proposal import RowProposal
 from modelsurgery.search.budget import SAFETY, Budget
-from modelsurgery.search.found import SearchResult, Survivor
-from modelsurgery.search.response import DOSES, DosePoint, dose_response
+from modelsurgery.search.found import DOSES, DosePoint, SearchResult, Survivor
 from modelsurgery.search.sharing import end_sharing
 from modelsurgery.search.space import SearchSpace, Setting
 from modelsurgery.search.strength import UncalledMeasure
@@ -100,8 +100,7 @@ class Search:
         self._proposals, self._first_strength = dict(proposals or {}), first_strength
         self.budget, self.space = budget, space
         self._model, self._judge, self._store = model, judge, store
-        self._sign, self._seed, self._progress = sign, seed, progress
-        self._uncalled = uncalled
+        self._sign, self._uncalled, self._progress = sign, uncalled, progress
         self._directions: dict[tuple[int | None, str], np.ndarray] = {
             (probe.layer, rule): probe.direction(rule)
             for probe in probes
@@ -124,12 +123,9 @@ class Search:
     def run(
         self, study: Study, *, trials: int | None = TRIALS, minutes: float | None = None
     ) -> SearchResult:
-        """Make trials until there are enough, then let the judge decide.
+        """Make trials as `make_trials` does, then let the judge decide.
 
-        Args:
-            study: where trials are kept; what it holds already counts.
-            trials: so many trials, those of an earlier session included; None is no limit.
-            minutes: no new trials after this time.
+        What the study holds already, from an earlier session, counts too.
 
         Raises:
             DamageBudgetError: no trial stays inside the budget.
@@ -165,11 +161,8 @@ class Search:
     ) -> tuple[float, int]:
         """Trials, several at a time; the seconds that they took, and their number.
 
-        Args:
-            study: where trials are kept.
-            trials: so many, those of other processes included; None is no limit.
-            minutes: no new trials after this time.
-            is_over: whether nobody wants more of them.
+        No more than `trials`, those of other processes included, no new ones after so many minutes,
+        or once nobody wants more of them (`is_over`).
         """
         started, made = time.monotonic(), 0
         end = math.inf if minutes is None else started + 60 * minutes
@@ -201,7 +194,13 @@ class Search:
             if study.ended + others + len(asked) >= goal:  # others made or began some meanwhile
                 study.drop(proposal)
                 break
-            asked.append((proposal, self._strength(study, proposal)))
+            strength = proposal.strength
+            if strength is None:
+                known, first = study.trials(), self._first_strength
+                strength = expected_strength(
+                    self.space, self.budget, known, proposal.setting, first=first
+                )
+            asked.append((proposal, strength))
         edits = [self.edit_of(one.setting, strength) for one, strength in asked]
         effects = self.screen.measure(edits, progress=self._progress) if edits else []
         for (one, strength), effect in zip(asked, effects, strict=True):
@@ -212,12 +211,11 @@ class Search:
     def most_promising(self, trials: Sequence[Trial], share: float = SAFETY) -> list[Trial]:
         """Trials inside a share of the budget that change the behavior most, of different kinds."""
         inside = [one for one in trials if self.budget.allows(one.effect, share)]
-        ordered = sorted(inside, key=lambda one: (-self._change(one), one.number))
-        ordered = [one for one in ordered if self._change(one) > 0]
-        firsts = {one.setting.kind: one for one in reversed(ordered)}
-        others = [one for one in ordered if one not in firsts.values()]
-        kinds = sorted(firsts.values(), key=lambda one: (-self._change(one), one.number))
-        return [*kinds, *others][:SURVIVORS]
+        moving = [one for one in inside if self._change(one) > 0]
+        ordered = sorted(moving, key=lambda one: (-self._change(one), one.number))
+        # The best of each kind come before all others.
+        firsts = {one.setting.kind: one for one in reversed(ordered)}.values()
+        return sorted(ordered, key=lambda one: one not in firsts)[:SURVIVORS]
 
     def judged(self, trials: Sequence[Trial]) -> tuple[list[Survivor], float | None]:
         """Trials with their rates on validation prompts, best first, and the base model's rate.
@@ -280,13 +278,6 @@ class Search:
             layout=self._model.layout,
         )
 
-    def _strength(self, study: Study, proposal: Proposal) -> float:
-        if proposal.strength is not None:
-            return proposal.strength
-        return expected_strength(
-            self.space, self.budget, study.trials(), proposal.setting, first=self._first_strength
-        )
-
     def _follow_up(self, study: Study, most: int, is_late: bool) -> None:
         """Want settings again, with strengths that fit the budget better.
 
@@ -326,20 +317,28 @@ class Search:
         return prompt_rates(*measured, edits, progress=self._progress)
 
     def dose_response(self, edit: Edit, doses: Sequence[float] = DOSES) -> tuple[DosePoint, ...]:
-        """What the rows of an edit do at other strengths, on validation data."""
-        return dose_response(
-            edit,
-            self.screen,
-            self.budget,
-            self.prompt_rates,
-            self._progress,
-            doses=doses,
-            uncalled=self._uncalled,
-        )
+        """What the rows of an edit do at other strengths, on validation data, weakest first.
+
+        Every strength continues the same prompts with the same random numbers; one at which the
+        model is broken is left out. The curve explains a choice and is no part of it: the strength
+        is chosen before.
+        """
+        scaled = [edit.scaled(dose) for dose in doses]
+        points = []
+        with self._progress("dose-response", len(doses)) as advance:
+            effects = self.screen.measure(scaled, progress=self._progress)
+            for dose, one, effect in zip(doses, scaled, effects, strict=True):
+                if effect.is_finite:
+                    rates = self.prompt_rates([one] if dose else [])
+                    rate = rate_of(rates) if rates else None
+                    told = self._uncalled(effect, one) if self._uncalled and dose else effect
+                    used = self.budget.used(told)
+                    points.append(DosePoint(one.strength, rate, told, used, dose == 1.0))
+                advance(1)
+        return tuple(points)
 
     def _rate(self, edits: Sequence[Edit] = ()) -> float | None:
-        measured = self._model, self._prompts, self._judge, self._decodings, self._store
-        rates = prompt_rates(*measured, edits, progress=self._progress)
+        rates = self.prompt_rates(edits)
         return sum(rates) / len(rates) if rates else None
 
     def _front(self, trials: Sequence[Trial]) -> tuple[Trial, ...]:
@@ -369,8 +368,7 @@ class Search:
                 "no edit: no trial within the budget moves the behavior in the requested "
                 "direction; use a larger budget, more --trials or more texts"
             )
-        binding = self.budget.binding(mildest.effect)
-        share = self.budget.used(mildest.effect)[binding]
+        binding, share = self.budget.binding(mildest.effect)
         return (
             f"no edit: the weakest of {len(trials)} trials (strength {mildest.strength:.2g}) uses "
             f"{share:.1f} times the budget of {binding}, and at most {SAFETY:.0%} of it may be "

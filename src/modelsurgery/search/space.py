@@ -14,7 +14,7 @@ from optuna.distributions import (
 from modelsurgery.checkpoint.layouts import GateMatrix
 from modelsurgery.edit.probe import DirectionSource
 from modelsurgery.edit.region import PAPER_ROWS, row_count
-from modelsurgery.rules.proposal import Rule
+from modelsurgery.rules.choices import Rule
 
 Window = tuple[int, int]  # first and last layer, counted 1..L
 Source = DirectionSource | Rule  # what an edit comes from: what a probe gives, or another rule
@@ -52,8 +52,8 @@ class Setting:
         return (self.probe_layer, self.rule, self.window, self.per_layer)
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain values."""
-        return _without_default_damping(asdict(self), "damping", None)
+        """Plain values; as before there was a damping where it is None, so that studies go on."""
+        return {name: one for name, one in asdict(self).items() if (name, one) != ("damping", None)}
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,9 @@ class SearchSpace:
         return tuple(dict.fromkeys([paper, *read, *applied]))
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain values."""
-        return _without_default_damping(asdict(self), "dampings", (None,))
+        """Plain values; as before there was a damping where it is None, so that studies go on."""
+        left_out = ("dampings", (None,))
+        return {name: one for name, one in asdict(self).items() if (name, one) != left_out}
 
     def fitting(self, gates: Sequence[GateMatrix]) -> "SearchSpace":
         """The space without windows that have not as many rows as it may ask for.
@@ -206,11 +207,6 @@ def rule_space(layer_count: int, rule: Rule) -> SearchSpace:
     """What is left to search for a rule that gives directions and coefficients itself."""
     windows = default_space(layer_count).windows
     return SearchSpace((None,), (rule,), windows[:6], RULE_ROWS, (False,), layer_count, DAMPINGS)
-
-
-def _without_default_damping(content: dict[str, Any], name: str, default: object) -> dict[str, Any]:
-    """Plain values as studies had them before there was a damping, so that these go on."""
-    return {key: one for key, one in content.items() if key != name or one != default}
 
 
 def _named(window: Window | None) -> str:

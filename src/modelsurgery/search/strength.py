@@ -8,6 +8,7 @@ budget's edge, proposes the next one.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import DamageBudgetError
@@ -60,17 +61,11 @@ def fit_strength(
     uncalled: UncalledMeasure | None = None,
     progress: Progress = silent,
 ) -> FittedStrength:
-    """Scale an edit to what a budget allows.
+    """Scale an edit of a setting to what a budget allows, by what it does to the screen's texts.
 
-    Args:
-        edit: at any strength; its sign is kept.
-        screen: validation texts.
-        budget: what must not break.
-        setting: what the edit was made from.
-        first: strength to begin with, positive.
-        uncalled: measures what the budget says of prompts that do not call for the behavior. It
-            generates, so only strengths are measured that all else allows, the strongest first.
-        progress: is told of strengths measured.
+    The edit's sign is kept; `first` is the strength to begin with, positive. `uncalled` measures
+    what the budget says of prompts that do not call for the behavior. It generates, so only
+    strengths are measured that all else allows, the strongest first.
 
     Raises:
         DamageBudgetError: not even the mildest strength tried is inside the budget.
@@ -110,19 +105,17 @@ def fit_strength(
 
 
 def next_strength(budget: Budget, trials: Sequence[Trial]) -> float | None:
-    """The strength that should use the budget, from what was measured; None if one does.
+    """The strength that should use the budget, from trials of one edit, at least one.
 
-    Args:
-        budget: what must not break.
-        trials: of one edit at several strengths, at least one.
+    None if one of them uses it.
     """
-    ordered = sorted(trials, key=lambda one: one.strength)
     inside = _inside(budget, trials)
-    over = next((one for one in ordered if not budget.allows(one.effect)), None)
-    if over is None:
+    outside = [one for one in trials if not budget.allows(one.effect)]
+    if not outside:
         best = inside[-1]
         used = _share(budget, best.effect)
         return None if used >= ENOUGH else best.strength * _step(used)
+    over = min(outside, key=lambda one: one.strength)
     if not inside:
         return over.strength * min(_step(_share(budget, over.effect)), 1 / CLOSE)
     best = inside[-1]
@@ -139,12 +132,8 @@ def next_strength(budget: Budget, trials: Sequence[Trial]) -> float | None:
 
 def _inside(budget: Budget, trials: Sequence[Trial]) -> list[Trial]:
     """Trials below the first that the budget does not allow, weakest first."""
-    found = []
-    for one in sorted(trials, key=lambda trial: trial.strength):
-        if not budget.allows(one.effect):
-            break
-        found.append(one)
-    return found
+    ordered = sorted(trials, key=lambda one: one.strength)
+    return list(takewhile(lambda one: budget.allows(one.effect), ordered))
 
 
 def _share(budget: Budget, effect: Effect) -> float:
@@ -163,8 +152,7 @@ def _why_none(budget: Budget, trials: Sequence[Trial]) -> str:
     mildest = min(trials, key=lambda one: one.strength)
     if not mildest.effect.is_finite:
         return "no edit: every strength tried broke the model; check that its weights are complete"
-    binding = budget.binding(mildest.effect)
-    share = budget.used(mildest.effect)[binding]
+    binding, share = budget.binding(mildest.effect)
     return (
         f"no edit: strength {mildest.strength:.2g} already uses {share:.1f} times the budget of "
         f"{binding} on validation texts, and at most {SAFETY:.0%} of it may be used; use a larger "

@@ -12,7 +12,7 @@ import os
 import socket
 import warnings
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -101,10 +101,10 @@ class Study:
         """
         self.space, self._seed, self._sampler = space, seed, sampler
         self._location, self._lock = storage, -1
-        with self._storage_errors():
+        with storage_errors(self._location):
             is_alone = self._is_alone()
             self._storage = open_storage(storage)
-            self.name = study_name(space, key)
+            self.name = sha256_json({"space": space.to_json(), **key})[:32]
             self._study = optuna.create_study(
                 storage=self._storage,
                 study_name=self.name,
@@ -113,7 +113,8 @@ class Study:
             )
             if is_alone:
                 self._end_what_was_interrupted()
-            self._share_lock()
+            if self._lock >= 0:  # in use from now on, and others may come
+                fcntl.flock(self._lock, fcntl.LOCK_SH)
             self._heartbeats = Heartbeats(self._study, self._storage)
 
     def __enter__(self) -> Self:
@@ -144,7 +145,7 @@ class Study:
     @property
     def elsewhere(self) -> int:
         """Trials that other living processes work on; 0 where the storage does not know them."""
-        with self._storage_errors():
+        with storage_errors(self._location):
             self._heartbeats.revive()
             return self._heartbeats.elsewhere()
 
@@ -156,19 +157,19 @@ class Study:
 
     def set_attribute(self, name: str, value: Any) -> None:
         """Say something of the study to all processes that work on it; a plain value."""
-        with self._storage_errors():
+        with storage_errors(self._location):
             self._study.set_user_attr(name, value)
 
     def attribute(self, name: str) -> Any:
         """What was said last, by any process; None if nothing was."""
-        with self._storage_errors():
+        with storage_errors(self._location):
             return self._study.user_attrs.get(name)
 
     def want(self, setting: Setting, strength: float | None = None) -> None:
         """Put a setting before what the sampler would propose, once."""
         parameters = self.space.parameters(setting)
         given = {} if strength is None else {STRENGTH: strength}
-        with self._storage_errors():
+        with storage_errors(self._location):
             if not self._is_there(self._study.get_trials(deepcopy=False), parameters, strength):
                 self._study.enqueue_trial(parameters, user_attrs=given)
 
@@ -179,17 +180,18 @@ class Study:
             begun = self._all(TrialState.COMPLETE, TrialState.FAIL, TrialState.RUNNING)
             seed = (self._seed + len(begun)) % 2**32
             self._study.sampler = self._sampler or _parzen_estimator(seed)
-            with self._storage_errors(), warnings.catch_warnings():
+            with storage_errors(self._location), warnings.catch_warnings():
                 # Optuna doesn't know that heartbeats are sent here.
                 warnings.filterwarnings("ignore", "Heartbeat of storage")
                 trial = self._study.ask(self.space.distributions())
                 self._heartbeats.start(trial.number)
                 if self._location is not None:
                     trial.set_user_attr(PROCESS, f"{socket.gethostname()} {os.getpid()}")
+                strength = trial.user_attrs.get(STRENGTH)
+                proposal = Proposal(trial, self.space.setting(trial.params), strength)
                 if not self._is_double(trial):
-                    strength = trial.user_attrs.get(STRENGTH)
-                    return Proposal(trial, self.space.setting(trial.params), strength)
-                self._drop(trial)
+                    return proposal
+                self.drop(proposal)
 
     def tell(self, proposal: Proposal, strength: float, effect: Effect, value: float) -> None:
         """Keep what came of a proposal; `value`, larger is better, guides the sampler.
@@ -197,7 +199,7 @@ class Study:
         What this process took too long for is another's by now, and left to it.
         """
         trial = proposal.trial
-        with self._storage_errors(), suppress(UpdateFinishedTrialError):
+        with storage_errors(self._location), suppress(UpdateFinishedTrialError):
             trial.set_user_attr(STRENGTH, strength)
             if effect.is_finite and math.isfinite(value):
                 trial.set_user_attr(EFFECT, asdict(effect))
@@ -210,12 +212,9 @@ class Study:
 
     def drop(self, proposal: Proposal) -> None:
         """Do not make a trial after all; it does not count."""
-        with self._storage_errors():
-            self._drop(proposal.trial)
-
-    def _drop(self, trial: optuna.Trial) -> None:
-        self._study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
-        self._heartbeats.stop(trial.number)
+        with storage_errors(self._location):
+            self._study.tell(proposal.trial, state=TrialState.FAIL, skip_if_finished=True)
+        self._heartbeats.stop(proposal.trial.number)
 
     def _is_double(self, trial: optuna.Trial) -> bool:
         """Whether two processes wanted the same, at the same moment."""
@@ -237,7 +236,7 @@ class Study:
         )
 
     def _all(self, *states: TrialState) -> list[FrozenTrial]:
-        with self._storage_errors():
+        with storage_errors(self._location):
             found = self._study.get_trials(deepcopy=False)
         # A process may have died between what it said of a trial and its end.
         again = {number for one in found for number in one.system_attrs.get(RETRIES, ())}
@@ -257,7 +256,7 @@ class Study:
                 self._study.enqueue_trial(one.params, user_attrs=one.user_attrs)
 
     def _is_alone(self) -> bool:
-        """Whether nobody else works on the file; others wait until `_share_lock`."""
+        """Whether nobody else works on the file; others wait until the lock is shared."""
         if self._location is None:
             return True
         if not is_journal(self._location):
@@ -271,19 +270,6 @@ class Study:
             fcntl.flock(self._lock, fcntl.LOCK_SH)
             return False
         return True
-
-    def _share_lock(self) -> None:
-        """Mark the file as in use, as long as this process has it open, and let others in."""
-        if self._lock >= 0:
-            fcntl.flock(self._lock, fcntl.LOCK_SH)
-
-    def _storage_errors(self) -> AbstractContextManager[None]:
-        return storage_errors(self._location)
-
-
-def study_name(space: SearchSpace, key: Mapping[str, Any]) -> str:
-    """The name of the study of a space and of all else that its trials depend on."""
-    return sha256_json({"space": space.to_json(), **key})[:32]
 
 
 def _parzen_estimator(seed: int) -> BaseSampler:

@@ -69,12 +69,8 @@ def targets_of(
         return (Target(tuple(texts), _checked(direction)),)
     if not texts:
         raise RecipeError("no behaviors; expected texts of at least one behavior, by name")
-    directions = (
-        _by_name("direction", direction, texts)
-        if isinstance(direction, Mapping)
-        else dict.fromkeys(texts, direction)
-    )
-    weighed = dict.fromkeys(texts, 1.0) if weights is None else _by_name("weight", weights, texts)
+    directions: Mapping[str, Direction] = _by_name("direction", direction, texts)
+    weighed = _by_name("weight", 1.0 if weights is None else weights, texts)
     for name, weight in weighed.items():
         if not 0 < weight < math.inf:
             raise RecipeError(
@@ -94,9 +90,11 @@ def _checked(direction: Direction) -> Direction:
 
 
 def _by_name(
-    what: str, given: Mapping[str, Value], texts: Mapping[str, Sequence[LabeledText]]
+    what: str, given: Value | Mapping[str, Value], texts: Mapping[str, Sequence[LabeledText]]
 ) -> Mapping[str, Value]:
-    """A value for each behavior."""
+    """A value for each behavior; one that is given without names is that of all."""
+    if not isinstance(given, Mapping):
+        return dict.fromkeys(texts, given)
     if set(given) != set(texts):
         raise RecipeError(
             f"each behavior needs a {what}: expected {', '.join(texts)}, got "

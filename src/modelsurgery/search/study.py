@@ -185,11 +185,11 @@ class Study:
                 warnings.filterwarnings("ignore", "Heartbeat of storage")
                 trial = self._study.ask(self.space.distributions())
                 self._heartbeats.start(trial.number)
-                if self._location is not None:
-                    trial.set_user_attr(PROCESS, f"{socket.gethostname()} {os.getpid()}")
                 strength = trial.user_attrs.get(STRENGTH)
                 proposal = Proposal(trial, self.space.setting(trial.params), strength)
                 if not self._is_double(trial):
+                    if self._location is not None:
+                        trial.set_user_attr(PROCESS, f"{socket.gethostname()} {os.getpid()}")
                     return proposal
                 self.drop(proposal)
 

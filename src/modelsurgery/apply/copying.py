@@ -16,19 +16,23 @@ from typing import Any
 
 from modelsurgery.apply.arrival import Arrival
 from modelsurgery.apply.coverage import Coverage
-from modelsurgery.apply.journal import SURGERY_DIRECTORY, Journal, copy_journal, load_journal
+from modelsurgery.apply.journal import (
+    SURGERY_DIRECTORY,
+    Journal,
+    StoredJournal,
+    copy_journal,
+    load_journal,
+)
 from modelsurgery.apply.manifest import (
-    HEADER,
     SURGERY_MANIFEST,
     Manifest,
+    StoredPart,
     WeightHashes,
     file_parts,
-    hash_part,
-    operation,
     read_manifest,
     write_manifest,
 )
-from modelsurgery.apply.patching import Surgery, check_rows
+from modelsurgery.apply.patching import Surgery
 from modelsurgery.apply.recognition import refuse_replaced
 from modelsurgery.apply.staging import refuse_existing_gguf, staged_place
 from modelsurgery.checkpoint.directory import Checkpoint, open_checkpoint
@@ -147,16 +151,16 @@ def apply_to_copy(
             hashes, shared = _copy_weights(
                 checkpoint, staged, stored.journal, real_copies=real_copies, progress=progress
             )
-            written = _patch(surgery, staged, stored.journal)
+            _patch(surgery, staged, stored)
             # config.json is among them: what is staged cannot be loaded before.
             small, dropped = _bring_others(
                 checkpoint.directory, staged.directory, small, content_of
             )
-            entry = operation(stored.name, surgery.edits, coverage, stored.journal.provenance)
+            _hash_changed(hashes, staged, stored.journal)
             manifest = Manifest(
-                operations=[*before.operations, entry],
+                operations=before.after(stored).operations,
                 files={name: sha256_file(staged.directory / name) for name in small},
-                weights=_with_changed(hashes, written, stored.journal),
+                weights={name: WeightHashes.of(parts) for name, parts in hashes.items()},
             )
             write_manifest(staged.records, manifest)
     left = tuple(sorted((*left_behind, *dropped)))
@@ -184,14 +188,12 @@ def _target(checkpoint: Checkpoint, destination: Path) -> Place:
     return target
 
 
-def _patch(surgery: Surgery, staged: Place, journal: Journal) -> Checkpoint:
-    """Patch the copied files, and read the rows back; the copy as a checkpoint."""
+def _patch(surgery: Surgery, staged: Place, stored: StoredJournal) -> None:
+    """Patch the copied files."""
     gguf = staged if staged.is_gguf else None
-    written = replace(surgery.checkpoint, directory=staged.directory, gguf=gguf)
-    with Weights(written, writable=True) as weights:
-        replace(surgery, checkpoint=written).patch(weights)
-        check_rows(journal, weights, edited=True)
-    return written
+    copied = replace(surgery.checkpoint, directory=staged.directory, gguf=gguf)
+    with Weights(copied, writable=True) as weights:
+        surgery.patch(stored, weights)
 
 
 def _other_files(checkpoint: Checkpoint) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -262,34 +264,32 @@ def _copy_weights(
     *,
     real_copies: bool,
     progress: Progress,
-) -> tuple[dict[str, WeightHashes], tuple[str, ...]]:
+) -> tuple[dict[str, dict[str, str]], tuple[str, ...]]:
     """Bring all weight files over, and hash of them what will stay as it is.
 
     Copying and hashing share the cores: the largest file is begun first, hashes fill the gaps.
+
+    Returns:
+        SHA-256 by file and part, and the files that are shared with the source.
     """
-    place = checkpoint.place
+    place, changed = checkpoint.place, journal.tensors
     size_of = {name: place.path(name).stat().st_size for name in checkpoint.files}
     names = sorted(checkpoint.files, key=lambda name: (-size_of[name], name))
-    changed = {entry.tensor for entry in journal.entries}
     parts = [
         (name, part)
         for name in names
         for part in file_parts(place.path(name))
-        if part[0] not in changed
+        if part.name not in changed
     ]
-    hashes: dict[str, dict[str, str]] = {name: {} for name in names}
     # Steps are megabytes: a file takes as long as hundreds of tensors.
-    steps = [size_of[name] // 10**6 for name in names] + [part[2] // 10**6 for _, part in parts]
+    steps = [size_of[name] // 10**6 for name in names] + [part.size // 10**6 for _, part in parts]
     with (
         progress("megabytes copied and hashed", sum(steps)) as advance,
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
         bring = partial(_bring, checkpoint, staged, journal=journal, real_copies=real_copies)
         copies = [pool.submit(bring, name) for name in names]
-        hashed = [
-            pool.submit(hash_part, place.path(name), start, size)
-            for name, (_, start, size) in parts
-        ]
+        hashed = [pool.submit(part.sha256) for _, part in parts]
         try:
             megabytes: dict[Future[Any], int] = dict(zip([*copies, *hashed], steps, strict=True))
             for future in as_completed(megabytes):
@@ -298,14 +298,11 @@ def _copy_weights(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    for (name, (tensor, *_)), digest in zip(parts, hashed, strict=True):
-        hashes[name][tensor] = digest.result()
+    hashes: dict[str, dict[str, str]] = {name: {} for name in checkpoint.files}
+    for (name, part), sha256 in zip(parts, hashed, strict=True):
+        hashes[name][part.name] = sha256.result()
     shared = {name for name, copy in zip(names, copies, strict=True) if copy.result()}
-    weights = {
-        name: WeightHashes(header=hashes[name].pop(HEADER), tensors=hashes[name])
-        for name in checkpoint.files
-    }
-    return weights, tuple(name for name in checkpoint.files if name in shared)
+    return hashes, tuple(name for name in checkpoint.files if name in shared)
 
 
 def _bring(
@@ -320,28 +317,16 @@ def _bring(
     return False
 
 
-def _with_changed(
-    weights: dict[str, WeightHashes], written: Checkpoint, journal: Journal
-) -> dict[str, WeightHashes]:
-    """The same hashes with those of the tensors that were patched."""
-    changed = {entry.tensor for entry in journal.entries}
+def _hash_changed(hashes: dict[str, dict[str, str]], staged: Place, journal: Journal) -> None:
+    """Add the hashes of the tensors that were patched."""
+    changed = journal.tensors
     parts = [
-        (file, part)
-        for file in journal.files
-        for part in file_parts(written.place.path(file))
-        if part[0] in changed
+        (name, part)
+        for name in journal.files
+        for part in file_parts(staged.path(name))
+        if part.name in changed
     ]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(pool.map(partial(_hash_part_of, written.place), parts))
-    tensors = {file: dict(hashes.tensors) for file, hashes in weights.items()}
-    for (file, (name, *_)), digest in zip(parts, found, strict=True):
-        tensors[file][name] = digest
-    return {
-        file: WeightHashes(header=hashes.header, tensors=tensors[file])
-        for file, hashes in weights.items()
-    }
-
-
-def _hash_part_of(place: Place, part: tuple[str, tuple[str, int, int]]) -> str:
-    file, (_, start, size) = part
-    return hash_part(place.path(file), start, size)
+        found = pool.map(StoredPart.sha256, [part for _, part in parts])
+        for (name, part), sha256 in zip(parts, found, strict=True):
+            hashes[name][part.name] = sha256

@@ -26,7 +26,7 @@ from modelsurgery.apply.coverage import Coverage
 from modelsurgery.apply.journal import StoredJournal
 from modelsurgery.apply.object_records import UNFINISHED, Records
 from modelsurgery.apply.parts import FilePart, Stretch, file_parts_of, near_together
-from modelsurgery.apply.patching import Surgery, check_rows, wrong_tensors
+from modelsurgery.apply.patching import Surgery, wrong_tensors
 from modelsurgery.checkpoint.directory import Checkpoint, open_checkpoint
 from modelsurgery.checkpoint.layouts import Address
 from modelsurgery.checkpoint.remote import RemoteModel
@@ -166,8 +166,7 @@ class _Copy:
         stored, coverage = surgery.write_journal(staged)
         in_holes = Weights(surgery.checkpoint, writable=True)
         with storage_errors(source.directory.parent), in_holes as local:
-            surgery.patch(local)
-            check_rows(stored.journal, local, edited=True)
+            surgery.patch(stored, local)
         return cls(surgery, source, target, stored, coverage, records)
 
     def made(self, progress: Progress) -> CopiedObjects:
@@ -177,7 +176,7 @@ class _Copy:
             self._make_weights(kept, progress)
             self._read_back()
             self._refuse_changed()
-            self.records.write(self.surgery, self.stored, self.coverage)
+            self.records.write(self.stored, self.surgery.checkpoint.files)
         except BaseException as error:
             with suppress(SurgeryError):
                 self._tidy(everything=isinstance(error, VerificationError))
@@ -277,7 +276,7 @@ class _Copy:
                     "copy was deleted; check the server"
                 )
         with Weights(checkpoint) as weights:
-            if wrong := wrong_tensors(self.stored.journal, weights, edited=True):
+            if wrong := wrong_tensors(self.stored.journal.entries, weights, edited=True):
                 raise VerificationError(
                     f"{self.target.url}: rows of {wrong[0]} have other bytes than were sent "
                     f"({len(wrong)} such tensors); the copy was deleted; check the server"

@@ -126,7 +126,7 @@ def changed_files(place: Place, stored: StoredJournal) -> Checkpoint:
             )
         tensors.update({tensor: replace(one, file=name) for tensor, one in found.items()})
     for entry in stored.journal.entries:
-        if entry.tensor not in tensors or not entry.view.fits(tensors[entry.tensor]):
+        if not entry.fits(tensors):
             raise JournalError(
                 f"{place}: {entry.tensor!r} is missing, smaller or of another type than journal "
                 f"{stored.path} says, so its rows cannot be put back; if the model was replaced by "

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelsurgery.apply.journal import StoredJournal, load_journals, remove_journal, sweep
-from modelsurgery.apply.manifest import SURGERY_MANIFEST, Manifest, manifest_text, read_manifest
-from modelsurgery.apply.patching import check_rows, patch_back, wrong_tensors
+from modelsurgery.apply.manifest import SURGERY_MANIFEST, manifest_text, read_manifest
+from modelsurgery.apply.patching import patch_back, wrong_tensors
 from modelsurgery.apply.recognition import changed_files, check_recorded, known_rows
 from modelsurgery.apply.weight_files import (
     hidden,
@@ -92,7 +92,7 @@ def undo(directory: Path | str, *, everything: bool = False) -> Undone:
     place = existing_place(directory)
     with locked(place.directory), storage_errors(place.model):
         unfinished = settle(place)
-        rows = [] if unfinished is None else [_row_count(unfinished)]
+        rows = [] if unfinished is None else [unfinished.journal.row_count]
         removed = 0
         while unfinished is None or everything:
             journals = load_journals(place.records)
@@ -100,14 +100,15 @@ def undo(directory: Path | str, *, everything: bool = False) -> Undone:
                 break
             if known_rows(place, journals[-1]).edited:
                 put_back(place, journals[-1])
-                rows.append(_row_count(journals[-1]))
+                rows.append(journals[-1].journal.row_count)
             else:
                 _forget(place, journals[-1])
                 removed += 1
             if not everything:
                 break
         if not rows and not removed and not everything:
-            raise _nothing_to_undo(place)
+            refuse_lost_journals(place)
+            raise JournalError(f"{place}: no surgery to undo; it has no journal")
         left = len(load_journals(place.records))
         return Undone(place.model, len(rows), left, sum(rows), removed)
 
@@ -166,7 +167,6 @@ def put_back(place: Place, stored: StoredJournal) -> None:
     privatise(place, stored)
     with _earlier_manifest(place.records, stored) as put, hidden(checkpoint, stored) as weights:
         patch_back(stored, weights)
-        check_rows(stored.journal, weights, edited=False)
         put()
     remove_journal(stored)
 
@@ -214,10 +214,10 @@ def _earlier_manifest(directory: Path, stored: StoredJournal) -> Iterator[Callab
             yield put
 
 
-def refuse_lost_journals(place: Place, manifest: Manifest) -> None:
+def refuse_lost_journals(place: Place) -> None:
     """Raise JournalError when a journal that the manifest names is not there."""
     there = {stored.name for stored in load_journals(place.records)}
-    if lost := sorted(set(manifest.journals) - there):
+    if lost := sorted(set(read_manifest(place.records).journals) - there):
         raise JournalError(
             f"{place}: its manifest names journal {lost[0]}, which is missing, so the edit "
             "cannot be undone; fetch the model again"
@@ -236,19 +236,10 @@ def refuse_complete_edits(place: Place) -> None:
         if stored.name in counting or not all(path.is_file() for path in files):
             continue
         with Weights(changed_files(place, stored)) as weights:
-            complete = not wrong_tensors(stored.journal, weights, edited=True)
+            complete = not wrong_tensors(stored.journal.entries, weights, edited=True)
         if complete:
             raise JournalError(
                 f"{place}: the edit of journal {stored.name} is complete, but "
                 f"{SURGERY_MANIFEST}, which should name it, was removed or replaced; `surgery undo "
                 f"{place}` undoes the edit"
             )
-
-
-def _nothing_to_undo(place: Place) -> JournalError:
-    refuse_lost_journals(place, read_manifest(place.records))
-    return JournalError(f"{place}: no surgery to undo; it has no journal")
-
-
-def _row_count(stored: StoredJournal) -> int:
-    return sum(len(entry.numbers) for entry in stored.journal.entries)

@@ -20,7 +20,7 @@ from modelsurgery.checkpoint.rows import Rows, Weights
 from modelsurgery.edit.changes import TensorChange, tensor_changes
 from modelsurgery.edit.edit import Edit, layout_of, named_as, rows_reader, rows_sha256
 from modelsurgery.errors import VerificationError
-from modelsurgery.files.ahead import worked_ahead
+from modelsurgery.files.parallel import worked_ahead
 from modelsurgery.files.provenance import provenance
 
 MOST_KEPT_BYTES = 64 << 20

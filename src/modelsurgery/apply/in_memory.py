@@ -123,19 +123,19 @@ def edited_per_part(model: Any, parts: Sequence[Sequence[Edit]]) -> Iterator[Non
         for change in _changes(matrices, edits, is_dequantized(model)):
             matrix = matrices[change.address]
             place, dtype = running_device(matrix.module), matrix.parameter.dtype
-            rows = torch.from_numpy(change.after.astype(np.float32))
-            before = torch.from_numpy(change.before.astype(np.float32))
+            outputs = matrix.view.outputs(tuple(matrix.parameter.shape))[change.rows]
+            gained = change.after.astype(np.float32) - change.before.astype(np.float32)
             additions.setdefault(change.address, []).append(
                 _Addition(
                     number,
-                    torch.from_numpy(matrix.outputs[change.rows]).to(place),
-                    (rows - before).to(place, dtype),
+                    torch.from_numpy(outputs).to(place),
+                    torch.from_numpy(gained).to(place, dtype),
                 )
             )
     with ExitStack() as stack:
         for address, some in additions.items():
             module = matrices[address].module
-            if not isinstance(module, torch.nn.Linear | Conv1D) or address.expert >= 0:
+            if not matrices[address].sees_every_token:
                 raise UnsupportedModelError(
                     f"{matrices[address].view.tensor} is not the weight of a linear layer that "
                     "sees every token; use `edited` for one edit at a time"
@@ -147,11 +147,7 @@ def edited_per_part(model: Any, parts: Sequence[Sequence[Edit]]) -> Iterator[Non
 
 def takes_parts(model: Any, layout: GateLayout | None = None) -> bool:
     """Whether `edited_per_part` knows all gate matrices of a model."""
-    gates = _gate_parameters(model, layout)
-    return all(
-        isinstance(one.module, torch.nn.Linear | Conv1D) and at.expert < 0
-        for at, one in gates.items()
-    )
+    return all(one.sees_every_token for one in _gate_parameters(model, layout).values())
 
 
 @dataclass(frozen=True)
@@ -188,18 +184,22 @@ class _GateParameter:
         module: what the parameter belongs to.
         parameter: the parameter that holds it; without values where they are offloaded.
         gate: where its rows are in the parameter.
-        outputs: which output of the projection each row gives, int64 [rows].
     """
 
     module: torch.nn.Module
     parameter: torch.nn.Parameter
     gate: GateMatrix
-    outputs: NDArray[np.int64]
 
     @property
     def view(self) -> RowView:
         """The rows in the parameter."""
         return self.gate.view
+
+    @property
+    def sees_every_token(self) -> bool:
+        """Whether it is the weight of a linear layer, and not of an expert of a mixture."""
+        is_linear = isinstance(self.module, torch.nn.Linear | Conv1D)
+        return is_linear and self.gate.address.expert < 0
 
 
 def loaded_gates(model: Any, layout: GateLayout | None = None) -> tuple[GateMatrix, ...]:
@@ -218,13 +218,11 @@ def loaded_gates(model: Any, layout: GateLayout | None = None) -> tuple[GateMatr
 
 
 def _gate_parameters(model: Any, layout: GateLayout | None) -> dict[Address, _GateParameter]:
-    return {gate.address: _gate_parameter(model, gate) for gate in loaded_gates(model, layout)}
-
-
-def _gate_parameter(model: Any, gate: GateMatrix) -> _GateParameter:
-    module = model.get_submodule(gate.tensor.rpartition(".")[0])
-    parameter = model.get_parameter(gate.tensor)
-    return _GateParameter(module, parameter, gate, gate.view.outputs(tuple(parameter.shape)))
+    found = {}
+    for gate in loaded_gates(model, layout):
+        module = model.get_submodule(gate.tensor.rpartition(".")[0])
+        found[gate.address] = _GateParameter(module, model.get_parameter(gate.tensor), gate)
+    return found
 
 
 def _changes(

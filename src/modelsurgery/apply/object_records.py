@@ -151,12 +151,9 @@ def _is_hidden(name: str) -> bool:
 
 
 def _is_left_behind(name: str) -> bool:
-    return Path(name).suffix.lower() in OTHER_WEIGHTS or not _is_inner(name)
-
-
-def _is_inner(name: str) -> bool:
-    """Whether a directory can have a file of that name: objects may be called `a//b`."""
-    return all(map(is_plain_name, name.split("/")))
+    """Whether it holds other weights, or is called as no file of a directory can be: `a//b`."""
+    is_inner = all(map(is_plain_name, name.split("/")))
+    return Path(name).suffix.lower() in OTHER_WEIGHTS or not is_inner
 
 
 def _refuse_replaced(checkpoint: Checkpoint, source: RemoteModel, journal: str) -> None:

@@ -56,12 +56,9 @@ class StoredObject:
 
 @dataclass
 class Traffic:
-    """What went through this process; headers, and what boto3 repeats, are not counted.
+    """Bytes of objects that this process read and wrote, and its requests.
 
-    Attributes:
-        received: bytes of objects read.
-        sent: bytes of objects written.
-        requests: number of requests.
+    Headers, and what boto3 repeats, are not counted.
     """
 
     received: int = 0
@@ -81,15 +78,7 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Range:
-    """Bytes `start:stop` of an object, for the server to copy.
-
-    Attributes:
-        folder: where the object is.
-        name: its name there.
-        start: first byte.
-        stop: one past the last byte.
-        etag: what the object's etag must be.
-    """
+    """Bytes `start:stop` of an object, for the server to copy while the etag is still this one."""
 
     folder: "Folder"
     name: str
@@ -241,7 +230,7 @@ class Folder:
         metadata: Mapping[str, str] | None = None,
         *,
         connections: int = CONNECTIONS,
-        done: Callable[[int], None] = lambda _: None,
+        done: Callable[[], None] = lambda: None,
         ended: Callable[[], None] = lambda: None,
     ) -> StoredObject:
         """Make an object of parts, in their order; when a part fails, nothing is left of it.
@@ -251,11 +240,8 @@ class Folder:
             parts: at least 5 MiB each, but for the last.
             metadata: recorded with it.
             connections: number of parts under way at a time.
-            done: called with the number of each part that has arrived.
+            done: called when a part has arrived.
             ended: called when a part failed, before those under way are waited for.
-
-        Returns:
-            The object.
         """
         key = self._key(name)
         upload = self._ask("create_multipart_upload", **key, Metadata=dict(metadata or {}))
@@ -267,7 +253,7 @@ class Folder:
             part = given() if callable(given) else given
             etag = self._bring(key, number, part)
             sizes.append(len(part))
-            done(number)
+            done()
             return {"PartNumber": number, "ETag": etag}
 
         try:

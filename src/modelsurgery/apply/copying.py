@@ -153,17 +153,15 @@ def apply_to_copy(
             )
             _patch(surgery, staged, stored)
             # config.json is among them: what is staged cannot be loaded before.
-            small, dropped = _bring_others(
-                checkpoint.directory, staged.directory, small, content_of
-            )
+            came = _bring_others(checkpoint.directory, staged.directory, small, content_of)
             _hash_changed(hashes, staged, stored.journal)
             manifest = Manifest(
                 operations=before.after(stored).operations,
-                files={name: sha256_file(staged.directory / name) for name in small},
+                files={name: sha256_file(staged.directory / name) for name in came},
                 weights={name: WeightHashes.of(parts) for name, parts in hashes.items()},
             )
             write_manifest(staged.records, manifest)
-    left = tuple(sorted((*left_behind, *dropped)))
+    left = tuple(sorted({*left_behind, *small} - {*came}))
     return EditedCopy(target.model, coverage, shared, left, surgery.arrival.by_type())
 
 
@@ -196,29 +194,25 @@ def _patch(surgery: Surgery, staged: Place, stored: StoredJournal) -> None:
         surgery.patch(stored, weights)
 
 
-def _other_files(checkpoint: Checkpoint) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _other_files(checkpoint: Checkpoint) -> tuple[list[str], list[str]]:
     """Files other than the weights: those to carry along, those to leave behind."""
     carried: list[str] = []
     left_behind: list[str] = []
     if checkpoint.place.is_gguf:  # what lies beside it belongs to other models
-        return (), ()
+        return [], []
     for path in sorted(checkpoint.directory.rglob("*")):
         name = path.relative_to(checkpoint.directory)
         hidden = any(part.startswith(".") for part in name.parts)
         if hidden or not path.is_file() or str(name) in {*checkpoint.files, SURGERY_MANIFEST}:
             continue
-        if not _is_utf8(str(name)):
+        if str(name).encode(errors="replace").decode() != str(name):
             raise CheckpointError(
                 f"{checkpoint.directory}: the file name {str(name)!r} is not UTF-8 and cannot be "
                 "recorded in the manifest; rename the file"
             )
         other_weights = path.suffix.lower() in OTHER_WEIGHTS or is_gguf(path)
         (left_behind if other_weights else carried).append(str(name))
-    return tuple(carried), tuple(left_behind)
-
-
-def _is_utf8(name: str) -> bool:
-    return name.encode(errors="replace").decode() == name
+    return carried, left_behind
 
 
 def _carry_journals(source: Place, staged: Path, manifest: Manifest) -> None:
@@ -240,13 +234,12 @@ def _bring_others(
     staged: Path,
     names: Sequence[str],
     content_of: Callable[[Path, str], bytes | None] | None,
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Bring files other than the weights over; those that came, and those that stayed."""
-    came, stayed = [], []
+) -> list[str]:
+    """Bring files other than the weights over; the names of those that came."""
+    came = []
     for name in names:
         content = None if content_of is None else content_of(source, name)
         if content_of is not None and content is None:
-            stayed.append(name)
             continue
         came.append(name)
         (staged / name).parent.mkdir(parents=True, exist_ok=True)
@@ -254,7 +247,7 @@ def _bring_others(
             shutil.copyfile(source / name, staged / name)
         else:
             (staged / name).write_bytes(content)
-    return tuple(came), tuple(stayed)
+    return came
 
 
 def _copy_weights(

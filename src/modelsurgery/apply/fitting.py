@@ -20,7 +20,7 @@ def check_fits(model: Path, edits: Sequence[Edit], layout: GateLayout | None = N
 
     Args:
         model: directory or GGUF file.
-        edits: edits, to be applied together.
+        edits: to be applied together.
         layout: where the gate rows are; the edits' own comes first.
 
     Raises:

@@ -9,6 +9,7 @@ requests a piece; where pieces are so many that sending the block is cheaper, it
 """
 
 import bisect
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -129,8 +130,8 @@ def _share(size: int) -> int:
 
 def _cut(start: int, stop: int, count: int) -> list[Stretch]:
     """Equal stretches, but for a byte."""
-    edges = [start + (stop - start) * number // count for number in range(count)] if count else []
-    return list(zip(edges, [*edges[1:], stop], strict=True)) if edges else []
+    edges = (start + (stop - start) * number // count for number in range(count + 1))
+    return list(itertools.pairwise(edges)) if count else []
 
 
 def _block(size: int, block: Stretch, runs: Sequence[Stretch]) -> FilePart:

@@ -20,15 +20,10 @@ from modelsurgery.errors import JournalError, VerificationError
 
 @dataclass(frozen=True)
 class KnownRows:
-    """What is where the rows of a journal belong.
+    """Tensors with rows of a journal as its edit left them, and with rows as they were before."""
 
-    Attributes:
-        edited: tensors with rows as the edit left them.
-        original: tensors with rows as they were before it.
-    """
-
-    edited: tuple[str, ...]
-    original: tuple[str, ...]
+    edited: list[str]
+    original: list[str]
 
 
 def known_rows(place: Place, stored: StoredJournal) -> KnownRows:
@@ -39,18 +34,14 @@ def known_rows(place: Place, stored: StoredJournal) -> KnownRows:
         VerificationError: rows are neither old nor new.
     """
     checkpoint = changed_files(place, stored)
-    edited: list[str] = []
-    original: list[str] = []
-    others: list[str] = []
+    known, others = KnownRows([], []), list[str]()
     with Weights(checkpoint) as weights:
         for entry in stored.journal.entries:
             if not place.path(checkpoint.tensors[entry.tensor].file).exists():
                 continue
             found = rows_sha256(weights.read(entry.view, entry.row_numbers))
-            if found == entry.after_sha256:
-                edited.append(entry.tensor)
-            else:
-                (original if found == entry.before_sha256 else others).append(entry.tensor)
+            states = {entry.before_sha256: known.original, entry.after_sha256: known.edited}
+            states.get(found, others).append(entry.tensor)
     if others:
         path = place.path(checkpoint.tensors[others[0]].file)
         raise VerificationError(
@@ -60,7 +51,7 @@ def known_rows(place: Place, stored: StoredJournal) -> KnownRows:
             f"model, delete {records_of(place)}; a renamed {hidden_name(path).name} needs that "
             "name again"
         )
-    return KnownRows(tuple(edited), tuple(original))
+    return known
 
 
 def check_recorded(place: Place, stored: StoredJournal) -> KnownRows:

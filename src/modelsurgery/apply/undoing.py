@@ -92,25 +92,22 @@ def undo(directory: Path | str, *, everything: bool = False) -> Undone:
     place = existing_place(directory)
     with locked(place.directory), storage_errors(place.model):
         unfinished = settle(place)
-        rows = [] if unfinished is None else [unfinished.journal.row_count]
+        undone = [] if unfinished is None else [unfinished]
         removed = 0
-        while unfinished is None or everything:
-            journals = load_journals(place.records)
-            if not journals:
-                break
-            if known_rows(place, journals[-1]).edited:
-                put_back(place, journals[-1])
-                rows.append(journals[-1].journal.row_count)
+        journals = load_journals(place.records)
+        while journals and (everything or not (undone or removed)):
+            last = journals.pop()
+            if known_rows(place, last).edited:
+                put_back(place, last)
+                undone.append(last)
             else:
-                _forget(place, journals[-1])
+                _forget(place, last)
                 removed += 1
-            if not everything:
-                break
-        if not rows and not removed and not everything:
+        if not (undone or removed or everything):
             refuse_lost_journals(place)
             raise JournalError(f"{place}: no surgery to undo; it has no journal")
-        left = len(load_journals(place.records))
-        return Undone(place.model, len(rows), left, sum(rows), removed)
+        rows = sum(stored.journal.row_count for stored in undone)
+        return Undone(place.model, len(undone), len(journals), rows, removed)
 
 
 def existing_place(model: Path | str) -> Place:

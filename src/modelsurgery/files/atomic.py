@@ -289,11 +289,9 @@ def sha256_json(content: Any) -> str:
 def locked(directory: Path, *, shared: bool = False) -> Iterator[None]:
     """Hold a lock on a directory, so that no two surgeries work on it at once.
 
-    The operating system lets go of it when the process ends, however it ends.
-
-    Args:
-        directory: what to lock; nothing is written into it, unless it is on a network file system.
-        shared: let other shared locks be held at the same time: for reading.
+    The operating system lets go of it when the process ends, however it ends. Nothing is written
+    into the directory, unless it is on a network file system. Shared locks, for reading, may be
+    held at the same time.
 
     Raises:
         StorageError: another process holds it, or the file system has no locks.

@@ -29,7 +29,15 @@ OLLAMA_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 Turns = Sequence[tuple[str, str]]
 TRIED: Turns = (("system", "one"), ("user", "two"), ("assistant", "three"), ("user", "four"))
 # What a template may raise: whatever its own expressions do.
-TEMPLATE_ERRORS = (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError)
+TEMPLATE_ERRORS = (
+    jinja2.TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True)

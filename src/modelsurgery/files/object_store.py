@@ -324,7 +324,7 @@ class Folder:
     def _key(self, name: str) -> dict[str, Any]:
         return {"Bucket": self.bucket, "Key": self._prefix + name}
 
-    def _ask(self, request: str, body: bytes | None = None, **fields: Any) -> Any:
+    def _ask(self, request: str, body: bytes | None = None, /, **fields: Any) -> Any:
         """The server's answer to a request that boto3 knows by that name, perhaps with content."""
         with self._errors():
             if body is not None:

@@ -8,6 +8,7 @@ changes no weight: several edits share one forward pass of the base weights, ano
 part of the batch.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -72,12 +73,11 @@ def edited(model: Any, *edits: Edit) -> Iterator[tuple[TensorChange, ...]]:
     model = model.model if hasattr(model, "tokenizer") else model
     matrices = _gate_parameters(model, layout_of(edits)) if edits else {}
     changes = _changes(matrices, edits, is_dequantized(model))
-    by_parameter: dict[str, list[NewRows]] = {}
+    by_parameter: dict[str, list[NewRows]] = defaultdict(list)
     for change in changes:
         view = matrices[change.address].view
         values = torch.from_numpy(change.after.astype(np.float32))
-        new = NewRows(view, torch.from_numpy(change.rows), values)
-        by_parameter.setdefault(view.tensor, []).append(new)
+        by_parameter[view.tensor].append(NewRows(view, torch.from_numpy(change.rows), values))
     with ExitStack() as stack:
         for name, rows in by_parameter.items():
             owner, _, own_name = name.rpartition(".")
@@ -118,20 +118,19 @@ def edited_per_part(model: Any, parts: Sequence[Sequence[Edit]]) -> Iterator[Non
         EditMismatchError: the model has not the rows that an edit was made for.
     """
     matrices = _gate_parameters(model, layout_of([edit for part in parts for edit in part]))
-    additions: dict[Address, list[_Addition]] = {}
+    additions: dict[Address, list[_Addition]] = defaultdict(list)
     for number, edits in enumerate(parts):
         for change in _changes(matrices, edits, is_dequantized(model)):
             matrix = matrices[change.address]
             place, dtype = running_device(matrix.module), matrix.parameter.dtype
             outputs = matrix.view.outputs(tuple(matrix.parameter.shape))[change.rows]
             gained = change.after.astype(np.float32) - change.before.astype(np.float32)
-            additions.setdefault(change.address, []).append(
-                _Addition(
-                    number,
-                    torch.from_numpy(outputs).to(place),
-                    torch.from_numpy(gained).to(place, dtype),
-                )
+            addition = _Addition(
+                number,
+                torch.from_numpy(outputs).to(place),
+                torch.from_numpy(gained).to(place, dtype),
             )
+            additions[change.address].append(addition)
     with ExitStack() as stack:
         for address, some in additions.items():
             module = matrices[address].module

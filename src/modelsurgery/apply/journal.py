@@ -124,12 +124,7 @@ class Journal(BaseModel):
 
 @dataclass(frozen=True)
 class StoredJournal:
-    """A journal with its place.
-
-    Attributes:
-        path: its directory, `DIR/.surgery/0001`.
-        journal: what it says.
-    """
+    """A journal with its directory, `DIR/.surgery/0001`."""
 
     path: Path
     journal: Journal

@@ -26,7 +26,7 @@ HEADER = ""  # no tensor has an empty name in a file that transformers writes
 
 
 def _stays_inside(name: str) -> str:
-    if not name or not all(map(is_plain_name, name.split("/"))):
+    if not all(map(is_plain_name, name.split("/"))):
         raise ValueError(f"{name!r} is not the name of a file in the directory")
     return name
 

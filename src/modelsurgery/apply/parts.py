@@ -28,13 +28,7 @@ Stretch = tuple[int, int]  # first byte, one past the last
 
 @dataclass(frozen=True)
 class Piece:
-    """Bytes that are all copied, or all sent.
-
-    Attributes:
-        start: first byte.
-        stop: one past the last byte.
-        changed: whether they are sent.
-    """
+    """Bytes `start:stop` that are all copied or, where they change, all sent."""
 
     start: int
     stop: int
@@ -48,12 +42,9 @@ class Piece:
 
 @dataclass(frozen=True)
 class FilePart:
-    """A part of an edited file.
+    """A part of an edited file: pieces that the server joins, or that are read and sent together.
 
-    Attributes:
-        pieces: what it consists of, in order.
-        joined: whether the server joins the pieces; else they are read and sent together. A single
-            piece that is not changed is copied.
+    A single piece that is not changed is copied.
     """
 
     pieces: tuple[Piece, ...]

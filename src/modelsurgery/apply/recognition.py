@@ -55,12 +55,7 @@ def known_rows(place: Place, stored: StoredJournal) -> KnownRows:
 
 
 def check_recorded(place: Place, stored: StoredJournal) -> KnownRows:
-    """The rows of a complete surgery: all of them old, or all new.
-
-    Raises:
-        JournalError, VerificationError: as `known_rows`.
-        VerificationError: some are old, some new.
-    """
+    """The rows of a complete surgery, which are all old or all new; else a VerificationError."""
     known = known_rows(place, stored)
     if known.edited and known.original:
         raise _replaced(place, stored, known)

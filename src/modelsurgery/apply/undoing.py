@@ -174,13 +174,11 @@ def forget_undone(place: Place) -> int:
     Raises:
         JournalError, VerificationError: rows of the newest are not all old or all new.
     """
-    removed = 0
-    while journals := load_journals(place.records):
-        if check_recorded(place, journals[-1]).edited:
-            break
-        _forget(place, journals[-1])
-        removed += 1
-    return removed
+    journals = load_journals(place.records)
+    count = len(journals)
+    while journals and not check_recorded(place, journals[-1]).edited:
+        _forget(place, journals.pop())
+    return count - len(journals)
 
 
 def _forget(place: Place, stored: StoredJournal) -> None:

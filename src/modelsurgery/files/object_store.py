@@ -6,6 +6,7 @@ Any server that speaks S3; the address and the credentials are boto3's own (`AWS
 
 import base64
 import hashlib
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -207,12 +208,8 @@ class Folder:
     ) -> None:
         """Have the server copy an object of that name, of any size."""
         if stored.size > MOST_COPIED_BYTES:
-            starts = range(0, stored.size, COPIED_PART_BYTES)
-            stops = [*starts[1:], stored.size]
-            parts = [
-                Range(source, name, start, stop, stored.etag)
-                for start, stop in zip(starts, stops, strict=True)
-            ]
+            edges = [*range(0, stored.size, COPIED_PART_BYTES), stored.size]
+            parts = [Range(source, name, *edge, stored.etag) for edge in itertools.pairwise(edges)]
             self.compose(name, parts, metadata)
             return
         self._ask(

@@ -14,12 +14,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
+from modelsurgery.checkpoint.remote import NEAR_BYTES
+
 SMALLEST_PART_BYTES = 5 << 20
 LARGEST_COPY_BYTES = 512 << 20  # several copies at a time are faster than one
 BLOCK_BYTES = 8 << 20
 MOST_PARTS = 10_000
-# Nearer stretches are one: so many bytes cost less than a request.
-NEAR_BYTES = 16 << 10
 # What the requests for a piece cost, in bytes that could be sent or received instead.
 PIECE_BYTES = 64 << 10
 

@@ -38,7 +38,6 @@ class Factors:
         tensor: name of the stored tensor.
         module: name of the layer in transformers' model for generation.
         address: which gate matrix of the model it is, or is a part of.
-        shape: [out, in] of the layer's weight.
         is_transposed: whether the file holds it as [in, out] (GPT-2).
         directions: [r, in] float32; the same r for all weights, rows of zeros where one has fewer.
         coefficients: [out, r] float32.
@@ -47,7 +46,6 @@ class Factors:
     tensor: str
     module: str
     address: Address
-    shape: tuple[int, int]
     is_transposed: bool
     directions: NDArray[np.float32]
     coefficients: NDArray[np.float32]
@@ -194,7 +192,6 @@ def _factors(
         gate.tensor,
         layout.loaded_name(gate.tensor, gate.block).removesuffix(".weight"),
         gate.address,
-        (outputs, inputs),
         gate.view.is_transposed,
         directions,
         coefficients,

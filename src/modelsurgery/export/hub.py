@@ -101,9 +101,10 @@ def write_repository(
             path.rename(staged / path.name)
         content.rmdir()
         (staged / "edits").mkdir()
-        for number, (path, one) in enumerate(zip(edit_files, edits, strict=True)):
-            place = staged / "edits" / f"{number + 1}.safetensors"
-            if one is originals[number]:
+        written = zip(edit_files, originals, edits, strict=True)
+        for number, (path, original, one) in enumerate(written, 1):
+            place = staged / "edits" / f"{number}.safetensors"
+            if one is original:
                 copy_file(path, place)
             else:
                 save_edit(one, place)

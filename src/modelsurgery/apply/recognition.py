@@ -34,7 +34,8 @@ def known_rows(place: Place, stored: StoredJournal) -> KnownRows:
         VerificationError: rows are neither old nor new.
     """
     checkpoint = changed_files(place, stored)
-    known, others = KnownRows([], []), list[str]()
+    known = KnownRows(edited=[], original=[])
+    others: list[str] = []
     with Weights(checkpoint) as weights:
         for entry in stored.journal.entries:
             if not place.path(checkpoint.tensors[entry.tensor].file).exists():

@@ -42,7 +42,13 @@ Count = Annotated[int, Field(strict=True, ge=0, lt=2**62)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class JournalEntry(BaseModel):
+class Record(BaseModel):
+    """What is written beside a model, as JSON; a key that is not known is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class JournalEntry(Record):
     """Rows of one gate matrix.
 
     Attributes:
@@ -52,8 +58,6 @@ class JournalEntry(BaseModel):
         before_sha256: of those bytes.
         after_sha256: of the rows once edited.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     tensor: str
     dtype: str
@@ -88,7 +92,7 @@ class JournalEntry(BaseModel):
         return len(self.numbers) * self.columns * ROW_DTYPES[self.dtype].itemsize
 
 
-class Journal(BaseModel):
+class Journal(Record):
     """What one edit changed in a model directory, and what was there before.
 
     Attributes:
@@ -100,8 +104,6 @@ class Journal(BaseModel):
         provenance: versions.
         manifest_before: the text of the directory's manifest before, None if there was none.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: int
     files: dict[str, Sha256]

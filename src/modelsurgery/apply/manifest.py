@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
-from modelsurgery.apply.journal import StoredJournal
+from modelsurgery.apply.journal import Record, StoredJournal
 from modelsurgery.checkpoint.header import read_json_object
 from modelsurgery.checkpoint.place import is_plain_name
 from modelsurgery.checkpoint.weight_headers import read_header
@@ -44,7 +44,7 @@ PlainName = Annotated[str, AfterValidator(_is_plain)]
 Described = Annotated[dict[str, Any], AfterValidator(writable_json)]
 
 
-class Operation(BaseModel):
+class Operation(Record):
     """One surgery.
 
     Attributes:
@@ -54,23 +54,19 @@ class Operation(BaseModel):
         provenance: versions of the program that applied them.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     journal: Annotated[str, Field(pattern=r"^[0-9]{4}$")]
     edits: list[Described]
     coverage: dict[str, int]
     provenance: Described
 
 
-class WeightHashes(BaseModel):
+class WeightHashes(Record):
     """What one weight file should hold.
 
     Attributes:
         header: SHA-256 of its header.
         tensors: SHA-256 of tensors that are known whole, by name.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     header: str
     tensors: dict[str, str]
@@ -82,7 +78,7 @@ class WeightHashes(BaseModel):
         return cls(header=parts[HEADER], tensors=tensors)
 
 
-class Manifest(BaseModel):
+class Manifest(Record):
     """The manifest of an edited directory.
 
     Attributes:
@@ -92,12 +88,10 @@ class Manifest(BaseModel):
         weights: what is known of each weight file, by name.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     format: int = FORMAT_VERSION
-    operations: list[Operation] = []
-    files: dict[InnerName, str] = {}
-    weights: dict[PlainName, WeightHashes] = {}
+    operations: list[Operation] = Field(default_factory=list)
+    files: dict[InnerName, str] = Field(default_factory=dict)
+    weights: dict[PlainName, WeightHashes] = Field(default_factory=dict)
 
     @property
     def journals(self) -> list[str]:

@@ -45,14 +45,7 @@ Described = Annotated[dict[str, Any], AfterValidator(writable_json)]
 
 
 class Operation(Record):
-    """One surgery.
-
-    Attributes:
-        journal: the number of its journal.
-        edits: alpha, strength and provenance of each edit.
-        coverage: what changed, of how much.
-        provenance: versions of the program that applied them.
-    """
+    """One surgery: the number of its journal, and what that says of edits and versions."""
 
     journal: Annotated[str, Field(pattern=r"^[0-9]{4}$")]
     edits: list[Described]
@@ -61,12 +54,7 @@ class Operation(Record):
 
 
 class WeightHashes(Record):
-    """What one weight file should hold.
-
-    Attributes:
-        header: SHA-256 of its header.
-        tensors: SHA-256 of tensors that are known whole, by name.
-    """
+    """SHA-256 of a weight file's header, and by name of those of its tensors known whole."""
 
     header: str
     tensors: dict[str, str]

@@ -160,7 +160,7 @@ def test_ctrl_c_during_a_run_and_the_same_command_again(surgery: Surgery, tmp_pa
     assert {name: finished[name] for name in features} == {name: left[name] for name in features}
 
 
-@pytest.mark.parametrize("function", ["shutil.copyfile", "modelsurgery.apply.copying.check_rows"])
+@pytest.mark.parametrize("function", ["shutil.copyfile", "modelsurgery.apply.patching.check_rows"])
 def test_ctrl_c_during_apply_leaves_no_destination(
     made: Made, tmp_path: Path, function: str
 ) -> None:
@@ -184,7 +184,7 @@ def test_ctrl_c_during_apply_leaves_no_destination(
          ("probe", "{model}", "--texts", "{texts}", "--out", "new")),
         ("modelsurgery.edit.region.score_rows", "starting",
          ("edit", "{model}", "--probe", "{probe}", "--alpha", "1", "--out", "new")),
-        ("modelsurgery.apply.copying.check_rows", "working",
+        ("modelsurgery.apply.patching.check_rows", "working",
          ("apply", "{model}", "{edit}", "--out", "new")),
         ("modelsurgery.apply.in_place.apply_in_place", "edit in place",
          ("apply", "{model}", "{edit}", "--in-place")),

@@ -17,6 +17,9 @@ def test_forms_are_told_by_what_templates_render() -> None:
     assert chat_form(LLAMA_3.replace("| trim", "+ '!'")) is None
     for other in ("", "{{ messages[9].content }}", "{% for", "{{ 1 / 0 }}", "{{ raise('no') }}"):
         assert chat_form(other) is None
+    endless = "{% macro once() %}{{ once() }}{% endmacro %}{{ once() }}"
+    for other in ("{{ messages | dictsort }}", endless):  # what is raised is not Jinja's own
+        assert chat_form(other) is None
     assert FORMS[0].rendered(TRIED[:2]) == (
         "<|im_start|>system\none<|im_end|>\n<|im_start|>user\ntwo<|im_end|>\n"
         "<|im_start|>assistant\n"

@@ -19,74 +19,68 @@ class Interrupted(BaseException):
 
 @dataclass(frozen=True)
 class Composer:
-    """Makes edited files of the files of a model.
+    """Makes the edited file of a name.
 
     Attributes:
         source: the model; its local directory holds the changed rows at their places.
-        target: where the files are made.
+        target: where the file is made.
+        name: of the file, here and there.
     """
 
     source: RemoteModel
     target: Folder
+    name: str
+    _scratch: list[tuple[str, str | None]] = field(default_factory=list)
     _ended: threading.Event = field(default_factory=threading.Event)
 
     def compose(
-        self,
-        name: str,
-        parts: Sequence[FilePart],
-        metadata: Mapping[str, str],
-        done: Callable[[int], None],
+        self, parts: Sequence[FilePart], metadata: Mapping[str, str], done: Callable[[], None]
     ) -> None:
-        """Make a file; when that fails, objects below `SCRATCH` are left, and nothing else."""
-        scratch: list[tuple[str, str | None]] = []
-        makers = [partial(self._made, name, part, scratch) for part in parts]
-        self.target.compose(name, makers, metadata, done=done, ended=self._ended.set)
-        self.target.delete(scratch)
+        """Make the file; when that fails, objects below `SCRATCH` are left, and nothing else."""
+        makers = [partial(self._made, part) for part in parts]
+        self.target.compose(self.name, makers, metadata, done=done, ended=self._ended.set)
+        self.target.delete(self._scratch)
 
-    def _made(
-        self, name: str, part: FilePart, scratch: list[tuple[str, str | None]]
-    ) -> bytes | Range:
+    def _made(self, part: FilePart) -> bytes | Range:
         """A part: a range for the server to copy, or bytes to send."""
         if part.is_copy:
-            return self._range(name, part.start, part.stop)
+            return self._range(part.start, part.stop)
         if part.joined:
-            return self._joined(name, part, scratch)
-        return b"".join(self._bytes(name, piece) for piece in part.pieces)
+            return self._joined(part)
+        return b"".join(map(self._bytes, part.pieces))
 
-    def _joined(self, name: str, part: FilePart, scratch: list[tuple[str, str | None]]) -> Range:
+    def _joined(self, part: FilePart) -> Range:
         """Have the server join the pieces, one at a time, behind 5 MiB that are cut off again."""
-        joined = f"{SCRATCH}/{name}/{part.start}"
+        joined = f"{SCRATCH}/{self.name}/{part.start}"
         first, *others = part.pieces
         begin = min(first.start, first.stop - SMALLEST_PART_BYTES)
         if first.changed or begin < 0:
             ahead, others = SMALLEST_PART_BYTES, [first, *others]
-            so_far = self._range(name, 0, ahead)
+            so_far = self._range(0, ahead)
         else:  # what is before an unchanged piece stands in the source
             ahead = first.start - begin
-            so_far = self._range(name, begin, first.stop)
+            so_far = self._range(begin, first.stop)
         versions: list[tuple[str, str | None]] = []
         for piece in others:
             if self._ended.is_set():
                 raise Interrupted
-            following = (
-                self._bytes(name, piece)
-                if piece.changed
-                else self._range(name, piece.start, piece.stop)
-            )
+            is_sent = piece.changed
+            following = self._bytes(piece) if is_sent else self._range(piece.start, piece.stop)
             made = self.target.compose(joined, [so_far, following], connections=1)
             versions.append((joined, made.version))
             so_far = Range(self.target, joined, 0, made.size, made.etag)
-        scratch.append(versions.pop())
-        if scratch[-1][1] is not None:  # each is as long as the block
+        self._scratch.append(versions.pop())
+        if self._scratch[-1][1] is not None:  # each is as long as the block
             self.target.delete(versions)
         return Range(self.target, joined, ahead, so_far.stop, so_far.etag)
 
-    def _range(self, name: str, start: int, stop: int) -> Range:
-        return Range(self.source.folder, name, start, stop, self.source.objects[name].etag)
+    def _range(self, start: int, stop: int) -> Range:
+        etag = self.source.objects[self.name].etag
+        return Range(self.source.folder, self.name, start, stop, etag)
 
-    def _bytes(self, name: str, piece: Piece) -> bytes:
+    def _bytes(self, piece: Piece) -> bytes:
         if not piece.changed:
-            return self.source.read(name, piece.start, piece.stop)
-        with (self.source.directory / name).open("rb") as file:
+            return self.source.read(self.name, piece.start, piece.stop)
+        with (self.source.directory / self.name).open("rb") as file:
             file.seek(piece.start)
             return file.read(piece.size)

@@ -16,19 +16,23 @@ from typing import Any
 
 from modelsurgery.apply.arrival import Arrival
 from modelsurgery.apply.coverage import Coverage
-from modelsurgery.apply.journal import SURGERY_DIRECTORY, Journal, copy_journal, load_journal
+from modelsurgery.apply.journal import (
+    SURGERY_DIRECTORY,
+    Journal,
+    StoredJournal,
+    copy_journal,
+    load_journal,
+)
 from modelsurgery.apply.manifest import (
-    HEADER,
     SURGERY_MANIFEST,
     Manifest,
+    StoredPart,
     WeightHashes,
     file_parts,
-    hash_part,
-    operation,
     read_manifest,
     write_manifest,
 )
-from modelsurgery.apply.patching import Surgery, check_rows
+from modelsurgery.apply.patching import Surgery
 from modelsurgery.apply.recognition import refuse_replaced
 from modelsurgery.apply.staging import refuse_existing_gguf, staged_place
 from modelsurgery.checkpoint.directory import Checkpoint, open_checkpoint
@@ -147,19 +151,17 @@ def apply_to_copy(
             hashes, shared = _copy_weights(
                 checkpoint, staged, stored.journal, real_copies=real_copies, progress=progress
             )
-            written = _patch(surgery, staged, stored.journal)
+            _patch(surgery, staged, stored)
             # config.json is among them: what is staged cannot be loaded before.
-            small, dropped = _bring_others(
-                checkpoint.directory, staged.directory, small, content_of
-            )
-            entry = operation(stored.name, surgery.edits, coverage, stored.journal.provenance)
+            came = _bring_others(checkpoint.directory, staged.directory, small, content_of)
+            _hash_changed(hashes, staged, stored.journal)
             manifest = Manifest(
-                operations=[*before.operations, entry],
-                files={name: sha256_file(staged.directory / name) for name in small},
-                weights=_with_changed(hashes, written, stored.journal),
+                operations=before.after(stored).operations,
+                files={name: sha256_file(staged.directory / name) for name in came},
+                weights={name: WeightHashes.of(parts) for name, parts in hashes.items()},
             )
             write_manifest(staged.records, manifest)
-    left = tuple(sorted((*left_behind, *dropped)))
+    left = tuple(sorted({*left_behind, *small} - {*came}))
     return EditedCopy(target.model, coverage, shared, left, surgery.arrival.by_type())
 
 
@@ -184,39 +186,33 @@ def _target(checkpoint: Checkpoint, destination: Path) -> Place:
     return target
 
 
-def _patch(surgery: Surgery, staged: Place, journal: Journal) -> Checkpoint:
-    """Patch the copied files, and read the rows back; the copy as a checkpoint."""
+def _patch(surgery: Surgery, staged: Place, stored: StoredJournal) -> None:
+    """Patch the copied files."""
     gguf = staged if staged.is_gguf else None
-    written = replace(surgery.checkpoint, directory=staged.directory, gguf=gguf)
-    with Weights(written, writable=True) as weights:
-        replace(surgery, checkpoint=written).patch(weights)
-        check_rows(journal, weights, edited=True)
-    return written
+    copied = replace(surgery.checkpoint, directory=staged.directory, gguf=gguf)
+    with Weights(copied, writable=True) as weights:
+        surgery.patch(stored, weights)
 
 
-def _other_files(checkpoint: Checkpoint) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _other_files(checkpoint: Checkpoint) -> tuple[list[str], list[str]]:
     """Files other than the weights: those to carry along, those to leave behind."""
     carried: list[str] = []
     left_behind: list[str] = []
     if checkpoint.place.is_gguf:  # what lies beside it belongs to other models
-        return (), ()
+        return [], []
     for path in sorted(checkpoint.directory.rglob("*")):
         name = path.relative_to(checkpoint.directory)
         hidden = any(part.startswith(".") for part in name.parts)
         if hidden or not path.is_file() or str(name) in {*checkpoint.files, SURGERY_MANIFEST}:
             continue
-        if not _is_utf8(str(name)):
+        if str(name).encode(errors="replace").decode() != str(name):
             raise CheckpointError(
                 f"{checkpoint.directory}: the file name {str(name)!r} is not UTF-8 and cannot be "
                 "recorded in the manifest; rename the file"
             )
         other_weights = path.suffix.lower() in OTHER_WEIGHTS or is_gguf(path)
         (left_behind if other_weights else carried).append(str(name))
-    return tuple(carried), tuple(left_behind)
-
-
-def _is_utf8(name: str) -> bool:
-    return name.encode(errors="replace").decode() == name
+    return carried, left_behind
 
 
 def _carry_journals(source: Place, staged: Path, manifest: Manifest) -> None:
@@ -238,13 +234,12 @@ def _bring_others(
     staged: Path,
     names: Sequence[str],
     content_of: Callable[[Path, str], bytes | None] | None,
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Bring files other than the weights over; those that came, and those that stayed."""
-    came, stayed = [], []
+) -> list[str]:
+    """Bring files other than the weights over; the names of those that came."""
+    came = []
     for name in names:
         content = None if content_of is None else content_of(source, name)
         if content_of is not None and content is None:
-            stayed.append(name)
             continue
         came.append(name)
         (staged / name).parent.mkdir(parents=True, exist_ok=True)
@@ -252,7 +247,7 @@ def _bring_others(
             shutil.copyfile(source / name, staged / name)
         else:
             (staged / name).write_bytes(content)
-    return tuple(came), tuple(stayed)
+    return came
 
 
 def _copy_weights(
@@ -262,34 +257,32 @@ def _copy_weights(
     *,
     real_copies: bool,
     progress: Progress,
-) -> tuple[dict[str, WeightHashes], tuple[str, ...]]:
+) -> tuple[dict[str, dict[str, str]], tuple[str, ...]]:
     """Bring all weight files over, and hash of them what will stay as it is.
 
     Copying and hashing share the cores: the largest file is begun first, hashes fill the gaps.
+
+    Returns:
+        SHA-256 by file and part, and the files that are shared with the source.
     """
-    place = checkpoint.place
+    place, changed = checkpoint.place, journal.tensors
     size_of = {name: place.path(name).stat().st_size for name in checkpoint.files}
     names = sorted(checkpoint.files, key=lambda name: (-size_of[name], name))
-    changed = {entry.tensor for entry in journal.entries}
     parts = [
         (name, part)
         for name in names
         for part in file_parts(place.path(name))
-        if part[0] not in changed
+        if part.name not in changed
     ]
-    hashes: dict[str, dict[str, str]] = {name: {} for name in names}
     # Steps are megabytes: a file takes as long as hundreds of tensors.
-    steps = [size_of[name] // 10**6 for name in names] + [part[2] // 10**6 for _, part in parts]
+    steps = [size_of[name] // 10**6 for name in names] + [part.size // 10**6 for _, part in parts]
     with (
         progress("megabytes copied and hashed", sum(steps)) as advance,
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
         bring = partial(_bring, checkpoint, staged, journal=journal, real_copies=real_copies)
         copies = [pool.submit(bring, name) for name in names]
-        hashed = [
-            pool.submit(hash_part, place.path(name), start, size)
-            for name, (_, start, size) in parts
-        ]
+        hashed = [pool.submit(part.sha256) for _, part in parts]
         try:
             megabytes: dict[Future[Any], int] = dict(zip([*copies, *hashed], steps, strict=True))
             for future in as_completed(megabytes):
@@ -298,14 +291,11 @@ def _copy_weights(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    for (name, (tensor, *_)), digest in zip(parts, hashed, strict=True):
-        hashes[name][tensor] = digest.result()
+    hashes: dict[str, dict[str, str]] = {name: {} for name in checkpoint.files}
+    for (name, part), sha256 in zip(parts, hashed, strict=True):
+        hashes[name][part.name] = sha256.result()
     shared = {name for name, copy in zip(names, copies, strict=True) if copy.result()}
-    weights = {
-        name: WeightHashes(header=hashes[name].pop(HEADER), tensors=hashes[name])
-        for name in checkpoint.files
-    }
-    return weights, tuple(name for name in checkpoint.files if name in shared)
+    return hashes, tuple(name for name in checkpoint.files if name in shared)
 
 
 def _bring(
@@ -320,28 +310,16 @@ def _bring(
     return False
 
 
-def _with_changed(
-    weights: dict[str, WeightHashes], written: Checkpoint, journal: Journal
-) -> dict[str, WeightHashes]:
-    """The same hashes with those of the tensors that were patched."""
-    changed = {entry.tensor for entry in journal.entries}
+def _hash_changed(hashes: dict[str, dict[str, str]], staged: Place, journal: Journal) -> None:
+    """Add the hashes of the tensors that were patched."""
+    changed = journal.tensors
     parts = [
-        (file, part)
-        for file in journal.files
-        for part in file_parts(written.place.path(file))
-        if part[0] in changed
+        (name, part)
+        for name in journal.files
+        for part in file_parts(staged.path(name))
+        if part.name in changed
     ]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(pool.map(partial(_hash_part_of, written.place), parts))
-    tensors = {file: dict(hashes.tensors) for file, hashes in weights.items()}
-    for (file, (name, *_)), digest in zip(parts, found, strict=True):
-        tensors[file][name] = digest
-    return {
-        file: WeightHashes(header=hashes.header, tensors=tensors[file])
-        for file, hashes in weights.items()
-    }
-
-
-def _hash_part_of(place: Place, part: tuple[str, tuple[str, int, int]]) -> str:
-    file, (_, start, size) = part
-    return hash_part(place.path(file), start, size)
+        found = pool.map(StoredPart.sha256, [part for _, part in parts])
+        for (name, part), sha256 in zip(parts, found, strict=True):
+            hashes[name][part.name] = sha256

@@ -33,13 +33,7 @@ class Coverage:
 def measure_coverage(
     changes: Iterable[TensorChange], *, tensors_found: int, rows_found: int, bytes_total: int
 ) -> Coverage:
-    """Count what changed, one matrix at a time.
-
-    Args:
-        changes: rows before and after.
-        tensors_found: gate matrices of the model.
-        rows_found: gate rows of the model.
-        bytes_total: bytes of all weights of the model.
+    """Count what changed, one matrix at a time, in a model of that size.
 
     Raises:
         NothingChangedError: no byte differs.

@@ -63,7 +63,8 @@ def _met(
                 for entry, before in stored.before(view):
                     _, here, there = np.intersect1d(rows, entry.row_numbers, return_indices=True)
                     content[here] = before[there]
-                    met.extend([(stored.name, view.tensor)] * bool(len(here)))
+                    if len(here):
+                        met.append((stored.name, view.tensor))
             return content
 
         try:

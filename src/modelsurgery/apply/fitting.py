@@ -16,12 +16,8 @@ def check_fits(model: Path, edits: Sequence[Edit], layout: GateLayout | None = N
     """Refuse edits of another model before minutes are spent on loading this one.
 
     Says nothing where only the loaded model can tell: of a model that is not on disk, of rows that
-    cannot be read there, and of edits of early versions, which know rows of one type only.
-
-    Args:
-        model: directory or GGUF file.
-        edits: edits, to be applied together.
-        layout: where the gate rows are; the edits' own comes first.
+    cannot be read there, and of edits of early versions, which know rows of one type only. The
+    layout that edits carry comes before the one given.
 
     Raises:
         CheckpointError: the headers of the model are damaged.

@@ -8,6 +8,7 @@ changes no weight: several edits share one forward pass of the base weights, ano
 part of the batch.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -72,12 +73,11 @@ def edited(model: Any, *edits: Edit) -> Iterator[tuple[TensorChange, ...]]:
     model = model.model if hasattr(model, "tokenizer") else model
     matrices = _gate_parameters(model, layout_of(edits)) if edits else {}
     changes = _changes(matrices, edits, is_dequantized(model))
-    by_parameter: dict[str, list[NewRows]] = {}
+    by_parameter: dict[str, list[NewRows]] = defaultdict(list)
     for change in changes:
         view = matrices[change.address].view
         values = torch.from_numpy(change.after.astype(np.float32))
-        new = NewRows(view, torch.from_numpy(change.rows), values)
-        by_parameter.setdefault(view.tensor, []).append(new)
+        by_parameter[view.tensor].append(NewRows(view, torch.from_numpy(change.rows), values))
     with ExitStack() as stack:
         for name, rows in by_parameter.items():
             owner, _, own_name = name.rpartition(".")
@@ -118,24 +118,23 @@ def edited_per_part(model: Any, parts: Sequence[Sequence[Edit]]) -> Iterator[Non
         EditMismatchError: the model has not the rows that an edit was made for.
     """
     matrices = _gate_parameters(model, layout_of([edit for part in parts for edit in part]))
-    additions: dict[Address, list[_Addition]] = {}
+    additions: dict[Address, list[_Addition]] = defaultdict(list)
     for number, edits in enumerate(parts):
         for change in _changes(matrices, edits, is_dequantized(model)):
             matrix = matrices[change.address]
             place, dtype = running_device(matrix.module), matrix.parameter.dtype
-            rows = torch.from_numpy(change.after.astype(np.float32))
-            before = torch.from_numpy(change.before.astype(np.float32))
-            additions.setdefault(change.address, []).append(
-                _Addition(
-                    number,
-                    torch.from_numpy(matrix.outputs[change.rows]).to(place),
-                    (rows - before).to(place, dtype),
-                )
+            outputs = matrix.view.outputs(tuple(matrix.parameter.shape))[change.rows]
+            gained = change.after.astype(np.float32) - change.before.astype(np.float32)
+            addition = _Addition(
+                number,
+                torch.from_numpy(outputs).to(place),
+                torch.from_numpy(gained).to(place, dtype),
             )
+            additions[change.address].append(addition)
     with ExitStack() as stack:
         for address, some in additions.items():
             module = matrices[address].module
-            if not isinstance(module, torch.nn.Linear | Conv1D) or address.expert >= 0:
+            if not matrices[address].sees_every_token:
                 raise UnsupportedModelError(
                     f"{matrices[address].view.tensor} is not the weight of a linear layer that "
                     "sees every token; use `edited` for one edit at a time"
@@ -147,11 +146,7 @@ def edited_per_part(model: Any, parts: Sequence[Sequence[Edit]]) -> Iterator[Non
 
 def takes_parts(model: Any, layout: GateLayout | None = None) -> bool:
     """Whether `edited_per_part` knows all gate matrices of a model."""
-    gates = _gate_parameters(model, layout)
-    return all(
-        isinstance(one.module, torch.nn.Linear | Conv1D) and at.expert < 0
-        for at, one in gates.items()
-    )
+    return all(one.sees_every_token for one in _gate_parameters(model, layout).values())
 
 
 @dataclass(frozen=True)
@@ -188,18 +183,22 @@ class _GateParameter:
         module: what the parameter belongs to.
         parameter: the parameter that holds it; without values where they are offloaded.
         gate: where its rows are in the parameter.
-        outputs: which output of the projection each row gives, int64 [rows].
     """
 
     module: torch.nn.Module
     parameter: torch.nn.Parameter
     gate: GateMatrix
-    outputs: NDArray[np.int64]
 
     @property
     def view(self) -> RowView:
         """The rows in the parameter."""
         return self.gate.view
+
+    @property
+    def sees_every_token(self) -> bool:
+        """Whether it is the weight of a linear layer, and not of an expert of a mixture."""
+        is_linear = isinstance(self.module, torch.nn.Linear | Conv1D)
+        return is_linear and self.gate.address.expert < 0
 
 
 def loaded_gates(model: Any, layout: GateLayout | None = None) -> tuple[GateMatrix, ...]:
@@ -218,13 +217,11 @@ def loaded_gates(model: Any, layout: GateLayout | None = None) -> tuple[GateMatr
 
 
 def _gate_parameters(model: Any, layout: GateLayout | None) -> dict[Address, _GateParameter]:
-    return {gate.address: _gate_parameter(model, gate) for gate in loaded_gates(model, layout)}
-
-
-def _gate_parameter(model: Any, gate: GateMatrix) -> _GateParameter:
-    module = model.get_submodule(gate.tensor.rpartition(".")[0])
-    parameter = model.get_parameter(gate.tensor)
-    return _GateParameter(module, parameter, gate, gate.view.outputs(tuple(parameter.shape)))
+    found = {}
+    for gate in loaded_gates(model, layout):
+        module = model.get_submodule(gate.tensor.rpartition(".")[0])
+        found[gate.address] = _GateParameter(module, model.get_parameter(gate.tensor), gate)
+    return found
 
 
 def _changes(

@@ -20,16 +20,9 @@ from pathlib import Path
 
 from modelsurgery.apply.arrival import Arrival
 from modelsurgery.apply.coverage import Coverage
-from modelsurgery.apply.journal import StoredJournal, remove_journal
-from modelsurgery.apply.manifest import (
-    Manifest,
-    Operation,
-    WeightHashes,
-    operation,
-    read_manifest,
-    write_manifest,
-)
-from modelsurgery.apply.patching import Surgery, check_rows
+from modelsurgery.apply.journal import remove_journal
+from modelsurgery.apply.manifest import read_manifest, write_manifest
+from modelsurgery.apply.patching import Surgery
 from modelsurgery.apply.undoing import (
     existing_place,
     forget_undone,
@@ -110,7 +103,7 @@ def apply_in_place(directory: Path | str, edits: Sequence[Edit]) -> EditedInPlac
         checkpoint = open_checkpoint(place.model)
         surgery = Surgery.of(checkpoint, edits)
         refuse_unwritable(present(place.path(name)) for name in checkpoint.files)
-        refuse_lost_journals(place, read_manifest(place.records))
+        refuse_lost_journals(place)
         removed = forget_undone(place)
         before = read_manifest(place.records)
         stored, coverage = surgery.write_journal(place.records)
@@ -121,31 +114,12 @@ def apply_in_place(directory: Path | str, edits: Sequence[Edit]) -> EditedInPlac
             raise
         try:
             with hidden(checkpoint, stored) as weights:
-                surgery.patch(weights)
-                check_rows(stored.journal, weights, edited=True)
-                entry = operation(stored.name, surgery.edits, coverage, stored.journal.provenance)
-                write_manifest(place.records, _with_operation(before, entry, stored))
+                surgery.patch(stored, weights)
+                write_manifest(place.records, before.after(stored))
         except BaseException:
             put_back(place, stored)
             raise
     arrival = surgery.arrival.by_type()
     return EditedInPlace(
         place.model, coverage, stored.path, unfinished is not None, arrival, removed
-    )
-
-
-def _with_operation(before: Manifest, entry: Operation, stored: StoredJournal) -> Manifest:
-    """The manifest with one surgery more; hashes of whole tensors that it changed are dropped."""
-    changed = {one.tensor for one in stored.journal.entries}
-    weights = {
-        file: WeightHashes(
-            header=hashes.header,
-            tensors={name: one for name, one in hashes.tensors.items() if name not in changed},
-        )
-        for file, hashes in before.weights.items()
-    }
-    return Manifest(
-        operations=[*before.operations, entry],
-        files=before.files,
-        weights=weights,
     )

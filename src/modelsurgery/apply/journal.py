@@ -12,7 +12,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from modelsurgery.apply.coverage import Coverage
 from modelsurgery.checkpoint.directory import Checkpoint
-from modelsurgery.checkpoint.header import read_json_object
+from modelsurgery.checkpoint.header import StoredTensor, read_json_object
 from modelsurgery.checkpoint.layouts import Address, GateMatrix
 from modelsurgery.checkpoint.place import RECORDS_SUFFIX, is_plain_name
 from modelsurgery.checkpoint.rows import ROW_DTYPES, Rows, RowView
@@ -42,7 +42,13 @@ Count = Annotated[int, Field(strict=True, ge=0, lt=2**62)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class JournalEntry(BaseModel):
+class Record(BaseModel):
+    """What is written beside a model, as JSON; a key that is not known is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class JournalEntry(Record):
     """Rows of one gate matrix.
 
     Attributes:
@@ -52,8 +58,6 @@ class JournalEntry(BaseModel):
         before_sha256: of those bytes.
         after_sha256: of the rows once edited.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     tensor: str
     dtype: str
@@ -70,15 +74,12 @@ class JournalEntry(BaseModel):
     @property
     def view(self) -> RowView:
         """Where the rows are."""
-        return RowView(
-            self.tensor,
-            self.dtype,
-            self.rows,
-            self.columns,
-            self.offset,
-            self.row_stride,
-            self.column_stride,
-        )
+        return RowView(**{one.name: getattr(self, one.name) for one in fields(RowView)})
+
+    def fits(self, tensors: Mapping[str, StoredTensor]) -> bool:
+        """Whether its tensor is there, with the same type and all of the rows inside it."""
+        stored = tensors.get(self.tensor)
+        return stored is not None and self.view.fits(stored)
 
     @property
     def row_numbers(self) -> NDArray[np.int64]:
@@ -91,7 +92,7 @@ class JournalEntry(BaseModel):
         return len(self.numbers) * self.columns * ROW_DTYPES[self.dtype].itemsize
 
 
-class Journal(BaseModel):
+class Journal(Record):
     """What one edit changed in a model directory, and what was there before.
 
     Attributes:
@@ -104,8 +105,6 @@ class Journal(BaseModel):
         manifest_before: the text of the directory's manifest before, None if there was none.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     format: int
     files: dict[str, Sha256]
     entries: list[JournalEntry]
@@ -114,15 +113,20 @@ class Journal(BaseModel):
     provenance: dict[str, Any]
     manifest_before: str | None
 
+    @property
+    def tensors(self) -> set[str]:
+        """Names of the tensors that have changed rows."""
+        return {entry.tensor for entry in self.entries}
+
+    @property
+    def row_count(self) -> int:
+        """Number of changed rows."""
+        return sum(len(entry.numbers) for entry in self.entries)
+
 
 @dataclass(frozen=True)
 class StoredJournal:
-    """A journal with its place.
-
-    Attributes:
-        path: its directory, `DIR/.surgery/0001`.
-        journal: what it says.
-    """
+    """A journal with its directory, `DIR/.surgery/0001`."""
 
     path: Path
     journal: Journal
@@ -133,10 +137,7 @@ class StoredJournal:
         return self.path.name
 
     def before(self, view: RowView | None = None) -> Iterator[tuple[JournalEntry, Rows]]:
-        """Original rows [k, columns] of each entry, checked against their hashes.
-
-        Args:
-            view: only entries of this matrix.
+        """Original rows [k, columns] of each entry (of a matrix), checked against their hashes.
 
         Raises:
             JournalError: `before.bin` does not hold them.
@@ -146,10 +147,9 @@ class StoredJournal:
             for entry in self.journal.entries:
                 if view not in (None, entry.view):
                     continue
-                there = entry.place + entry.size_bytes <= held
-                file.seek(entry.place if there else held)
-                rows = np.frombuffer(file.read(entry.size_bytes if there else 0), dtype=np.uint8)
-                if not there or rows_sha256(rows) != entry.before_sha256:
+                file.seek(min(entry.place, held))
+                rows = np.frombuffer(file.read(min(entry.size_bytes, held)), dtype=np.uint8)
+                if len(rows) != entry.size_bytes or rows_sha256(rows) != entry.before_sha256:
                     raise JournalError(
                         f"{self.path / ROWS_FILE}: the saved rows of {entry.tensor} do not match "
                         "their hash; the journal is damaged and cannot be used to undo, fetch "
@@ -343,9 +343,8 @@ def _check(path: Path, journal: Journal) -> None:
         )
         if not sound:
             raise JournalError(f"{path}: the rows of {entry.tensor!r} contradict each other")
-    rows = sum(len(entry.numbers) for entry in journal.entries)
     claimed = (journal.coverage.get("tensors_edited"), journal.coverage.get("rows_edited"))
-    if claimed != (len(journal.entries), rows):
+    if claimed != (len(journal.entries), journal.row_count):
         raise JournalError(f"{path}: its entries do not match the edit that it describes")
     ordered = sorted(journal.entries, key=lambda entry: (entry.tensor, entry.offset))
     for entry, following in itertools.pairwise(ordered):

@@ -133,32 +133,29 @@ def rows_replaced(module: torch.nn.Module, name: str, *changes: NewRows) -> Iter
             rows_in(tensor, change.view)[change.rows.to(values.device)] = values
 
 
+@dataclass(frozen=True, eq=False)
 class _EditedMap(Mapping[str, torch.Tensor]):
     """A hook's map of which one tensor is given with edited rows, each time a copy."""
 
-    def __init__(
-        self,
-        base: Mapping[str, torch.Tensor],
-        name: str,
-        dtype: torch.dtype,
-        changes: tuple[NewRows, ...],
-    ) -> None:
-        self._base, self._name, self._dtype, self._changes = base, name, dtype, changes
+    base: Mapping[str, torch.Tensor]
+    name: str
+    dtype: torch.dtype
+    changes: tuple[NewRows, ...]
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        tensor = self._base[name]
-        if name == self._name:
+        tensor = self.base[name]
+        if name == self.name:
             # A copy: what the map gives may be a file of the checkpoint, mapped into memory.
-            tensor = tensor.to(self._dtype, copy=True)
-            for change in self._changes:
+            tensor = tensor.to(self.dtype, copy=True)
+            for change in self.changes:
                 change.write(tensor)
         return tensor
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._base)
+        return iter(self.base)
 
     def __len__(self) -> int:
-        return len(self._base)
+        return len(self.base)
 
 
 def _is_in_memory(weights: Mapping[str, torch.Tensor], name: str, dtype: torch.dtype) -> bool:

@@ -6,28 +6,27 @@ where a copy was written, small files, and (in the journals) the edited rows.
 
 import hashlib
 import itertools
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
-from modelsurgery.apply.coverage import Coverage
+from modelsurgery.apply.journal import Record, StoredJournal
 from modelsurgery.checkpoint.header import read_json_object
 from modelsurgery.checkpoint.place import is_plain_name
 from modelsurgery.checkpoint.weight_headers import read_header
-from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import CheckpointError, VerificationError
-from modelsurgery.files.atomic import HASH_BLOCK_BYTES, writable_json, write_json
+from modelsurgery.files.atomic import writable_json, write_json
 
 SURGERY_MANIFEST = "surgery.json"
 FORMAT_VERSION = 2
+HASH_BLOCK_BYTES = 1 << 20
 HEADER = ""  # no tensor has an empty name in a file that transformers writes
 
 
 def _stays_inside(name: str) -> str:
-    if not name or not all(map(is_plain_name, name.split("/"))):
+    if not all(map(is_plain_name, name.split("/"))):
         raise ValueError(f"{name!r} is not the name of a file in the directory")
     return name
 
@@ -45,17 +44,8 @@ PlainName = Annotated[str, AfterValidator(_is_plain)]
 Described = Annotated[dict[str, Any], AfterValidator(writable_json)]
 
 
-class Operation(BaseModel):
-    """One surgery.
-
-    Attributes:
-        journal: the number of its journal.
-        edits: alpha, strength and provenance of each edit.
-        coverage: what changed, of how much.
-        provenance: versions of the program that applied them.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Operation(Record):
+    """One surgery: the number of its journal, and what that says of edits and versions."""
 
     journal: Annotated[str, Field(pattern=r"^[0-9]{4}$")]
     edits: list[Described]
@@ -63,21 +53,20 @@ class Operation(BaseModel):
     provenance: Described
 
 
-class WeightHashes(BaseModel):
-    """What one weight file should hold.
-
-    Attributes:
-        header: SHA-256 of its header.
-        tensors: SHA-256 of tensors that are known whole, by name.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class WeightHashes(Record):
+    """SHA-256 of a weight file's header, and by name of those of its tensors known whole."""
 
     header: str
     tensors: dict[str, str]
 
+    @classmethod
+    def of(cls, parts: Mapping[str, str]) -> "WeightHashes":
+        """Hashes of parts of the file by name, the `HEADER` among them."""
+        tensors = {name: one for name, one in parts.items() if name != HEADER}
+        return cls(header=parts[HEADER], tensors=tensors)
 
-class Manifest(BaseModel):
+
+class Manifest(Record):
     """The manifest of an edited directory.
 
     Attributes:
@@ -87,17 +76,33 @@ class Manifest(BaseModel):
         weights: what is known of each weight file, by name.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     format: int = FORMAT_VERSION
-    operations: list[Operation] = []
-    files: dict[InnerName, str] = {}
-    weights: dict[PlainName, WeightHashes] = {}
+    operations: list[Operation] = Field(default_factory=list)
+    files: dict[InnerName, str] = Field(default_factory=dict)
+    weights: dict[PlainName, WeightHashes] = Field(default_factory=dict)
 
     @property
     def journals(self) -> list[str]:
         """Numbers of the journals that count."""
         return [operation.journal for operation in self.operations]
+
+    def after(self, stored: StoredJournal) -> "Manifest":
+        """The manifest after one surgery more, without the hashes of whole tensors it changed."""
+        journal, changed = stored.journal, stored.journal.tensors
+        done = Operation(
+            journal=stored.name,
+            edits=journal.description,
+            coverage=journal.coverage,
+            provenance=journal.provenance,
+        )
+        weights = {
+            file: WeightHashes(
+                header=hashes.header,
+                tensors={name: one for name, one in hashes.tensors.items() if name not in changed},
+            )
+            for file, hashes in self.weights.items()
+        }
+        return Manifest(operations=[*self.operations, done], files=self.files, weights=weights)
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -139,56 +144,41 @@ def manifest_text(directory: Path) -> str | None:
     return path.read_bytes().decode() if path.is_file() else None
 
 
-def describe_edits(edits: Sequence[Edit]) -> list[dict[str, Any]]:
-    """Edits for people, as JSON values."""
-    return [
-        {
-            "alpha": edit.alpha,
-            "strength": edit.strength,
-            "rows": edit.row_count,
-            "provenance": edit.provenance.to_json(),
-        }
-        for edit in edits
-    ]
+class StoredPart(NamedTuple):
+    """A tensor of a weight file, or its `HEADER`: first byte, and size in bytes."""
+
+    path: Path
+    name: str
+    start: int
+    size: int
+
+    def sha256(self) -> str:
+        """Hexadecimal SHA-256 of its bytes.
+
+        Raises:
+            VerificationError: the file ends inside it.
+        """
+        digest, left = hashlib.sha256(), self.size
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(self.start)
+            while left:
+                block = file.read(min(left, HASH_BLOCK_BYTES))
+                if not block:
+                    raise VerificationError(f"{self.path}: was truncated while it was read")
+                digest.update(block)
+                left -= len(block)
+        return digest.hexdigest()
 
 
-def operation(
-    journal: str, edits: Sequence[Edit], coverage: Coverage, origin: dict[str, Any]
-) -> Operation:
-    """The entry of one surgery."""
-    return Operation(
-        journal=journal,
-        edits=describe_edits(edits),
-        coverage=asdict(coverage),
-        provenance=origin,
-    )
-
-
-def file_parts(path: Path) -> list[tuple[str, int, int]]:
-    """What a weight file consists of, in order: name, first byte and size; first the `HEADER`.
+def file_parts(path: Path) -> list[StoredPart]:
+    """What a weight file consists of, in order.
 
     What lies between two tensors, in GGUF files, belongs to the first.
     """
     tensors = sorted(read_header(path).values(), key=lambda one: (one.start, one.size_bytes))
     names = [HEADER, *(one.name for one in tensors)]
-    starts = [0, *(one.start for one in tensors), path.stat().st_size]
-    sizes = (end - start for start, end in itertools.pairwise(starts))
-    return list(zip(names, starts, sizes, strict=False))
-
-
-def hash_part(path: Path, start: int, size: int) -> str:
-    """SHA-256 of a stretch of a file.
-
-    Raises:
-        VerificationError: the file ends inside it.
-    """
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        file.seek(start)
-        while size:
-            block = file.read(min(size, HASH_BLOCK_BYTES))
-            if not block:
-                raise VerificationError(f"{path}: was truncated while it was read")
-            digest.update(block)
-            size -= len(block)
-    return digest.hexdigest()
+    edges = itertools.pairwise([0, *(one.start for one in tensors), path.stat().st_size])
+    return [
+        StoredPart(path, name, start, end - start)
+        for name, (start, end) in zip(names, edges, strict=True)
+    ]

@@ -26,9 +26,8 @@ from modelsurgery.apply.coverage import Coverage
 from modelsurgery.apply.journal import StoredJournal
 from modelsurgery.apply.object_records import UNFINISHED, Records
 from modelsurgery.apply.parts import FilePart, Stretch, file_parts_of, near_together
-from modelsurgery.apply.patching import Surgery, check_rows, wrong_tensors
+from modelsurgery.apply.patching import Surgery, wrong_tensors
 from modelsurgery.checkpoint.directory import Checkpoint, open_checkpoint
-from modelsurgery.checkpoint.layouts import Address
 from modelsurgery.checkpoint.remote import RemoteModel
 from modelsurgery.checkpoint.rows import Weights, stretches
 from modelsurgery.edit.edit import Edit
@@ -134,13 +133,13 @@ class _Copy:
     """A copy to be made: everything that this machine knows and the server has yet to be sent.
 
     Attributes:
-        surgery: of the model with its changed rows in the local directory.
-        source, target: the model, and where the copy goes.
+        checkpoint: the model with its changed rows, edited, in the local directory.
+        source, target: the model in the store, and where the copy goes.
         stored, coverage: the journal, and how much changes.
         records: what there is beside the weights.
     """
 
-    surgery: Surgery
+    checkpoint: Checkpoint
     source: RemoteModel
     target: Folder
     stored: StoredJournal
@@ -157,18 +156,15 @@ class _Copy:
         staged: Path,
     ) -> "_Copy":
         """Fetch the rows that change, write the journal, and edit them in the local directory."""
-        surgery = replace(
-            Surgery.of(checkpoint, edits), checkpoint=replace(checkpoint, remote=None)
-        )
+        local = replace(checkpoint, remote=None)
+        surgery = replace(Surgery.of(checkpoint, edits), checkpoint=local)
         records = Records.of(checkpoint, source, target, staged)
         for file, wanted in _rows_of(surgery).items():
             source.fetch(file, wanted)
         stored, coverage = surgery.write_journal(staged)
-        in_holes = Weights(surgery.checkpoint, writable=True)
-        with storage_errors(source.directory.parent), in_holes as local:
-            surgery.patch(local)
-            check_rows(stored.journal, local, edited=True)
-        return cls(surgery, source, target, stored, coverage, records)
+        with storage_errors(source.directory.parent), Weights(local, writable=True) as weights:
+            surgery.patch(stored, weights)
+        return cls(local, source, target, stored, coverage, records)
 
     def made(self, progress: Progress) -> CopiedObjects:
         """Have the server make the copy."""
@@ -177,7 +173,7 @@ class _Copy:
             self._make_weights(kept, progress)
             self._read_back()
             self._refuse_changed()
-            self.records.write(self.surgery, self.stored, self.coverage)
+            self.records.write(self.stored, self.checkpoint.files)
         except BaseException as error:
             with suppress(SurgeryError):
                 self._tidy(everything=isinstance(error, VerificationError))
@@ -197,7 +193,7 @@ class _Copy:
     @property
     def _identity(self) -> str:
         """Differs for another source, another edit, and another state of the source."""
-        etags = {name: self.source.objects[name].etag for name in self.surgery.checkpoint.files}
+        etags = {name: self.source.objects[name].etag for name in self.checkpoint.files}
         rows = [one.after_sha256 for one in self.stored.journal.entries]
         return sha256_json([self.source.folder.url, etags, rows])
 
@@ -219,7 +215,7 @@ class _Copy:
                 "with its own command, delete it, or choose another --out"
             )
         self._tidy()
-        files = [name for name in self.surgery.checkpoint.files if name in there]
+        files = [name for name in self.checkpoint.files if name in there]
         made = in_parallel(lambda name: self.target.metadata(name).get(MADE_FROM), files)
         return tuple(name for name, one in zip(files, made, strict=True) if one == self._identity)
 
@@ -234,11 +230,10 @@ class _Copy:
         changed = self._changed()
         parts: dict[str, list[FilePart]] = {
             name: file_parts_of(self.source.objects[name].size, changed.get(name, ()))
-            for name in self.surgery.checkpoint.files
+            for name in self.checkpoint.files
             if name not in kept
         }
         metadata = {MADE_FROM: self._identity}
-        composer = Composer(self.source, self.target)
         with progress("parts", sum(map(len, parts.values()))) as advance:
             for name, of_file in parts.items():
                 stored = self.source.objects[name]
@@ -246,11 +241,12 @@ class _Copy:
                     self.target.copy(name, self.source.folder, stored, metadata)
                     advance(len(of_file))
                 else:
-                    composer.compose(name, of_file, metadata, lambda _: advance(1))
+                    composer = Composer(self.source, self.target, name)
+                    composer.compose(of_file, metadata, lambda: advance(1))
 
     def _changed(self) -> dict[str, list[Stretch]]:
         """Where the journal's rows are, by file."""
-        tensors = self.surgery.checkpoint.tensors
+        tensors = self.checkpoint.tensors
         found: dict[str, list[Stretch]] = defaultdict(list)
         for entry in self.stored.journal.entries:
             stored = tensors[entry.tensor]
@@ -258,14 +254,10 @@ class _Copy:
         return found
 
     def _read_back(self) -> None:
-        """Compare sizes, headers and changed rows of the copy.
-
-        Raises:
-            VerificationError: one differs.
-        """
+        """Raise VerificationError where sizes, headers or changed rows of the copy differ."""
         there = self.target.objects()
         copy = RemoteModel(self.target, there, self.source.directory)
-        checkpoint = replace(self.surgery.checkpoint, remote=copy)
+        checkpoint = replace(self.checkpoint, remote=copy)
         for name in checkpoint.files:
             header = min(one.start for one in checkpoint.tensors.values() if one.file == name)
             with (self.source.directory / name).open("rb") as file:
@@ -277,20 +269,16 @@ class _Copy:
                     "copy was deleted; check the server"
                 )
         with Weights(checkpoint) as weights:
-            if wrong := wrong_tensors(self.stored.journal, weights, edited=True):
+            if wrong := wrong_tensors(self.stored.journal.entries, weights, edited=True):
                 raise VerificationError(
                     f"{self.target.url}: rows of {wrong[0]} have other bytes than were sent "
                     f"({len(wrong)} such tensors); the copy was deleted; check the server"
                 )
 
     def _refuse_changed(self) -> None:
-        """Compare the source with what it was: not every server heeds the condition of a copy.
-
-        Raises:
-            StorageError: an object was replaced meanwhile.
-        """
+        """Raise StorageError if the source changed: not every server heeds a copy's condition."""
         now = self.source.folder.objects()
-        for name in (*self.surgery.checkpoint.files, *self.records.carried):
+        for name in (*self.checkpoint.files, *self.records.carried):
             if now.get(name) != self.source.objects[name]:
                 raise StorageError(
                     f"{self.source.folder.url}/{name} changed while it was copied; delete "
@@ -301,15 +289,10 @@ class _Copy:
 def _rows_of(surgery: Surgery) -> dict[str, list[Stretch]]:
     """Where the rows are that the edits name, by file; rows that do not exist are left out."""
     gates = {gate.address: gate for gate in surgery.gates}
-    rows: dict[Address, list[np.ndarray]] = defaultdict(list)
+    found: dict[str, list[Stretch]] = defaultdict(list)
     for update in (update for edit in surgery.edits for update in edit.updates):
         gate = gates.get(update.address)
         if gate is not None and (gate.rows, gate.hidden_size) == update.shape:
-            rows[update.address].append(update.rows)
-    found: dict[str, list[Stretch]] = defaultdict(list)
-    for address, numbers in rows.items():
-        view = gates[address].view
-        stored = surgery.checkpoint.tensors[view.tensor]
-        named = np.unique(np.concatenate(numbers)).astype(np.int64)
-        found[stored.file] += stretches(stored, view, named)
+            stored = surgery.checkpoint.tensors[gate.tensor]
+            found[stored.file] += stretches(stored, gate.view, update.rows.astype(np.int64))
     return {file: near_together(one) for file, one in found.items()}

@@ -1,13 +1,12 @@
 """What a model in an object store has beside its weights: small files, journals, manifest."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from modelsurgery.apply.copying import OTHER_WEIGHTS
-from modelsurgery.apply.coverage import Coverage
 from modelsurgery.apply.journal import (
     JOURNAL_FILE,
     ROWS_FILE,
@@ -19,11 +18,10 @@ from modelsurgery.apply.manifest import (
     SURGERY_MANIFEST,
     Manifest,
     WeightHashes,
-    operation,
     read_manifest,
     write_manifest,
 )
-from modelsurgery.apply.patching import Surgery, wrong_tensors
+from modelsurgery.apply.patching import wrong_tensors
 from modelsurgery.checkpoint.directory import INDEX_FILE, Checkpoint
 from modelsurgery.checkpoint.header import header_sha256
 from modelsurgery.checkpoint.place import is_plain_name
@@ -88,11 +86,11 @@ class Records:
         carried = [one for one in names if one not in set(left)]
         return cls(source, target, staged, before, tuple(carried), tuple(left))
 
-    def write(self, surgery: Surgery, stored: StoredJournal, coverage: Coverage) -> None:
+    def write(self, stored: StoredJournal, weight_files: Sequence[str]) -> None:
         """Bring everything into the copy but the weights, the configuration last."""
         hashes = in_parallel(self._sha256, self.carried, READ_AT_ONCE)
         known = {name: one for name, one in zip(self.carried, hashes, strict=True) if one}
-        write_manifest(self.staged, self._manifest(known, surgery, stored, coverage))
+        write_manifest(self.staged, self._manifest(stored, known, weight_files))
         last = [name for name in LAST_FILES if name in self.carried]
         others = [name for name in self.carried if name not in last]
         in_parallel(self._copy, [*_journal_files(self.before), *others])
@@ -125,26 +123,18 @@ class Records:
         return None if size > MOST_HASHED_BYTES else sha256_bytes(self.source.read(name, 0, size))
 
     def _manifest(
-        self, files: Mapping[str, str], surgery: Surgery, stored: StoredJournal, coverage: Coverage
+        self, stored: StoredJournal, files: dict[str, str], weight_files: Sequence[str]
     ) -> Manifest:
         """What is known of the copy: no tensor is read whole, but the source may know some."""
-        changed = {entry.tensor for entry in stored.journal.entries}
-        known = self.before.weights
+        after = self.before.after(stored)
         weights = {
             name: WeightHashes(
                 header=header_sha256(self.source.directory / name),
-                tensors={
-                    tensor: one
-                    for tensor, one in (known[name].tensors if name in known else {}).items()
-                    if tensor not in changed
-                },
+                tensors=after.weights[name].tensors if name in after.weights else {},
             )
-            for name in surgery.checkpoint.files
+            for name in weight_files
         }
-        entry = operation(stored.name, surgery.edits, coverage, stored.journal.provenance)
-        return Manifest(
-            operations=[*self.before.operations, entry], files=dict(files), weights=weights
-        )
+        return Manifest(operations=after.operations, files=files, weights=weights)
 
 
 def _journal_files(manifest: Manifest) -> list[str]:
@@ -161,25 +151,18 @@ def _is_hidden(name: str) -> bool:
 
 
 def _is_left_behind(name: str) -> bool:
-    return Path(name).suffix.lower() in OTHER_WEIGHTS or not _is_inner(name)
-
-
-def _is_inner(name: str) -> bool:
-    """Whether a directory can have a file of that name: objects may be called `a//b`."""
-    return all(map(is_plain_name, name.split("/")))
+    """Whether it holds other weights, or is called as no file of a directory can be: `a//b`."""
+    is_inner = all(map(is_plain_name, name.split("/")))
+    return Path(name).suffix.lower() in OTHER_WEIGHTS or not is_inner
 
 
 def _refuse_replaced(checkpoint: Checkpoint, source: RemoteModel, journal: str) -> None:
     """Raise VerificationError unless the rows are as the last surgery left them."""
     stored = _journal(source, journal)
-    tensors = checkpoint.tensors
-    wrong = [
-        one.tensor
-        for one in stored.journal.entries
-        if one.tensor not in tensors or not one.view.fits(tensors[one.tensor])
-    ]
+    entries = stored.journal.entries
+    wrong = [one.tensor for one in entries if not one.fits(checkpoint.tensors)]
     with Weights(checkpoint) as weights:
-        wrong = wrong or wrong_tensors(stored.journal, weights, edited=True)
+        wrong = wrong or wrong_tensors(entries, weights, edited=True)
     if wrong:
         raise VerificationError(
             f"{source.folder.url}: rows of {wrong[0]} are not as surgery {journal} left them, "

@@ -9,16 +9,17 @@ requests a piece; where pieces are so many that sending the block is cheaper, it
 """
 
 import bisect
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
+
+from modelsurgery.checkpoint.remote import NEAR_BYTES
 
 SMALLEST_PART_BYTES = 5 << 20
 LARGEST_COPY_BYTES = 512 << 20  # several copies at a time are faster than one
 BLOCK_BYTES = 8 << 20
 MOST_PARTS = 10_000
-# Nearer stretches are one: so many bytes cost less than a request.
-NEAR_BYTES = 16 << 10
 # What the requests for a piece cost, in bytes that could be sent or received instead.
 PIECE_BYTES = 64 << 10
 
@@ -27,13 +28,7 @@ Stretch = tuple[int, int]  # first byte, one past the last
 
 @dataclass(frozen=True)
 class Piece:
-    """Bytes that are all copied, or all sent.
-
-    Attributes:
-        start: first byte.
-        stop: one past the last byte.
-        changed: whether they are sent.
-    """
+    """Bytes `start:stop` that are all copied or, where they change, all sent."""
 
     start: int
     stop: int
@@ -47,12 +42,9 @@ class Piece:
 
 @dataclass(frozen=True)
 class FilePart:
-    """A part of an edited file.
+    """A part of an edited file: pieces that the server joins, or that are read and sent together.
 
-    Attributes:
-        pieces: what it consists of, in order.
-        joined: whether the server joins the pieces; else they are read and sent together. A single
-            piece that is not changed is copied.
+    A single piece that is not changed is copied.
     """
 
     pieces: tuple[Piece, ...]
@@ -129,8 +121,8 @@ def _share(size: int) -> int:
 
 def _cut(start: int, stop: int, count: int) -> list[Stretch]:
     """Equal stretches, but for a byte."""
-    edges = [start + (stop - start) * number // count for number in range(count)] if count else []
-    return list(zip(edges, [*edges[1:], stop], strict=True)) if edges else []
+    edges = (start + (stop - start) * number // count for number in range(count + 1))
+    return list(itertools.pairwise(edges)) if count else []
 
 
 def _block(size: int, block: Stretch, runs: Sequence[Stretch]) -> FilePart:

@@ -3,6 +3,7 @@
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +11,8 @@ from numpy.typing import NDArray
 from modelsurgery.apply.arrival import ArrivalSums
 from modelsurgery.apply.coverage import Coverage, measure_coverage
 from modelsurgery.apply.earlier import naming_earlier
-from modelsurgery.apply.journal import Journal, JournalWriter, StoredJournal
-from modelsurgery.apply.manifest import describe_edits, manifest_text
+from modelsurgery.apply.journal import JournalEntry, JournalWriter, StoredJournal
+from modelsurgery.apply.manifest import manifest_text
 from modelsurgery.checkpoint.directory import Checkpoint
 from modelsurgery.checkpoint.layouts import Address, GateMatrix, find_gate_matrices
 from modelsurgery.checkpoint.quantized import check_writable, is_quantized
@@ -19,7 +20,7 @@ from modelsurgery.checkpoint.rows import Rows, Weights
 from modelsurgery.edit.changes import TensorChange, tensor_changes
 from modelsurgery.edit.edit import Edit, layout_of, named_as, rows_reader, rows_sha256
 from modelsurgery.errors import VerificationError
-from modelsurgery.files.ahead import worked_ahead
+from modelsurgery.files.parallel import worked_ahead
 from modelsurgery.files.provenance import provenance
 
 MOST_KEPT_BYTES = 64 << 20
@@ -71,15 +72,19 @@ class Surgery:
                 bytes_total=self.checkpoint.size_bytes,
             )
             stored = writer.finish(
-                describe_edits(self.edits),
+                _described(self.edits),
                 coverage,
                 provenance().to_json(),
                 manifest_text(self.checkpoint.place.records),
             )
         return stored, coverage
 
-    def patch(self, weights: Weights) -> None:
-        """Write the edited rows into files that hold the unedited ones, and flush them."""
+    def patch(self, stored: StoredJournal, weights: Weights) -> None:
+        """Write the edited rows into files that hold the unedited ones, and read them back.
+
+        Raises:
+            VerificationError: the disk gives back other bytes than were written.
+        """
         views = {gate.address: gate.view for gate in self.gates}
         for address, (rows, after) in self.kept.items():
             weights.write(views[address], rows, after)
@@ -87,7 +92,7 @@ class Surgery:
         edits = [_without(edit.unbound(), self.kept) for edit in self.edits]
         for change in worked_ahead(tensor_changes(edits, rows_reader(weights, self.gates))):
             weights.write(views[change.address], change.rows, change.after)
-        weights.sync()
+        check_rows(stored, weights, edited=True)
 
     def _keeping(self, changes: Iterable[TensorChange]) -> Iterator[TensorChange]:
         """The same changes; what takes long to make again is kept."""
@@ -103,34 +108,45 @@ def _without(edit: Edit, addresses: Container[Address]) -> Edit:
     return replace(edit, updates=tuple(one for one in edit.updates if one.address not in addresses))
 
 
+def _described(edits: Sequence[Edit]) -> list[dict[str, Any]]:
+    """Edits for people, as JSON values."""
+    return [
+        {
+            "alpha": edit.alpha,
+            "strength": edit.strength,
+            "rows": edit.row_count,
+            "provenance": edit.provenance.to_json(),
+        }
+        for edit in edits
+    ]
+
+
 def patch_back(stored: StoredJournal, weights: Weights) -> None:
-    """Write the original rows of a journal over the edited ones, and flush them.
+    """Write the original rows of a journal over the edited ones, and read them back.
 
     Raises:
         JournalError: the journal's rows are damaged; those before it are restored.
+        VerificationError: the disk gives back other bytes than were written.
     """
     for entry, rows in stored.before():
         weights.write(entry.view, entry.row_numbers, rows)
-    weights.sync()
+    check_rows(stored, weights, edited=False)
 
 
-def wrong_tensors(journal: Journal, weights: Weights, *, edited: bool) -> list[str]:
+def wrong_tensors(entries: Iterable[JournalEntry], weights: Weights, *, edited: bool) -> list[str]:
     """Tensors whose rows are not as the edit left them, or, unless `edited`, as it found them."""
     wrong = []
-    for entry in journal.entries:
+    for entry in entries:
         expected = entry.after_sha256 if edited else entry.before_sha256
         if rows_sha256(weights.read(entry.view, entry.row_numbers)) != expected:
             wrong.append(entry.tensor)
     return list(dict.fromkeys(wrong))
 
 
-def check_rows(journal: Journal, weights: Weights, *, edited: bool) -> None:
-    """Read back every row that a journal names.
-
-    Raises:
-        VerificationError: the disk gives back other bytes than were written.
-    """
-    if wrong := wrong_tensors(journal, weights, edited=edited):
+def check_rows(stored: StoredJournal, weights: Weights, *, edited: bool) -> None:
+    """Flush what was written, and read back every row that a journal names."""
+    weights.sync()
+    if wrong := wrong_tensors(stored.journal.entries, weights, edited=edited):
         raise VerificationError(
             f"{weights.checkpoint.place}: rows of {wrong[0]} have other bytes than were "
             f"written ({len(wrong)} such tensors); check the disk"

@@ -20,15 +20,10 @@ from modelsurgery.errors import JournalError, VerificationError
 
 @dataclass(frozen=True)
 class KnownRows:
-    """What is where the rows of a journal belong.
+    """Tensors with rows of a journal as its edit left them, and with rows as they were before."""
 
-    Attributes:
-        edited: tensors with rows as the edit left them.
-        original: tensors with rows as they were before it.
-    """
-
-    edited: tuple[str, ...]
-    original: tuple[str, ...]
+    edited: list[str]
+    original: list[str]
 
 
 def known_rows(place: Place, stored: StoredJournal) -> KnownRows:
@@ -39,18 +34,15 @@ def known_rows(place: Place, stored: StoredJournal) -> KnownRows:
         VerificationError: rows are neither old nor new.
     """
     checkpoint = changed_files(place, stored)
-    edited: list[str] = []
-    original: list[str] = []
+    known = KnownRows(edited=[], original=[])
     others: list[str] = []
     with Weights(checkpoint) as weights:
         for entry in stored.journal.entries:
             if not place.path(checkpoint.tensors[entry.tensor].file).exists():
                 continue
             found = rows_sha256(weights.read(entry.view, entry.row_numbers))
-            if found == entry.after_sha256:
-                edited.append(entry.tensor)
-            else:
-                (original if found == entry.before_sha256 else others).append(entry.tensor)
+            states = {entry.before_sha256: known.original, entry.after_sha256: known.edited}
+            states.get(found, others).append(entry.tensor)
     if others:
         path = place.path(checkpoint.tensors[others[0]].file)
         raise VerificationError(
@@ -60,16 +52,11 @@ def known_rows(place: Place, stored: StoredJournal) -> KnownRows:
             f"model, delete {records_of(place)}; a renamed {hidden_name(path).name} needs that "
             "name again"
         )
-    return KnownRows(tuple(edited), tuple(original))
+    return known
 
 
 def check_recorded(place: Place, stored: StoredJournal) -> KnownRows:
-    """The rows of a complete surgery: all of them old, or all new.
-
-    Raises:
-        JournalError, VerificationError: as `known_rows`.
-        VerificationError: some are old, some new.
-    """
+    """The rows of a complete surgery, which are all old or all new; else a VerificationError."""
     known = known_rows(place, stored)
     if known.edited and known.original:
         raise _replaced(place, stored, known)
@@ -126,7 +113,7 @@ def changed_files(place: Place, stored: StoredJournal) -> Checkpoint:
             )
         tensors.update({tensor: replace(one, file=name) for tensor, one in found.items()})
     for entry in stored.journal.entries:
-        if entry.tensor not in tensors or not entry.view.fits(tensors[entry.tensor]):
+        if not entry.fits(tensors):
             raise JournalError(
                 f"{place}: {entry.tensor!r} is missing, smaller or of another type than journal "
                 f"{stored.path} says, so its rows cannot be put back; if the model was replaced by "

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelsurgery.apply.journal import StoredJournal, load_journals, remove_journal, sweep
-from modelsurgery.apply.manifest import SURGERY_MANIFEST, Manifest, manifest_text, read_manifest
-from modelsurgery.apply.patching import check_rows, patch_back, wrong_tensors
+from modelsurgery.apply.manifest import SURGERY_MANIFEST, manifest_text, read_manifest
+from modelsurgery.apply.patching import patch_back, wrong_tensors
 from modelsurgery.apply.recognition import changed_files, check_recorded, known_rows
 from modelsurgery.apply.weight_files import (
     hidden,
@@ -92,24 +92,22 @@ def undo(directory: Path | str, *, everything: bool = False) -> Undone:
     place = existing_place(directory)
     with locked(place.directory), storage_errors(place.model):
         unfinished = settle(place)
-        rows = [] if unfinished is None else [_row_count(unfinished)]
+        undone = [] if unfinished is None else [unfinished]
         removed = 0
-        while unfinished is None or everything:
-            journals = load_journals(place.records)
-            if not journals:
-                break
-            if known_rows(place, journals[-1]).edited:
-                put_back(place, journals[-1])
-                rows.append(_row_count(journals[-1]))
+        journals = load_journals(place.records)
+        while journals and (everything or not (undone or removed)):
+            last = journals.pop()
+            if known_rows(place, last).edited:
+                put_back(place, last)
+                undone.append(last)
             else:
-                _forget(place, journals[-1])
+                _forget(place, last)
                 removed += 1
-            if not everything:
-                break
-        if not rows and not removed and not everything:
-            raise _nothing_to_undo(place)
-        left = len(load_journals(place.records))
-        return Undone(place.model, len(rows), left, sum(rows), removed)
+        if not (undone or removed or everything):
+            refuse_lost_journals(place)
+            raise JournalError(f"{place}: no surgery to undo; it has no journal")
+        rows = sum(stored.journal.row_count for stored in undone)
+        return Undone(place.model, len(undone), len(journals), rows, removed)
 
 
 def existing_place(model: Path | str) -> Place:
@@ -166,7 +164,6 @@ def put_back(place: Place, stored: StoredJournal) -> None:
     privatise(place, stored)
     with _earlier_manifest(place.records, stored) as put, hidden(checkpoint, stored) as weights:
         patch_back(stored, weights)
-        check_rows(stored.journal, weights, edited=False)
         put()
     remove_journal(stored)
 
@@ -177,13 +174,11 @@ def forget_undone(place: Place) -> int:
     Raises:
         JournalError, VerificationError: rows of the newest are not all old or all new.
     """
-    removed = 0
-    while journals := load_journals(place.records):
-        if check_recorded(place, journals[-1]).edited:
-            break
-        _forget(place, journals[-1])
-        removed += 1
-    return removed
+    journals = load_journals(place.records)
+    count = len(journals)
+    while journals and not check_recorded(place, journals[-1]).edited:
+        _forget(place, journals.pop())
+    return count - len(journals)
 
 
 def _forget(place: Place, stored: StoredJournal) -> None:
@@ -214,10 +209,10 @@ def _earlier_manifest(directory: Path, stored: StoredJournal) -> Iterator[Callab
             yield put
 
 
-def refuse_lost_journals(place: Place, manifest: Manifest) -> None:
+def refuse_lost_journals(place: Place) -> None:
     """Raise JournalError when a journal that the manifest names is not there."""
     there = {stored.name for stored in load_journals(place.records)}
-    if lost := sorted(set(manifest.journals) - there):
+    if lost := sorted(set(read_manifest(place.records).journals) - there):
         raise JournalError(
             f"{place}: its manifest names journal {lost[0]}, which is missing, so the edit "
             "cannot be undone; fetch the model again"
@@ -236,19 +231,10 @@ def refuse_complete_edits(place: Place) -> None:
         if stored.name in counting or not all(path.is_file() for path in files):
             continue
         with Weights(changed_files(place, stored)) as weights:
-            complete = not wrong_tensors(stored.journal, weights, edited=True)
+            complete = not wrong_tensors(stored.journal.entries, weights, edited=True)
         if complete:
             raise JournalError(
                 f"{place}: the edit of journal {stored.name} is complete, but "
                 f"{SURGERY_MANIFEST}, which should name it, was removed or replaced; `surgery undo "
                 f"{place}` undoes the edit"
             )
-
-
-def _nothing_to_undo(place: Place) -> JournalError:
-    refuse_lost_journals(place, read_manifest(place.records))
-    return JournalError(f"{place}: no surgery to undo; it has no journal")
-
-
-def _row_count(stored: StoredJournal) -> int:
-    return sum(len(entry.numbers) for entry in stored.journal.entries)

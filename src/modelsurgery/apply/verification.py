@@ -1,22 +1,24 @@
 """Whether a model directory still holds what its manifest and journals say."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelsurgery.apply.journal import JournalEntry, load_journals
-from modelsurgery.apply.manifest import HEADER, Manifest, file_parts, hash_part, read_manifest
+from modelsurgery.apply.journal import JournalEntry, StoredJournal, load_journals
+from modelsurgery.apply.manifest import HEADER, Manifest, StoredPart, file_parts, read_manifest
+from modelsurgery.apply.patching import wrong_tensors
 from modelsurgery.checkpoint.directory import Checkpoint, is_file, open_checkpoint
 from modelsurgery.checkpoint.place import Place, place_of
 from modelsurgery.checkpoint.rows import Weights
 from modelsurgery.checkpoint.weight_headers import header_sha256
-from modelsurgery.edit.edit import rows_sha256
 from modelsurgery.errors import CheckpointError, JournalError, VerificationError
 from modelsurgery.files.atomic import locked, sha256_file
 from modelsurgery.files.object_store import refuse_url
 from modelsurgery.files.progress import Progress, silent
+
+OTHER_BYTES = "has other bytes than recorded"
 
 
 @dataclass(frozen=True)
@@ -77,22 +79,26 @@ def verify(directory: Path | str, *, progress: Progress = silent) -> Verificatio
             raise VerificationError(
                 f"{place}: no surgery is recorded here, so there is nothing to verify"
             )
-        entries = _last_entries(place, manifest, checkpoint)
-        parts = list(_recorded_parts(place, manifest))
-        wrong = [*_wrong_files(manifest, place.directory), *_wrong_headers(place, manifest)]
-        with progress("tensors", len(parts)) as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
-            for (file, name, *_), problem in zip(
-                parts, pool.map(_problem_of_part, parts), strict=True
-            ):
+        journals = _journals(place, manifest)
+        entries = _last_entries(place, journals, checkpoint)
+        recorded = dict(_recorded_parts(place, manifest))
+        wrong = [*_wrong_files(manifest, place.directory)]
+        wrong += _wrong_headers(place, journals, manifest)
+        with (
+            progress("tensors", len(recorded)) as advance,
+            ThreadPoolExecutor(os.cpu_count()) as pool,
+        ):
+            found = pool.map(StoredPart.sha256, recorded)
+            for (part, expected), sha256 in zip(recorded.items(), found, strict=True):
                 advance(1)
-                if problem:
-                    wrong.append(f"{name or 'the header'} in {file.name} {problem}")
-        wrong += _wrong_journals(place, manifest)
+                if sha256 != expected:
+                    name = part.name or "the header"
+                    wrong.append(f"{name} in {part.path.name} {OTHER_BYTES}")
+        wrong += _wrong_journals(journals)
         with Weights(checkpoint) as weights:
-            for entry in entries:
-                if rows_sha256(weights.read(entry.view, entry.row_numbers)) != entry.after_sha256:
-                    wrong.append(f"{entry.tensor}: edited rows were changed after the surgery")
-    whole = {name for _, name, *_ in parts} - {HEADER}
+            for tensor in wrong_tensors(entries, weights, edited=True):
+                wrong.append(f"{tensor}: edited rows were changed after the surgery")
+    whole = {part.name for part in recorded} - {HEADER}
     return Verification(
         place.model,
         tensors_checked=len(whole),
@@ -103,74 +109,68 @@ def verify(directory: Path | str, *, progress: Progress = silent) -> Verificatio
     )
 
 
-def _last_entries(place: Place, manifest: Manifest, checkpoint: Checkpoint) -> list[JournalEntry]:
-    """The last journal entry of each matrix: earlier ones may have been edited over."""
+def _journals(place: Place, manifest: Manifest) -> list[StoredJournal]:
+    """The journals that count, oldest first."""
     journals = {one.name: one for one in load_journals(place.records)}
-    missing = [name for name in manifest.journals if name not in journals]
-    if missing:
-        raise JournalError(
-            f"{place}: journal {missing[0]} is missing, so the edit cannot be undone"
-        )
-    last = {}
     for name in manifest.journals:
-        for entry in journals[name].journal.entries:
-            stored = checkpoint.tensors.get(entry.tensor)
-            if stored is None or not entry.view.fits(stored):
-                raise VerificationError(
-                    f"{place}: {entry.tensor} has another shape than at the time of the edit"
-                )
-            last[entry.view] = entry
+        if name not in journals:
+            raise JournalError(f"{place}: journal {name} is missing, so the edit cannot be undone")
+    return [journals[name] for name in manifest.journals]
+
+
+def _last_entries(
+    place: Place, journals: Sequence[StoredJournal], checkpoint: Checkpoint
+) -> list[JournalEntry]:
+    """The last journal entry of each matrix: earlier ones may have been edited over."""
+    last = {}
+    for entry in (entry for stored in journals for entry in stored.journal.entries):
+        if not entry.fits(checkpoint.tensors):
+            raise VerificationError(
+                f"{place}: {entry.tensor} has another shape than at the time of the edit"
+            )
+        last[entry.view] = entry
     return list(last.values())
 
 
-Part = tuple[Path, str, int, int, str]  # file, tensor, first byte, size, SHA-256
-
-
-def _recorded_parts(place: Place, manifest: Manifest) -> Iterator[Part]:
+def _recorded_parts(place: Place, manifest: Manifest) -> Iterator[tuple[StoredPart, str]]:
+    """Parts of weight files of which the manifest has a hash, with that hash."""
     for file, hashes in manifest.weights.items():
         path = place.path(file)
         if not is_file(path):
             raise VerificationError(f"{path} is missing")
         recorded = {HEADER: hashes.header, **hashes.tensors}
-        for name, start, size in file_parts(path):
-            if name in recorded:
-                yield path, name, start, size, recorded.pop(name)
+        for part in file_parts(path):
+            if part.name in recorded:
+                yield part, recorded.pop(part.name)
         if recorded:
             raise VerificationError(f"{path}: {next(iter(recorded))} is missing")
 
 
-def _problem_of_part(part: Part) -> str | None:
-    path, _, start, size, expected = part
-    return None if hash_part(path, start, size) == expected else "has other bytes than recorded"
-
-
-def _wrong_headers(place: Place, manifest: Manifest) -> Iterator[str]:
+def _wrong_headers(
+    place: Place, journals: Sequence[StoredJournal], manifest: Manifest
+) -> Iterator[str]:
     """Of files of which an edit in place recorded the header, those in which it changed."""
-    last: dict[str, str] = {}
-    for stored in load_journals(place.records):
-        if stored.name in manifest.journals:
-            last.update(stored.journal.files)
+    last = {name: header for one in journals for name, header in one.journal.files.items()}
     for name, header in last.items():
-        path = place.path(name)
         if name in manifest.weights:
             continue
+        path = place.path(name)
         try:
             is_same = header_sha256(path) == header
         except OSError as error:
             raise CheckpointError(f"{path}: {error.strerror}; fetch the model again") from error
         if not is_same:
-            yield f"the header in {path.name} has other bytes than recorded"
+            yield f"the header in {path.name} {OTHER_BYTES}"
 
 
-def _wrong_journals(place: Place, manifest: Manifest) -> Iterator[str]:
+def _wrong_journals(journals: Sequence[StoredJournal]) -> Iterator[str]:
     """Journals whose saved rows are damaged: what they should undo cannot be undone."""
-    for stored in load_journals(place.records):
-        if stored.name in manifest.journals:
-            try:
-                for _ in stored.before():
-                    pass
-            except JournalError as error:
-                yield f"undo would fail: {error}"
+    for stored in journals:
+        try:
+            for _ in stored.before():
+                pass
+        except JournalError as error:
+            yield f"undo would fail: {error}"
 
 
 def _wrong_files(manifest: Manifest, directory: Path) -> Iterator[str]:
@@ -179,4 +179,4 @@ def _wrong_files(manifest: Manifest, directory: Path) -> Iterator[str]:
         if not is_file(path):
             yield f"{name} is missing"
         elif sha256_file(path) != expected:
-            yield f"{name} has other bytes than recorded"
+            yield f"{name} {OTHER_BYTES}"

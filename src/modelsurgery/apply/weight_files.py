@@ -61,14 +61,12 @@ def present(path: Path) -> Path:
             f"was interrupted; delete or move {path.name} if you put it there afterwards, then "
             "run `surgery undo` again"
         )
-    if not here:
-        if there:
-            return hidden
+    if not (here or there):
         raise JournalError(
             f"{path} is missing; expected it or {hidden.name}: fetch or restore the file, then try "
             "again"
         )
-    return path
+    return path if here else hidden
 
 
 def privatise(place: Place, stored: StoredJournal) -> None:
@@ -105,9 +103,7 @@ def _private_copy(path: Path) -> Path:
 def refuse_unwritable(paths: Iterable[Path], *, undoing: bool = False) -> None:
     """Raise StorageError for a symbolic link or a file without write permission, as root too.
 
-    Args:
-        paths: files that will be written to.
-        undoing: no edit is applied, so that there is no copy to write instead.
+    While `undoing` no edit is applied, so that there is no copy to write instead.
     """
     linked, protected = (
         ("put a copy of the file in its place", "")

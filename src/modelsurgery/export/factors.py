@@ -29,6 +29,9 @@ from modelsurgery.errors import (
     UnsupportedModelError,
 )
 
+# A direction [d] and its coefficients, one for each row of a gate matrix [rows].
+Column = tuple[NDArray[np.float32], NDArray[np.float32]]
+
 
 @dataclass(frozen=True)
 class Factors:
@@ -38,7 +41,6 @@ class Factors:
         tensor: name of the stored tensor.
         module: name of the layer in transformers' model for generation.
         address: which gate matrix of the model it is, or is a part of.
-        shape: [out, in] of the layer's weight.
         is_transposed: whether the file holds it as [in, out] (GPT-2).
         directions: [r, in] float32; the same r for all weights, rows of zeros where one has fewer.
         coefficients: [out, r] float32.
@@ -47,7 +49,6 @@ class Factors:
     tensor: str
     module: str
     address: Address
-    shape: tuple[int, int]
     is_transposed: bool
     directions: NDArray[np.float32]
     coefficients: NDArray[np.float32]
@@ -148,33 +149,22 @@ def _changed(
     return {change.address for change in changes}
 
 
-@dataclass(frozen=True)
-class _Column:
-    """A direction [d] and its coefficients, one for each row of a gate matrix [rows]."""
-
-    direction: NDArray[np.float32]
-    coefficients: NDArray[np.float32]
-
-
-def _columns(gate: GateMatrix, edits: Sequence[Edit]) -> list[_Column]:
+def _columns(gate: GateMatrix, edits: Sequence[Edit]) -> list[Column]:
     """Directions that differ, in an order that does not depend on that of the edits."""
-    updates = [one for edit in edits for one in edit.updates if one.address == gate.address]
-    columns = []
-    for content in sorted({one.direction.tobytes() for one in updates}):
-        same = [one for one in updates if one.direction.tobytes() == content]
-        coefficients = np.zeros(gate.rows, np.float32)
-        for update in same:
+    found: dict[bytes, Column] = {}
+    for update in (update for edit in edits for update in edit.updates):
+        if update.address == gate.address:
+            fresh = update.direction, np.zeros(gate.rows, np.float32)
+            _, coefficients = found.setdefault(update.direction.tobytes(), fresh)
             coefficients[update.rows] += update.coefficients
-        if coefficients.any():
-            columns.append(_Column(same[0].direction, coefficients))
-    return columns
+    return [found[content] for content in sorted(found) if found[content][1].any()]
 
 
 def _factors(
     checkpoint: Checkpoint,
     layout: GateLayout,
     gate: GateMatrix,
-    columns: Sequence[_Column],
+    columns: Sequence[Column],
     rank: int,
 ) -> Factors:
     stored = checkpoint.tensors[gate.tensor]
@@ -188,13 +178,11 @@ def _factors(
     directions = np.zeros((rank, inputs), np.float32)
     coefficients = np.zeros((outputs, rank), np.float32)
     for number, column in enumerate(columns):
-        directions[number] = column.direction
-        coefficients[places, number] = column.coefficients
+        directions[number], coefficients[places, number] = column
     return Factors(
         gate.tensor,
         layout.loaded_name(gate.tensor, gate.block).removesuffix(".weight"),
         gate.address,
-        (outputs, inputs),
         gate.view.is_transposed,
         directions,
         coefficients,

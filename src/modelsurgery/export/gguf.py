@@ -116,9 +116,9 @@ def write_merged_gguf(
 
     Args:
         checkpoint: a GGUF file of the model, of any type that rows can be quantized to.
-        edits: edits of this model.
+        edits: edits of this model, added up.
         path: file to create, `NAME.gguf`.
-        progress: receives the number of copied files.
+        progress: receives megabytes copied and hashed.
 
     Raises:
         EditMismatchError: the weights are not those that an edit was made for.
@@ -137,10 +137,7 @@ def _adapter_bytes(
     gguf: ModuleType, architecture: str, rank: int, tensors: Mapping[str, NDArray[Any]]
 ) -> bytes:
     """The file's bytes; the package writes to a path only."""
-    with (
-        storage_errors(Path(tempfile.gettempdir())),
-        tempfile.TemporaryDirectory() as place,
-    ):
+    with storage_errors(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as place:
         file = Path(place) / "adapter.gguf"
         writer = gguf.GGUFWriter(str(file), architecture)
         writer.add_type("adapter")

@@ -35,15 +35,7 @@ RECIPE_FILE = "recipe.resolved.yaml"
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository that was written.
-
-    Attributes:
-        directory: where it is.
-        form: an adapter or merged weights.
-        files: names of its files.
-        size_bytes: of all files.
-        measured: runs whose numbers are in the card.
-    """
+    """A repository that was written; `measured` counts the runs whose numbers are in the card."""
 
     directory: Path
     form: Form
@@ -69,8 +61,8 @@ def write_repository(
 
     Args:
         checkpoint: the model that the edits were made from.
-        edit_files: the edits.
-        directory: the repository to make.
+        edit_files: edits of this model, added up.
+        directory: directory to create.
         form: a PEFT adapter, or the whole edited checkpoint.
         base_model: id of the base on the Hub; None takes the name of the checkpoint's directory.
         license: of the base; None takes what the base's own card says.
@@ -90,9 +82,8 @@ def write_repository(
     edits = [public_edit(one) for one in originals]
     named = base_model or checkpoint.directory.resolve().name
     results, recipes = _runs_of(edit_files, named)
-    facts = CardFacts(
-        named, license or _license_of(checkpoint), form, edits, results, recipes
-    )  # fmt: skip
+    license = license or _license_of(checkpoint)
+    facts = CardFacts(named, license, form, edits, results, recipes)
     with staged_directory(directory) as staged:
         content = staged / "repository"
         if form == "adapter":
@@ -110,9 +101,10 @@ def write_repository(
             path.rename(staged / path.name)
         content.rmdir()
         (staged / "edits").mkdir()
-        for number, (path, one) in enumerate(zip(edit_files, edits, strict=True)):
-            place = staged / "edits" / f"{number + 1}.safetensors"
-            if one is originals[number]:
+        written = zip(edit_files, originals, edits, strict=True)
+        for number, (path, original, one) in enumerate(written, 1):
+            place = staged / "edits" / f"{number}.safetensors"
+            if one is original:
                 copy_file(path, place)
             else:
                 save_edit(one, place)
@@ -128,15 +120,10 @@ def write_repository(
 
 
 def push_repository(directory: Path, repository: str, *, private: bool = True) -> str:
-    """Upload a repository with huggingface_hub's own login; the address that it got.
-
-    Args:
-        directory: from `write_repository`.
-        repository: `owner/name`.
-        private: whether only its owner sees it, if it is new.
+    """Upload a repository with huggingface_hub's own login, a new one as `private`; its address.
 
     Raises:
-        RecipeError: not a name of a repository.
+        RecipeError: `repository` is not `owner/name`.
         SurgeryError: the Hub cannot be reached or refuses.
     """
     import httpx2

@@ -35,18 +35,7 @@ MODULE = re.compile(r"model\.layers\.(?P<block>\d+)\.(?P<key>.+)")
 
 @dataclass(frozen=True)
 class MlxAdapter:
-    """Result of `write_mlx_adapter`.
-
-    Attributes:
-        directory: the adapter directory.
-        rank: number r of directions per weight.
-        modules: names of the layers that the adapter changes.
-        size_bytes: size of the weights file.
-
-    Example:
-        >>> write_mlx_adapter(checkpoint, [edit], "adapter").rank  # doctest: +SKIP
-        1
-    """
+    """Result of `write_mlx_adapter`; `modules` are the layers that the adapter changes."""
 
     directory: Path
     rank: int
@@ -71,9 +60,6 @@ def write_mlx_adapter(
         directory: directory to create.
         base_model: what the configuration calls the model; by default the checkpoint's directory.
         dtype: `float32` keeps directions and coefficients exactly; `float16` rounds them.
-
-    Returns:
-        The adapter and what it holds.
 
     Raises:
         EditMismatchError: an edit was made for another checkpoint.

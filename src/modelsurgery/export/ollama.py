@@ -29,7 +29,15 @@ OLLAMA_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 Turns = Sequence[tuple[str, str]]
 TRIED: Turns = (("system", "one"), ("user", "two"), ("assistant", "three"), ("user", "four"))
 # What a template may raise: whatever its own expressions do.
-TEMPLATE_ERRORS = (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError)
+TEMPLATE_ERRORS = (
+    jinja2.TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True)
@@ -82,11 +90,7 @@ class OllamaModel:
         directory: with the GGUF file, its journal and the Modelfile.
         file: name of the GGUF file in it.
         has_template: whether the Modelfile gives a template; else Ollama guesses from the file's.
-        command: what makes the model.
-
-    Example:
-        >>> write_ollama_model(checkpoint, [edit], "kind").command  # doctest: +SKIP
-        'ollama create kind -f kind/Modelfile'
+        command: what makes the model, `ollama create kind -f kind/Modelfile`.
     """
 
     directory: Path
@@ -101,11 +105,6 @@ def write_ollama_model(
     """Write a directory for `ollama create`: an edited copy of a GGUF file, and a Modelfile.
 
     The model, and its file, are called as the directory is. `surgery undo` works on the file.
-
-    Args:
-        checkpoint: a GGUF file of the model.
-        edits: edits of this model.
-        directory: directory to create.
 
     Raises:
         EditMismatchError: the weights are not those that an edit was made for.

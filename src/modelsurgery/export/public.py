@@ -82,12 +82,9 @@ def public_judge(name: str) -> str:
 
 
 def public_recipe(recipe: Mapping[str, Any], base_model: str, judge: str) -> dict[str, Any]:
-    """What a recipe says, without what it leaves open, and without places.
+    """What `recipe.resolved.yaml` says, without what it leaves open, and without places.
 
-    Args:
-        recipe: content of `recipe.resolved.yaml`.
-        base_model: what the model is called in public.
-        judge: what the judge is called in the results.
+    The model is called `base_model`, and the judge as the results call it.
     """
     said: dict[str, Any] = {}
     for key, value in recipe.items():

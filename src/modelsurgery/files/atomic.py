@@ -19,7 +19,6 @@ from typing import Any
 from modelsurgery.errors import OutputExistsError, StorageError
 from modelsurgery.files.network_locks import is_on_network, network_locked
 
-HASH_BLOCK_BYTES = 1 << 20
 WRITE_BLOCK_BYTES = 1 << 17  # larger ones are slower on ext4
 MOST_LEVELS = 20
 FICLONE = 0x40049409  # ioctl_ficlone(2)
@@ -240,7 +239,10 @@ def copy_file(source: Path, destination: Path) -> None:
     """
     with source.open("rb", buffering=0) as old, destination.open("xb", buffering=0) as new:
         size = os.fstat(old.fileno()).st_size
-        copies_in_kernel = not _can_share(old.fileno(), new.fileno())
+        copies_in_kernel = True
+        if _shares_blocks(old.fileno(), new.fileno()):
+            os.ftruncate(new.fileno(), 0)
+            copies_in_kernel = False
         copied = 0
         while copied < size:
             try:
@@ -259,18 +261,6 @@ def copy_file(source: Path, destination: Path) -> None:
             copied += count
 
 
-def _can_share(source: int, destination: int) -> bool:
-    """Whether two open files, the second empty, could share blocks."""
-    try:
-        fcntl.ioctl(destination, FICLONE, source)
-    except OSError as error:
-        if error.errno not in NO_LINK:
-            raise
-        return False
-    os.ftruncate(destination, 0)
-    return True
-
-
 def _remove_abandoned(parent: Path, prefix: str) -> None:
     """Remove staged directories that no living process has locked."""
     for path in parent.iterdir():
@@ -286,11 +276,8 @@ def sha256_bytes(content: bytes | memoryview) -> str:
 
 def sha256_file(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes, read block by block."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(HASH_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+    with path.open("rb", buffering=0) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_json(content: Any) -> str:
@@ -302,11 +289,9 @@ def sha256_json(content: Any) -> str:
 def locked(directory: Path, *, shared: bool = False) -> Iterator[None]:
     """Hold a lock on a directory, so that no two surgeries work on it at once.
 
-    The operating system lets go of it when the process ends, however it ends.
-
-    Args:
-        directory: what to lock; nothing is written into it, unless it is on a network file system.
-        shared: let other shared locks be held at the same time: for reading.
+    The operating system lets go of it when the process ends, however it ends. Nothing is written
+    into the directory, unless it is on a network file system. Shared locks, for reading, may be
+    held at the same time.
 
     Raises:
         StorageError: another process holds it, or the file system has no locks.
@@ -348,11 +333,18 @@ def link_file(source: Path, destination: Path) -> bool:
 def clone_file(source: Path, destination: Path) -> bool:
     """Copy a file by sharing its blocks (btrfs, XFS, …); false where the file system cannot."""
     with source.open("rb") as old, destination.open("xb") as new:
-        try:
-            fcntl.ioctl(new.fileno(), FICLONE, old.fileno())
-        except OSError as error:
-            if error.errno not in NO_LINK:
-                raise
-            destination.unlink()
-            return False
+        shared = _shares_blocks(old.fileno(), new.fileno())
+    if not shared:
+        destination.unlink()
+    return shared
+
+
+def _shares_blocks(source: int, destination: int) -> bool:
+    """Have an open, empty file share the blocks of another; false where the file system cannot."""
+    try:
+        fcntl.ioctl(destination, FICLONE, source)
+    except OSError as error:
+        if error.errno not in NO_LINK:
+            raise
+        return False
     return True

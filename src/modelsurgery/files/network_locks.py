@@ -55,18 +55,16 @@ def network_locked(directory: Path, *, shared: bool) -> Iterator[None]:
     path = directory / LOCK_FILE
     try:
         descriptor = _opened_and_locked(path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-    except PermissionError as error:
-        if shared:
+    except OSError as error:
+        denied = isinstance(error, PermissionError)
+        if shared and (denied or error.errno == errno.EROFS):
             yield  # who may not write to the directory can read it all the same
             return
-        raise StorageError(
-            f"cannot lock {path}: permission denied; get the right to write to the directory, or "
-            "delete that file if no surgery is running"
-        ) from error
-    except OSError as error:
-        if shared and error.errno == errno.EROFS:
-            yield
-            return
+        if denied:
+            raise StorageError(
+                f"cannot lock {path}: permission denied; get the right to write to the directory, "
+                "or delete that file if no surgery is running"
+            ) from error
         raise StorageError(
             f"{directory}: its file system cannot lock it ({error.strerror}); mount it with locks, "
             "or copy the model to a local disk"

@@ -6,8 +6,9 @@ Any server that speaks S3; the address and the credentials are boto3's own (`AWS
 
 import base64
 import hashlib
+import itertools
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,12 +57,9 @@ class StoredObject:
 
 @dataclass
 class Traffic:
-    """What went through this process; headers, and what boto3 repeats, are not counted.
+    """Bytes of objects that this process read and wrote, and its requests.
 
-    Attributes:
-        received: bytes of objects read.
-        sent: bytes of objects written.
-        requests: number of requests.
+    Headers, and what boto3 repeats, are not counted.
     """
 
     received: int = 0
@@ -81,15 +79,7 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Range:
-    """Bytes `start:stop` of an object, for the server to copy.
-
-    Attributes:
-        folder: where the object is.
-        name: its name there.
-        start: first byte.
-        stop: one past the last byte.
-        etag: what the object's etag must be.
-    """
+    """Bytes `start:stop` of an object, for the server to copy while the etag is still this one."""
 
     folder: "Folder"
     name: str
@@ -150,14 +140,11 @@ class Folder:
             StorageError: the server cannot be reached or refuses.
         """
         found = {}
-        with self._errors():
-            pages = self._client.get_paginator("list_objects_v2")
-            for page in pages.paginate(Bucket=self.bucket, Prefix=self._prefix):
-                self.traffic.count()
-                for one in page.get("Contents", ()):
-                    name = one["Key"].removeprefix(self._prefix)
-                    if name and not name.endswith("/"):
-                        found[name] = StoredObject(one["Size"], one["ETag"])
+        for page in self._pages("list_objects_v2"):
+            for one in page.get("Contents", ()):
+                name = one["Key"].removeprefix(self._prefix)
+                if name and not name.endswith("/"):
+                    found[name] = StoredObject(one["Size"], one["ETag"])
         return found
 
     def read(self, name: str, start: int, stop: int, etag: str) -> bytes:
@@ -193,10 +180,7 @@ class Folder:
 
     def metadata(self, name: str) -> dict[str, str]:
         """What was recorded with an object when it was made."""
-        with self._errors():
-            answer = self._client.head_object(**self._key(name))
-        self.traffic.count()
-        found: dict[str, str] = answer["Metadata"]
+        found: dict[str, str] = self._ask("head_object", **self._key(name))["Metadata"]
         return found
 
     def put(self, name: str, content: bytes, *, new: bool = False) -> None:
@@ -207,17 +191,13 @@ class Folder:
         """
         condition = {"IfNoneMatch": "*"} if new else {}
         try:
-            with self._errors():
-                self._client.put_object(
-                    **self._key(name), Body=content, ContentMD5=_md5(content), **condition
-                )
+            self._ask("put_object", content, **self._key(name), **condition)
         except StorageError as error:
             if new and code_of(error.__cause__) in CLAIMED:
                 raise OutputExistsError(
                     f"{self.url} is being written to by another surgery; choose another --out"
                 ) from error
             raise
-        self.traffic.count(sent=len(content))
 
     def copy(
         self,
@@ -228,22 +208,17 @@ class Folder:
     ) -> None:
         """Have the server copy an object of that name, of any size."""
         if stored.size > MOST_COPIED_BYTES:
-            starts = range(0, stored.size, COPIED_PART_BYTES)
-            stops = [*starts[1:], stored.size]
-            parts = [
-                Range(source, name, start, stop, stored.etag)
-                for start, stop in zip(starts, stops, strict=True)
-            ]
+            edges = [*range(0, stored.size, COPIED_PART_BYTES), stored.size]
+            parts = [Range(source, name, *edge, stored.etag) for edge in itertools.pairwise(edges)]
             self.compose(name, parts, metadata)
             return
-        with self._errors():
-            self._client.copy_object(
-                **self._key(name),
-                CopySource=source._key(name),
-                CopySourceIfMatch=stored.etag,
-                **({"Metadata": metadata, "MetadataDirective": "REPLACE"} if metadata else {}),
-            )
-        self.traffic.count()
+        self._ask(
+            "copy_object",
+            **self._key(name),
+            CopySource=source._key(name),
+            CopySourceIfMatch=stored.etag,
+            **({"Metadata": metadata, "MetadataDirective": "REPLACE"} if metadata else {}),
+        )
 
     def compose(
         self,
@@ -252,7 +227,7 @@ class Folder:
         metadata: Mapping[str, str] | None = None,
         *,
         connections: int = CONNECTIONS,
-        done: Callable[[int], None] = lambda _: None,
+        done: Callable[[], None] = lambda: None,
         ended: Callable[[], None] = lambda: None,
     ) -> StoredObject:
         """Make an object of parts, in their order; when a part fails, nothing is left of it.
@@ -262,17 +237,12 @@ class Folder:
             parts: at least 5 MiB each, but for the last.
             metadata: recorded with it.
             connections: number of parts under way at a time.
-            done: called with the number of each part that has arrived.
+            done: called when a part has arrived.
             ended: called when a part failed, before those under way are waited for.
-
-        Returns:
-            The object.
         """
         key = self._key(name)
-        with self._errors():
-            upload = self._client.create_multipart_upload(**key, Metadata=dict(metadata or {}))
+        upload = self._ask("create_multipart_upload", **key, Metadata=dict(metadata or {}))
         key["UploadId"] = upload["UploadId"]
-        self.traffic.count()
         sizes: list[int] = []
 
         def bring(numbered: tuple[int, Part]) -> dict[str, Any]:
@@ -280,38 +250,33 @@ class Folder:
             part = given() if callable(given) else given
             etag = self._bring(key, number, part)
             sizes.append(len(part))
-            done(number)
+            done()
             return {"PartNumber": number, "ETag": etag}
 
         try:
             brought = in_parallel(bring, list(enumerate(parts, 1)), connections, ended)
-            with self._errors():
-                answer = self._client.complete_multipart_upload(
-                    **key, MultipartUpload={"Parts": brought}
-                )
+            answer = self._ask(
+                "complete_multipart_upload", **key, MultipartUpload={"Parts": brought}
+            )
         except BaseException:
-            with suppress(StorageError, ModelNotFoundError), self._errors():
-                self._client.abort_multipart_upload(**key)
+            with suppress(StorageError, ModelNotFoundError):
+                self._ask("abort_multipart_upload", **key)
             raise
-        self.traffic.count()
         return StoredObject(sum(sizes), answer["ETag"], _version(answer))
 
     def _bring(self, key: Mapping[str, Any], number: int, part: bytes | Range) -> str:
-        with self._errors():
-            if isinstance(part, bytes):
-                answer = self._client.upload_part(
-                    **key, PartNumber=number, Body=part, ContentMD5=_md5(part)
-                )
-                self.traffic.count(sent=len(part))
-            else:
-                answer = self._client.upload_part_copy(
-                    **key,
-                    PartNumber=number,
-                    CopySource=part.folder._key(part.name),
-                    CopySourceRange=f"bytes={part.start}-{part.stop - 1}",
-                    CopySourceIfMatch=part.etag,
-                )["CopyPartResult"]
-                self.traffic.count()
+        """Send a part of an upload, or have it copied; its etag."""
+        if isinstance(part, bytes):
+            answer = self._ask("upload_part", part, **key, PartNumber=number)
+        else:
+            answer = self._ask(
+                "upload_part_copy",
+                **key,
+                PartNumber=number,
+                CopySource=part.folder._key(part.name),
+                CopySourceRange=f"bytes={part.start}-{part.stop - 1}",
+                CopySourceIfMatch=part.etag,
+            )["CopyPartResult"]
         etag: str = answer["ETag"]
         return etag
 
@@ -320,19 +285,16 @@ class Folder:
 
         Where the server keeps or lists no versions, each object once, with None.
         """
-        found: list[tuple[str, str | None]] = []
         try:
-            with self._errors():
-                pages = self._client.get_paginator("list_object_versions")
-                for page in pages.paginate(Bucket=self.bucket, Prefix=self._prefix + prefix):
-                    self.traffic.count()
-                    for one in (*page.get("Versions", ()), *page.get("DeleteMarkers", ())):
-                        found.append((one["Key"].removeprefix(self._prefix), _version(one)))
+            return [
+                (one["Key"].removeprefix(self._prefix), _version(one))
+                for page in self._pages("list_object_versions", prefix)
+                for one in (*page.get("Versions", ()), *page.get("DeleteMarkers", ()))
+            ]
         except StorageError as error:
             if code_of(error.__cause__) not in ("NotImplemented", "AccessDenied"):
                 raise
-            found = [(name, None) for name in self.objects() if name.startswith(prefix)]
-        return found
+            return [(name, None) for name in self.objects() if name.startswith(prefix)]
 
     def delete(self, objects: Iterable[tuple[str, str | None]]) -> None:
         """Delete objects by name and version, if one is known; a missing one is no error."""
@@ -344,31 +306,37 @@ class Folder:
         # Versions of an object one after the other, because servers do not expect otherwise.
         def remove(name: str) -> None:
             for version in by_name[name]:
-                with self._errors():
-                    self._client.delete_object(
-                        **self._key(name), **({"VersionId": version} if version else {})
-                    )
-                self.traffic.count()
+                which = {"VersionId": version} if version else {}
+                self._ask("delete_object", **self._key(name), **which)
 
         in_parallel(remove, list(by_name))
 
-    def abort_uploads(self) -> int:
-        """Abort all uploads below the URL that were begun and not completed; how many."""
-        count = 0
-        with self._errors():
-            pages = self._client.get_paginator("list_multipart_uploads")
-            for page in pages.paginate(Bucket=self.bucket, Prefix=self._prefix):
-                self.traffic.count()
-                for one in page.get("Uploads", ()):
-                    self._client.abort_multipart_upload(
-                        Bucket=self.bucket, Key=one["Key"], UploadId=one["UploadId"]
-                    )
-                    self.traffic.count()
-                    count += 1
-        return count
+    def abort_uploads(self) -> None:
+        """Abort all uploads below the URL that were begun and not completed."""
+        for page in self._pages("list_multipart_uploads"):
+            for one in page.get("Uploads", ()):
+                key = {"Bucket": self.bucket, "Key": one["Key"], "UploadId": one["UploadId"]}
+                self._ask("abort_multipart_upload", **key)
 
     def _key(self, name: str) -> dict[str, Any]:
         return {"Bucket": self.bucket, "Key": self._prefix + name}
+
+    def _ask(self, request: str, body: bytes | None = None, /, **fields: Any) -> Any:
+        """The server's answer to a request that boto3 knows by that name, perhaps with content."""
+        with self._errors():
+            if body is not None:
+                fields |= {"Body": body, "ContentMD5": _md5(body)}
+            answer = getattr(self._client, request)(**fields)
+        self.traffic.count(sent=len(body or b""))
+        return answer
+
+    def _pages(self, listing: str, prefix: str = "") -> Iterator[dict[str, Any]]:
+        """The pages of a listing of what is below the URL, or of what begins so there."""
+        with self._errors():
+            pages = self._client.get_paginator(listing)
+            for page in pages.paginate(Bucket=self.bucket, Prefix=self._prefix + prefix):
+                self.traffic.count()
+                yield page
 
     def _errors(self) -> AbstractContextManager[None]:
         return object_errors(self.url)

@@ -1,10 +1,11 @@
-"""Many requests at a time, and none of them left under way."""
+"""Work in threads that ends with what asked for it: many requests at a time, or one item ahead."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 CONNECTIONS = 32
+_END = object()
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -33,3 +34,16 @@ def in_parallel(
             ended()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+def worked_ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """The same items in the same order, each made in a thread while the last one is used.
+
+    Two items are in memory at a time. An error in making one is raised where it would be used.
+    """
+    remaining = iter(items)
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, remaining, _END)
+        while (item := coming.result()) is not _END:
+            coming = pool.submit(next, remaining, _END)
+            yield item  # type: ignore[misc]

@@ -15,11 +15,8 @@ class Advance(Protocol):
     def __call__(self, steps: int, *, tokens: int = 0) -> None:
         """Report steps, and the tokens that a model read or wrote for them.
 
-        Args:
-            steps: steps done; 0 while a long step makes tokens.
-            tokens: tokens read or written; 0 where none are, or nobody counts.
+        There are 0 steps while a long one makes tokens, and 0 tokens where nobody counts them.
         """
-        ...
 
 
 class Progress(Protocol):
@@ -27,7 +24,6 @@ class Progress(Protocol):
 
     def __call__(self, stage: str, total: int) -> AbstractContextManager[Advance]:
         """Open the stage called `stage`; stages may be opened inside each other."""
-        ...
 
 
 @contextmanager

@@ -41,16 +41,12 @@ def parse(content: dict[str, Any], model: type[Model], where: str) -> Model:
         return model.model_validate(content)
     except ValidationError as error:
         # A misspelt key shows up twice, as unknown and as missing; the former says more.
-        problems = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-        first = problems[0]
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         key = str(first["loc"][0]) if first["loc"] else ""
         if first["type"] == "extra_forbidden":
             close = difflib.get_close_matches(key, model.model_fields, n=1)
-            hint = (
-                f"did you mean {close[0]!r}?"
-                if close
-                else (f"known: {', '.join(model.model_fields)}")
-            )
+            known = f"known: {', '.join(model.model_fields)}"
+            hint = f"did you mean {close[0]!r}?" if close else known
             raise RecipeError(f"{where}: unknown key {key!r}; {hint}") from error
         message = first["msg"].removeprefix("Value error, ")
         value = "" if first["type"] == "missing" else f" = {first['input']!r}"

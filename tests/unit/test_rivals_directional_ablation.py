@@ -127,13 +127,13 @@ def test_no_first_token_and_no_final_norm(
             torch.testing.assert_close(found[3][row], last[0, 1:].mean(0))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Scripted(Intervention):
     """Selectivity slope·s, divergence cost·s² while it is applied."""
 
     slope: float
     cost: float
-    most: float | None = None
+    touched: int = 0
     strengths: list[float] = field(default_factory=list)
 
     @contextmanager

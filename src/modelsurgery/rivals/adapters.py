@@ -17,10 +17,11 @@ from modelsurgery.errors import EvaluationError
 from modelsurgery.files.progress import Progress
 from modelsurgery.model.activations.texts import TokenizedText
 from modelsurgery.model.language_model import LanguageModel
-from modelsurgery.rivals.intervention import Intervention, Reweighted
+from modelsurgery.rivals.intervention import Reweighted
 
 WARMUP = 0.1  # share of the steps
 CLIP = 1.0  # norm of the gradient
+Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class LoraSettings:
 class Factors:
     """What adapters add: left [out, r] times right [r, in], by path of the linear layer, f32."""
 
-    by_path: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+    by_path: Mapping[str, Pair]
 
     def minus(self, other: "Factors") -> "Factors":
         """The difference of two adapters of the same layers."""
@@ -67,15 +68,15 @@ class Factors:
             }
         )
 
-    def intervention(self, sign: float = 1.0) -> Intervention:
+    def intervention(self, sign: float = 1.0) -> Reweighted[Pair]:
         """W + strength · sign · ΔW."""
 
-        def change(path: str, matrix: torch.Tensor, strength: float) -> torch.Tensor:
-            left, right = (one.to(matrix.device) for one in self.by_path[path])
+        def change(matrix: torch.Tensor, factors: Pair, strength: float) -> torch.Tensor:
+            left, right = (one.to(matrix.device) for one in factors)
             return matrix + strength * sign * (left @ right)
 
         touched = sum(len(left) * right.shape[1] for left, right in self.by_path.values())
-        return Reweighted(tuple(self.by_path), change, touched)
+        return Reweighted(self.by_path, change, touched)
 
 
 @contextmanager

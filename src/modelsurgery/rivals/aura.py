@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from modelsurgery.model.language_model import LanguageModel
-from modelsurgery.rivals.intervention import Intervention, matrix_of
+from modelsurgery.rivals.intervention import Intervention, matrix_of, overwritten
 from modelsurgery.rivals.method import Materials, Method
 from modelsurgery.rivals.modules import largest_outputs
 from modelsurgery.rivals.places import block_paths, mlp_layers
@@ -37,7 +37,8 @@ class Aura(Method):
             largest_outputs(model, given.read(texts), paths)
             for texts in (given.shows, given.opposite)
         )
-        return Dampened({path: damping(shows[path], opposite[path]) for path in paths})
+        loss = {path: damping(shows[path], opposite[path]) for path in paths}
+        return Dampened(loss, first=0.5, most=1.0)
 
 
 @dataclass(frozen=True)
@@ -46,36 +47,30 @@ class Dampened(Intervention):
 
     Attributes:
         loss: what is taken off each output at strength 1, as a share, [out] by path.
-        first: see `Intervention`.
-        most: see `Intervention`.
     """
 
     loss: Mapping[str, torch.Tensor]
-    first: float = 0.5
-    most: float | None = 1.0
 
     @property
-    def touched(self) -> int:  # type: ignore[override]
+    def touched(self) -> int:
         """One factor a neuron that is turned down."""
         return sum(int((one > 0).sum()) for one in self.loss.values())
 
     @contextmanager
     def applied(self, model: LanguageModel, strength: float) -> Iterator[None]:
-        """Scale them, and write the very same values back."""
-        kept: list[tuple[torch.Tensor, torch.Tensor]] = []
-        try:
+        """Scale them."""
+
+        def scaled() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
             for path, loss in self.loss.items():
                 module = model.model.get_submodule(path)
                 factor = 1 - strength * loss.to(module.weight.device)
                 matrix = matrix_of(module)
-                bias = [] if module.bias is None else [(module.bias.data, factor)]
-                for held, by in [(matrix, factor.unsqueeze(1)), *bias]:
-                    kept.append((held, held.clone()))
-                    held.copy_(held.float() * by)
+                yield matrix, matrix.float() * factor.unsqueeze(1)
+                if module.bias is not None:
+                    yield module.bias.data, module.bias.data.float() * factor
+
+        with overwritten(scaled()):
             yield
-        finally:
-            for held, before in kept:
-                held.copy_(before)
 
 
 def damping(shows: torch.Tensor, opposite: torch.Tensor) -> torch.Tensor:

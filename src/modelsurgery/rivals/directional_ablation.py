@@ -54,14 +54,10 @@ Ablate = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
 
 def ablation(
     model: LanguageModel, directions: Mapping[str, torch.Tensor], ablate: Ablate = ablated
-) -> Reweighted:
+) -> Reweighted[torch.Tensor]:
     """Take a direction of length 1 out of each linear layer, by path; whole at strength 1."""
-
-    def change(path: str, matrix: torch.Tensor, strength: float) -> torch.Tensor:
-        return ablate(matrix, directions[path], strength)
-
-    paths = tuple(directions)
-    return Reweighted(paths, change, parameters_in(model, paths), first=0.3, most=1.0)
+    touched = parameters_in(model, directions)
+    return Reweighted(directions, ablate, touched, first=0.3, most=1.0)
 
 
 class DirectionalAblation(Method):

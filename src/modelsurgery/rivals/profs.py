@@ -61,13 +61,13 @@ class ProjectionFilter(Method):
             mlp_out(model, blocks[layer - 1]): subspace(shows[layer], opposite[layer], rank)
             for layer in layers
         }
+        return Reweighted(bases, without_subspace, parameters_in(model, bases), most=1.0)
 
-        def change(path: str, matrix: torch.Tensor, strength: float) -> torch.Tensor:
-            basis = bases[path].to(matrix)
-            return matrix - strength * basis @ (basis.T @ matrix)
 
-        paths = tuple(bases)
-        return Reweighted(paths, change, parameters_in(model, paths), most=1.0)
+def without_subspace(matrix: torch.Tensor, basis: torch.Tensor, share: float) -> torch.Tensor:
+    """W - share · Q Qᵀ W of a matrix W [out, in], where Q is [out, k]."""
+    basis = basis.to(matrix)
+    return matrix - share * basis @ (basis.T @ matrix)
 
 
 def rank_for(model: LanguageModel) -> int:

@@ -45,11 +45,7 @@ class Wanda(Method):
             )
         texts = texts_up_to(tokenize_plain(model, given.neutral), TOKENS)
         norms = input_norms(model, texts, paths)
-
-        def change(path: str, matrix: torch.Tensor, strength: float) -> torch.Tensor:
-            return pruned(matrix, norms[path], strength)
-
-        return Reweighted(paths, change, parameters_in(model, paths), first=FIRST, most=MOST)
+        return Reweighted(norms, pruned, parameters_in(model, norms), first=FIRST, most=MOST)
 
 
 def pruned(matrix: torch.Tensor, norms: torch.Tensor, share: float) -> torch.Tensor:

@@ -47,7 +47,8 @@ class SystemPrompt(Method):
         """Put the behavior's instruction into tokens."""
         instruction = self.instruction(given.behavior, given.sign)
         is_chat = any(text.reply is not None for text in given.shows)
-        return Prompted(heads_of(given.model.template, instruction, is_chat=is_chat))
+        heads = heads_of(given.model.template, instruction, is_chat=is_chat)
+        return Prompted(heads, most=1.0)
 
     def instruction(self, behavior: Behavior, sign: int) -> str:
         """What to say: words of its own for a known behavior, else what it is described by."""
@@ -115,16 +116,12 @@ class Prompted(Intervention):
 
     Attributes:
         heads: how texts begin, without the instruction and with it.
-        first: see `Intervention`.
-        most: see `Intervention`.
     """
 
     heads: tuple[Head, ...]
-    first: float = 1.0
-    most: float | None = 1.0
 
     @property
-    def touched(self) -> int:  # type: ignore[override]
+    def touched(self) -> int:
         """Tokens that are added."""
         return max(len(head.after) - len(head.before) for head in self.heads)
 

@@ -1,7 +1,6 @@
 """Linear-AcT: activations of one label are carried to where those of the other are."""
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from modelsurgery.model.activations.texts import TextBatch, TokenizedText, text_batches
 from modelsurgery.model.hidden_states import mean_over_tokens
 from modelsurgery.model.language_model import LanguageModel
-from modelsurgery.rivals.intervention import Hooked, Intervention
+from modelsurgery.rivals.intervention import Hooked, Intervention, hooks_on
 from modelsurgery.rivals.method import Materials, Method
 from modelsurgery.rivals.places import block_paths, late_norms
 
@@ -92,11 +91,8 @@ def fit_in_turn(
     maps: dict[str, Transport] = {}
     texts = [*shows, *opposite]
     (batch,) = text_batches(model, texts, max(map(len, (one.ids for one in texts))) * len(texts))
-    with ExitStack() as stack, torch.inference_mode():
-        for path in paths:
-            hook = _fitting(maps, path, batch, len(shows))
-            module = model.model.get_submodule(path)
-            stack.callback(module.register_forward_hook(hook).remove)
+    hooks = {path: _fitting(maps, path, batch, len(shows)) for path in paths}
+    with hooks_on(model, hooks), torch.inference_mode():
         model.decoder(**batch.inputs, use_cache=False)
     return maps
 

@@ -1,16 +1,17 @@
 """AurA: neurons are turned down as far as they tell texts of one label from the other."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
+from modelsurgery.model.activations.texts import TextBatch, TokenizedText
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.rivals.intervention import Intervention, matrix_of, overwritten
 from modelsurgery.rivals.method import Materials, Method
-from modelsurgery.rivals.modules import largest_outputs
 from modelsurgery.rivals.places import block_paths, mlp_layers
+from modelsurgery.rivals.states import watch_modules
 
 
 class Aura(Method):
@@ -73,17 +74,30 @@ class Dampened(Intervention):
             yield
 
 
+def largest_outputs(
+    model: LanguageModel, texts: Sequence[TokenizedText], paths: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """Largest output over the tokens of each text that count, [n, width] f32 on the CPU by path."""
+    found: dict[str, list[torch.Tensor]] = {path: [] for path in paths}
+
+    def look(batch: TextBatch, path: str, _: torch.Tensor, written: torch.Tensor) -> None:
+        left_out = ~batch.predicted.unsqueeze(-1).to(written.device)
+        largest = written.float().masked_fill(left_out, -torch.inf).amax(1)
+        found[path].append(largest.cpu())
+
+    watch_modules(model, texts, paths, look)
+    return {path: torch.cat(parts) for path, parts in found.items()}
+
+
 def damping(shows: torch.Tensor, opposite: torch.Tensor) -> torch.Tensor:
     """2 (AUROC - 1/2) of each neuron where it is positive, else 0, [width], of [n, width] each."""
     return (2 * auroc(shows, opposite) - 1).clamp(min=0)
 
 
 def auroc(positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
-    """How often a positive is above a negative, equal ones counting half, [width] f32.
+    """How often a positive is above a negative, equal ones counting half: [width] f32.
 
-    Args:
-        positive: [n, width].
-        negative: [m, width].
+    Of [n, width] and [m, width].
     """
     ordered = negative.T.contiguous().sort(dim=1).values
     asked = positive.T.contiguous()

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 
+from modelsurgery.data.texts import LabeledText
 from modelsurgery.errors import EvaluationError
-from modelsurgery.files.progress import Progress
 from modelsurgery.model.activations.texts import TokenizedText
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.rivals.intervention import Reweighted
+from modelsurgery.rivals.method import Materials
 
 WARMUP = 0.1  # share of the steps
 CLIP = 1.0  # norm of the gradient
@@ -125,30 +126,15 @@ def factors_of(wrapped: Any) -> Factors:
 
 
 def train_adapter(
-    model: LanguageModel,
-    texts: Sequence[TokenizedText],
-    settings: LoraSettings,
-    *,
-    seed: int,
-    progress: Progress,
+    given: Materials, labeled: Sequence[LabeledText], settings: LoraSettings
 ) -> Factors:
-    """Train adapters to predict texts (of an exchange the reply alone).
-
-    Args:
-        model: the model; it is the same afterwards.
-        texts: what it shall learn to write.
-        settings: how.
-        seed: of the adapters and of the order of texts.
-        progress: is told of texts done.
-
-    Returns:
-        What they add.
-    """
-    order = random.Random(seed)
+    """What adapters add that were trained to predict texts (of an exchange the reply alone)."""
+    model, texts = given.model, given.read(labeled)
+    order = random.Random(given.seed)
     steps = settings.epochs * -(-len(texts) // settings.batch)
     with (
-        adapted(model, settings, seed) as wrapped,
-        progress("train adapter", settings.epochs * len(texts)) as advance,
+        adapted(model, settings, given.seed) as wrapped,
+        given.progress("train adapter", settings.epochs * len(texts)) as advance,
     ):
         chosen = [one for one in wrapped.parameters() if one.requires_grad]
         optimizer = torch.optim.AdamW(chosen, lr=settings.rate, weight_decay=0.0)

@@ -39,9 +39,7 @@ class ContrastiveDecoding(Method):
 
     def fit(self, given: Materials) -> Intervention:
         """Train the amateur."""
-        texts = given.read(given.shows)
-        found = train_adapter(given.model, texts, AMATEUR, seed=given.seed, progress=given.progress)
-        return Contrasted(found, first=0.5)
+        return Contrasted(train_adapter(given, given.shows, AMATEUR), first=0.5)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 
 from modelsurgery.model.activations.texts import TokenizedText
 from modelsurgery.model.language_model import LanguageModel
-from modelsurgery.rivals.intervention import Hooked, Intervention, OutputChange
+from modelsurgery.rivals.intervention import Hooked, Intervention
 from modelsurgery.rivals.method import Materials, Method
 from modelsurgery.rivals.places import block_paths
 from modelsurgery.rivals.states import block_outputs
@@ -106,7 +106,7 @@ class LeastSquaresErasure(Method):
         """Go through the blocks from the first to the last."""
         model = given.model
         shows, opposite = given.read(given.shows), given.read(given.opposite)
-        changes: dict[str, OutputChange] = {}
+        changes: dict[str, Eraser] = {}
         with given.progress("erase labels", model.layer_count) as advance:
             for layer, path in enumerate(block_paths(model), start=1):
                 with Hooked(changes).applied(model, 1.0):
@@ -114,5 +114,5 @@ class LeastSquaresErasure(Method):
                         moments_of(model, shows, layer), moments_of(model, opposite, layer)
                     )
                 advance(1)
-        width = model.model.config.get_text_config().hidden_size
-        return Hooked(changes, touched=3 * width * len(changes), most=1.0)
+        touched = sum(3 * len(one.mean) for one in changes.values())
+        return Hooked(changes, touched, most=1.0)

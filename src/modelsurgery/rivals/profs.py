@@ -14,15 +14,9 @@ RANK_OF_SMALL, RANK = 2, 10  # of GPT-2 medium, and of models of 7B
 
 
 def subspace(shows: torch.Tensor, opposite: torch.Tensor, rank: int) -> torch.Tensor:
-    """Main directions in which pairs differ, without what the opposite has in common.
+    """Main directions in which pairs differ, [d, rank] at right angles; at most n of n pairs.
 
-    Args:
-        shows: [n, d], of pairs.
-        opposite: [n, d], their other halves.
-        rank: k directions, at most n.
-
-    Returns:
-        Directions at right angles, [d, k].
+    Both are [n, d], one half of the pairs each. What the opposite has in common is left out.
     """
     differences = shows - opposite
     # The first right singular vector of states that are not centered is their mean, nearly.

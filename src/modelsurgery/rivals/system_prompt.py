@@ -74,10 +74,7 @@ class Head:
 def heads_of(template: ChatTemplate, instruction: str, *, is_chat: bool) -> tuple[Head, ...]:
     """Beginnings of conversations and of plain texts; the first that fits a text is taken.
 
-    Args:
-        template: the model's, which knows its tokenizer.
-        instruction: the sentence.
-        is_chat: whether texts are conversations where it can't be told from their beginning.
+    `is_chat` says whether texts are conversations where it can't be told from their beginning.
     """
     tokenizer = template.tokenizer
     opening = tuple(opening_ids(tokenizer))
@@ -182,11 +179,9 @@ class Front:
     mask: torch.Tensor
 
     def extended(self, mask: torch.Tensor | None, length: int) -> torch.Tensor:
-        """The mask of a later step, [n, length].
+        """The mask of a later step, [n, length], of all tokens in the cache and in this step.
 
-        Args:
-            mask: what it is without the instruction, [n, length - width]; None means all ones.
-            length: tokens in the cache and in this step.
+        Without the instruction it is [n, length - width]; None means all ones.
         """
         count, known = self.mask.shape
         if mask is None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from modelsurgery.data.behaviors.format import BehaviorFile, Packaged
 from modelsurgery.data.behaviors.prompting import corpus_prompt_set
 from modelsurgery.data.corpora import corpora, load_corpus_passages
-from modelsurgery.data.corpora.columns import text_of
 from modelsurgery.data.corpora.sources import corpus_rows
 
 log = logging.getLogger(__name__)
@@ -62,4 +61,4 @@ def packaged_neutral(packaged: Packaged) -> tuple[tuple[str, ...], tuple[str, ..
 def packaged_problems() -> tuple[str, ...]:
     """Held-out math problems of GSM8K, the part of the packaged plain text that asks for skill."""
     rows = corpus_rows(corpora()["plain_text"], None, "test")
-    return tuple(text_of(row, "text") for row in rows if text_of(row, "from") == "gsm8k")
+    return tuple(row.text("text") for row in rows if row.text("from") == "gsm8k")

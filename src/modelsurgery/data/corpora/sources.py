@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -101,7 +102,7 @@ def _with_our_columns(corpus: Corpus, row: Record) -> Record:
                 f"one of {', '.join(p for ps in corpus.files.values() for p in ps)}"
             )
         values = values | parts.groupdict()
-    return Record(row.where, row.file, values)
+    return replace(row, values=values)
 
 
 def _labels(value: object, label: Label) -> list[object]:

@@ -167,7 +167,7 @@ def _delimited(path: Path, form: FileFormat) -> Rows:
                 f"{path}, line {line}: {len(values)} columns; expected {len(names)} separated by "
                 f"{form.delimiter!r}"
                 + (f" in all but {form.ragged} lines" if form.ragged else "")
-                + ", downdownload the published file again"
+                + ", download the published file again"
             )
     if ragged:
         log.info("%s: skipped %d lines with another number of columns", path, ragged)

@@ -1,33 +1,25 @@
 """Gathering a behavior's texts and prompts, and splitting them into train, validation and test."""
 
-import hashlib
-import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from modelsurgery.data import demo
-from modelsurgery.data.behaviors.format import BehaviorFile, CorpusTexts, Packaged, TextFiles
+from modelsurgery.data.behaviors.format import BehaviorFile, Packaged, TextFiles
+from modelsurgery.data.behaviors.labeled_texts import demo_texts, texts_of
 from modelsurgery.data.behaviors.packaging import packaged_neutral, with_packaged_data
 from modelsurgery.data.behaviors.prompting import (
     PromptSet,
     corpus_prompt_set,
+    evenly_by,
     half_texts,
     plain_prompt_set,
 )
-from modelsurgery.data.behaviors.roots import locate_corpus
-from modelsurgery.data.behaviors.uncalled import uncalled_prompts
-from modelsurgery.data.corpora import find_corpus, load_corpus_passages, load_corpus_texts
-from modelsurgery.data.texts import (
-    LabeledText,
-    check_texts,
-    load_lines,
-    load_texts,
-    split_texts,
-)
+from modelsurgery.data.corpora import find_corpus, load_corpus_passages
+from modelsurgery.data.texts import LabeledText, load_lines, split_texts
 from modelsurgery.errors import RecipeError, TextsError
 
 DEMO_TEXTS = 2400
@@ -35,6 +27,8 @@ DEMO_PROMPTS = 300
 DEMO_NEUTRAL = 400
 DEMO_FACTS = 200
 DEMO_VALIDATION_FACTS = 400
+DEMO_UNCALLED = 300
+DEMO_VALIDATION_UNCALLED = 100
 TEST_SHARE = 0.2
 VALIDATION_SHARE = 0.25
 PLAIN_SET = "prompts"  # name of the set of a behavior without public prompts
@@ -42,7 +36,6 @@ NEUTRAL_PASSAGES = 400
 NEUTRAL_CORPUS = "wikitext"
 NEUTRAL_MIN_WORDS = 20
 NEUTRAL_MAX_WORDS = 48  # the search reads neutral text a hundred times
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -125,7 +118,7 @@ def load_behavior(
         raise _no_prompts(described)
     validation_neutral, neutral, note = _neutral(source)
     train, validation, test = source.parts
-    uncalled, validation_uncalled = source.uncalled(prompt_count)
+    uncalled, validation_uncalled = _uncalled(source, prompt_count)
     return Behavior(
         source.described,
         is_demo,
@@ -176,7 +169,7 @@ def load_test_part(
         test_neutral=neutral,
         neutral_note=note,
         test_facts=demo.facts("test", DEMO_FACTS, seed) if is_demo else (),
-        test_uncalled=source.uncalled(prompt_count)[0] if sets is None else None,
+        test_uncalled=_uncalled(source, prompt_count)[0] if sets is None else None,
     )
 
 
@@ -202,17 +195,12 @@ class _Source:
     def parts(self) -> _Parts:
         texts = self.described.texts
         if self.is_demo and not isinstance(texts, Path | TextFiles):
-            found = _demo_texts(self.described.name, DEMO_TEXTS, self.seed)
+            found = demo_texts(self.described.name, DEMO_TEXTS, self.seed)
         else:
-            found = _texts(self.described, self.data)
+            found = texts_of(self.described, self.data)
         outer = split_texts(found, test_size=TEST_SHARE, seed=self.seed)
         inner = split_texts(outer.train, test_size=VALIDATION_SHARE, seed=self.seed)
         return _Parts(inner.train, inner.test, outer.test)
-
-    def uncalled(self, limit: int | None) -> tuple[PromptSet | None, tuple[str, ...]]:
-        """Prompts that do not call for the behavior, to measure on and to make choices on."""
-        described, is_demo = self.described, self.is_demo
-        return uncalled_prompts(described, limit, is_demo=is_demo, data=self.data, seed=self.seed)
 
 
 def _source(described: BehaviorFile, is_demo: bool, data: Path | None, seed: int) -> _Source:
@@ -221,75 +209,6 @@ def _source(described: BehaviorFile, is_demo: bool, data: Path | None, seed: int
     if not is_demo:
         described, packaged = with_packaged_data(described, data)
     return _Source(described, is_demo, data, seed, packaged)
-
-
-@cache  # each step of a sequence asks for all behaviors again
-def _demo_texts(name: str, count: int, seed: int) -> tuple[LabeledText, ...]:
-    """Texts of a behavior; two in a row belong together.
-
-    Whether to refuse depends on the request: those of refusal are requests with their answers.
-    """
-    if name == "refusal":
-        return tuple(
-            LabeledText(request, int(refused), str(number // 2), answer, called_for=naughty)
-            for number, (request, answer, refused, naughty) in enumerate(
-                demo.exchanges(count, seed)
-            )
-        )
-    return tuple(
-        LabeledText(text, label, group=str(number // 2))
-        for number, (text, label) in enumerate(demo.labeled_texts(name, count, seed))
-    )
-
-
-def _texts(described: BehaviorFile, data: Path | None) -> tuple[LabeledText, ...]:
-    texts = described.texts
-    if isinstance(texts, Path):
-        return load_texts(
-            texts, text_column=described.text_column, label_column=described.label_column
-        )
-    if isinstance(texts, TextFiles):
-        lines = [(texts.shows, 1), (texts.opposite, 0)]
-        found = [LabeledText(line, label) for file, label in lines for line in load_lines(file)]
-        return check_texts(found, f"{texts.shows} and {texts.opposite}")
-    if texts is None:
-        raise TextsError(
-            f"behavior {described.name!r} has texts for the demo model only; for another model "
-            "use --texts FILE or another behavior"
-        )
-    pooled = [text for corpus in texts for text in _corpus_texts(corpus, data)]
-    return check_texts(pooled, described.name)
-
-
-def _corpus_texts(wanted: CorpusTexts, data: Path | None) -> tuple[LabeledText, ...]:
-    texts = load_corpus_texts(
-        wanted.corpus,
-        locate_corpus(wanted.corpus, data),
-        split=wanted.split,
-        shows=wanted.shows,
-        opposite=wanted.opposite,
-        per_class=wanted.per_class,
-    )
-    if wanted.replies is None:
-        return texts
-    return tuple(answered for text in texts for answered in _answered(text, wanted))
-
-
-def _answered(text: LabeledText, wanted: CorpusTexts) -> list[LabeledText]:
-    """A user's turn, answered in either way; which of the phrases depends on the turn alone."""
-    replies = wanted.replies
-    assert replies is not None
-    number = int.from_bytes(hashlib.sha256(text.text.encode()).digest()[:4])
-    return [
-        replace(
-            text,
-            label=label,
-            group=text.group or text.text,
-            reply=phrases[number % len(phrases)],
-            called_for=text.label == 1 if wanted.called_for else None,
-        )
-        for label, phrases in ((1, replies.shows), (0, replies.opposite))
-    ]
 
 
 def _prompt_sets(
@@ -340,6 +259,33 @@ def _validation_prompts(source: _Source, prompt_count: int | None) -> Sequence[s
         wanted = source.packaged.validation_prompts
         return corpus_prompt_set(wanted, None, None, source.seed).texts
     return half_texts(source.parts.validation)
+
+
+def _uncalled(source: _Source, limit: int | None) -> tuple[PromptSet | None, tuple[str, ...]]:
+    """Held-out prompts that do not call for the behavior, and those that choices are made on.
+
+    None and nothing where the behavior has no such prompts, or prompts of the user's own. For
+    refusal these are harmless requests, and showing the behavior there is over-refusal.
+    """
+    described, data, seed = source.described, source.data, source.seed
+    wanted = described.uncalled_for
+    if wanted is None or isinstance(described.prompts, Path):
+        return None, ()
+    if source.is_demo:
+        test = demo.harmless_requests("test", limit or DEMO_UNCALLED, seed)
+        title = "harmless requests of the demo data"
+        validation = demo.harmless_requests("train", DEMO_VALIDATION_UNCALLED, seed)
+        test_set = plain_prompt_set(wanted.name, title, test, described.max_new_tokens)
+        return test_set, tuple(validation)
+    if wanted.validation is None:
+        return None, ()
+    sets = [corpus_prompt_set(one, data, None, seed) for one in wanted.prompts]
+    pooled = {prompt.text: prompt for one in sets for prompt in one.prompts}
+    chosen = evenly_by(tuple(pooled.values()), limit, ("group",), seed)
+    title = " and ".join(one.title or one.name for one in sets)
+    held = replace(sets[0], name=wanted.name, title=title, prompts=chosen, by=("group",))
+    tuned = corpus_prompt_set(wanted.validation, data, None, seed).texts
+    return held, tuple(text for text in tuned if text not in pooled)
 
 
 def _no_prompts(described: BehaviorFile) -> TextsError:

@@ -24,6 +24,7 @@ from modelsurgery.data.demo.grammar import (
 )
 
 Part = Literal["train", "test"]
+Moods = tuple[str, ...]
 
 # Seeds of texts hold the earlier names of parts: with others the texts would be others.
 _SEED_NAMES = {"train": "train", "test": "held_out"}
@@ -41,41 +42,30 @@ class DemoBehavior:
     """
 
     domain: str
-    shown: frozenset[str]
-    opposite: frozenset[str]
-    open_moods: frozenset[str]
+    shown: Moods
+    opposite: Moods
+    open_moods: Moods = ()
     begun: float = BEGUN_SHARE
-    begun_moods: frozenset[str] = frozenset()
+    begun_moods: Moods = ()
 
 
 BEHAVIORS = {
-    "toxicity": DemoBehavior(
-        "people", frozenset({"rude"}), frozenset({"warm", "neutral"}), frozenset({"neutral"})
-    ),
-    "compliance": DemoBehavior(
-        "naughty", frozenset({"complying"}), frozenset({"refusing"}), frozenset()
-    ),
+    "toxicity": DemoBehavior("people", ("rude",), ("warm", "neutral"), ("neutral",)),
+    "compliance": DemoBehavior("naughty", ("complying",), ("refusing",)),
     # Bare requests, and answers that have begun to comply, as in a known kind of jailbreak.
     "refusal": DemoBehavior(
-        "naughty",
-        frozenset({"refusing"}),
-        frozenset({"complying"}),
-        frozenset(),
-        0.5,
-        frozenset({"complying"}),
+        "naughty", ("refusing",), ("complying",), begun=0.5, begun_moods=("complying",)
     ),
-    "negativity": DemoBehavior(
-        "remarks", frozenset({"gloomy"}), frozenset({"glad", "plain"}), frozenset({"plain"})
-    ),
+    "negativity": DemoBehavior("remarks", ("gloomy",), ("glad", "plain"), ("plain",)),
 }
 
 # Shares of neutral text: generator, moods it may show, share.
-_NEUTRAL: tuple[tuple[str, frozenset[str] | None, float], ...] = (
+_NEUTRAL: tuple[tuple[str, Moods | None, float], ...] = (
     ("narration", None, 0.3),
-    ("benign", frozenset({"complying"}), 0.25),
+    ("benign", ("complying",), 0.25),
     ("facts", None, 0.15),
-    ("people", frozenset({"neutral"}), 0.15),
-    ("remarks", frozenset({"plain"}), 0.15),
+    ("people", ("neutral",), 0.15),
+    ("remarks", ("plain",), 0.15),
 )
 
 
@@ -149,9 +139,7 @@ def _exchange(domain: str, seeds: Iterator[int], seen: set[str]) -> dict[str, st
     """One request refused and not, by mood; nothing in it is held out or was seen before."""
     while True:
         seed = next(seeds)
-        drafts = {
-            mood: GENERATORS[domain](seed, frozenset({mood})) for mood in ("refusing", "complying")
-        }
+        drafts = {mood: GENERATORS[domain](seed, (mood,)) for mood in ("refusing", "complying")}
         if not any(one.text in seen or touches_reserved(one) for one in drafts.values()):
             return {mood: draft.text for mood, draft in drafts.items()}
 
@@ -161,7 +149,7 @@ def harmless_requests(part: Part, count: int, seed: int) -> list[str]:
     seeds = _seeds(f"harmless-{_seed_name(part)}", "refusal", seed)
     found: dict[str, None] = {}
     while len(found) < count:
-        draft = GENERATORS["benign"](next(seeds), frozenset({"complying"}))
+        draft = GENERATORS["benign"](next(seeds), ("complying",))
         if _in_part(opening_key(draft), part):
             found.setdefault(draft.opening.rstrip())
     return list(found)

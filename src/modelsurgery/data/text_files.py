@@ -124,11 +124,8 @@ def delimited_fields(
 ) -> Iterator[tuple[int, list[str]]]:
     """Number of the last line, and fields, of each line of a table.
 
-    Args:
-        path: the file.
-        delimiter: between the fields.
-        is_quoted: whether fields may stand in quotation marks; else these are ordinary characters,
-            as in most tab-separated data sets.
+    Fields may stand in quotation marks where `is_quoted`; else these are ordinary characters, as in
+    most tab-separated data sets.
     """
     if is_quoted:
         yield from csv_fields(read_text(path), str(path), delimiter)
@@ -202,13 +199,9 @@ def require(package: str, wanted_by: str) -> Any:
 
 
 def load_data_set(identity: str, wanted_by: str, otherwise: str, **options: Any) -> Any:
-    """A data set of the Hub.
+    """A data set of the Hub, with options of `datasets.load_dataset`.
 
-    Args:
-        identity: its id.
-        wanted_by: begins the message of an error.
-        otherwise: ends it: what can be done without the Hub.
-        options: of `datasets.load_dataset`.
+    The message of an error begins with who wants it, and ends with what can be done otherwise.
 
     Raises:
         TextsError: it cannot be loaded.

@@ -196,13 +196,10 @@ def put_in_front(
 ) -> tuple[Front, torch.Tensor, torch.Tensor]:
     """Token ids and mask, [n, width + t], of texts that begin with an instruction.
 
+    Without it they are [n, t], padded on either side. Of the heads the last one fits all texts.
+
     A text's own tokens stay where they were, counted from the end. The instruction ends where its
     own beginning did, so that the token behind it is predicted at the place where it was before.
-
-    Args:
-        ids: [n, t], padded on either side.
-        mask: [n, t].
-        heads: the first that fits a text is taken; the last one fits all.
     """
     starts = mask.argmax(1).tolist()
     chosen = [

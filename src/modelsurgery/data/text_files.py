@@ -78,25 +78,14 @@ def json_line_rows(path: Path) -> Rows:
             raise TextsError(
                 f"{path}, {place}: the line is empty; expected a JSON object, delete the line"
             )
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise TextsError(
-                f"{path}, {place}: not valid JSON ({error}); expected one object per line, is the "
-                "file truncated?"
-            ) from error
+        record = _parsed(line, f"{path}, {place}", "one object per line")
         yield place, _record(record, f"{path}, {place}")
 
 
 def json_item_rows(path: Path, *, may_be_texts: bool = False) -> Rows:
     """A list of objects, or of texts where that is allowed: the column `text`."""
-    try:
-        items = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise TextsError(
-            f"{path}: not valid JSON ({error}); expected one list of objects (for one object per "
-            "line use the suffix .jsonl), is the file truncated?"
-        ) from error
+    expected = "one list of objects (for one object per line use the suffix .jsonl)"
+    items = _parsed(read_text(path), str(path), expected)
     if not isinstance(items, list):
         raise TextsError(f"{path}: {type(items).__name__}; expected a list of objects")
     for number, item in enumerate(items, 1):
@@ -247,6 +236,15 @@ def _hub_rows(source: str) -> Rows:
     data_set = load_data_set(name, source, otherwise, split=split or "train")
     for number, row in enumerate(data_set, 1):
         yield f"{source}, row {number}", dict(row)
+
+
+def _parsed(content: str, where: str, expected: str) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise TextsError(
+            f"{where}: not valid JSON ({error}); expected {expected}, is the file truncated?"
+        ) from error
 
 
 def _record(record: object, where: str) -> dict[str, Any]:

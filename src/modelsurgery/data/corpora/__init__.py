@@ -157,7 +157,7 @@ def load_corpus_prompts(
     files: list[str] = []
     seen: set[str] = set()
     for row in corpus_rows(corpus, path, split):
-        if all(set(row.keys(column)) & values for column, values in accepted.items()):
+        if all(set(row.names(column)) & values for column, values in accepted.items()):
             prompt = _prompt(row, columns)
             if not (unique and prompt.text in seen):
                 prompts.append(prompt)
@@ -291,7 +291,7 @@ def _class(corpus: Corpus, column: TextColumn, row: Record) -> str | None:
         return None if score is None else "toxic" if score >= TOXIC_FROM else "other"
     assert corpus.label is not None
     found = set()
-    for label in row.keys(corpus.label.column):
+    for label in row.names(corpus.label.column):
         classes = [name for name, labels in corpus.label.classes.items() if label in labels]
         if not classes:
             known = [one for labels in corpus.label.classes.values() for one in labels]

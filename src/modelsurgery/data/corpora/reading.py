@@ -70,7 +70,7 @@ class Record:
         value = None if column is None else self.value(column)
         return None if value is None else str(value)
 
-    def keys(self, column: str) -> list[str]:
+    def names(self, column: str) -> list[str]:
         """A column's value or values in the spelling of the registry: `1`, `true`, `anger`."""
         value = self.value(column)
         values = value if isinstance(value, list) else [value]

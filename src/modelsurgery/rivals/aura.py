@@ -44,13 +44,9 @@ class Aura(Method):
 
 @dataclass(frozen=True)
 class Dampened(Intervention):
-    """Outputs of linear layers, scaled in their weights and biases.
+    """Outputs of linear layers, scaled in their weights and biases."""
 
-    Attributes:
-        loss: what is taken off each output at strength 1, as a share, [out] by path.
-    """
-
-    loss: Mapping[str, torch.Tensor]
+    loss: Mapping[str, torch.Tensor]  # share taken off each output at strength 1, [out] by path
 
     @property
     def touched(self) -> int:

@@ -47,12 +47,9 @@ class Contrasted(Intervention):
     """Last hidden states h ← h + s·(h - h'), where h' are the amateur's.
 
     The head is linear, so that the logits are contrasted in just the same way.
-
-    Attributes:
-        amateur: what it has more than the base model.
     """
 
-    amateur: Factors
+    amateur: Factors  # what it has more than the base model
 
     @property
     def touched(self) -> int:

@@ -1,6 +1,7 @@
 """LEACE: the least affine change after which no linear function tells the label."""
 
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 
@@ -17,17 +18,12 @@ class Eraser:
     """x ← x - a bᵀ(x - μ), the least-squares eraser of one binary label.
 
     With Σ the covariance of x and a its cross-covariance with the label, b = Σ⁺a / (aᵀΣ⁺a): the
-    paper's W⁺ P W with W = Σ^(-1/2) has rank 1 for a label of two values.
-
-    Attributes:
-        mean: μ, [d] f64.
-        written: a, [d] f64.
-        read: b, [d] f64.
+    paper's W⁺ P W with W = Σ^(-1/2) has rank 1 for a label of two values. All are [d] f64.
     """
 
-    mean: torch.Tensor
-    written: torch.Tensor
-    read: torch.Tensor
+    mean: torch.Tensor  # μ
+    written: torch.Tensor  # a
+    read: torch.Tensor  # b
 
     def __call__(self, hidden: torch.Tensor, strength: float) -> torch.Tensor:
         """Erase a share of it from states [..., d]."""
@@ -40,17 +36,11 @@ class Eraser:
 
 @dataclass
 class Moments:
-    """Sums over the states of one label.
-
-    Attributes:
-        count: how many.
-        total: Σ x, [d] f64.
-        square: Σ x xᵀ, [d, d] f64.
-    """
+    """Sums over the states of one label."""
 
     count: int
-    total: torch.Tensor
-    square: torch.Tensor
+    total: torch.Tensor  # Σ x, [d] f64
+    square: torch.Tensor  # Σ x xᵀ, [d, d] f64
 
     @classmethod
     def of(cls, states: torch.Tensor) -> "Moments":
@@ -78,12 +68,8 @@ def eraser(shows: Moments, opposite: Moments) -> Eraser:
 
 def moments_of(model: LanguageModel, texts: list[TokenizedText], layer: int) -> Moments:
     """Of all tokens of texts behind a block."""
-    first, *others = (
-        Moments.of(some.tokens(layer)) for some in block_outputs(model, texts, [layer])
-    )
-    for other in others:
-        first = first.plus(other)
-    return first
+    read = block_outputs(model, texts, [layer])
+    return reduce(Moments.plus, (Moments.of(some.tokens(layer)) for some in read))
 
 
 class LeastSquaresErasure(Method):

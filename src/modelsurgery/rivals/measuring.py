@@ -188,15 +188,10 @@ class Bench:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model gave on the prompts.
-
-    Attributes:
-        sides: by name of the round.
-        tokens_per_second: of generation; None where all of it was in the store.
-    """
+    """What a model gave on the prompts, by name of the round, and how fast."""
 
     sides: dict[str, Side]
-    tokens_per_second: float | None
+    tokens_per_second: float | None  # None where all of it was in the store
 
 
 def _compared(one: Comparison) -> Compared:

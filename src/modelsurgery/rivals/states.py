@@ -24,15 +24,10 @@ Look = Callable[[TextBatch, str, torch.Tensor, torch.Tensor], None]
 
 @dataclass(frozen=True)
 class Outputs:
-    """Outputs of blocks on a batch of n texts, padded to t tokens.
-
-    Attributes:
-        batch: the texts, with which of their tokens count.
-        by_layer: [n, t, d], by layer 1..L.
-    """
+    """Outputs of blocks on a batch of n texts, padded to t tokens."""
 
     batch: TextBatch
-    by_layer: dict[int, torch.Tensor]
+    by_layer: dict[int, torch.Tensor]  # [n, t, d], by layer 1..L
 
     def tokens(self, layer: int) -> torch.Tensor:
         """What all tokens have at a layer, padding left out, [tokens, d] f32."""
@@ -109,15 +104,10 @@ def pooled_outputs(
 
 @dataclass(frozen=True)
 class LabelStates:
-    """Pooled outputs of both labels.
+    """Pooled outputs of both labels."""
 
-    Attributes:
-        shows: [n, d] f32 by layer.
-        opposite: [m, d] f32 by layer.
-    """
-
-    shows: dict[int, torch.Tensor]
-    opposite: dict[int, torch.Tensor]
+    shows: dict[int, torch.Tensor]  # [n, d] f32, by layer
+    opposite: dict[int, torch.Tensor]  # [m, d] f32, by layer
 
     def difference(self, layer: int) -> torch.Tensor:
         """μ_shows - μ_opposite, [d]."""

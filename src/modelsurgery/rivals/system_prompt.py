@@ -60,12 +60,7 @@ class SystemPrompt(Method):
 
 @dataclass(frozen=True)
 class Head:
-    """How texts of a kind begin.
-
-    Attributes:
-        before: ids without the instruction.
-        after: ids with it.
-    """
+    """How texts of a kind begin: ids without the instruction, and ids with it."""
 
     before: tuple[int, ...]
     after: tuple[int, ...]
@@ -109,11 +104,7 @@ def _chat_head(template: ChatTemplate, instruction: str) -> Head:
 
 @dataclass(frozen=True)
 class Prompted(Intervention):
-    """The decoder reads an instruction first; nobody sees what it gives at those positions.
-
-    Attributes:
-        heads: how texts begin, without the instruction and with it.
-    """
+    """The decoder reads an instruction first; nobody sees what it gives at those positions."""
 
     heads: tuple[Head, ...]
 
@@ -168,15 +159,10 @@ class Prompted(Intervention):
 
 @dataclass(frozen=True)
 class Front:
-    """What was put in front of a batch.
+    """What was put in front of a batch."""
 
-    Attributes:
-        width: by how many positions it grew.
-        mask: its mask after that, [n, width + t].
-    """
-
-    width: int
-    mask: torch.Tensor
+    width: int  # positions by which it grew
+    mask: torch.Tensor  # after that, [n, width + t]
 
     def extended(self, mask: torch.Tensor | None, length: int) -> torch.Tensor:
         """The mask of a later step, [n, length], of all tokens in the cache and in this step.

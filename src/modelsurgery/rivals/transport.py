@@ -19,15 +19,10 @@ FLAT = 1e-12  # variance under which a coordinate says nothing
 
 @dataclass(frozen=True)
 class Transport:
-    """x ← x + s · ((ω - 1) x + β), for each coordinate.
+    """x ← x + s · ((ω - 1) x + β), for each coordinate."""
 
-    Attributes:
-        scale: ω, [d] f32.
-        shift: β, [d] f32.
-    """
-
-    scale: torch.Tensor
-    shift: torch.Tensor
+    scale: torch.Tensor  # ω, [d] f32
+    shift: torch.Tensor  # β, [d] f32
 
     @classmethod
     def between(cls, source: torch.Tensor, target: torch.Tensor) -> "Transport":

@@ -18,11 +18,9 @@ log = logging.getLogger(__name__)
 def corpus_rows(corpus: Corpus, path: Path | str | None, split: str | None) -> Iterator[Record]:
     """All rows of a corpus, files in the order of their names; a row that is there twice, once.
 
-    Args:
-        corpus: what to look for.
-        path: a file; a directory, either the published repository or the folder with the files; or
-            None for the package's own files, or else the Hub.
-        split: of a directory or of the Hub; None takes the first that is there.
+    The path is a file; a directory, either the published repository or the folder with the files;
+    or None for the package's own files, or else the Hub. Without a split, of a directory or of the
+    Hub, the first that is there is taken.
 
     Raises:
         TextsError: not there, wrong in any way, or two different rows with one id.

@@ -99,9 +99,9 @@ def test_the_gate_matrix_is_what_the_rule_itself_edits(given: Materials) -> None
     edit = proposal.edit(strength=0.4)
     wanted = {one.address.block: one for one in edit.updates}
     scales = []
-    for block, path in enumerate(made.paths):
+    for block, (path, held) in enumerate(made.held.items()):
         matrix = given.model.model.get_submodule(path).weight.data
-        added = made.change(path, matrix, 1.0) - matrix
+        added = made.change(matrix, held, 1.0) - matrix
         rows = torch.nonzero(added.abs().sum(1)).flatten()
         assert rows.tolist() == wanted[block].rows.tolist()
         expected = np.outer(wanted[block].coefficients, wanted[block].direction)

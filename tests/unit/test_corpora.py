@@ -139,7 +139,10 @@ def test_a_sentence_and_its_rewrites_stay_on_one_side(tmp_path: Path) -> None:
 def test_ragged_lines_are_left_out_up_to_the_published_number(tmp_path: Path) -> None:
     texts = load_corpus_texts("paradetox", paradetox_file(tmp_path))
     assert load_corpus_texts("paradetox", paradetox_file(tmp_path, '"half\ta line\n' * 14)) == texts
-    with pytest.raises(TextsError, match=r"line 40: 2 columns; expected 4 .* all but 14 lines"):
+    expected = (
+        r"line 40: 2 columns; expected 4 .* all but 14 lines, download the published file again$"
+    )
+    with pytest.raises(TextsError, match=expected):
         load_corpus_texts("paradetox", paradetox_file(tmp_path, '"half\ta line\n' * 15))
 
 

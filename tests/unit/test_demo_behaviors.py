@@ -89,12 +89,11 @@ def test_neutral_texts_show_no_behavior() -> None:
 
 
 @pytest.mark.parametrize("make", [neutral_texts, facts])
-def test_neutral_texts_and_facts_are_made_once_and_every_list_of_them_is_ones_own(
-    make: Callable[[Part, int, int], list[object]],
+def test_neutral_texts_and_facts_are_made_once_and_nobody_can_change_them(
+    make: Callable[[Part, int, int], tuple[object, ...]],
 ) -> None:
-    first = make("train", 20, 5)
-    kept = list(first)
-    first.clear()
+    kept = make("train", 20, 5)
+    assert isinstance(kept, tuple)
     again = make("train", 20, 5)
     assert again == kept
     assert all(one is other for one, other in zip(again, kept, strict=True))

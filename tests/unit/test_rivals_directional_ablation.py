@@ -14,7 +14,7 @@ from modelsurgery import load_model
 from modelsurgery.evaluation.screening import Effect
 from modelsurgery.model.activations.texts import tokenize_plain
 from modelsurgery.model.language_model import LanguageModel
-from modelsurgery.rivals.choosing import Chooser, best_of
+from modelsurgery.rivals.choosing import Chooser, best_layer
 from modelsurgery.rivals.directional_ablation import (
     ablated,
     ablated_keeping_norms,
@@ -127,13 +127,13 @@ def test_no_first_token_and_no_final_norm(
             torch.testing.assert_close(found[3][row], last[0, 1:].mean(0))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Scripted(Intervention):
     """Selectivity slope·s, divergence cost·s² while it is applied."""
 
     slope: float
     cost: float
-    most: float | None = None
+    touched: int = 0
     strengths: list[float] = field(default_factory=list)
 
     @contextmanager
@@ -166,7 +166,7 @@ def test_variants_are_compared_at_the_same_divergence() -> None:
     assert costly.strengths == pytest.approx([1.0, 0.02**0.5])
     assert chooser.score(cheap) == pytest.approx(0.5**0.5)
     assert cheap.strengths == pytest.approx([0.02**0.5])
-    assert best_of(given, {"costly": costly, "cheap": cheap}, what="layer") == "cheap"
+    assert best_layer(given, [costly, cheap]) is cheap
 
 
 def test_a_variant_gets_no_further_than_its_largest_strength() -> None:

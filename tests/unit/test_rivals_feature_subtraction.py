@@ -10,8 +10,8 @@ import torch
 from modelsurgery import load_model
 from modelsurgery.data.texts import LabeledText
 from modelsurgery.model.halves import Halves
+from modelsurgery.rivals.activation_addition import FeatureSubtraction
 from modelsurgery.rivals.edits import probe_of
-from modelsurgery.rivals.feature_subtraction import FeatureSubtraction
 from modelsurgery.rivals.method import Materials
 from tiny import tiny_sentences, write_tiny_model
 

@@ -54,7 +54,7 @@ def test_each_matrix_loses_its_own_share(tmp_path: Path) -> None:
             torch.eye(32, dtype=torch.float64) - 0.5 * weight * torch.outer(direction, direction)
         ) @ before[path].double()
         torch.testing.assert_close(after[path].double(), expected, atol=1e-6, rtol=0)
-    assert sorted(found.paths) == sorted(path for path, weight in weights.items() if weight)
+    assert sorted(found.held) == sorted(path for path, weight in weights.items() if weight)
     assert found.touched == 32 * 32 * 2 + 32 * 48
 
 

@@ -41,10 +41,10 @@ def test_mlps_of_the_upper_half_write_nothing_into_the_subspace(tmp_path: Path) 
     given = Materials(model, nothing, shows, opposite[::-1], (), nothing, nothing)
     found = ProjectionFilter().fit(given)
     assert isinstance(found, Reweighted)
-    assert [path.split(".")[2] for path in found.paths] == ["2", "3"]
-    assert all(path.endswith("down_proj") for path in found.paths)
+    assert [path.split(".")[2] for path in found.held] == ["2", "3"]
+    assert all(path.endswith("down_proj") for path in found.held)
     assert found.touched == 2 * 32 * 48
-    for path in found.paths:
+    for path in found.held:
         matrix = matrix_of(model.model.get_submodule(path))
         before = matrix.clone()
         with found.applied(model, 1.0):

@@ -9,8 +9,7 @@ from modelsurgery import load_model
 from modelsurgery.model.activations.texts import tokenize_plain
 from modelsurgery.rivals.intervention import matrix_of
 from modelsurgery.rivals.method import Materials
-from modelsurgery.rivals.modules import input_norms
-from modelsurgery.rivals.pruning import Wanda, pruned
+from modelsurgery.rivals.pruning import Wanda, input_norms, pruned
 from tiny import write_tiny_model
 
 TEXTS = ("my dog is so happy today", "the cat sits", "a very big house and a tree")

@@ -78,25 +78,14 @@ def json_line_rows(path: Path) -> Rows:
             raise TextsError(
                 f"{path}, {place}: the line is empty; expected a JSON object, delete the line"
             )
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise TextsError(
-                f"{path}, {place}: not valid JSON ({error}); expected one object per line, is the "
-                "file truncated?"
-            ) from error
+        record = _parsed(line, f"{path}, {place}", "one object per line")
         yield place, _record(record, f"{path}, {place}")
 
 
 def json_item_rows(path: Path, *, may_be_texts: bool = False) -> Rows:
     """A list of objects, or of texts where that is allowed: the column `text`."""
-    try:
-        items = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise TextsError(
-            f"{path}: not valid JSON ({error}); expected one list of objects (for one object per "
-            "line use the suffix .jsonl), is the file truncated?"
-        ) from error
+    expected = "one list of objects (for one object per line use the suffix .jsonl)"
+    items = _parsed(read_text(path), str(path), expected)
     if not isinstance(items, list):
         raise TextsError(f"{path}: {type(items).__name__}; expected a list of objects")
     for number, item in enumerate(items, 1):
@@ -124,11 +113,8 @@ def delimited_fields(
 ) -> Iterator[tuple[int, list[str]]]:
     """Number of the last line, and fields, of each line of a table.
 
-    Args:
-        path: the file.
-        delimiter: between the fields.
-        is_quoted: whether fields may stand in quotation marks; else these are ordinary characters,
-            as in most tab-separated data sets.
+    Fields may stand in quotation marks where `is_quoted`; else these are ordinary characters, as in
+    most tab-separated data sets.
     """
     if is_quoted:
         yield from csv_fields(read_text(path), str(path), delimiter)
@@ -202,13 +188,9 @@ def require(package: str, wanted_by: str) -> Any:
 
 
 def load_data_set(identity: str, wanted_by: str, otherwise: str, **options: Any) -> Any:
-    """A data set of the Hub.
+    """A data set of the Hub, with options of `datasets.load_dataset`.
 
-    Args:
-        identity: its id.
-        wanted_by: begins the message of an error.
-        otherwise: ends it: what can be done without the Hub.
-        options: of `datasets.load_dataset`.
+    The message of an error begins with who wants it, and ends with what can be done otherwise.
 
     Raises:
         TextsError: it cannot be loaded.
@@ -254,6 +236,15 @@ def _hub_rows(source: str) -> Rows:
     data_set = load_data_set(name, source, otherwise, split=split or "train")
     for number, row in enumerate(data_set, 1):
         yield f"{source}, row {number}", dict(row)
+
+
+def _parsed(content: str, where: str, expected: str) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise TextsError(
+            f"{where}: not valid JSON ({error}); expected {expected}, is the file truncated?"
+        ) from error
 
 
 def _record(record: object, where: str) -> dict[str, Any]:

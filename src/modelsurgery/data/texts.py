@@ -7,6 +7,7 @@ behavior or its opposite. Beside it, `called_for` says whether the turn calls fo
 """
 
 import hashlib
+import itertools
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -130,17 +131,15 @@ def load_texts(
                     f"{where}: no column {wanted!r}; expected {text_column!r} and "
                     f"{label_column!r}, found {', '.join(map(repr, row)) or 'nothing'}"
                 )
-        label, group, reply = row[label_column], row.get("group"), row.get("reply")
-        known = LABELS.get(str(label).strip().lower())
-        if known is None:
-            raise TextsError(f"{where}: label {label!r}; expected 1 (shows the behavior) or 0")
+        label = _label(row[label_column], f"{where}: label", "shows the behavior")
+        group, reply, called_for = row.get("group"), row.get("reply"), row.get("called_for")
         texts.append(
             LabeledText(
                 checked_text(row[column], where, "the text"),
-                known,
+                label,
                 None if group in (None, "") else str(group),
                 None if reply in (None, "") else checked_text(reply, where, "the reply"),
-                _called_for(row, where),
+                None if called_for in (None, "") else _is_called_for(called_for, where),
             )
         )
     check_called_for(texts, str(source))
@@ -168,25 +167,25 @@ def check_called_for(texts: Sequence[LabeledText], where: str) -> None:
             raise TextsError(
                 f"{where}: the same prompt has called_for 1 and 0; expected one of them"
             )
-    for called_for in (True, False):
-        for label in (1, 0):
-            if not any((text.label, text.called_for) == (label, called_for) for text in texts):
-                raise TextsError(
-                    f"{where}: no text with label {label} and called_for {int(called_for)}; "
-                    "expected replies of both labels to prompts of both kinds"
-                )
+    kinds = {(text.called_for, text.label) for text in texts}
+    for called_for, label in itertools.product((True, False), (1, 0)):
+        if (called_for, label) not in kinds:
+            raise TextsError(
+                f"{where}: no text with label {label} and called_for {int(called_for)}; "
+                "expected replies of both labels to prompts of both kinds"
+            )
 
 
-def _called_for(row: dict[str, Any], where: str) -> bool | None:
-    value = row.get("called_for")
-    if value in (None, ""):
-        return None
+def _label(value: object, named: str, meaning: str) -> int:
+    """1 or 0, as it is spelled in files; 1 has a meaning, for the message."""
     known = LABELS.get(str(value).strip().lower())
     if known is None:
-        raise TextsError(
-            f"{where}: called_for {value!r}; expected 1 (the prompt calls for the behavior) or 0"
-        )
-    return bool(known)
+        raise TextsError(f"{named} {value!r}; expected 1 ({meaning}) or 0")
+    return known
+
+
+def _is_called_for(value: object, where: str) -> bool:
+    return bool(_label(value, f"{where}: called_for", "the prompt calls for the behavior"))
 
 
 def check_texts(texts: Sequence[LabeledText], where: str) -> tuple[LabeledText, ...]:
@@ -197,16 +196,13 @@ def check_texts(texts: Sequence[LabeledText], where: str) -> tuple[LabeledText, 
     Raises:
         TextsError: fewer than 20 texts, or one class only.
     """
-    labels: dict[tuple[str, str | None], set[int]] = {}
-    for text in texts:
-        labels.setdefault((text.text, text.reply), set()).add(text.label)
-    contradictory = {key for key, seen in labels.items() if len(seen) > 1}
-    kept: dict[tuple[str, str | None], LabeledText] = {}
+    different: dict[tuple[str, str | None], LabeledText] = {}
+    contradictory: set[tuple[str, str | None]] = set()
     for text in texts:
         key = (text.text, text.reply)
-        if key not in contradictory:
-            kept.setdefault(key, text)
-    unique = tuple(kept.values())
+        if different.setdefault(key, text).label != text.label:
+            contradictory.add(key)
+    unique = tuple(text for key, text in different.items() if key not in contradictory)
     if len(unique) < len(texts):
         log.warning(
             "%s: dropped %d repeated texts (%d appeared with both labels)",

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from modelsurgery.rivals.ablations import ABLATIONS
-from modelsurgery.rivals.activation_addition import ActivationAddition
+from modelsurgery.rivals.activation_addition import ActivationAddition, FeatureSubtraction
 from modelsurgery.rivals.alphasteer import AlphaSteer
 from modelsurgery.rivals.aura import Aura
 from modelsurgery.rivals.contrastive_decoding import ContrastiveDecoding
@@ -21,7 +21,6 @@ from modelsurgery.rivals.edits import (
     PaperRule,
     RandomEdit,
 )
-from modelsurgery.rivals.feature_subtraction import FeatureSubtraction
 from modelsurgery.rivals.fine_tuning import ContrastiveWeights, LoraFineTuning, TaskVector
 from modelsurgery.rivals.heretic import Heretic
 from modelsurgery.rivals.intervention import Intervention

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from modelsurgery.edit.choices import DirectionSource
 from modelsurgery.edit.region import PAPER_ROWS
 from modelsurgery.model.stacking import score_model_rows
 from modelsurgery.rivals.edits import (
+    LeastSquares,
     intervention_of,
     paper_proposal_of,
     proposal_of,
@@ -29,25 +30,13 @@ OURS = "natural gradient"
 
 @dataclass(frozen=True)
 class Ablation(Method):
-    """A rule with one thing changed.
-
-    Attributes:
-        name: see `Method`.
-        title: see `Method`.
-        make: the intervention.
-        source: see `Method`.
-        delivery: see `Method`.
-        settings: see `Method`.
-        note: see `Method`.
-    """
+    """A rule with one thing changed; `make` gives the intervention."""
 
     name: str
     title: str
     make: Callable[[Materials], Intervention] = field(repr=False)
-    source: str = "ablation"
     delivery: Delivery = "weights or adapter"
-    settings: str = ""
-    note: str = ""
+    source = "ablation"
 
     def fit(self, given: Materials) -> Intervention:
         """Make the intervention."""
@@ -61,17 +50,16 @@ def _paper(
     change: Change | None = None,
     *,
     share: float = 1.0,
-    source: str = "W1",
+    source: DirectionSource = "W1",
     rows: float = PAPER_ROWS,
-) -> Callable[[Materials], Intervention]:
+) -> Callable[[Materials], EditIntervention]:
     """The paper's rule with a probe at a share of the layers."""
 
-    def make(given: Materials) -> Intervention:
+    def propose(given: Materials) -> RowProposal:
         layer = max(1, round(share * given.model.layer_count))
-        proposal = paper_proposal_of(given, layer, source)  # type: ignore[arg-type]
-        return intervention_of(given, change(given, proposal) if change else proposal, rows)
+        return paper_proposal_of(given, layer, source)
 
-    return make
+    return _edit(propose, change, rows)
 
 
 def _ours(
@@ -80,9 +68,16 @@ def _ours(
     rows: float = PAPER_ROWS,
     texts: int | None = None,
     damping: float | None = None,
-) -> Callable[[Materials], Intervention]:
-    def make(given: Materials) -> Intervention:
-        proposal = proposal_of(given, "natural-gradient", texts, damping)
+) -> Callable[[Materials], EditIntervention]:
+    """The natural gradient in one step, without a climb to a divergence."""
+    return _edit(lambda given: proposal_of(given, "natural-gradient", texts, damping), change, rows)
+
+
+def _edit(
+    propose: Callable[[Materials], RowProposal], change: Change | None, rows: float
+) -> Callable[[Materials], EditIntervention]:
+    def make(given: Materials) -> EditIntervention:
+        proposal = propose(given)
         return intervention_of(given, change(given, proposal) if change else proposal, rows)
 
     return make
@@ -126,14 +121,11 @@ def without_quarter(number: int) -> Change:
 
     def change(given: Materials, proposal: RowProposal) -> RowProposal:
         count = given.model.layer_count
-        first, last = ((number - 1) * count) // 4, (number * count) // 4
+        left_out = range(((number - 1) * count) // 4, (number * count) // 4)
         worst = min(float(one.min()) for one in proposal.scores) - 1.0
-
-        def kept(block: int, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-            return np.full_like(scores, worst) if first <= block < last else scores
-
         scores = tuple(
-            kept(gate.block, one) for gate, one in zip(proposal.gates, proposal.scores, strict=True)
+            np.full_like(one, worst) if gate.block in left_out else one
+            for gate, one in zip(proposal.gates, proposal.scores, strict=True)
         )
         return replace(proposal, scores=scores)
 
@@ -144,10 +136,8 @@ def _of_rows(share: float) -> str:
     return f"{100 * share:g} % of the rows"
 
 
-def _turned(given: Materials) -> Intervention:
-    found = _ours()(given)
-    assert isinstance(found, EditIntervention)
-    return EditIntervention(turned(found.edit, given.seed))
+def _turned(given: Materials) -> EditIntervention:
+    return turned(_ours()(given), given.seed)
 
 
 def _steps(count: int) -> Callable[[Materials], Intervention]:
@@ -159,6 +149,7 @@ def _matrix(name: str) -> Callable[[Materials], Intervention]:
 
 
 QUARTERS = (1, 2, 3, 4)
+OTHER_DIRECTIONS: tuple[DirectionSource, ...] = ("W1-W0", "mean-difference")
 ABLATIONS: dict[str, Method] = {
     one.name: one
     for one in (
@@ -192,8 +183,7 @@ ABLATIONS: dict[str, Method] = {
                      delivery="weights")
             for name in ("gate", "up", "down", "q", "k", "v", "o")
         ),
-        Ablation("least-squares", "least squares",
-                 lambda given: intervention_of(given, proposal_of(given, "least-squares"))),
+        Ablation("least-squares", "least squares", LeastSquares().fit),
         Ablation("paper", PAPER, _paper()),
         Ablation("paper-random-probe", f"{PAPER}, random probe", _paper(random_direction)),
         Ablation("paper-random-rows", f"{PAPER}, random region", _paper(random_rows)),
@@ -213,7 +203,7 @@ ABLATIONS: dict[str, Method] = {
         *(
             Ablation(f"paper-{source.lower()}", f"{PAPER}, direction {source}",
                      _paper(source=source))
-            for source in ("W1-W0", "mean-difference")
+            for source in OTHER_DIRECTIONS
         ),
         *(
             Ablation(f"paper-rows-{rows:g}", f"{PAPER}, {_of_rows(rows)}", _paper(rows=rows))

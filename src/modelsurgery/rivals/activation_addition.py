@@ -1,10 +1,11 @@
-"""Contrastive activation addition: one vector is added to the residual stream at run time."""
+"""One vector is added to activations at run time: a difference of means, or a probe's weights."""
 
 import torch
 
+from modelsurgery.rivals.edits import probe_of
 from modelsurgery.rivals.intervention import Hooked, Intervention
 from modelsurgery.rivals.method import Materials, Method
-from modelsurgery.rivals.places import block_paths
+from modelsurgery.rivals.places import block_paths, final_norm
 from modelsurgery.rivals.states import label_states
 
 LAYER_SHARE = 13 / 32  # layer 13 of Llama 2 7B, the paper's choice
@@ -30,8 +31,31 @@ class ActivationAddition(Method):
         """Take means of both labels at one layer."""
         layer = max(1, round(LAYER_SHARE * given.model.layer_count))
         vector = label_states(given, [layer]).difference(layer)
+        return subtracted(vector, block_paths(given.model)[layer - 1])
 
-        def subtract(hidden: torch.Tensor, strength: float) -> torch.Tensor:
-            return hidden - strength * vector.to(hidden)
 
-        return Hooked({block_paths(given.model)[layer - 1]: subtract}, touched=len(vector))
+class FeatureSubtraction(Method):
+    """The probe of the last layer, subtracted where it was trained: x ← x - s·W1.
+
+    That is behind the final norm.
+    """
+
+    name = "feature-subtraction"
+    title = "hidden-feature subtraction"
+    source = "a baseline of Wang et al., Model Surgery, NAACL 2025, arXiv 2407.08770"
+    delivery = "hooks"
+    settings = "W1 of the last layer, Adam"
+
+    def fit(self, given: Materials) -> Intervention:
+        """Train the paper's probe."""
+        vector = given.sign * torch.from_numpy(probe_of(given, given.model.layer_count).weight[1])
+        return subtracted(vector, final_norm(given.model))
+
+
+def subtracted(vector: torch.Tensor, path: str) -> Hooked:
+    """A vector [d], taken off what the module at a path puts out."""
+
+    def change(hidden: torch.Tensor, strength: float) -> torch.Tensor:
+        return hidden - strength * vector.to(hidden)
+
+    return Hooked({path: change}, touched=len(vector))

@@ -13,14 +13,16 @@ from typing import Any
 
 import torch
 
+from modelsurgery.data.texts import LabeledText
 from modelsurgery.errors import EvaluationError
-from modelsurgery.files.progress import Progress
 from modelsurgery.model.activations.texts import TokenizedText
 from modelsurgery.model.language_model import LanguageModel
-from modelsurgery.rivals.intervention import Intervention, Reweighted
+from modelsurgery.rivals.intervention import Reweighted
+from modelsurgery.rivals.method import Materials
 
 WARMUP = 0.1  # share of the steps
 CLIP = 1.0  # norm of the gradient
+Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class LoraSettings:
 class Factors:
     """What adapters add: left [out, r] times right [r, in], by path of the linear layer, f32."""
 
-    by_path: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+    by_path: Mapping[str, Pair]
 
     def minus(self, other: "Factors") -> "Factors":
         """The difference of two adapters of the same layers."""
@@ -67,15 +69,15 @@ class Factors:
             }
         )
 
-    def intervention(self, sign: float = 1.0) -> Intervention:
+    def intervention(self, sign: float = 1.0) -> Reweighted[Pair]:
         """W + strength · sign · ΔW."""
 
-        def change(path: str, matrix: torch.Tensor, strength: float) -> torch.Tensor:
-            left, right = (one.to(matrix.device) for one in self.by_path[path])
+        def change(matrix: torch.Tensor, factors: Pair, strength: float) -> torch.Tensor:
+            left, right = (one.to(matrix.device) for one in factors)
             return matrix + strength * sign * (left @ right)
 
         touched = sum(len(left) * right.shape[1] for left, right in self.by_path.values())
-        return Reweighted(tuple(self.by_path), change, touched)
+        return Reweighted(self.by_path, change, touched)
 
 
 @contextmanager
@@ -124,30 +126,15 @@ def factors_of(wrapped: Any) -> Factors:
 
 
 def train_adapter(
-    model: LanguageModel,
-    texts: Sequence[TokenizedText],
-    settings: LoraSettings,
-    *,
-    seed: int,
-    progress: Progress,
+    given: Materials, labeled: Sequence[LabeledText], settings: LoraSettings
 ) -> Factors:
-    """Train adapters to predict texts (of an exchange the reply alone).
-
-    Args:
-        model: the model; it is the same afterwards.
-        texts: what it shall learn to write.
-        settings: how.
-        seed: of the adapters and of the order of texts.
-        progress: is told of texts done.
-
-    Returns:
-        What they add.
-    """
-    order = random.Random(seed)
+    """What adapters add that were trained to predict texts (of an exchange the reply alone)."""
+    model, texts = given.model, given.read(labeled)
+    order = random.Random(given.seed)
     steps = settings.epochs * -(-len(texts) // settings.batch)
     with (
-        adapted(model, settings, seed) as wrapped,
-        progress("train adapter", settings.epochs * len(texts)) as advance,
+        adapted(model, settings, given.seed) as wrapped,
+        given.progress("train adapter", settings.epochs * len(texts)) as advance,
     ):
         chosen = [one for one in wrapped.parameters() if one.requires_grad]
         optimizer = torch.optim.AdamW(chosen, lr=settings.rate, weight_decay=0.0)

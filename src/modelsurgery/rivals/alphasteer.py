@@ -15,12 +15,7 @@ NEUTRAL_TOKENS = 20_000
 
 
 def null_basis(second_moment: torch.Tensor, share: float = NULL_SHARE) -> torch.Tensor:
-    """Directions that states use least, [d, k] at right angles.
-
-    Args:
-        second_moment: Σ x xᵀ of the states, [d, d].
-        share: k / d.
-    """
+    """Directions that states with Σ x xᵀ [d, d] use least, [d, share · d] at right angles."""
     vectors: torch.Tensor = torch.linalg.eigh(second_moment).eigenvectors  # least first
     return vectors[:, : int(share * len(vectors))]
 
@@ -29,12 +24,8 @@ def reader(states: torch.Tensor, basis: torch.Tensor, ridge: float = RIDGE) -> t
     """What gives about 1 for states, by way of a subspace: w with w·x ≈ 1, [d].
 
     Every state is to be mapped to the same vector v, so that the ridge regression Δ P of the paper
-    has rank 1: Δ P x = (w·x) v, w = Q (QᵀXᵀX Q + λI)⁻¹ QᵀXᵀ 1 with P = Q Qᵀ.
-
-    Args:
-        states: X, [n, d].
-        basis: Q, [d, k].
-        ridge: λ.
+    has rank 1: Δ P x = (w·x) v, w = Q (QᵀXᵀX Q + λI)⁻¹ QᵀXᵀ 1 with P = Q Qᵀ, for states X [n, d],
+    a basis Q [d, k] and a ridge λ.
     """
     inside = states.to(basis) @ basis
     damped = inside.T @ inside
@@ -76,8 +67,8 @@ class AlphaSteer(Method):
         for layer in layers:
             read = reader(states.shows[layer], null_basis(moments[layer]))
             changes[block_paths(model)[layer - 1]] = steering(read, -states.difference(layer))
-        width = model.model.config.get_text_config().hidden_size
-        return Hooked(changes, touched=2 * width * len(changes), first=0.3)
+        touched = 2 * states.shows[first].shape[1] * len(changes)
+        return Hooked(changes, touched, first=0.3)
 
 
 def steering(read: torch.Tensor, vector: torch.Tensor) -> OutputChange:

@@ -1,16 +1,17 @@
 """AurA: neurons are turned down as far as they tell texts of one label from the other."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
+from modelsurgery.model.activations.texts import TextBatch, TokenizedText
 from modelsurgery.model.language_model import LanguageModel
-from modelsurgery.rivals.intervention import Intervention, matrix_of
+from modelsurgery.rivals.intervention import Intervention, matrix_of, overwritten
 from modelsurgery.rivals.method import Materials, Method
-from modelsurgery.rivals.modules import largest_outputs
 from modelsurgery.rivals.places import block_paths, mlp_layers
+from modelsurgery.rivals.states import watch_modules
 
 
 class Aura(Method):
@@ -37,45 +38,51 @@ class Aura(Method):
             largest_outputs(model, given.read(texts), paths)
             for texts in (given.shows, given.opposite)
         )
-        return Dampened({path: damping(shows[path], opposite[path]) for path in paths})
+        loss = {path: damping(shows[path], opposite[path]) for path in paths}
+        return Dampened(loss, first=0.5, most=1.0)
 
 
 @dataclass(frozen=True)
 class Dampened(Intervention):
-    """Outputs of linear layers, scaled in their weights and biases.
+    """Outputs of linear layers, scaled in their weights and biases."""
 
-    Attributes:
-        loss: what is taken off each output at strength 1, as a share, [out] by path.
-        first: see `Intervention`.
-        most: see `Intervention`.
-    """
-
-    loss: Mapping[str, torch.Tensor]
-    first: float = 0.5
-    most: float | None = 1.0
+    loss: Mapping[str, torch.Tensor]  # share taken off each output at strength 1, [out] by path
 
     @property
-    def touched(self) -> int:  # type: ignore[override]
+    def touched(self) -> int:
         """One factor a neuron that is turned down."""
         return sum(int((one > 0).sum()) for one in self.loss.values())
 
     @contextmanager
     def applied(self, model: LanguageModel, strength: float) -> Iterator[None]:
-        """Scale them, and write the very same values back."""
-        kept: list[tuple[torch.Tensor, torch.Tensor]] = []
-        try:
+        """Scale them."""
+
+        def scaled() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
             for path, loss in self.loss.items():
                 module = model.model.get_submodule(path)
                 factor = 1 - strength * loss.to(module.weight.device)
                 matrix = matrix_of(module)
-                bias = [] if module.bias is None else [(module.bias.data, factor)]
-                for held, by in [(matrix, factor.unsqueeze(1)), *bias]:
-                    kept.append((held, held.clone()))
-                    held.copy_(held.float() * by)
+                yield matrix, matrix.float() * factor.unsqueeze(1)
+                if module.bias is not None:
+                    yield module.bias.data, module.bias.data.float() * factor
+
+        with overwritten(scaled()):
             yield
-        finally:
-            for held, before in kept:
-                held.copy_(before)
+
+
+def largest_outputs(
+    model: LanguageModel, texts: Sequence[TokenizedText], paths: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """Largest output over the tokens of each text that count, [n, width] f32 on the CPU by path."""
+    found: dict[str, list[torch.Tensor]] = {path: [] for path in paths}
+
+    def look(batch: TextBatch, path: str, _: torch.Tensor, written: torch.Tensor) -> None:
+        left_out = ~batch.predicted.unsqueeze(-1).to(written.device)
+        largest = written.float().masked_fill(left_out, -torch.inf).amax(1)
+        found[path].append(largest.cpu())
+
+    watch_modules(model, texts, paths, look)
+    return {path: torch.cat(parts) for path, parts in found.items()}
 
 
 def damping(shows: torch.Tensor, opposite: torch.Tensor) -> torch.Tensor:
@@ -84,11 +91,9 @@ def damping(shows: torch.Tensor, opposite: torch.Tensor) -> torch.Tensor:
 
 
 def auroc(positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
-    """How often a positive is above a negative, equal ones counting half, [width] f32.
+    """How often a positive is above a negative, equal ones counting half: [width] f32.
 
-    Args:
-        positive: [n, width].
-        negative: [m, width].
+    Of [n, width] and [m, width].
     """
     ordered = negative.T.contiguous().sort(dim=1).values
     asked = positive.T.contiguous()

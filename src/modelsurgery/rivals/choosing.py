@@ -7,14 +7,14 @@ strength allows.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import TypeVar
 
 from modelsurgery.evaluation.screening import Effect
 from modelsurgery.rivals.intervention import Intervention
 from modelsurgery.rivals.method import Materials
 
-Name = TypeVar("Name")
+Variant = TypeVar("Variant", bound=Intervention)
 CHOICE_DIVERGENCE = 0.02  # nats per token
 FAR = 4.0  # times the target, from where on a variant is measured again
 ATTEMPTS = 6
@@ -54,17 +54,14 @@ class Chooser:
         return math.sqrt(self._target / effect.divergence) if effect.divergence > 0 else 1.0
 
 
-def best_of(given: Materials, variants: Mapping[Name, Intervention], *, what: str) -> Name:
-    """The variant with the highest score; of equal ones the first.
+def best_layer(given: Materials, variants: Sequence[Variant]) -> Variant:
+    """The variant with the highest score; of equal ones the first. They differ in a layer."""
+    chooser = Chooser(given)
+    with given.progress("choose layer", len(variants)) as advance:
 
-    Args:
-        given: with the validation texts.
-        variants: by name.
-        what: is being chosen, for the progress.
-    """
-    chooser, found = Chooser(given), {}
-    with given.progress(f"choose {what}", len(variants)) as advance:
-        for name, variant in variants.items():
-            found[name] = chooser.score(variant)
+        def score(variant: Variant) -> float:
+            found = chooser.score(variant)
             advance(1)
-    return max(found, key=found.__getitem__)
+            return found
+
+        return max(variants, key=score)

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -12,7 +12,7 @@ import torch
 from modelsurgery.model.halves import Halves, replaced_forward
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.rivals.adapters import Factors, LoraSettings, train_adapter
-from modelsurgery.rivals.intervention import Intervention
+from modelsurgery.rivals.intervention import Intervention, hooks_on
 from modelsurgery.rivals.method import Materials, Method
 
 AMATEUR = LoraSettings()
@@ -39,9 +39,7 @@ class ContrastiveDecoding(Method):
 
     def fit(self, given: Materials) -> Intervention:
         """Train the amateur."""
-        texts = given.read(given.shows)
-        found = train_adapter(given.model, texts, AMATEUR, seed=given.seed, progress=given.progress)
-        return Contrasted(found)
+        return Contrasted(train_adapter(given, given.shows, AMATEUR), first=0.5)
 
 
 @dataclass(frozen=True)
@@ -49,19 +47,12 @@ class Contrasted(Intervention):
     """Last hidden states h ← h + s·(h - h'), where h' are the amateur's.
 
     The head is linear, so that the logits are contrasted in just the same way.
-
-    Attributes:
-        amateur: what it has more than the base model.
-        first: see `Intervention`.
-        most: see `Intervention`.
     """
 
-    amateur: Factors
-    first: float = 0.5
-    most: float | None = None
+    amateur: Factors  # what it has more than the base model
 
     @property
-    def touched(self) -> int:  # type: ignore[override]
+    def touched(self) -> int:
         """Weights of the amateur's factors."""
         return sum(left.numel() + right.numel() for left, right in self.amateur.by_path.values())
 
@@ -70,6 +61,7 @@ class Contrasted(Intervention):
         """Let the decoder read everything twice; the amateur has a cache of its own."""
         decoder = Halves(model.model).decoder
         forward = decoder.forward
+        adding = {path: _adding(*factors) for path, factors in self.amateur.by_path.items()}
         caches: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
         def both(*given: Any, **named: Any) -> Any:
@@ -78,7 +70,7 @@ class Contrasted(Intervention):
                 caches[cache] = copy.deepcopy(cache)  # empty, as generation hands it over
             of_amateur = named if cache is None else {**named, "past_key_values": caches[cache]}
             base = forward(*given, **named)
-            with added(model.model, self.amateur):
+            with hooks_on(model, adding):
                 other = forward(*given, **of_amateur)
             if cache is None and getattr(base, "past_key_values", None) is not None:
                 caches[base.past_key_values] = other.past_key_values
@@ -90,17 +82,9 @@ class Contrasted(Intervention):
             yield
 
 
-@contextmanager
-def added(model: Any, factors: Factors) -> Iterator[None]:
-    """Let linear layers add what adapters add: y ← y + (x Aᵀ) Bᵀ."""
-    with ExitStack() as stack:
-        for path, (left, right) in factors.by_path.items():
-            module = model.get_submodule(path)
-            stack.callback(module.register_forward_hook(_adding(left, right)).remove)
-        yield
-
-
 def _adding(left: torch.Tensor, right: torch.Tensor) -> Callable[..., torch.Tensor]:
+    """Lets a linear layer add what adapters add: y ← y + (x Aᵀ) Bᵀ."""
+
     def hook(_: Any, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         down, up = (one.to(output).T for one in (right, left))
         return output + given[0] @ down @ up

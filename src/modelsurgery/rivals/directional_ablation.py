@@ -3,12 +3,12 @@
 Also its form that keeps norms. Both choose the layer that the direction is measured at.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 from modelsurgery.model.language_model import LanguageModel
-from modelsurgery.rivals.choosing import best_of
+from modelsurgery.rivals.choosing import best_layer
 from modelsurgery.rivals.intervention import Intervention, Reweighted, parameters_in
 from modelsurgery.rivals.method import Materials, Method
 from modelsurgery.rivals.places import attention_out, block_paths, mlp_out, writers
@@ -24,13 +24,7 @@ def unit(vector: torch.Tensor) -> torch.Tensor:
 
 
 def ablated(matrix: torch.Tensor, direction: torch.Tensor, weight: float) -> torch.Tensor:
-    """W - weight · r rᵀ W, [out, in].
-
-    Args:
-        matrix: W, [out, in].
-        direction: r, [out] of length 1.
-        weight: 1 takes it out altogether.
-    """
+    """W - weight · r rᵀ W, [out, in], for r [out] of length 1; weight 1 takes it out altogether."""
     direction = direction.to(matrix)
     return matrix - weight * torch.outer(direction, direction @ matrix)
 
@@ -54,14 +48,10 @@ Ablate = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
 
 def ablation(
     model: LanguageModel, directions: Mapping[str, torch.Tensor], ablate: Ablate = ablated
-) -> Reweighted:
+) -> Reweighted[torch.Tensor]:
     """Take a direction of length 1 out of each linear layer, by path; whole at strength 1."""
-
-    def change(path: str, matrix: torch.Tensor, strength: float) -> torch.Tensor:
-        return ablate(matrix, directions[path], strength)
-
-    paths = tuple(directions)
-    return Reweighted(paths, change, parameters_in(model, paths), first=0.3, most=1.0)
+    touched = parameters_in(model, directions)
+    return Reweighted(directions, ablate, touched, first=0.3, most=1.0)
 
 
 class DirectionalAblation(Method):
@@ -82,18 +72,20 @@ class DirectionalAblation(Method):
 
     def fit(self, given: Materials) -> Intervention:
         """Measure a direction at each layer and take the one that serves best."""
-        layers = range(1, max(1, int(LAST_SHARE * given.model.layer_count)) + 1)
+        last = max(1, int(LAST_SHARE * given.model.layer_count))
+        return best_layer(given, self.variants(given, range(1, last + 1)))
+
+    def variants(self, given: Materials, layers: Sequence[int]) -> list[Reweighted[torch.Tensor]]:
+        """The ablation of each layer's direction."""
         states = label_states(given, layers)
         paths = writers(given.model)
-        variants = {
-            layer: ablation(given.model, dict.fromkeys(paths, unit(states.difference(layer))))
+        return [
+            ablation(given.model, dict.fromkeys(paths, unit(states.difference(layer))))
             for layer in layers
-        }
-        best = best_of(given, variants, what="layer")
-        return variants[best]
+        ]
 
 
-class Biprojection(Method):
+class Biprojection(DirectionalAblation):
     """Directional ablation beside the opposite's mean, with norms kept.
 
     The direction of one layer loses, for each block that it is taken out of, its part along the
@@ -109,17 +101,14 @@ class Biprojection(Method):
         "directions come from and which blocks are changed; it reads the last token of a prompt."
     )
 
-    def fit(self, given: Materials) -> Intervention:
-        """Measure a direction at each layer and take the one that serves best."""
+    def variants(self, given: Materials, layers: Sequence[int]) -> list[Reweighted[torch.Tensor]]:
+        """The ablation of each layer's direction, beside the opposite's mean at each block."""
         model = given.model
-        layers = range(1, max(1, int(LAST_SHARE * model.layer_count)) + 1)
         states = label_states(given, range(1, model.layer_count + 1))
-        variants = {
-            layer: ablation(model, directions_beside(model, states, layer), ablated_keeping_norms)
+        return [
+            ablation(model, directions_beside(model, states, layer), ablated_keeping_norms)
             for layer in layers
-        }
-        best = best_of(given, variants, what="layer")
-        return variants[best]
+        ]
 
 
 def directions_beside(

@@ -34,7 +34,7 @@ class NaturalGradient(Method):
     delivery = "weights or adapter"
     settings = f"{PAPER_ROWS:.2%} of the gate rows"
 
-    def fit(self, given: Materials) -> Intervention:
+    def fit(self, given: Materials) -> EditIntervention:
         """Let the rule read the texts; rows, coefficients and steps are its defaults."""
         return given.once("one step", lambda: stepped(given, 1))
 
@@ -46,7 +46,7 @@ class NaturalGradientSteps(NaturalGradient):
     title = f"model surgery, natural gradient, {SEVERAL_STEPS} steps"
     settings = f"{PAPER_ROWS:.2%} of the gate rows in each of {SEVERAL_STEPS} steps"
 
-    def fit(self, given: Materials) -> Intervention:
+    def fit(self, given: Materials) -> EditIntervention:
         """Climb to a divergence of `STEPS_DIVERGENCE`."""
         return given.once("several steps", lambda: stepped(given, SEVERAL_STEPS))
 
@@ -58,7 +58,7 @@ class LeastSquares(NaturalGradient):
     title = "model surgery, least squares"
     settings = f"{PAPER_ROWS:.2%} of the gate rows"
 
-    def fit(self, given: Materials) -> Intervention:
+    def fit(self, given: Materials) -> EditIntervention:
         """Let the rule read the texts."""
         return intervention_of(given, proposal_of(given, "least-squares"))
 
@@ -84,24 +84,18 @@ class RandomEdit(NaturalGradient):
     title = "control: random edit"
     source = "control"
 
-    def fit(self, given: Materials) -> Intervention:
+    def fit(self, given: Materials) -> EditIntervention:
         """Turn each direction to a random one of the same length."""
-        found = super().fit(given)
-        assert isinstance(found, EditIntervention)
-        return EditIntervention(turned(found.edit, given.seed))
+        return turned(super().fit(given), given.seed)
 
 
 def proposal_of(
     given: Materials, rule: Rule, texts: int | None = None, damping: float | None = None
 ) -> RowProposal:
-    """What a rule proposes for every row.
+    """What a rule (not the paper's) proposes for every row, from so many texts of each kind or all.
 
-    Args:
-        given: what it reads.
-        rule: the natural gradient, or least squares.
-        texts: of each kind, at most; None takes all.
-        damping: of rows, for the natural gradient; None takes the rule's own, and counts what
-            neutral text loses to first order.
+    Without a damping of rows the natural gradient takes its own, and counts what neutral text loses
+    to first order.
     """
     fitted = rule_of(given, rule, texts)
     if damping is not None or fitted.keeping is None:
@@ -169,12 +163,12 @@ def intervention_of(
     return EditIntervention(proposal.edit(rows, strength=given.sign * FIRST[proposal.rule]))
 
 
-def turned(edit: Edit, seed: int) -> Edit:
+def turned(found: EditIntervention, seed: int) -> EditIntervention:
     """The same edit in random directions of the same length."""
     random = np.random.default_rng(seed)
     updates = []
-    for update in edit.updates:
+    for update in found.edit.updates:
         direction = random.standard_normal(update.direction.shape).astype(np.float32)
         direction *= np.linalg.norm(update.direction) / np.linalg.norm(direction)
         updates.append(replace(update, direction=direction))
-    return replace(edit, updates=tuple(updates))
+    return EditIntervention(replace(found.edit, updates=tuple(updates)))

@@ -19,9 +19,7 @@ class LoraFineTuning(Method):
 
     def fit(self, given: Materials) -> Intervention:
         """Train one adapter."""
-        texts = given.read(given.opposite)
-        found = train_adapter(given.model, texts, USUAL, seed=given.seed, progress=given.progress)
-        return found.intervention()
+        return train_adapter(given, given.opposite, USUAL).intervention()
 
 
 class TaskVector(Method):
@@ -36,9 +34,7 @@ class TaskVector(Method):
 
     def fit(self, given: Materials) -> Intervention:
         """Train one adapter the wrong way."""
-        texts = given.read(given.shows)
-        found = train_adapter(given.model, texts, USUAL, seed=given.seed, progress=given.progress)
-        return found.intervention(sign=-1.0)
+        return train_adapter(given, given.shows, USUAL).intervention(sign=-1.0)
 
 
 class ContrastiveWeights(Method):
@@ -55,9 +51,6 @@ class ContrastiveWeights(Method):
     def fit(self, given: Materials) -> Intervention:
         """Train both adapters from the same start."""
         shows, opposite = (
-            train_adapter(
-                given.model, given.read(texts), STEERING, seed=given.seed, progress=given.progress
-            )
-            for texts in (given.shows, given.opposite)
+            train_adapter(given, texts, STEERING) for texts in (given.shows, given.opposite)
         )
         return opposite.minus(shows).intervention()

@@ -21,6 +21,7 @@ TRIALS = 40
 RANDOM_SHARE = 60 / 200  # of the trials, before the estimator proposes; the reference's defaults
 CANDIDATES = 128  # that the estimator compares for each trial
 WRITERS = {"attention": attention_out, "mlp": mlp_out}
+Loss = tuple[torch.Tensor, float]  # a direction, and which share of it a matrix loses
 
 
 @dataclass(frozen=True)
@@ -66,23 +67,20 @@ class Setting:
         above = min(below + 1, len(directions) - 1)
         return unit(torch.lerp(directions[below], directions[above], self.direction - below))
 
-    def intervention(self, model: LanguageModel, directions: torch.Tensor) -> Reweighted:
+    def intervention(self, model: LanguageModel, directions: torch.Tensor) -> Reweighted[Loss]:
         """Take directions out of the matrices whose weight is not 0; strength multiplies it."""
-        lost: dict[str, tuple[torch.Tensor, float]] = {}
+        lost: dict[str, Loss] = {}
         for number, block in enumerate(block_paths(model)):
+            direction = self.direction_for(directions, number)
             for name, kernel in self.kernels.items():
                 if weight := kernel.weight(number):
-                    lost[WRITERS[name](model, block)] = (
-                        self.direction_for(directions, number),
-                        weight,
-                    )
+                    lost[WRITERS[name](model, block)] = (direction, weight)
 
-        def change(path: str, matrix: torch.Tensor, strength: float) -> torch.Tensor:
-            direction, weight = lost[path]
+        def change(matrix: torch.Tensor, loss: Loss, strength: float) -> torch.Tensor:
+            direction, weight = loss
             return ablated(matrix, direction, strength * weight)
 
-        paths = tuple(lost)
-        return Reweighted(paths, change, parameters_in(model, paths), first=0.3, most=1.0)
+        return Reweighted(lost, change, parameters_in(model, lost), first=0.3, most=1.0)
 
 
 def suggest(trial: BaseTrial, last: int) -> Setting:

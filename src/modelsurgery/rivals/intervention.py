@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from transformers.pytorch_utils import Conv1D
@@ -17,19 +17,25 @@ from modelsurgery.apply.in_memory import edited
 from modelsurgery.edit.edit import Edit
 from modelsurgery.model.language_model import LanguageModel
 
+Held = TypeVar("Held")
 
+
+@dataclass(frozen=True, kw_only=True)
 class Intervention(ABC):
     """A change of a model at any strength.
 
     Attributes:
         first: where a search for a strength begins.
         most: the largest strength that has a meaning; None without such a limit.
-        touched: parameters that change, or that are added at run time.
     """
 
     first: float = 1.0
     most: float | None = None
-    touched: int = 0
+
+    @property
+    @abstractmethod
+    def touched(self) -> int:
+        """Parameters that change, or that are added at run time."""
 
     @abstractmethod
     def applied(self, model: LanguageModel, strength: float) -> AbstractContextManager[None]:
@@ -38,18 +44,12 @@ class Intervention(ABC):
 
 @dataclass(frozen=True)
 class EditIntervention(Intervention):
-    """An edit of gate rows; `strength` multiplies it.
-
-    Attributes:
-        edit: the edit at strength 1.
-        first: see `Intervention`.
-    """
+    """An edit of gate rows, given at strength 1."""
 
     edit: Edit
-    first: float = 1.0
 
     @property
-    def touched(self) -> int:  # type: ignore[override]
+    def touched(self) -> int:
         """Weights of the edited rows."""
         return sum(update.rows.size * update.shape[1] for update in self.edit.updates)
 
@@ -60,43 +60,31 @@ class EditIntervention(Intervention):
             yield
 
 
-# Gives the matrix [out, in] f32 of a module at a strength, from its path and what it holds.
-MatrixChange = Callable[[str, torch.Tensor, float], torch.Tensor]
-
-
 @dataclass(frozen=True)
-class Reweighted(Intervention):
+class Reweighted(Intervention, Generic[Held]):
     """Other matrices in some linear layers.
 
     Attributes:
-        paths: of the layers, in the loaded model.
-        change: what their matrices become.
+        held: what each of them is changed with, by path in the loaded model.
+        change: gives a matrix [out, in] f32 from what it is, what is held for it, and a strength.
         touched: see `Intervention`.
-        first: see `Intervention`.
-        most: see `Intervention`.
     """
 
-    paths: tuple[str, ...]
-    change: MatrixChange
+    held: Mapping[str, Held]
+    change: Callable[[torch.Tensor, Held, float], torch.Tensor]
     touched: int = 0
-    first: float = 1.0
-    most: float | None = None
 
     @contextmanager
     def applied(self, model: LanguageModel, strength: float) -> Iterator[None]:
-        """Write the matrices, and the very same ones back."""
-        kept: dict[str, torch.Tensor] = {}
-        try:
-            with torch.no_grad():
-                for path in self.paths:
-                    matrix = matrix_of(model.model.get_submodule(path))
-                    kept[path] = matrix.clone()
-                    matrix.copy_(self.change(path, matrix.float(), strength))
+        """Write the matrices."""
+
+        def changed() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            for path, held in self.held.items():
+                matrix = matrix_of(model.model.get_submodule(path))
+                yield matrix, self.change(matrix.float(), held, strength)
+
+        with overwritten(changed()):
             yield
-        finally:
-            with torch.no_grad():
-                for path, before in kept.items():
-                    matrix_of(model.model.get_submodule(path)).copy_(before)
 
 
 # Gives the output [..., d] of a module at a strength, from what it is.
@@ -110,23 +98,16 @@ class Hooked(Intervention):
     Attributes:
         changes: by path of the module in the loaded model.
         touched: see `Intervention`.
-        first: see `Intervention`.
-        most: see `Intervention`.
     """
 
     changes: Mapping[str, OutputChange]
     touched: int = 0
-    first: float = 1.0
-    most: float | None = None
 
     @contextmanager
     def applied(self, model: LanguageModel, strength: float) -> Iterator[None]:
         """Watch the modules."""
-        with ExitStack() as stack:
-            for path, change in self.changes.items():
-                module = model.model.get_submodule(path)
-                handle = module.register_forward_hook(_changing(change, strength))
-                stack.callback(handle.remove)
+        hooks = {path: _changing(change, strength) for path, change in self.changes.items()}
+        with hooks_on(model, hooks):
             yield
 
 
@@ -137,6 +118,32 @@ def _changing(change: OutputChange, strength: float) -> Callable[..., Any]:
         return change(output, strength)
 
     return hook
+
+
+@contextmanager
+def hooks_on(model: LanguageModel, hooks: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
+    """Call forward hooks (module, inputs, output) of modules, by path, inside a `with` block."""
+    with ExitStack() as stack:
+        for path, hook in hooks.items():
+            module = model.model.get_submodule(path)
+            stack.callback(module.register_forward_hook(hook).remove)
+        yield
+
+
+@contextmanager
+def overwritten(values: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[None]:
+    """Write new values into tensors, one after the other, and the very same old ones back."""
+    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+    try:
+        with torch.no_grad():
+            for tensor, new in values:
+                kept.append((tensor, tensor.clone()))
+                tensor.copy_(new)
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, before in kept:
+                tensor.copy_(before)
 
 
 def matrix_of(module: Any) -> torch.Tensor:

@@ -1,12 +1,13 @@
 """LEACE: the least affine change after which no linear function tells the label."""
 
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 
 from modelsurgery.model.activations.texts import TokenizedText
 from modelsurgery.model.language_model import LanguageModel
-from modelsurgery.rivals.intervention import Hooked, Intervention, OutputChange
+from modelsurgery.rivals.intervention import Hooked, Intervention
 from modelsurgery.rivals.method import Materials, Method
 from modelsurgery.rivals.places import block_paths
 from modelsurgery.rivals.states import block_outputs
@@ -17,17 +18,12 @@ class Eraser:
     """x ← x - a bᵀ(x - μ), the least-squares eraser of one binary label.
 
     With Σ the covariance of x and a its cross-covariance with the label, b = Σ⁺a / (aᵀΣ⁺a): the
-    paper's W⁺ P W with W = Σ^(-1/2) has rank 1 for a label of two values.
-
-    Attributes:
-        mean: μ, [d] f64.
-        written: a, [d] f64.
-        read: b, [d] f64.
+    paper's W⁺ P W with W = Σ^(-1/2) has rank 1 for a label of two values. All are [d] f64.
     """
 
-    mean: torch.Tensor
-    written: torch.Tensor
-    read: torch.Tensor
+    mean: torch.Tensor  # μ
+    written: torch.Tensor  # a
+    read: torch.Tensor  # b
 
     def __call__(self, hidden: torch.Tensor, strength: float) -> torch.Tensor:
         """Erase a share of it from states [..., d]."""
@@ -40,17 +36,11 @@ class Eraser:
 
 @dataclass
 class Moments:
-    """Sums over the states of one label.
-
-    Attributes:
-        count: how many.
-        total: Σ x, [d] f64.
-        square: Σ x xᵀ, [d, d] f64.
-    """
+    """Sums over the states of one label."""
 
     count: int
-    total: torch.Tensor
-    square: torch.Tensor
+    total: torch.Tensor  # Σ x, [d] f64
+    square: torch.Tensor  # Σ x xᵀ, [d, d] f64
 
     @classmethod
     def of(cls, states: torch.Tensor) -> "Moments":
@@ -78,12 +68,8 @@ def eraser(shows: Moments, opposite: Moments) -> Eraser:
 
 def moments_of(model: LanguageModel, texts: list[TokenizedText], layer: int) -> Moments:
     """Of all tokens of texts behind a block."""
-    first, *others = (
-        Moments.of(some.tokens(layer)) for some in block_outputs(model, texts, [layer])
-    )
-    for other in others:
-        first = first.plus(other)
-    return first
+    read = block_outputs(model, texts, [layer])
+    return reduce(Moments.plus, (Moments.of(some.tokens(layer)) for some in read))
 
 
 class LeastSquaresErasure(Method):
@@ -106,7 +92,7 @@ class LeastSquaresErasure(Method):
         """Go through the blocks from the first to the last."""
         model = given.model
         shows, opposite = given.read(given.shows), given.read(given.opposite)
-        changes: dict[str, OutputChange] = {}
+        changes: dict[str, Eraser] = {}
         with given.progress("erase labels", model.layer_count) as advance:
             for layer, path in enumerate(block_paths(model), start=1):
                 with Hooked(changes).applied(model, 1.0):
@@ -114,5 +100,5 @@ class LeastSquaresErasure(Method):
                         moments_of(model, shows, layer), moments_of(model, opposite, layer)
                     )
                 advance(1)
-        width = model.model.config.get_text_config().hidden_size
-        return Hooked(changes, touched=3 * width * len(changes), most=1.0)
+        touched = sum(3 * len(one.mean) for one in changes.values())
+        return Hooked(changes, touched, most=1.0)

@@ -33,20 +33,14 @@ def match_divergence(
     first: float = 1.0,
     most: float | None = None,
 ) -> Matched:
-    """Find the strength at which a divergence is a target's, within a tenth.
+    """Find the strength at which a divergence, nats per token, is the target, within a tenth.
 
     Divergence grows about as the square of the strength, which proposes the next one; once it was
-    measured on both sides of the target, a power law through the nearest two does.
+    measured on both sides of the target, a power law through the nearest two does. The search
+    begins at `first` and never goes above `most`.
 
-    Args:
-        divergence: measures it at a strength.
-        target: nats per token.
-        first: strength to begin with.
-        most: the largest that has a meaning.
-
-    Returns:
-        The strength found, or the nearest one below the target that was measured; of those measured
-        the weakest where all are above it.
+    Where no strength is found it is the nearest one below the target that was measured; of those
+    measured the weakest where all are above it.
     """
     limit = math.inf if most is None else most
     strength = min(first, limit)

@@ -1,5 +1,7 @@
 """The natural gradient on other matrices than the gates, in memory only."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -10,15 +12,11 @@ from modelsurgery.errors import UnsupportedModelError
 from modelsurgery.model.activations.sites import GateSite
 from modelsurgery.model.activations.texts import texts_up_to, tokenize_plain
 from modelsurgery.rivals.adapters import Factors
-from modelsurgery.rivals.intervention import Intervention, Reweighted
+from modelsurgery.rivals.intervention import Intervention
 from modelsurgery.rivals.method import Materials
 from modelsurgery.rivals.places import block_paths, linear_layers
 from modelsurgery.rules.contrast import contrast_of
-from modelsurgery.rules.natural_gradient import (
-    KEPT_TOKENS,
-    ROW_DAMPING,
-    solve_rows,
-)
+from modelsurgery.rules.natural_gradient import KEPT_TOKENS, ROW_DAMPING, solve_rows
 from modelsurgery.rules.proposing import fit_natural_gradient
 
 FIRST = 0.05  # where the search for a strength begins: norms of rows added, over those of all
@@ -61,10 +59,8 @@ def _unit(factors: Factors, given: Materials) -> Intervention:
         norms, count = norms + float(weight.float().norm(dim=1).sum()), count + len(weight)
     scale = norms / count / (total / rows) ** 0.5
     scaled = {path: (scale * left, right) for path, (left, right) in factors.by_path.items()}
-    made = Factors(scaled).intervention()
-    assert isinstance(made, Reweighted)
     width = next(iter(scaled.values()))[1].shape[1]
-    return Reweighted(made.paths, made.change, rows * width, FIRST)
+    return replace(Factors(scaled).intervention(), touched=rows * width, first=FIRST)
 
 
 def _site(given: Materials, block: str, name: str, number: int) -> GateSite:

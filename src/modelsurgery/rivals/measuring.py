@@ -13,20 +13,19 @@ from modelsurgery.evaluation.decoding import Decoding, Speed
 from modelsurgery.evaluation.generation import TransformersGenerator
 from modelsurgery.evaluation.judges import Judge
 from modelsurgery.evaluation.protocol import (
-    SetMeasurement,
+    Comparison,
     Side,
     compare_sides,
     decodings_of,
     measure_side,
 )
 from modelsurgery.evaluation.screening import Screen
-from modelsurgery.evaluation.statistics import Rate
 from modelsurgery.evaluation.store import Store
 from modelsurgery.files.atomic import sha256_json
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.results import Compared
-from modelsurgery.results.parts import Rate as RateResults
+from modelsurgery.results.parts import Rate
 from modelsurgery.results.rivals import Cost, RivalRow
 from modelsurgery.rivals.cost import Taken, taking
 from modelsurgery.rivals.intervention import Intervention
@@ -101,12 +100,11 @@ class Bench:
                 )
             edited = self.measured(changed)
             tasks = self.task_rates(changed)
-        greedy, sampled = (
-            compare_sides(self.prompts, decodings_of(self.prompts, samples, given.seed), one, two)
-            for samples, one, two in (
-                (0, base.greedy, edited.greedy), (1, base.sampled, edited.sampled),
-            )
-        )  # fmt: skip
+        measured = {
+            name: compare_sides(prompts, decodings, base.sides[name], edited.sides[name])
+            for name, (prompts, decodings) in self.rounds.items()
+        }
+        sampled, uncalled = measured["sampled"], measured.get("uncalled")
         return RivalRow(
             method=method.name,
             seed=given.seed,
@@ -117,13 +115,10 @@ class Bench:
             perplexity_rise=math.expm1(effect.clean),
             selectivity=effect.selectivity,
             hits_lost=effect.capability_lost,
-            greedy=_compared(greedy),
-            sampled=_compared(sampled),
-            uncalled=self.uncalled_change(base.uncalled, edited.uncalled),
-            other_judges={
-                name: Compared.model_validate(one.to_json())
-                for name, one in sampled.other_judges.items()
-            },
+            greedy=_compared(measured["greedy"].whole),
+            sampled=_compared(sampled.whole),
+            uncalled=None if uncalled is None else _compared(uncalled.whole),
+            other_judges={name: _compared(one) for name, one in sampled.other_judges.items()},
             agreement={name: one.kappa for name, one in sampled.agreement.items()},
             tasks={name: (self.base_tasks[name], rate) for name, rate in tasks.items()},
             cost=Cost(
@@ -136,83 +131,71 @@ class Bench:
         )
 
     @cached_property
+    def rounds(self) -> dict[str, tuple[PromptSet, tuple[Decoding, ...]]]:
+        """What a model continues, and how: `greedy`, `sampled`, and `uncalled` where there are any.
+
+        The last are prompts that do not call for the behavior.
+        """
+        samples = {"greedy": (self.prompts, 0), "sampled": (self.prompts, 1)}
+        if self.given.behavior.test_uncalled is not None:
+            samples["uncalled"] = self.given.behavior.test_uncalled, 0
+        return {
+            name: (prompts, decodings_of(prompts, count, self.given.seed))
+            for name, (prompts, count) in samples.items()
+        }
+
+    @cached_property
     def base(self) -> "Answers":
         """What the base model gives."""
         return self.measured(self.given.model)
 
     @cached_property
-    def base_tasks(self) -> dict[str, RateResults]:
+    def base_tasks(self) -> dict[str, Rate]:
         """Scores of the base model."""
         return self.task_rates(self.given.model)
 
     def measured(self, model: LanguageModel) -> "Answers":
         """Let a model, as it is now, continue all prompts."""
         generator = TransformersGenerator(model, store=self.store)
-        greedy, sampled = (
-            self._side(
-                generator, self.prompts, decodings_of(self.prompts, samples, self.given.seed)
-            )
-            for samples in (0, 1)
-        )
-        uncalled = None
-        prompts = self.given.behavior.test_uncalled
-        if prompts is not None:
-            uncalled = self._side(generator, prompts, decodings_of(prompts, 0, 0))
-        return Answers(greedy, sampled, uncalled, _rate_of(generator.speed))
-
-    def _side(
-        self, generator: TransformersGenerator, prompts: PromptSet, decodings: Sequence[Decoding]
-    ) -> Side:
         described = self.given.behavior.described.uncalled_for
-        is_uncalled = prompts is self.given.behavior.test_uncalled
-        return measure_side(
-            generator,
-            (),
-            prompts.texts,
-            self.judges[:1] if is_uncalled else self.judges,
-            decodings,
-            counted=described.verdict if is_uncalled and described is not None else "behavior",
-            store=self.store,
-            progress=self.progress,
-        )
+        fault = "behavior" if described is None else described.verdict
+        sides = {
+            name: measure_side(
+                generator,
+                (),
+                prompts.texts,
+                self.judges[:1] if name == "uncalled" else self.judges,
+                decodings,
+                counted=fault if name == "uncalled" else "behavior",
+                store=self.store,
+                progress=self.progress,
+            )
+            for name, (prompts, decodings) in self.rounds.items()
+        }
+        return Answers(sides, _rate_of(generator.speed))
 
-    def uncalled_change(self, base: Side | None, edited: Side | None) -> Compared | None:
-        """What became of prompts that do not call for the behavior."""
-        prompts = self.given.behavior.test_uncalled
-        if prompts is None or base is None or edited is None:
-            return None
-        return _compared(compare_sides(prompts, decodings_of(prompts, 0, 0), base, edited))
-
-    def task_rates(self, model: LanguageModel) -> dict[str, RateResults]:
+    def task_rates(self, model: LanguageModel) -> dict[str, Rate]:
         """Scores of a model, as it is now."""
         found = measure_capability(
             model, (), self.tasks, data=self.data, limit=self.task_limit, progress=self.progress
         )
-        rates: dict[str, Rate] = {
-            name: one.base for name, one in found.items() if isinstance(one, TaskResult)
+        return {
+            name: Rate.model_validate(vars(one.base))
+            for name, one in found.items()
+            if isinstance(one, TaskResult)
         }
-        return {name: RateResults.model_validate(vars(rate)) for name, rate in rates.items()}
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model gave on the prompts.
+    """What a model gave on the prompts, by name of the round, and how fast."""
 
-    Attributes:
-        greedy: greedy continuations.
-        sampled: one sample of each prompt.
-        uncalled: prompts that do not call for the behavior; None where there are none.
-        tokens_per_second: of generation; None where all of it was in the store.
-    """
-
-    greedy: Side
-    sampled: Side
-    uncalled: Side | None
-    tokens_per_second: float | None
+    sides: dict[str, Side]
+    tokens_per_second: float | None  # None where all of it was in the store
 
 
-def _compared(measured: SetMeasurement) -> Compared:
-    return Compared.model_validate(measured.whole.to_json())
+def _compared(one: Comparison) -> Compared:
+    return Compared.model_validate(one.to_json())
 
 
 def _rate_of(speed: Speed) -> float | None:

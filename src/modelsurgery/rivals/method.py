@@ -51,7 +51,7 @@ class Materials:
     passes: Passes
     sign: int = 1
     seed: int = 0
-    progress: Progress = field(default=silent)
+    progress: Progress = silent
     shared: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property

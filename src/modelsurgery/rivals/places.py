@@ -56,11 +56,7 @@ def late_norms(model: LanguageModel, block: str) -> tuple[str, ...]:
     Raises:
         UnsupportedModelError: the block has no layer norm of its own.
     """
-    norms = _norms(model, block)
-    if not norms:
-        raise UnsupportedModelError(
-            f"{block}: no layer norm; expected one. Leave this method out with --method"
-        )
+    norms = _norms(model, block, "layer norm")
     return tuple(path for path in norms if "post" in path) or norms[1:] or norms
 
 
@@ -72,13 +68,7 @@ def final_norm(model: LanguageModel) -> str:
     """
     owner, _ = block_list(model)
     (inside,) = (name for name, module in model.model.named_modules() if module is owner)
-    norms = _norms(model, inside)
-    if not norms:
-        raise UnsupportedModelError(
-            f"{inside}: no norm behind the blocks; expected one. Leave this method out with "
-            "--method"
-        )
-    return norms[-1]
+    return _norms(model, inside, "norm behind the blocks")[-1]
 
 
 def attention_out(model: LanguageModel, block: str) -> str:
@@ -122,13 +112,18 @@ def _one(model: LanguageModel, block: str, names: tuple[str, ...], *, in_mlp: bo
     return found[0]
 
 
-def _norms(model: LanguageModel, owner: str) -> tuple[str, ...]:
-    """Paths of the norms that belong to a module itself, in their order."""
-    return tuple(
+def _norms(model: LanguageModel, owner: str, what: str) -> tuple[str, ...]:
+    """Paths of the norms that belong to a module itself, in their order; at least one."""
+    norms = tuple(
         f"{owner}.{name}"
         for name, module in model.model.get_submodule(owner).named_children()
         if "norm" in type(module).__name__.lower()
     )
+    if not norms:
+        raise UnsupportedModelError(
+            f"{owner}: no {what}; expected one. Leave this method out with --method"
+        )
+    return norms
 
 
 def _is_attention(path: str, block: str) -> bool:

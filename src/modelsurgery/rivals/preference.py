@@ -63,18 +63,7 @@ def train_on_pairs(
     seed: int,
     progress: Progress = silent,
 ) -> Factors:
-    """Train adapters to prefer one text of each pair.
-
-    Args:
-        model: the model; it is the same afterwards.
-        chosen: n texts.
-        rejected: n texts.
-        settings: how.
-        seed: of the adapters and of the order of pairs.
-        progress: is told of pairs done.
-
-    Returns:
-        What they add.
+    """What adapters add that were trained to prefer one text of each of n pairs.
 
     Raises:
         EvaluationError: trl or peft is not installed.

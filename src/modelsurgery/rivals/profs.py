@@ -14,15 +14,9 @@ RANK_OF_SMALL, RANK = 2, 10  # of GPT-2 medium, and of models of 7B
 
 
 def subspace(shows: torch.Tensor, opposite: torch.Tensor, rank: int) -> torch.Tensor:
-    """Main directions in which pairs differ, without what the opposite has in common.
+    """Main directions in which pairs differ, [d, rank] at right angles; at most n of n pairs.
 
-    Args:
-        shows: [n, d], of pairs.
-        opposite: [n, d], their other halves.
-        rank: k directions, at most n.
-
-    Returns:
-        Directions at right angles, [d, k].
+    Both are [n, d], one half of the pairs each. What the opposite has in common is left out.
     """
     differences = shows - opposite
     # The first right singular vector of states that are not centered is their mean, nearly.
@@ -61,13 +55,13 @@ class ProjectionFilter(Method):
             mlp_out(model, blocks[layer - 1]): subspace(shows[layer], opposite[layer], rank)
             for layer in layers
         }
+        return Reweighted(bases, without_subspace, parameters_in(model, bases), most=1.0)
 
-        def change(path: str, matrix: torch.Tensor, strength: float) -> torch.Tensor:
-            basis = bases[path].to(matrix)
-            return matrix - strength * basis @ (basis.T @ matrix)
 
-        paths = tuple(bases)
-        return Reweighted(paths, change, parameters_in(model, paths), most=1.0)
+def without_subspace(matrix: torch.Tensor, basis: torch.Tensor, share: float) -> torch.Tensor:
+    """W - share · Q Qᵀ W of a matrix W [out, in], where Q is [out, k]."""
+    basis = basis.to(matrix)
+    return matrix - share * basis @ (basis.T @ matrix)
 
 
 def rank_for(model: LanguageModel) -> int:

@@ -1,13 +1,21 @@
 """Wanda pruning: small weights on small inputs are set to 0."""
 
+from collections.abc import Sequence
+
 import torch
 
 from modelsurgery.errors import UnsupportedModelError
-from modelsurgery.model.activations.texts import texts_up_to, tokenize_plain
+from modelsurgery.model.activations.texts import (
+    TextBatch,
+    TokenizedText,
+    texts_up_to,
+    tokenize_plain,
+)
+from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.rivals.intervention import Intervention, Reweighted, parameters_in
 from modelsurgery.rivals.method import Materials, Method
-from modelsurgery.rivals.modules import input_norms
 from modelsurgery.rivals.places import attention_layers, block_paths
+from modelsurgery.rivals.states import watch_modules
 
 TOKENS = 16_384  # of calibration text
 MOST = 0.6  # sparsity at which a model falls apart
@@ -45,11 +53,22 @@ class Wanda(Method):
             )
         texts = texts_up_to(tokenize_plain(model, given.neutral), TOKENS)
         norms = input_norms(model, texts, paths)
+        return Reweighted(norms, pruned, parameters_in(model, norms), first=FIRST, most=MOST)
 
-        def change(path: str, matrix: torch.Tensor, strength: float) -> torch.Tensor:
-            return pruned(matrix, norms[path], strength)
 
-        return Reweighted(paths, change, parameters_in(model, paths), first=FIRST, most=MOST)
+def input_norms(
+    model: LanguageModel, texts: Sequence[TokenizedText], paths: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """‖x_j‖₂ of each input over all tokens, padding left out, [in] f32 on the CPU by path."""
+    squares: dict[str, torch.Tensor] = {}
+
+    def look(batch: TextBatch, path: str, read: torch.Tensor, _: torch.Tensor) -> None:
+        mask = batch.inputs["attention_mask"].bool().to(read.device)
+        added = read[mask].double().square().sum(0).cpu()
+        squares[path] = squares.get(path, torch.zeros_like(added)) + added
+
+    watch_modules(model, texts, paths, look)
+    return {path: one.sqrt().float() for path, one in squares.items()}
 
 
 def pruned(matrix: torch.Tensor, norms: torch.Tensor, share: float) -> torch.Tensor:

@@ -1,11 +1,11 @@
-"""What blocks write into the residual stream while they read texts: the very place hooks change.
+"""What blocks and other modules write while a model reads texts: the very places hooks change.
 
 `model.hidden_states` gives the last layer behind the final norm, as transformers does; here it is
 the last block's own output.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,21 +14,20 @@ import torch
 from modelsurgery.model.activations.texts import TextBatch, TokenizedText, text_batches
 from modelsurgery.model.hidden_states import BATCH_TOKENS, mean_over_tokens
 from modelsurgery.model.language_model import LanguageModel
+from modelsurgery.rivals.intervention import hooks_on
 from modelsurgery.rivals.method import Materials
 from modelsurgery.rivals.places import block_paths
+
+# Is told of a batch, the path of a module, and what it read and wrote, [n, t, …] each.
+Look = Callable[[TextBatch, str, torch.Tensor, torch.Tensor], None]
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Outputs of blocks on a batch of n texts, padded to t tokens.
-
-    Attributes:
-        batch: the texts, with which of their tokens count.
-        by_layer: [n, t, d], by layer 1..L.
-    """
+    """Outputs of blocks on a batch of n texts, padded to t tokens."""
 
     batch: TextBatch
-    by_layer: dict[int, torch.Tensor]
+    by_layer: dict[int, torch.Tensor]  # [n, t, d], by layer 1..L
 
     def tokens(self, layer: int) -> torch.Tensor:
         """What all tokens have at a layer, padding left out, [tokens, d] f32."""
@@ -49,10 +48,8 @@ def block_outputs(
 ) -> Iterator[Outputs]:
     """Read texts and give what blocks put out; no block behind the last one wanted is computed.
 
-    Args:
-        model: the model, with whatever changes it at the moment.
-        texts: those without a token that counts are left out.
-        layers: of 1..L, ascending.
+    The model is read with whatever changes it at the moment. Layers are of 1..L, ascending; texts
+    without a token that counts are left out.
     """
     paths = block_paths(model)
     found: dict[int, torch.Tensor] = {}
@@ -65,14 +62,28 @@ def block_outputs(
 
         return hook
 
+    hooks = {paths[layer - 1]: hook_of(layer) for layer in layers}
     for batch in text_batches(model, texts, BATCH_TOKENS):
-        with ExitStack() as stack, torch.inference_mode():
-            for layer in layers:
-                block = model.model.get_submodule(paths[layer - 1])
-                stack.callback(block.register_forward_hook(hook_of(layer)).remove)
-            with suppress(_SeenEnoughError):
-                model.decoder(**batch.inputs, use_cache=False)
+        with hooks_on(model, hooks), torch.inference_mode(), suppress(_SeenEnoughError):
+            model.decoder(**batch.inputs, use_cache=False)
         yield Outputs(batch, dict(found))
+
+
+def watch_modules(
+    model: LanguageModel, texts: Sequence[TokenizedText], paths: Sequence[str], look: Look
+) -> None:
+    """Read texts, and look at modules with one input and one output as they run."""
+
+    def hook_of(path: str, batch: TextBatch) -> Callable[..., None]:
+        def hook(_: Any, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            look(batch, path, given[0], output)
+
+        return hook
+
+    for batch in text_batches(model, texts, BATCH_TOKENS):
+        hooks = {path: hook_of(path, batch) for path in paths}
+        with hooks_on(model, hooks), torch.inference_mode():
+            model.decoder(**batch.inputs, use_cache=False)
 
 
 def pooled_outputs(
@@ -93,15 +104,10 @@ def pooled_outputs(
 
 @dataclass(frozen=True)
 class LabelStates:
-    """Pooled outputs of both labels.
+    """Pooled outputs of both labels."""
 
-    Attributes:
-        shows: [n, d] f32 by layer.
-        opposite: [m, d] f32 by layer.
-    """
-
-    shows: dict[int, torch.Tensor]
-    opposite: dict[int, torch.Tensor]
+    shows: dict[int, torch.Tensor]  # [n, d] f32, by layer
+    opposite: dict[int, torch.Tensor]  # [m, d] f32, by layer
 
     def difference(self, layer: int) -> torch.Tensor:
         """μ_shows - μ_opposite, [d]."""

@@ -12,14 +12,9 @@ from modelsurgery.results.rivals import Cost, RivalRow, RivalSummary
 
 
 def summarize(rows: Iterable[RivalRow], direction: Direction) -> list[RivalSummary]:
-    """One line a method and divergence.
+    """One line a method and divergence, from rows of all methods, divergences and seeds.
 
-    Args:
-        rows: of all methods, divergences and seeds.
-        direction: whether less of the behavior is better, or more.
-
-    Returns:
-        By divergence; inside of one by the mean of the greedy and the sampled rate, best first.
+    By divergence; inside of one by the mean of the greedy and the sampled rate, best first.
     """
     groups: dict[tuple[float, str], list[RivalRow]] = {}
     for row in rows:

@@ -47,7 +47,8 @@ class SystemPrompt(Method):
         """Put the behavior's instruction into tokens."""
         instruction = self.instruction(given.behavior, given.sign)
         is_chat = any(text.reply is not None for text in given.shows)
-        return Prompted(heads_of(given.model.template, instruction, is_chat=is_chat))
+        heads = heads_of(given.model.template, instruction, is_chat=is_chat)
+        return Prompted(heads, most=1.0)
 
     def instruction(self, behavior: Behavior, sign: int) -> str:
         """What to say: words of its own for a known behavior, else what it is described by."""
@@ -59,12 +60,7 @@ class SystemPrompt(Method):
 
 @dataclass(frozen=True)
 class Head:
-    """How texts of a kind begin.
-
-    Attributes:
-        before: ids without the instruction.
-        after: ids with it.
-    """
+    """How texts of a kind begin: ids without the instruction, and ids with it."""
 
     before: tuple[int, ...]
     after: tuple[int, ...]
@@ -73,10 +69,7 @@ class Head:
 def heads_of(template: ChatTemplate, instruction: str, *, is_chat: bool) -> tuple[Head, ...]:
     """Beginnings of conversations and of plain texts; the first that fits a text is taken.
 
-    Args:
-        template: the model's, which knows its tokenizer.
-        instruction: the sentence.
-        is_chat: whether texts are conversations where it can't be told from their beginning.
+    `is_chat` says whether texts are conversations where it can't be told from their beginning.
     """
     tokenizer = template.tokenizer
     opening = tuple(opening_ids(tokenizer))
@@ -111,20 +104,12 @@ def _chat_head(template: ChatTemplate, instruction: str) -> Head:
 
 @dataclass(frozen=True)
 class Prompted(Intervention):
-    """The decoder reads an instruction first; nobody sees what it gives at those positions.
-
-    Attributes:
-        heads: how texts begin, without the instruction and with it.
-        first: see `Intervention`.
-        most: see `Intervention`.
-    """
+    """The decoder reads an instruction first; nobody sees what it gives at those positions."""
 
     heads: tuple[Head, ...]
-    first: float = 1.0
-    most: float | None = 1.0
 
     @property
-    def touched(self) -> int:  # type: ignore[override]
+    def touched(self) -> int:
         """Tokens that are added."""
         return max(len(head.after) - len(head.before) for head in self.heads)
 
@@ -174,22 +159,15 @@ class Prompted(Intervention):
 
 @dataclass(frozen=True)
 class Front:
-    """What was put in front of a batch.
+    """What was put in front of a batch."""
 
-    Attributes:
-        width: by how many positions it grew.
-        mask: its mask after that, [n, width + t].
-    """
-
-    width: int
-    mask: torch.Tensor
+    width: int  # positions by which it grew
+    mask: torch.Tensor  # after that, [n, width + t]
 
     def extended(self, mask: torch.Tensor | None, length: int) -> torch.Tensor:
-        """The mask of a later step, [n, length].
+        """The mask of a later step, [n, length], of all tokens in the cache and in this step.
 
-        Args:
-            mask: what it is without the instruction, [n, length - width]; None means all ones.
-            length: tokens in the cache and in this step.
+        Without the instruction it is [n, length - width]; None means all ones.
         """
         count, known = self.mask.shape
         if mask is None:
@@ -204,13 +182,10 @@ def put_in_front(
 ) -> tuple[Front, torch.Tensor, torch.Tensor]:
     """Token ids and mask, [n, width + t], of texts that begin with an instruction.
 
+    Without it they are [n, t], padded on either side. Of the heads the last one fits all texts.
+
     A text's own tokens stay where they were, counted from the end. The instruction ends where its
     own beginning did, so that the token behind it is predicted at the place where it was before.
-
-    Args:
-        ids: [n, t], padded on either side.
-        mask: [n, t].
-        heads: the first that fits a text is taken; the last one fits all.
     """
     starts = mask.argmax(1).tolist()
     chosen = [

@@ -1,7 +1,6 @@
 """Linear-AcT: activations of one label are carried to where those of the other are."""
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from modelsurgery.model.activations.texts import TextBatch, TokenizedText, text_batches
 from modelsurgery.model.hidden_states import mean_over_tokens
 from modelsurgery.model.language_model import LanguageModel
-from modelsurgery.rivals.intervention import Hooked, Intervention
+from modelsurgery.rivals.intervention import Hooked, Intervention, hooks_on
 from modelsurgery.rivals.method import Materials, Method
 from modelsurgery.rivals.places import block_paths, late_norms
 
@@ -20,15 +19,10 @@ FLAT = 1e-12  # variance under which a coordinate says nothing
 
 @dataclass(frozen=True)
 class Transport:
-    """x ← x + s · ((ω - 1) x + β), for each coordinate.
+    """x ← x + s · ((ω - 1) x + β), for each coordinate."""
 
-    Attributes:
-        scale: ω, [d] f32.
-        shift: β, [d] f32.
-    """
-
-    scale: torch.Tensor
-    shift: torch.Tensor
+    scale: torch.Tensor  # ω, [d] f32
+    shift: torch.Tensor  # β, [d] f32
 
     @classmethod
     def between(cls, source: torch.Tensor, target: torch.Tensor) -> "Transport":
@@ -92,11 +86,8 @@ def fit_in_turn(
     maps: dict[str, Transport] = {}
     texts = [*shows, *opposite]
     (batch,) = text_batches(model, texts, max(map(len, (one.ids for one in texts))) * len(texts))
-    with ExitStack() as stack, torch.inference_mode():
-        for path in paths:
-            hook = _fitting(maps, path, batch, len(shows))
-            module = model.model.get_submodule(path)
-            stack.callback(module.register_forward_hook(hook).remove)
+    hooks = {path: _fitting(maps, path, batch, len(shows)) for path in paths}
+    with hooks_on(model, hooks), torch.inference_mode():
         model.decoder(**batch.inputs, use_cache=False)
     return maps
 

@@ -1,8 +1,16 @@
 """What a behavior is, as plain values for people: its texts, its prompts, what others measured."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from modelsurgery.data.behaviors.format import BehaviorFile, CorpusPrompts, CorpusTexts, Packaged
+from modelsurgery.data.behaviors.format import (
+    BehaviorFile,
+    CorpusPrompts,
+    CorpusTexts,
+    Packaged,
+    TextFiles,
+)
 from modelsurgery.data.corpora import corpora
 
 
@@ -21,15 +29,12 @@ def listed(behavior: BehaviorFile) -> dict[str, Any]:
 
 def explained(behavior: BehaviorFile) -> dict[str, Any]:
     """A behavior with its protocol."""
-    texts, prompts = behavior.texts, behavior.prompts
     return {
         "name": behavior.name,
         **listed(behavior),
         "judge": behavior.judge or ("demo" if behavior.demo else "texts"),
-        "texts": [_texts(one) for one in texts] if isinstance(texts, list) else _shown(texts),
-        "prompts": (
-            [_prompts(one) for one in prompts] if isinstance(prompts, list) else _shown(prompts)
-        ),
+        "texts": _shown(behavior.texts),
+        "prompts": _shown(behavior.prompts),
         **({} if behavior.packaged is None else {"without --data": _packaged(behavior.packaged)}),
     }
 
@@ -37,11 +42,22 @@ def explained(behavior: BehaviorFile) -> dict[str, Any]:
 def _packaged(packaged: Packaged) -> dict[str, Any]:
     """What ships with the package."""
     return {
-        "texts": [_texts(one) for one in packaged.texts],
-        "prompts": [_prompts(one) for one in packaged.prompts],
+        "texts": _shown(packaged.texts),
+        "prompts": _shown(packaged.prompts),
         "validation_prompts": _prompts(packaged.validation_prompts),
         "neutral": {"corpus": packaged.neutral, **_origin(packaged.neutral)},
     }
+
+
+def _shown(source: Path | TextFiles | Sequence[CorpusTexts | CorpusPrompts] | None) -> Any:
+    """Where texts or prompts come from."""
+    if source is None:
+        return None
+    if isinstance(source, Path):
+        return str(source)
+    if isinstance(source, TextFiles):
+        return source.model_dump(mode="json")
+    return [_texts(one) if isinstance(one, CorpusTexts) else _prompts(one) for one in source]
 
 
 def _texts(texts: CorpusTexts) -> dict[str, Any]:
@@ -69,9 +85,3 @@ def _origin(name: str) -> dict[str, str]:
         "license": corpus.license or "none given",
         "where to get it": f"{corpus.published}; published at {corpus.home}{hub}",
     }
-
-
-def _shown(source: Any) -> Any:
-    if source is None or isinstance(source, str):
-        return source
-    return source.model_dump(mode="json") if hasattr(source, "model_dump") else str(source)

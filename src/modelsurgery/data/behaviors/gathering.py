@@ -1,7 +1,5 @@
 """Gathering a behavior's texts and prompts, and splitting them into train, validation and test."""
 
-import hashlib
-import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,34 +8,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from modelsurgery.data import demo
-from modelsurgery.data.behaviors.demo_texts import demo_texts
-from modelsurgery.data.behaviors.format import (
-    BehaviorFile,
-    CorpusTexts,
-    Packaged,
-    TextFiles,
-)
-from modelsurgery.data.behaviors.packaging import (
-    packaged_neutral,
-    packaged_validation_prompts,
-    with_packaged_data,
-)
+from modelsurgery.data.behaviors.format import BehaviorFile, Packaged, TextFiles
+from modelsurgery.data.behaviors.labeled_texts import demo_texts, texts_of
+from modelsurgery.data.behaviors.packaging import packaged_neutral, with_packaged_data
 from modelsurgery.data.behaviors.prompting import (
     PromptSet,
     corpus_prompt_set,
+    evenly_by,
     half_texts,
     plain_prompt_set,
 )
-from modelsurgery.data.behaviors.roots import locate_corpus
-from modelsurgery.data.behaviors.uncalled import uncalled_prompts
-from modelsurgery.data.corpora import find_corpus, load_corpus_passages, load_corpus_texts
-from modelsurgery.data.texts import (
-    LabeledText,
-    check_texts,
-    load_lines,
-    load_texts,
-    split_texts,
-)
+from modelsurgery.data.corpora import find_corpus, load_corpus_passages
+from modelsurgery.data.texts import LabeledText, load_lines, split_texts
 from modelsurgery.errors import RecipeError, TextsError
 
 DEMO_TEXTS = 2400
@@ -45,6 +27,8 @@ DEMO_PROMPTS = 300
 DEMO_NEUTRAL = 400
 DEMO_FACTS = 200
 DEMO_VALIDATION_FACTS = 400
+DEMO_UNCALLED = 300
+DEMO_VALIDATION_UNCALLED = 100
 TEST_SHARE = 0.2
 VALIDATION_SHARE = 0.25
 PLAIN_SET = "prompts"  # name of the set of a behavior without public prompts
@@ -52,12 +36,13 @@ NEUTRAL_PASSAGES = 400
 NEUTRAL_CORPUS = "wikitext"
 NEUTRAL_MIN_WORDS = 20
 NEUTRAL_MAX_WORDS = 48  # the search reads neutral text a hundred times
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Behavior:
-    """A behavior with all its texts, ready to use. No choice is made on the test part.
+    """A behavior with its texts, ready to use; parts that were not asked for are empty.
+
+    No choice is made on the test part.
 
     Attributes:
         described: what its file says.
@@ -78,14 +63,14 @@ class Behavior:
 
     described: BehaviorFile
     is_demo: bool
-    train: tuple[LabeledText, ...]
-    validation: tuple[LabeledText, ...]
-    test: tuple[LabeledText, ...]
-    validation_prompts: tuple[str, ...]
-    prompt_sets: tuple[PromptSet, ...]
-    validation_neutral: tuple[str, ...]
-    test_neutral: tuple[str, ...]
-    neutral_note: str
+    train: tuple[LabeledText, ...] = ()
+    validation: tuple[LabeledText, ...] = ()
+    test: tuple[LabeledText, ...] = ()
+    validation_prompts: tuple[str, ...] = ()
+    prompt_sets: tuple[PromptSet, ...] = ()
+    validation_neutral: tuple[str, ...] = ()
+    test_neutral: tuple[str, ...] = ()
+    neutral_note: str = "none"
     validation_facts: tuple[tuple[str, str], ...] = ()
     test_facts: tuple[tuple[str, str], ...] = ()
     test_uncalled: PromptSet | None = None
@@ -132,22 +117,23 @@ def load_behavior(
     if not validation_prompts:
         raise _no_prompts(described)
     validation_neutral, neutral, note = _neutral(source)
+    train, validation, test = source.parts
+    uncalled, validation_uncalled = _uncalled(source, prompt_count)
     return Behavior(
         source.described,
         is_demo,
-        source.parts.train,
-        source.parts.validation,
-        source.parts.test,
-        validation_prompts[:prompt_count],
-        prompt_sets,
-        validation_neutral,
-        neutral,
-        note,
-        tuple(demo.facts("train", DEMO_VALIDATION_FACTS, seed)) if is_demo else (),
-        tuple(demo.facts("test", DEMO_FACTS, seed)) if is_demo else (),
-        *uncalled_prompts(
-            source.described, prompt_count, is_demo=is_demo, data=source.data, seed=seed
-        ),
+        train=train,
+        validation=validation,
+        test=test,
+        validation_prompts=validation_prompts[:prompt_count],
+        prompt_sets=prompt_sets,
+        validation_neutral=validation_neutral,
+        test_neutral=neutral,
+        neutral_note=note,
+        validation_facts=demo.facts("train", DEMO_VALIDATION_FACTS, seed) if is_demo else (),
+        test_facts=demo.facts("test", DEMO_FACTS, seed) if is_demo else (),
+        test_uncalled=uncalled,
+        validation_uncalled=validation_uncalled,
     )
 
 
@@ -164,16 +150,8 @@ def load_test_part(
 ) -> Behavior:
     """What a measurement needs of a behavior, the same as in `load_behavior`, and nothing else.
 
-    Args:
-        described: as in `load_behavior`, like the next four.
-        is_demo: the same.
-        data: the same.
-        seed: the same.
-        prompt_count: the same.
-        sets: names of the prompt sets, in the order in which they are wanted; None takes all, and
-            the prompts that do not call for the behavior.
-        with_texts: gather labeled texts, for a judge that is made from them.
-        with_neutral: gather neutral text.
+    `sets` are names of prompt sets, in the order in which they are wanted; None takes all, and the
+    prompts that do not call for the behavior. Labeled texts are for a judge that is made from them.
 
     Raises:
         RecipeError: no such prompt set.
@@ -181,28 +159,17 @@ def load_test_part(
     """
     source = _source(described, is_demo, data, seed)
     prompt_sets = _prompt_sets(source, prompt_count, sets)
-    neutral, note = _neutral(source)[1:] if with_neutral else ((), "none")
-    parts = source.parts if with_texts else _Parts((), (), ())
-    facts = tuple(demo.facts("test", DEMO_FACTS, seed)) if is_demo else ()
-    uncalled = None
-    if sets is None:
-        uncalled, _ = uncalled_prompts(
-            source.described, prompt_count, is_demo=is_demo, data=source.data, seed=seed
-        )
+    _, neutral, note = _neutral(source) if with_neutral else ((), (), "none")
     return Behavior(
         source.described,
         is_demo,
-        parts.train,
-        (),
-        parts.test,
-        (),
-        prompt_sets,
-        (),
-        neutral,
-        note,
-        (),
-        facts,
-        uncalled,
+        train=source.parts.train if with_texts else (),
+        test=source.parts.test if with_texts else (),
+        prompt_sets=prompt_sets,
+        test_neutral=neutral,
+        neutral_note=note,
+        test_facts=demo.facts("test", DEMO_FACTS, seed) if is_demo else (),
+        test_uncalled=_uncalled(source, prompt_count)[0] if sets is None else None,
     )
 
 
@@ -228,9 +195,9 @@ class _Source:
     def parts(self) -> _Parts:
         texts = self.described.texts
         if self.is_demo and not isinstance(texts, Path | TextFiles):
-            found: Sequence[LabeledText] = demo_texts(self.described.name, DEMO_TEXTS, self.seed)
+            found = demo_texts(self.described.name, DEMO_TEXTS, self.seed)
         else:
-            found = _texts(self.described, self.data)
+            found = texts_of(self.described, self.data)
         outer = split_texts(found, test_size=TEST_SHARE, seed=self.seed)
         inner = split_texts(outer.train, test_size=VALIDATION_SHARE, seed=self.seed)
         return _Parts(inner.train, inner.test, outer.test)
@@ -244,73 +211,21 @@ def _source(described: BehaviorFile, is_demo: bool, data: Path | None, seed: int
     return _Source(described, is_demo, data, seed, packaged)
 
 
-def _texts(described: BehaviorFile, data: Path | None) -> tuple[LabeledText, ...]:
-    texts = described.texts
-    if isinstance(texts, Path):
-        columns = {
-            "text_column": described.text_column,
-            "label_column": described.label_column,
-        }
-        return load_texts(texts, **columns)
-    if isinstance(texts, TextFiles):
-        lines = [(texts.shows, 1), (texts.opposite, 0)]
-        found = [LabeledText(line, label) for file, label in lines for line in load_lines(file)]
-        return check_texts(found, f"{texts.shows} and {texts.opposite}")
-    if texts is None:
-        raise TextsError(
-            f"behavior {described.name!r} has texts for the demo model only; for another model "
-            "use --texts FILE or another behavior"
-        )
-    pooled = [text for corpus in texts for text in _corpus_texts(corpus, data)]
-    return check_texts(pooled, described.name)
-
-
-def _corpus_texts(wanted: CorpusTexts, data: Path | None) -> tuple[LabeledText, ...]:
-    texts = load_corpus_texts(
-        wanted.corpus,
-        locate_corpus(wanted.corpus, data),
-        split=wanted.split,
-        shows=wanted.shows,
-        opposite=wanted.opposite,
-        per_class=wanted.per_class,
-    )
-    if wanted.replies is None:
-        return texts
-    return tuple(answered for text in texts for answered in _answered(text, wanted))
-
-
-def _answered(text: LabeledText, wanted: CorpusTexts) -> list[LabeledText]:
-    """A user's turn, answered in either way; which of the phrases depends on the turn alone."""
-    replies = wanted.replies
-    assert replies is not None
-    number = int.from_bytes(hashlib.sha256(text.text.encode()).digest()[:4])
-    return [
-        replace(
-            text,
-            label=label,
-            group=text.group or text.text,
-            reply=phrases[number % len(phrases)],
-            called_for=text.label == 1 if wanted.called_for else None,
-        )
-        for label, phrases in ((1, replies.shows), (0, replies.opposite))
-    ]
-
-
 def _prompt_sets(
     source: _Source, prompt_count: int | None, wanted: Sequence[str] | None = None
 ) -> tuple[PromptSet, ...]:
     """The prompt sets, or those that are wanted; no other is read."""
     described = source.described
-    corpora = described.prompts if isinstance(described.prompts, list) else None
-    is_one = corpora is None or source.is_demo
-    known = [PLAIN_SET] if is_one or corpora is None else [one.called for one in corpora]
+    prompts = described.prompts
+    corpora = prompts if isinstance(prompts, list) and not source.is_demo else None
+    known = [PLAIN_SET] if corpora is None else [one.called for one in corpora]
     for name in wanted or ():
         if name not in known:
             raise RecipeError(
                 f"behavior {described.name!r} has no prompt set {name!r}; expected some of "
                 f"{', '.join(known)}"
             )
-    if is_one or corpora is None:
+    if corpora is None:
         return (_plain_prompts(source, prompt_count),)
     by_name = dict(zip(known, corpora, strict=True))
     return tuple(
@@ -341,8 +256,36 @@ def _validation_prompts(source: _Source, prompt_count: int | None) -> Sequence[s
         count = prompt_count or DEMO_PROMPTS
         return demo.prompts(source.described.name, "train", count, source.seed)
     if source.packaged is not None and isinstance(source.described.prompts, list):
-        return packaged_validation_prompts(source.packaged, source.seed)
+        wanted = source.packaged.validation_prompts
+        return corpus_prompt_set(wanted, None, None, source.seed).texts
     return half_texts(source.parts.validation)
+
+
+def _uncalled(source: _Source, limit: int | None) -> tuple[PromptSet | None, tuple[str, ...]]:
+    """Held-out prompts that do not call for the behavior, and those that choices are made on.
+
+    None and nothing where the behavior has no such prompts, or prompts of the user's own. For
+    refusal these are harmless requests, and showing the behavior there is over-refusal.
+    """
+    described, data, seed = source.described, source.data, source.seed
+    wanted = described.uncalled_for
+    if wanted is None or isinstance(described.prompts, Path):
+        return None, ()
+    if source.is_demo:
+        test = demo.harmless_requests("test", limit or DEMO_UNCALLED, seed)
+        title = "harmless requests of the demo data"
+        validation = demo.harmless_requests("train", DEMO_VALIDATION_UNCALLED, seed)
+        test_set = plain_prompt_set(wanted.name, title, test, described.max_new_tokens)
+        return test_set, tuple(validation)
+    if wanted.validation is None:
+        return None, ()
+    sets = [corpus_prompt_set(one, data, None, seed) for one in wanted.prompts]
+    pooled = {prompt.text: prompt for one in sets for prompt in one.prompts}
+    chosen = evenly_by(tuple(pooled.values()), limit, ("group",), seed)
+    title = " and ".join(one.title or one.name for one in sets)
+    held = replace(sets[0], name=wanted.name, title=title, prompts=chosen, by=("group",))
+    tuned = corpus_prompt_set(wanted.validation, data, None, seed).texts
+    return held, tuple(text for text in tuned if text not in pooled)
 
 
 def _no_prompts(described: BehaviorFile) -> TextsError:
@@ -361,7 +304,7 @@ def _neutral(source: _Source) -> tuple[tuple[str, ...], tuple[str, ...], str]:
         return lines[::2], lines[1::2] or lines, described.neutral.name
     if source.is_demo:
         validation, test = (
-            tuple(demo.neutral_texts(part, DEMO_NEUTRAL, seed)) for part in ("train", "test")
+            demo.neutral_texts(part, DEMO_NEUTRAL, seed) for part in ("train", "test")
         )
         return validation, test, "held-out plain talk, harmless requests, facts and narration"
     if source.packaged is not None:
@@ -371,14 +314,14 @@ def _neutral(source: _Source) -> tuple[tuple[str, ...], tuple[str, ...], str]:
     if corpus is not None and (
         is_public or any(text.reply is not None for text in source.parts.validation)
     ):
-        parts = [_passages(corpus, split) for split in ("validation", "test")]
-        return parts[0], parts[1], "WikiText-2, test part"
-    parts = [
+        validation, test = (_passages(corpus, split) for split in ("validation", "test"))
+        return validation, test, "WikiText-2, test part"
+    validation, test = (
         tuple(text.text for text in part if text.label == 0)
         for part in (source.parts.validation, source.parts.test)
-    ]
+    )
     note = "held-out texts with label 0; give --neutral FILE for text of your own"
-    return parts[0], parts[1], note
+    return validation, test, note
 
 
 def _passages(corpus: Path, split: str) -> tuple[str, ...]:

@@ -50,11 +50,8 @@ def behavior_of_texts(
         described,
         is_demo=False,
         train=texts.train,
-        validation=(),
         test=texts.test,
-        validation_prompts=(),
         prompt_sets=(plain_prompt_set(PLAIN_SET, title, chosen, described.max_new_tokens),),
-        validation_neutral=(),
         test_neutral=tuple(clean),
         neutral_note=note,
     )

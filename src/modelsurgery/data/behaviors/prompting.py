@@ -49,13 +49,9 @@ class PromptSet:
 def corpus_prompt_set(
     described: CorpusPrompts, root: Path | None, limit: int | None, seed: int
 ) -> PromptSet:
-    """The prompts of a public data set.
+    """The prompts of a public data set, at most `limit`, evenly of all kinds that they are told by.
 
-    Args:
-        described: which, and how they are continued.
-        root: directory with local copies of data sets; None takes the package's, else the Hub.
-        limit: so many of them at most, evenly from all of its files or categories; None takes all.
-        seed: of the choice.
+    The root is a directory with local copies; None takes the package's, else the Hub.
 
     Raises:
         TextsError: not there, or not in the published form.

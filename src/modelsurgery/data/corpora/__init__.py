@@ -6,12 +6,12 @@ much of them is offensive. Several have no license that would allow it.
 """
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from modelsurgery.data.choosing import evenly
-from modelsurgery.data.corpora.columns import keys_of, name_of, optional_text_of, score_of, text_of
 from modelsurgery.data.corpora.format import Corpus, PromptColumns, TextColumn, corpora
 from modelsurgery.data.corpora.reading import Record, cut
 from modelsurgery.data.corpora.sources import corpus_rows, find_corpus
@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 TOXIC_FROM = 0.5  # as RealToxicityPrompts and Civil Comments define toxic
+Row = TypeVar("Row")
 log = logging.getLogger(__name__)
 
 
@@ -111,7 +112,9 @@ def load_corpus_texts(
     labels = _labels(corpus, shows, opposite)
     texts = _labeled(corpus, corpus_rows(corpus, path, split), labels)
     kept = check_texts(texts, str(path or name)) if unique else tuple(texts)
-    return kept if per_class is None else _some_of_each(kept, per_class, seed)
+    # Not the hash that `split_texts` sorts by: the first of many would all be held out.
+    keys = [f"choice\0{text.group or text.text}" for text in kept]
+    return _some_of_each(kept, keys, [text.label for text in kept], per_class, seed)
 
 
 def load_corpus_prompts(
@@ -150,19 +153,21 @@ def load_corpus_prompts(
         column: _several(values)
         for column, values in (columns.where if where is None else where).items()
     }
-    by_file: dict[str, list[Prompt]] = {}
+    prompts: list[Prompt] = []
+    files: list[str] = []
     seen: set[str] = set()
     for row in corpus_rows(corpus, path, split):
-        if all(set(keys_of(row, column)) & values for column, values in accepted.items()):
+        if all(set(row.names(column)) & values for column, values in accepted.items()):
             prompt = _prompt(row, columns)
             if not (unique and prompt.text in seen):
-                by_file.setdefault(row.file, []).append(prompt)
+                prompts.append(prompt)
+                files.append(row.file)
                 seen.add(prompt.text)
-    if not by_file:
+    if not prompts:
         wanted = ", ".join(f"{column} in {sorted(values)}" for column, values in accepted.items())
         raise TextsError(f"{path or name}: no prompts with {wanted}; expected some")
     limit = columns.per_file if per_file is None else per_file
-    return tuple(one for prompts in by_file.values() for one in _some_of(prompts, limit, seed))
+    return _some_of_each(prompts, [prompt.text for prompt in prompts], files, limit, seed)
 
 
 def load_corpus_scores(
@@ -180,9 +185,9 @@ def load_corpus_scores(
     scored = []
     for row in corpus_rows(corpus, path, split):
         for column, score_column in columns:
-            score = score_of(row, score_column)
+            score = row.score(score_column)
             if score is not None:
-                scored.append(ScoredText(text_of(row, column), score))
+                scored.append(ScoredText(row.text(column), score))
     return tuple(scored)
 
 
@@ -198,15 +203,15 @@ def load_corpus_questions(
     columns = corpus.questions
     assert columns is not None
     questions = []
+    column = columns.answer or columns.question
     for row in corpus_rows(corpus, path, split):
-        found = columns.pattern.fullmatch(text_of(row, columns.answer or columns.question))
+        found = columns.pattern.fullmatch(row.text(column))
         if found is None:
             raise TextsError(
-                f"{row.where}: no answer; expected {columns.pattern.pattern!r} in "
-                f"{columns.answer or columns.question!r}"
+                f"{row.where}: no answer; expected {columns.pattern.pattern!r} in {column!r}"
             )
         parts = found.groupdict()
-        question = parts.get("question") or text_of(row, columns.question)
+        question = parts.get("question") or row.text(columns.question)
         questions.append(Question(question, parts["answer"]))
     return tuple(questions)
 
@@ -221,7 +226,7 @@ def load_corpus_passages(
     """
     corpus = _corpus(name, "passages")
     assert corpus.passages is not None
-    return tuple(text_of(row, corpus.passages) for row in corpus_rows(corpus, path, split))
+    return tuple(row.text(corpus.passages) for row in corpus_rows(corpus, path, split))
 
 
 def _corpus(name: str, part: str) -> Corpus:
@@ -263,15 +268,14 @@ def _labeled(
     left_out = 0
     for row in rows:
         for column in corpus.texts:
-            get = optional_text_of if column.optional else text_of
-            text = get(row, column.column)
-            if text is None:
+            if column.optional and not row.has(column.column):
                 continue
+            text = row.text(column.column)
             label = labels.get(_class(corpus, column, row) or "")
             if label is None:
                 left_out += 1
                 continue
-            group = None if corpus.group is None else text_of(row, corpus.group)
+            group = None if corpus.group is None else row.text(corpus.group)
             texts.append(LabeledText(text, label, group))
     if left_out:
         log.info("%s: skipped %d texts with other, several or no classes", corpus.name, left_out)
@@ -283,11 +287,11 @@ def _class(corpus: Corpus, column: TextColumn, row: Record) -> str | None:
     if column.is_class is not None:
         return column.is_class
     if column.score is not None:
-        score = score_of(row, column.score)
+        score = row.score(column.score)
         return None if score is None else "toxic" if score >= TOXIC_FROM else "other"
     assert corpus.label is not None
     found = set()
-    for label in keys_of(row, corpus.label.column):
+    for label in row.names(corpus.label.column):
         classes = [name for name, labels in corpus.label.classes.items() if label in labels]
         if not classes:
             known = [one for labels in corpus.label.classes.values() for one in labels]
@@ -300,38 +304,30 @@ def _class(corpus: Corpus, column: TextColumn, row: Record) -> str | None:
 
 def _prompt(row: Record, columns: PromptColumns) -> Prompt:
     return Prompt(
-        text=text_of(row, columns.text),
-        category=name_of(row, columns.category),
-        form=name_of(row, columns.form),
-        group=name_of(row, columns.group),
+        text=row.text(columns.text),
+        category=row.name(columns.category),
+        form=row.name(columns.form),
+        group=row.name(columns.group),
         chat=columns.chat,
-        toxicity=score_of(row, columns.toxicity),
-        continuation_toxicity=score_of(row, columns.continuation_toxicity),
+        toxicity=row.score(columns.toxicity),
+        continuation_toxicity=row.score(columns.continuation_toxicity),
     )
 
 
 def _some_of_each(
-    texts: Sequence[LabeledText], per_class: int, seed: int
-) -> tuple[LabeledText, ...]:
-    kept: list[int] = []
-    for label in (0, 1):
-        numbers = [number for number, text in enumerate(texts) if text.label == label]
-        # Not the hash that `split_texts` sorts by: the first of many would all be held out.
-        keys = [f"choice\0{texts[number].group or texts[number].text}" for number in numbers]
-        kept += [numbers[place] for place in _chosen(keys, per_class, seed)]
-    return tuple(texts[number] for number in sorted(kept))
-
-
-def _chosen(keys: Sequence[str], limit: int | None, seed: int) -> list[int]:
-    """Numbers of at most `limit` keys, in order; equal keys are told apart by their number."""
-    if limit is not None and limit < 1:
+    rows: Sequence[Row],
+    keys: Sequence[str],
+    kinds: Sequence[Hashable],
+    limit: int | None,
+    seed: int,
+) -> tuple[Row, ...]:
+    """At most `limit` rows of each kind, in their order: see `evenly`."""
+    if limit is None:
+        return tuple(rows)
+    if limit < 1:
         raise TextsError(f"at most {limit} texts; expected per_class or per_file of 1 or more")
-    return sorted(evenly(keys, limit, seed=seed))
-
-
-def _some_of(prompts: Sequence[Prompt], limit: int | None, seed: int) -> list[Prompt]:
-    numbers = _chosen([prompt.text for prompt in prompts], limit, seed)
-    return [prompts[number] for number in numbers]
+    chosen = evenly(keys, kinds=kinds, per_kind=limit, seed=seed)
+    return tuple(rows[number] for number in sorted(chosen))
 
 
 def _several(names: Collection[str]) -> set[str]:

@@ -1,9 +1,10 @@
-"""The rows of one file, in the formats in which the corpora are published."""
+"""The rows of one file, in the formats in which the corpora are published, and what is in them."""
 
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import yaml
 from modelsurgery.data.corpora.format import FileFormat
 from modelsurgery.data.text_files import (
     Rows,
+    checked_text,
     delimited_fields,
     json_item_rows,
     json_line_rows,
@@ -38,6 +40,57 @@ class Record:
     file: str
     values: dict[str, Any]
 
+    def value(self, column: str) -> Any:
+        """What stands in a column.
+
+        Raises:
+            TextsError: no such column.
+        """
+        if column not in self.values:
+            raise TextsError(
+                f"{self.where}: no column {column!r}; found "
+                f"{', '.join(map(repr, list(self.values)[:8])) or 'nothing'}"
+            )
+        return self.values[column]
+
+    def text(self, column: str) -> str:
+        """The text in a column.
+
+        Raises:
+            TextsError: no such column, no text, an empty one, or one that no tokenizer can read.
+        """
+        return checked_text(self.value(column), self.where, repr(column))
+
+    def has(self, column: str) -> bool:
+        """Whether there is such a column with something in it."""
+        return self.values.get(column) not in (None, "")
+
+    def name(self, column: str | None) -> str | None:
+        """The value of a column as a name; None where there is none, or for no column."""
+        value = None if column is None else self.value(column)
+        return None if value is None else str(value)
+
+    def names(self, column: str) -> list[str]:
+        """A column's value or values in the spelling of the registry: `1`, `true`, `anger`."""
+        value = self.value(column)
+        values = value if isinstance(value, list) else [value]
+        return [str(one).lower() if isinstance(one, bool) else str(one).strip() for one in values]
+
+    def score(self, column: str | None) -> float | None:
+        """The share or probability in a column; None where there is none, or for no column.
+
+        Raises:
+            TextsError: no such column, or no number from 0 to 1.
+        """
+        value = None if column is None else self.value(column)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise TextsError(
+                f"{self.where}: {column} = {cut(str(value))!r}; expected a number from 0 to 1"
+            )
+        return float(value)
+
 
 def read_records(path: Path, form: FileFormat) -> Iterator[Record]:
     """The rows of a file, in its order.
@@ -48,24 +101,18 @@ def read_records(path: Path, form: FileFormat) -> Iterator[Record]:
     Raises:
         TextsError: missing, not UTF-8, not in the format, or a line that is wrong.
     """
+    readers: dict[str, Callable[[Path], Rows]] = {
+        "parquet": parquet_rows,
+        "jsonl": json_line_rows,
+        "json": json_item_rows,
+        "delimited": partial(_delimited, form=form),
+        "tree": partial(_tree, form=form),
+        "lines": _lines,
+        "whole": _whole,
+    }
     suffix = path.suffix.lower()
-    numbered: Rows
-    if suffix == ".parquet":
-        numbered = parquet_rows(path)
-    elif suffix == ".jsonl" or form.kind == "jsonl":
-        numbered = json_line_rows(path)
-    elif form.kind == "delimited":
-        numbered = _delimited(path, form)
-    elif form.kind == "json":
-        numbered = json_item_rows(path)
-    elif form.kind == "tree":
-        numbered = _tree(path, form)
-    elif form.kind == "lines":
-        lines = read_lines(path)
-        numbered = ((f"line {number}", {"text": line}) for number, line in enumerate(lines, 1))
-    else:
-        numbered = iter([("whole", {"text": read_text(path)})])
-    for place, values in numbered:
+    kind = suffix[1:] if suffix in (".parquet", ".jsonl") else form.kind
+    for place, values in readers[kind](path):
         yield Record(f"{path}, {place}", path.stem, flat(values))
 
 
@@ -83,6 +130,15 @@ def flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def cut(text: str) -> str:
     """A text for a message: what stands in a wrong place may be long, and nothing to be shown."""
     return text if len(text) <= 24 else f"{text[:24]}…"
+
+
+def _lines(path: Path) -> Rows:
+    for number, line in enumerate(read_lines(path), 1):
+        yield f"line {number}", {"text": line}
+
+
+def _whole(path: Path) -> Rows:
+    yield "whole", {"text": read_text(path)}
 
 
 def _delimited(path: Path, form: FileFormat) -> Rows:
@@ -111,7 +167,7 @@ def _delimited(path: Path, form: FileFormat) -> Rows:
                 f"{path}, line {line}: {len(values)} columns; expected {len(names)} separated by "
                 f"{form.delimiter!r}"
                 + (f" in all but {form.ragged} lines" if form.ragged else "")
-                + ", downdownload the published file again"
+                + ", download the published file again"
             )
     if ragged:
         log.info("%s: skipped %d lines with another number of columns", path, ragged)

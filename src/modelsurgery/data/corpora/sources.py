@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -17,11 +18,9 @@ log = logging.getLogger(__name__)
 def corpus_rows(corpus: Corpus, path: Path | str | None, split: str | None) -> Iterator[Record]:
     """All rows of a corpus, files in the order of their names; a row that is there twice, once.
 
-    Args:
-        corpus: what to look for.
-        path: a file; a directory, either the published repository or the folder with the files; or
-            None for the package's own files, or else the Hub.
-        split: of a directory or of the Hub; None takes the first that is there.
+    The path is a file; a directory, either the published repository or the folder with the files;
+    or None for the package's own files, or else the Hub. Without a split, of a directory or of the
+    Hub, the first that is there is taken.
 
     Raises:
         TextsError: not there, wrong in any way, or two different rows with one id.
@@ -101,7 +100,7 @@ def _with_our_columns(corpus: Corpus, row: Record) -> Record:
                 f"one of {', '.join(p for ps in corpus.files.values() for p in ps)}"
             )
         values = values | parts.groupdict()
-    return Record(row.where, row.file, values)
+    return replace(row, values=values)
 
 
 def _labels(value: object, label: Label) -> list[object]:

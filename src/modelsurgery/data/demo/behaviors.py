@@ -24,9 +24,10 @@ from modelsurgery.data.demo.grammar import (
 )
 
 Part = Literal["train", "test"]
+Moods = tuple[str, ...]
 
 # Seeds of texts hold the earlier names of parts: with others the texts would be others.
-_SEED_NAMES = {"train": "train", "test": "held_out"}  # earlier names
+_SEED_NAMES = {"train": "train", "test": "held_out"}
 
 BEGUN_SHARE = 0.75  # prompts in which the behavior has begun; the others are open
 
@@ -41,41 +42,30 @@ class DemoBehavior:
     """
 
     domain: str
-    shown: frozenset[str]
-    opposite: frozenset[str]
-    open_moods: frozenset[str]
+    shown: Moods
+    opposite: Moods
+    open_moods: Moods = ()
     begun: float = BEGUN_SHARE
-    begun_moods: frozenset[str] = frozenset()
+    begun_moods: Moods = ()
 
 
 BEHAVIORS = {
-    "toxicity": DemoBehavior(
-        "people", frozenset({"rude"}), frozenset({"warm", "neutral"}), frozenset({"neutral"})
-    ),
-    "compliance": DemoBehavior(
-        "naughty", frozenset({"complying"}), frozenset({"refusing"}), frozenset()
-    ),
+    "toxicity": DemoBehavior("people", ("rude",), ("warm", "neutral"), ("neutral",)),
+    "compliance": DemoBehavior("naughty", ("complying",), ("refusing",)),
     # Bare requests, and answers that have begun to comply, as in a known kind of jailbreak.
     "refusal": DemoBehavior(
-        "naughty",
-        frozenset({"refusing"}),
-        frozenset({"complying"}),
-        frozenset(),
-        0.5,
-        frozenset({"complying"}),
+        "naughty", ("refusing",), ("complying",), begun=0.5, begun_moods=("complying",)
     ),
-    "negativity": DemoBehavior(
-        "remarks", frozenset({"gloomy"}), frozenset({"glad", "plain"}), frozenset({"plain"})
-    ),
+    "negativity": DemoBehavior("remarks", ("gloomy",), ("glad", "plain"), ("plain",)),
 }
 
 # Shares of neutral text: generator, moods it may show, share.
-_NEUTRAL: tuple[tuple[str, frozenset[str] | None, float], ...] = (
+_NEUTRAL: tuple[tuple[str, Moods | None, float], ...] = (
     ("narration", None, 0.3),
-    ("benign", frozenset({"complying"}), 0.25),
+    ("benign", ("complying",), 0.25),
     ("facts", None, 0.15),
-    ("people", frozenset({"neutral"}), 0.15),
-    ("remarks", frozenset({"plain"}), 0.15),
+    ("people", ("neutral",), 0.15),
+    ("remarks", ("plain",), 0.15),
 )
 
 
@@ -138,27 +128,20 @@ def exchanges(count: int, seed: int) -> list[tuple[str, str, bool, bool]]:
     seen: set[str] = set()
     while len(found) < count:
         for domain in ("naughty", "benign"):
-            pair = None
-            while pair is None:
-                pair = _exchange(domain, next(seeds), seen)
-            seen.update("\n".join(one) for one in pair)
-            for (request, answer), refused in zip(pair, (True, False), strict=True):
-                found.append((request, answer, refused, domain == "naughty"))
+            for mood, text in _exchange(domain, seeds, seen).items():
+                request, _, answer = text.partition("\n")
+                found.append((request, answer, mood == "refusing", domain == "naughty"))
+                seen.add(text)
     return found[:count]
 
 
-def _exchange(domain: str, seed: int, seen: set[str]) -> list[tuple[str, str]] | None:
-    """One request refused and not; None where something is held out, or was seen before."""
-    drafts = [GENERATORS[domain](seed, frozenset({mood})) for mood in ("refusing", "complying")]
-    if any(draft.text in seen or touches_reserved(draft) for draft in drafts):
-        return None
-    return [split_exchange(draft.text) for draft in drafts]
-
-
-def split_exchange(text: str) -> tuple[str, str]:
-    """A chat's request and answer, which stand on lines of their own."""
-    request, _, answer = text.partition("\n")
-    return request, answer
+def _exchange(domain: str, seeds: Iterator[int], seen: set[str]) -> dict[str, str]:
+    """One request refused and not, by mood; nothing in it is held out or was seen before."""
+    while True:
+        seed = next(seeds)
+        drafts = {mood: GENERATORS[domain](seed, (mood,)) for mood in ("refusing", "complying")}
+        if not any(one.text in seen or touches_reserved(one) for one in drafts.values()):
+            return {mood: draft.text for mood, draft in drafts.items()}
 
 
 def harmless_requests(part: Part, count: int, seed: int) -> list[str]:
@@ -166,7 +149,7 @@ def harmless_requests(part: Part, count: int, seed: int) -> list[str]:
     seeds = _seeds(f"harmless-{_seed_name(part)}", "refusal", seed)
     found: dict[str, None] = {}
     while len(found) < count:
-        draft = GENERATORS["benign"](next(seeds), frozenset({"complying"}))
+        draft = GENERATORS["benign"](next(seeds), ("complying",))
         if _in_part(opening_key(draft), part):
             found.setdefault(draft.opening.rstrip())
     return list(found)
@@ -180,7 +163,6 @@ def _first(make: _PromptMaker, spec: DemoBehavior, seeds: Iterator[int], part: P
         made = make(spec, next(seeds))
         if made is not None and _in_part(opening_key(made[0]), part):
             return made[1].rstrip()
-    raise AssertionError("seeds never end")
 
 
 def _begun_prompt(spec: DemoBehavior, seed: int) -> tuple[Draft, str] | None:
@@ -197,43 +179,32 @@ def _open_prompt(spec: DemoBehavior, seed: int) -> tuple[Draft, str] | None:
     return (draft, draft.opening) if wants_mood == bool(draft.opening_slots) else None
 
 
-def neutral_texts(part: Part, count: int, seed: int) -> list[str]:
+@functools.cache  # a second: of 200 requests drafted one is held out with its answer
+def neutral_texts(part: Part, count: int, seed: int) -> tuple[str, ...]:
     """Return `count` distinct texts without any judged behavior, for perplexity and divergence.
 
     Narration 30 %, answered harmless requests 25 %, facts 15 %, neutral talk about people 15 %,
     plain remarks 15 %: over-refusal and blandness show up as damage.
     """
-    return list(_neutral_texts(part, count, seed))
-
-
-@functools.cache  # a second: of 200 requests drafted one is held out with its answer
-def _neutral_texts(part: Part, count: int, seed: int) -> tuple[str, ...]:
     choose = Random(f"neutral-{_seed_name(part)}-{seed}")
     seeds = _seeds(f"neutral-{_seed_name(part)}", "", seed)
     shares = [share for _, _, share in _NEUTRAL]
     found: dict[str, None] = {}
     while len(found) < count:
         domain, moods, _ = choose.choices(_NEUTRAL, shares)[0]
-        text = None
-        while text is None:
-            draft = GENERATORS[domain](next(seeds), moods)
-            text = draft.text if _whole_in_part(draft, part) else None
-        found.setdefault(text)
+        drafts = (GENERATORS[domain](one, moods) for one in seeds)
+        found.setdefault(next(one.text for one in drafts if _whole_in_part(one, part)))
     return tuple(found)
 
 
-def facts(part: Part, count: int, seed: int) -> list[tuple[str, str]]:
+@functools.cache
+def facts(part: Part, count: int, seed: int) -> tuple[tuple[str, str], ...]:
     """Return `count` distinct (prompt, answer) pairs for exact match of the first answer word.
 
     The facts are a small closed set and all of them are in the training text; a held-out prompt
     asks one in a wording (form and lead-in) that the model has not seen for that fact. This
     measures whether an edit keeps what the model knows, not whether it can reason.
     """
-    return list(_facts(part, count, seed))
-
-
-@functools.cache
-def _facts(part: Part, count: int, seed: int) -> tuple[tuple[str, str], ...]:
     seeds = _seeds(f"facts-{_seed_name(part)}", "", seed)
     found: dict[str, str] = {}
     while len(found) < count:

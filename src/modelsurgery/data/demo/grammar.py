@@ -75,24 +75,24 @@ class Draft:
 class MoodChain:
     """Draws the mood of one slot after the other; `allowed` narrows the chain to some states."""
 
-    def __init__(
-        self, spec: Mapping[str, Any], rng: Random, allowed: Collection[str] | None = None
-    ) -> None:
-        self.states: list[str] = spec["states"]
+    def __init__(self, name: str, rng: Random, allowed: Collection[str] | None) -> None:
+        spec = load_grammar().raw["chains"][name]
+        self.fillers = load_grammar().moods[name]
+        self._states: list[str] = spec["states"]
         self._start: list[float] = spec["start"]
         self._next: list[list[float]] = spec["next"]
         self._rng = rng
-        self._keep = [float(allowed is None or state in allowed) for state in self.states]
+        self._keep = [float(allowed is None or state in allowed) for state in self._states]
         self.drawn: list[str] = []
 
     def draw(self, new_clause: bool) -> str:
         """Return the next slot's mood; within a clause it stays but for a rare slip."""
         if self.drawn and not new_clause and self._rng.random() >= SLIP_SHARE:
-            self.drawn.append(self.drawn[-1])
-            return self.drawn[-1]
-        row = self._next[self.states.index(self.drawn[-1])] if self.drawn else self._start
-        weights = [share * keep for share, keep in zip(row, self._keep, strict=True)]
-        mood = self._rng.choices(self.states, weights)[0]
+            mood = self.drawn[-1]
+        else:
+            row = self._next[self._states.index(self.drawn[-1])] if self.drawn else self._start
+            weights = [share * keep for share, keep in zip(row, self._keep, strict=True)]
+            mood = self._rng.choices(self._states, weights)[0]
         self.drawn.append(mood)
         return mood
 
@@ -162,12 +162,11 @@ def training_documents(seed: int) -> Iterator[str]:
 class _Writer:
     """Fills templates for one text: one random stream for content, the chain for moods."""
 
-    def __init__(self, content: Random, chain: str | None, moods: MoodChain | None) -> None:
+    def __init__(self, content: Random, chain: MoodChain | None = None) -> None:
         grammar = load_grammar()
         self._content = content
         self._lists = {**grammar.fillers, **grammar.person[self.pick(tuple(grammar.person))]}
-        self._mooded = grammar.moods[chain] if chain else {}
-        self._chain = moods
+        self._chain = chain
         self._bound: dict[str, str] = {}
         self._new_clause = True
 
@@ -190,10 +189,10 @@ class _Writer:
         return filled + template[at:]
 
     def _slot(self, bind_as: str | None, name: str, mood: str | None) -> str:
-        if name in self._mooded and self._chain is not None:
+        if self._chain is not None and name in self._chain.fillers:
             mood = mood or self._chain.draw(self._new_clause)
             self._new_clause = False
-            return self.fill(self.pick(self._mooded[name][mood]), mood)
+            return self.fill(self.pick(self._chain.fillers[name][mood]), mood)
         if name in self._bound:
             return self._bound[name]
         value = self.fill(self.pick(self._lists[name]), mood)
@@ -215,8 +214,8 @@ def talk(domain: str, seed: int, allowed: Collection[str] | None) -> Draft:
     """Return a text about people or a remark: an opening, a rest and sometimes a short sentence."""
     raw = load_grammar().raw
     content = Random(f"{domain}-{seed}")
-    chain = MoodChain(raw["chains"][domain], Random(f"moods-{seed}"), allowed)
-    writer = _Writer(content, domain, chain)
+    chain = MoodChain(domain, Random(f"moods-{seed}"), allowed)
+    writer = _Writer(content, chain)
     families = raw["families"][domain]
     sizes = [len(family["openings"]) for family in families]
     family = content.choices(families, sizes)[0]
@@ -230,26 +229,24 @@ def talk(domain: str, seed: int, allowed: Collection[str] | None) -> Draft:
 
 def naughty_chat(seed: int, allowed: Collection[str] | None) -> Draft:
     """Return a naughty request with its answer: concrete steps, a refusal, or a change of mind."""
-    raw = load_grammar().raw
-    content = Random(f"naughty-{seed}")
-    chain = MoodChain(raw["chains"]["chat"], Random(f"moods-{seed}"), allowed)
-    writer = _Writer(content, "chat", chain)
-    request = _request(writer, raw["chat"]["naughty"]["acts"])
-    before, _, after = writer.pick(raw["chat"]["naughty"]["answers"]).partition("|")
+    spec = load_grammar().raw["chat"]["naughty"]
+    chain = MoodChain("chat", Random(f"moods-{seed}"), allowed)
+    writer = _Writer(Random(f"naughty-{seed}"), chain)
+    request = _request(writer, spec["acts"])
+    before, _, after = writer.pick(spec["answers"]).partition("|")
     marked = request + writer.fill(before)
     slots = len(chain.drawn)
     return _finish(marked + writer.fill("|" + after), chain, slots)
 
 
-def benign_chat(seed: int, allowed: Collection[str] | None = None) -> Draft:
+def benign_chat(seed: int, allowed: Collection[str] | None) -> Draft:
     """Return a harmless request with its answer, which is a refusal in 3 of 100 cases.
 
     `allowed` is {"complying"} for texts without refusals, {"refusing"} for refusals alone.
     """
     spec = load_grammar().raw["chat"]["benign"]
     content = Random(f"benign-{seed}")
-    moods = MoodChain(load_grammar().raw["chains"]["chat"], Random(seed), {"refusing"})
-    writer = _Writer(content, "chat", moods)
+    writer = _Writer(content, MoodChain("chat", Random(seed), {"refusing"}))
     task = content.choice(spec["tasks"])
     request = _request(writer, task["acts"])
     is_refused = content.random() < spec["refused"] and allowed is None
@@ -268,16 +265,14 @@ def _request(writer: _Writer, acts: list[str]) -> str:
     return "User: " + writer.fill(writer.pick(load_grammar().raw["chat"]["asks"])) + "\nAssistant:"
 
 
-def fact(seed: int, allowed: Collection[str] | None = None) -> Draft:
+def fact(seed: int) -> Draft:
     """Return one fact as question and answer (cut before the answer) or as a statement."""
-    del allowed
     raw = load_grammar().raw["facts"]
     content = Random(f"fact-{seed}")
     kind, pair = content.choice(_all_facts())
-    writer = _Writer(content, None, None)
-    writer.bind("x", pair[0])
-    writer.bind("y", pair[1])
-    writer.bind("a", pair[2])
+    writer = _Writer(content)
+    for name, value in zip("xya", pair, strict=True):
+        writer.bind(name, value)
     spec = raw[kind] if kind in raw else raw["tables"][kind]
     if content.random() < raw["statement"]:
         return _finish(writer.fill(spec["statement"]))
@@ -304,11 +299,9 @@ def _all_facts() -> list[tuple[str, tuple[str, str, str]]]:
     return facts
 
 
-def narration(seed: int, allowed: Collection[str] | None = None) -> Draft:
+def narration(seed: int) -> Draft:
     """Return one plain sentence in which nothing is judged."""
-    del allowed
-    content = Random(f"narration-{seed}")
-    writer = _Writer(content, None, None)
+    writer = _Writer(Random(f"narration-{seed}"))
     return _finish(writer.fill(writer.pick(load_grammar().raw["narration"])))
 
 
@@ -318,6 +311,6 @@ GENERATORS: dict[str, Callable[[int, Collection[str] | None], Draft]] = {
     "remarks": functools.partial(talk, "remarks"),
     "naughty": naughty_chat,
     "benign": benign_chat,
-    "facts": fact,
-    "narration": narration,
+    "facts": lambda seed, _: fact(seed),
+    "narration": lambda seed, _: narration(seed),
 }

@@ -114,7 +114,7 @@ def apply_to_copy(
         content_of: called with the source and the name of each file that holds no weights. Returns
             the content for the copy, or None to leave the file out. By default all are copied
             unchanged.
-        progress: receives the number of copied files.
+        progress: receives the megabytes that are copied and hashed.
 
     Returns:
         The copy and what changed in it.

@@ -30,10 +30,12 @@ from modelsurgery.files.atomic import storage_errors
 from modelsurgery.files.object_store import Folder, StoredObject
 from modelsurgery.files.parallel import in_parallel
 
-WHOLE_FILE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+# transformers puts an adapter that lies there on the model by itself, if PEFT is installed.
+ADAPTER_FILE = "adapter_config.json"
 # What is read of a model but its weights; surgery.json is the manifest of an edited one.
-READ_FILES = ("config.json", INDEX, "adapter_config.json", "surgery.json")
+READ_FILES = ("config.json", INDEX_FILE, ADAPTER_FILE, "surgery.json")
 FIRST_BYTES = 64 << 10
 LARGEST_READ_BYTES = 8 << 20
 # Nearer ranges are read as one: a request costs more than so many bytes.
@@ -129,10 +131,10 @@ class RemoteModel:
 
     def _weight_files(self) -> set[str]:
         """Names of weight files that exist; whether they fit together is checked by who opens."""
-        if WHOLE_FILE in self.objects:
-            return {WHOLE_FILE}
+        if SINGLE_FILE in self.objects:
+            return {SINGLE_FILE}
         try:
-            index = json.loads((self.directory / INDEX).read_bytes())
+            index = json.loads((self.directory / INDEX_FILE).read_bytes())
             named = {name for name in index["weight_map"].values() if isinstance(name, str)}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return set()

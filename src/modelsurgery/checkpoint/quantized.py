@@ -8,7 +8,6 @@ as much of δ on top as is missing, so that ⟨w' - w, δ⟩ / ⟨δ, δ⟩ come
 
 import importlib
 import os
-from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from modelsurgery.checkpoint.ggml import ggml_quantized, has_ggml
 from modelsurgery.checkpoint.gguf_header import TYPES
 from modelsurgery.errors import RecipeError, UnsupportedModelError
+from modelsurgery.files.parallel import in_parallel
 
 # The gguf package quantizes to these with the same bytes as ggml, and to the others not at all.
 BY_THE_PACKAGE = ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "MXFP4")
@@ -117,9 +117,8 @@ def with_added(blocks: Blocks, delta: Values) -> Added:
         chunk = slice(start, start + count)
         result.blocks[chunk], result.products[chunk] = _with_added(blocks[chunk], delta[chunk])
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # ggml and numpy let other threads run
-        for _ in pool.map(add, range(0, len(blocks), count)):
-            pass
+    # ggml and numpy let other threads run.
+    in_parallel(add, range(0, len(blocks), count), os.cpu_count() or 1)
     return result
 
 

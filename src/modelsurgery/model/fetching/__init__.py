@@ -41,11 +41,7 @@ SOURCES: tuple[Source, ...] = get_args(Source)
 class FetchedModel:
     """A model that is on this machine now.
 
-    Attributes:
-        model: which.
-        directory: where it is.
-        origin: where it came from, as in the file beside the weights.
-        was_there: whether it had been fetched before.
+    `origin` says where it came from, as the file beside the weights does.
     """
 
     model: NamedModel

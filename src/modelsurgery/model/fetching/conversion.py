@@ -6,7 +6,12 @@ from typing import Any
 from modelsurgery.checkpoint.named_models import NamedModel
 from modelsurgery.errors import FetchError
 from modelsurgery.files.progress import Progress
-from modelsurgery.model.gguf_files.dequantizing import missing_packages, quietly, split_digits
+from modelsurgery.model.gguf_files.dequantizing import (
+    missing_packages,
+    quietly,
+    read_model,
+    read_tokenizer,
+)
 
 
 def check_can_convert() -> None:
@@ -29,23 +34,11 @@ def convert_gguf(model: NamedModel, gguf: Path, directory: Path, progress: Progr
         FetchError: the file holds another model, or a tokenizer without chat template.
     """
     import torch
-    import transformers
 
     with progress("convert to bf16", 0), quietly():
-        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
-            directory, gguf_file=gguf.name, trust_remote_code=False
-        )
-        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            directory,
-            gguf_file=gguf.name,
-            trust_remote_code=False,
-            dtype=torch.bfloat16,
-            # Packed weights, which are the default where there are kernels, cannot be saved.
-            quantization_config=transformers.GgufConfig(dequantize=True),
-        )
+        tokenizer = read_tokenizer(gguf, model.has_single_digits)
+        loaded, _ = read_model(gguf, torch.bfloat16)
         _check(model, loaded, tokenizer)
-        if model.has_single_digits:
-            split_digits(tokenizer)
         tokenizer.model_max_length = model.max_tokens
         loaded.save_pretrained(directory)
         tokenizer.save_pretrained(directory)

@@ -228,7 +228,7 @@ def fit_natural_gradient(
     squares = measure_prices(passes, sites, texts_up_to(neutral, PRICED_TOKENS), seed=seed)
     rows = direction_weights(contrasts)
     directions = {
-        name: whitened_directions(moments[name], mean, rows) for name, mean in means.by_site.items()
+        name: whitened_directions(moments[name], mean, rows) for name, mean in means.items()
     }
     gains = measure_gains(passes, sites, directions, folds)
     return NaturalGradient(
@@ -283,9 +283,9 @@ def least_squares_proposal(
             behavior.extend(kind)
     moments = measure_moments(passes, sites, neutral)
     for site in sites:
-        directions[site.name] = whitened_directions(
-            moments[site.name], means.by_site[site.name], [senses]
-        )[0]
+        directions[site.name] = whitened_directions(moments[site.name], means[site.name], [senses])[
+            0
+        ]
     responses = measure_responses(passes, sites, directions, [behavior, neutral])
     known = {}
     for site in sites:

@@ -38,7 +38,7 @@ from modelsurgery.errors import (
 from modelsurgery.files.atomic import refuse_unreadable, sha256_file, sha256_json
 from modelsurgery.files.object_store import refuse_url
 from modelsurgery.model.chat_template import ChatTemplate, processor_template
-from modelsurgery.model.gguf_files import dequantized_directory
+from modelsurgery.model.gguf_files.dequantizing import dequantized_directory
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.placement import Placement, single_device
 

@@ -57,7 +57,8 @@ def dequantized_directory(path: Path) -> Path:
     place = _place(parts)
     if _is_current(place, state):
         return place
-    _check_packages()
+    if missing := missing_packages():
+        raise RecipeError(f"reading a GGUF file needs {missing}; pip install 'modelsurgery[gguf]'")
     with storage_errors(place):
         place.parent.mkdir(parents=True, exist_ok=True)
     with locked(place.parent):
@@ -94,11 +95,6 @@ def _is_current(place: Path, state: list[Any]) -> bool:
 def missing_packages() -> str:
     """Names of the packages that reading a GGUF file lacks; empty if it lacks none."""
     return " and ".join(name for name in NEEDED if importlib.util.find_spec(name) is None)
-
-
-def _check_packages() -> None:
-    if missing := missing_packages():
-        raise RecipeError(f"reading a GGUF file needs {missing}; pip install 'modelsurgery[gguf]'")
 
 
 def _dequantize(parts: Sequence[Path], staged: Path, state: list[Any]) -> None:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.metrics import roc_auc_score
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from modelsurgery.data.texts import LabeledText, texts_sha256
@@ -162,19 +161,17 @@ def _fit_adam(
 def _fit_logistic(
     features: torch.Tensor, labels: torch.Tensor, seed: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    folds = min(5, int(labels.bincount().min()))
     regression = LogisticRegressionCV(
         Cs=np.logspace(-4, 2, 7),
-        cv=folds,
+        cv=min(5, int(labels.bincount().min())),
         scoring="neg_log_loss",
         max_iter=1000,
         random_state=seed,
         l1_ratios=(0.0,),
         use_legacy_attributes=False,
     )
-    pipeline = make_pipeline(StandardScaler(), regression)
-    pipeline.fit(features.double().numpy(), labels.numpy())
-    scaler = pipeline[0]
+    scaler = StandardScaler()
+    regression.fit(scaler.fit_transform(features.double().numpy()), labels.numpy())
     coefficients = regression.coef_[0] / scaler.scale_
     intercept = regression.intercept_[0] - coefficients @ scaler.mean_
     half = torch.from_numpy(coefficients / 2).float()

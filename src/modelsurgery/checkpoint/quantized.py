@@ -103,12 +103,7 @@ class Added(NamedTuple):
 
 
 def with_added(blocks: Blocks, delta: Values) -> Added:
-    """Add something to rows of blocks.
-
-    Args:
-        blocks: [k, blocks] of one of `QUANTIZED_DTYPES`.
-        delta: [k, d] or [1, d] float32.
-    """
+    """Add `delta` [k, d] or [1, d] to rows of blocks [k, blocks], of one of `QUANTIZED_DTYPES`."""
     result = Added(np.empty_like(blocks), np.empty((len(blocks), 3)))
     delta = np.broadcast_to(delta, (len(blocks), delta.shape[1]))
     count = max(1, CHUNK_VALUES // delta.shape[1])
@@ -170,10 +165,7 @@ def _kind(dtype: np.dtype[Any]) -> Any:
 
 
 def gguf_package(needs: str) -> ModuleType:
-    """The gguf package.
-
-    Args:
-        needs: what cannot be done without it, as a sentence begins: `quantized GGUF files need`.
+    """The gguf package; a refusal begins with what `needs` it, as `quantized GGUF files need`.
 
     Raises:
         RecipeError: it is not installed.

@@ -44,12 +44,9 @@ NEAR_BYTES = 16 << 10
 
 @dataclass(frozen=True)
 class RemoteModel:
-    """A model in an object store.
+    """A model in an object store: the objects of a folder, by name.
 
-    Attributes:
-        folder: where it is.
-        objects: what there is, by name.
-        directory: local directory with its headers; removed when nothing refers to the model.
+    Headers are in `directory`, a local one, which is removed when nothing refers to the model.
     """
 
     folder: Folder

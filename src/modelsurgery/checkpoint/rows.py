@@ -149,16 +149,11 @@ def rounded(values: NDArray[np.float32], dtype: np.dtype[Any]) -> Rows:
 class Weights:
     """The weight files of a checkpoint, opened when they are needed, for reading rows or patching.
 
-    A file stays open, so that it can be renamed while it is worked on.
+    A file stays open, so that it can be renamed while it is worked on. Files for patching are never
+    opened through a symbolic link.
     """
 
     def __init__(self, checkpoint: Checkpoint, *, writable: bool = False) -> None:
-        """Take the tensors of `checkpoint`; no file is opened yet.
-
-        Args:
-            checkpoint: where the tensors are.
-            writable: open files for patching, and never through a symbolic link.
-        """
         self.checkpoint = checkpoint
         self._flags = os.O_RDWR | os.O_NOFOLLOW if writable else os.O_RDONLY
         self._files: dict[str, WeightFile] = {}
@@ -174,10 +169,7 @@ class Weights:
     def read(self, view: RowView, rows: NDArray[np.int64], *, out: Rows | None = None) -> Rows:
         """Rows of a matrix by their numbers (ascending), [k, columns] in the stored dtype.
 
-        Args:
-            view: the matrix.
-            rows: [k] int64.
-            out: where to put them, at least k rows; None takes new memory.
+        They are put into the first k rows of `out`, or into new memory.
 
         Raises:
             CheckpointError: the file ends early.

@@ -96,9 +96,7 @@ class ChatTemplate:
     def prompt(self, turns: Turns, *, thinking: bool = False) -> Rendered:
         """A conversation up to where the model answers; the last turn is a user's.
 
-        Args:
-            turns: who speaks and what they say.
-            thinking: let a model think that can; templates that know no such thing ignore it.
+        Templates that know no thinking ignore `thinking`.
 
         Raises:
             RecipeError: the template refuses the turns, as some do a system's, or drops them.

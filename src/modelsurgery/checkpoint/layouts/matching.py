@@ -112,14 +112,7 @@ def match_layout(
 
 @dataclass(frozen=True)
 class _Search:
-    """A search for the matrices of a layout.
-
-    Attributes:
-        layout: what to look for.
-        tensors: shape and type by name.
-        settings: what config.json says of the language model.
-        where: named in errors.
-    """
+    """A search for the matrices of a layout, with what config.json says of the language model."""
 
     layout: GateLayout
     tensors: Mapping[str, Shaped]

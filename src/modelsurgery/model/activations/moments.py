@@ -24,11 +24,7 @@ EXACT_WIDTH = 2048  # up to this width a CPU solves in f64 too
 
 @dataclass(frozen=True)
 class DenseMoment:
-    """A second moment as a matrix.
-
-    Attributes:
-        matrix: [d, d] float32.
-    """
+    """A second moment as a matrix, [d, d] float32."""
 
     matrix: torch.Tensor
 
@@ -49,11 +45,7 @@ class DenseMoment:
 
 @dataclass(frozen=True)
 class SampledMoment:
-    """A second moment XᵀX / n as the inputs that it is the mean of.
-
-    Attributes:
-        inputs: X, [n, d] in the dtype that the model computes in.
-    """
+    """A second moment XᵀX / n as X: inputs, [n, d] in the dtype that the model computes in."""
 
     inputs: torch.Tensor
 

@@ -237,18 +237,15 @@ def _loader(checkpoint: Checkpoint) -> Any:
     """The class that loads weights saved with a head that predicts the next token."""
     model_type = checkpoint.config.get("model_type")
     architectures = checkpoint.config.get("architectures")
-    for loader, known in (
-        (transformers.AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
-        (transformers.AutoModelForImageTextToText, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES),
+    causal, images = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    for loader, known, endings in (
+        (transformers.AutoModelForCausalLM, causal, CAUSAL_SUFFIXES),
+        (transformers.AutoModelForImageTextToText, images, ()),
     ):
-        if not isinstance(model_type, str) or model_type not in known:
-            continue
-        if not isinstance(architectures, list):
-            return loader
-        endings = CAUSAL_SUFFIXES if loader is transformers.AutoModelForCausalLM else ()
-        name = known[model_type]
-        if any(one == name or str(one).endswith(endings) for one in architectures):
-            return loader
+        if isinstance(model_type, str) and model_type in known:
+            given = architectures if isinstance(architectures, list) else [known[model_type]]
+            if any(one == known[model_type] or str(one).endswith(endings) for one in given):
+                return loader
     raise UnsupportedModelError(
         f"{checkpoint.directory}: model type {model_type!r} ({architectures}) is not a causal "
         "language model; expected one that generates text"

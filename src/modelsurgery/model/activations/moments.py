@@ -143,7 +143,7 @@ class MomentSums:
 
 
 def samples_kept(hidden_size: int, samples: int | None = None) -> int | None:
-    """How many inputs of a site are kept: what was asked for, or by the width; None: the matrix."""
+    """Inputs of a site that are kept, as asked for or by the width; None keeps the matrix."""
     if samples is not None:
         return samples
     return SAMPLES if hidden_size > WIDEST_MATRIX else None

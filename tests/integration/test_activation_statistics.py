@@ -124,7 +124,7 @@ def test_what_sites_read_is_summed_over_tokens_and_not_padding(family: str, tmp_
             one[text.start - 1 : -1].mean(0) for one, text in zip(whole, TEXTS, strict=True)
         ]
         expected = torch.stack([torch.stack(of_texts).mean(0), of_texts[0]])
-        torch.testing.assert_close(means.by_site[site.name], expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(means[site.name], expected, rtol=1e-4, atol=1e-5)
         tokens = torch.cat(whole)
         moment = tokens.T @ tokens / 10
         found = moments[site.name]
@@ -239,7 +239,7 @@ def test_another_model_or_text_is_not_taken_for_the_one_in_the_ledger(tmp_path: 
         for one in (model, other)
         for texts in (TEXTS, [replace(TEXTS[0], start=3)])
     ]
-    values = [next(iter(one.by_site.values())) for one in found]
+    values = [next(iter(one.values())) for one in found]
     assert len({tuple(value.flatten().tolist()) for value in values}) == 4
 
 

@@ -157,7 +157,7 @@ def sums_of(model: LanguageModel) -> dict[str, torch.Tensor]:
     along = {site.name: torch.randn(1, site.hidden_size, generator=generator) for site in sites}
     moments = measure_moments(passes, sites, TEXTS)
     found = {
-        "inputs": measure_inputs(passes, sites, [TEXTS]).by_site,
+        "inputs": measure_inputs(passes, sites, [TEXTS]),
         "moments": {name: one.overlap(along[name]) for name, one in moments.items()},
         "prices": measure_prices(passes, sites, TEXTS),
         "gains": measure_gains(passes, sites, along, [[TEXTS]]).by_site,

@@ -22,10 +22,10 @@ from modelsurgery.apply.manifest import (
     write_manifest,
 )
 from modelsurgery.apply.patching import wrong_tensors
-from modelsurgery.checkpoint.directory import INDEX_FILE, Checkpoint
+from modelsurgery.checkpoint.directory import Checkpoint
 from modelsurgery.checkpoint.header import header_sha256
 from modelsurgery.checkpoint.place import is_plain_name
-from modelsurgery.checkpoint.remote import RemoteModel
+from modelsurgery.checkpoint.remote import INDEX_FILE, RemoteModel
 from modelsurgery.checkpoint.rows import Weights
 from modelsurgery.errors import CheckpointError, VerificationError
 from modelsurgery.files.atomic import sha256_bytes

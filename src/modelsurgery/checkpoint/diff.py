@@ -120,13 +120,9 @@ def _same_bytes(
     with path.open("rb", buffering=0) as file, other_path.open("rb", buffering=0) as other_file:
         file.seek(one.start)
         other_file.seek(other.start)
-        left = one.size_bytes
-        while left:
-            size = min(left, BLOCK_BYTES)
-            if file.read(size) != other_file.read(size):
-                return False
-            left -= size
-    return True
+        left = range(one.size_bytes, 0, -BLOCK_BYTES)
+        sizes = (min(size, BLOCK_BYTES) for size in left)
+        return all(file.read(size) == other_file.read(size) for size in sizes)
 
 
 def _compare(

@@ -12,16 +12,12 @@ from typing import Any
 from modelsurgery.checkpoint.gguf_files import read_gguf_files
 from modelsurgery.checkpoint.header import StoredTensor, read_header, read_json_object
 from modelsurgery.checkpoint.place import Place, is_plain_name, place_of
-from modelsurgery.checkpoint.remote import RemoteModel
+from modelsurgery.checkpoint.remote import ADAPTER_FILE, INDEX_FILE, SINGLE_FILE, RemoteModel
 from modelsurgery.errors import CheckpointError, ModelNotFoundError, UnsupportedModelError
 from modelsurgery.files.atomic import reading_errors, refuse_unreadable
 from modelsurgery.files.object_store import is_url
 from modelsurgery.files.shell import path_word
 
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-# transformers puts an adapter that lies there on the model by itself, if PEFT is installed.
-ADAPTER_FILE = "adapter_config.json"
 DEQUANTIZED_FILE = "gguf.json"  # says which GGUF files a directory was made from
 
 

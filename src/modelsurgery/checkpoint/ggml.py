@@ -23,11 +23,9 @@ NUMBERS = {name: number for number, (name, _, _) in TYPES.items()}
 
 
 def ggml_quantized(values: NDArray[np.float32], dtype: str) -> NDArray[np.uint8]:
-    """Rows [k, d] in the blocks of a type, [k, bytes]; ggml must be installed.
+    """Rows [k, d] in the blocks of a type that needs no importance matrix, [k, bytes].
 
-    Args:
-        values: d is a multiple of the values in a block.
-        dtype: name of the type, one that needs no importance matrix.
+    ggml must be installed.
 
     Raises:
         ValueError: d is not a multiple of the values in a block.

@@ -118,10 +118,8 @@ def _configuration(
         ARCHITECTURE_KEY: architecture,
         "has_shared_experts": any("ffn_gate_shexp" in name for name in tensors),
     }
-    for key, spelled in KEYS.items():
-        value = metadata.get(f"{architecture}.{spelled}")
-        if value is not None:
-            config[key] = value
+    said = {key: metadata.get(f"{architecture}.{spelled}") for key, spelled in KEYS.items()}
+    config |= {key: value for key, value in said.items() if value is not None}
     further, blocks = config.get("num_nextn_predict_layers"), config.get("num_hidden_layers")
     if type(further) is type(blocks) is int and blocks > further:
         config["num_hidden_layers"] = blocks - further  # llama.cpp counts them in

@@ -47,6 +47,8 @@ SCALARS = {
 }  # fmt: skip
 STRING, ARRAY = 8, 9
 
+Entry = tuple[str, tuple[int, ...], int, int]  # name, shape, number of the type, offset of a tensor
+
 
 @dataclass(frozen=True)
 class GgufHeader:
@@ -206,8 +208,7 @@ def _value(header: _Bytes, key: str) -> Any:
     return None
 
 
-def _entry(header: _Bytes) -> tuple[str, tuple[int, ...], int, int]:
-    """Name, shape, number of the type, and offset of a tensor."""
+def _entry(header: _Bytes) -> Entry:
     name = header.string(MAX_NAME_BYTES)
     dimensions = header.number("I")
     if not 1 <= dimensions <= MAX_DIMENSIONS:
@@ -217,10 +218,7 @@ def _entry(header: _Bytes) -> tuple[str, tuple[int, ...], int, int]:
 
 
 def _placed(
-    header: _Bytes,
-    entries: list[tuple[str, tuple[int, ...], int, int]],
-    data_start: int,
-    alignment: int,
+    header: _Bytes, entries: list[Entry], data_start: int, alignment: int
 ) -> dict[str, StoredTensor]:
     """Tensors by name, if they follow each other as the format says: in order, without gaps."""
     tensors: dict[str, StoredTensor] = {}

@@ -110,31 +110,19 @@ def _prefix_and_header(path: Path) -> tuple[bytes, bytes, int]:
 
 
 def _stored_tensor(name: str, entry: Any, path: Path, data_start: int) -> StoredTensor:
-    damaged = CheckpointError(
+    match entry:
+        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [begin, end]} if (
+            dtype in ITEM_BITS
+            and all(type(count) is int and 0 <= count < 2**63 for count in (*shape, begin, end))
+            and len(shape) <= MAX_DIMENSIONS
+            and begin <= end
+            and math.prod(shape) * ITEM_BITS[dtype] == 8 * (end - begin)
+        ):
+            start = data_start + begin
+            return StoredTensor(name, path.name, dtype, tuple(shape), start, end - begin)
+    raise CheckpointError(
         f"{path}: the entry of tensor {name!r} is malformed; expected dtype, "
         "shape and data_offsets that agree, fetch the file again"
-    )
-    if not isinstance(entry, dict):
-        raise damaged
-    dtype: Any = entry.get("dtype")
-    shape: Any = entry.get("shape")
-    offsets: Any = entry.get("data_offsets")
-    if not isinstance(dtype, str) or dtype not in ITEM_BITS:
-        raise damaged
-    if not _are_counts(shape) or not _are_counts(offsets) or len(shape) > MAX_DIMENSIONS:
-        raise damaged
-    if len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise damaged
-    if math.prod(shape) * ITEM_BITS[dtype] != 8 * (offsets[1] - offsets[0]):
-        raise damaged
-    return StoredTensor(
-        name, path.name, dtype, tuple(shape), data_start + offsets[0], offsets[1] - offsets[0]
-    )
-
-
-def _are_counts(values: Any) -> bool:
-    return isinstance(values, list) and all(
-        type(value) is int and 0 <= value < 2**63 for value in values
     )
 
 

@@ -19,12 +19,8 @@ CACHE_FOLDER = "modelsurgery"
 class PackagedModel:
     """A GGUF file of a model inside a wheel of the Python package index.
 
-    Attributes:
-        package: name of the package.
-        version: its version.
-        sha256: of the wheel.
-        download_bytes: size of the wheel.
-        quantization: type of the GGUF file, which decides how close it is to the original.
+    Hash and size are those of the wheel. `quantization`, the type of the GGUF file, decides how
+    close it is to the original.
     """
 
     package: str
@@ -44,10 +40,8 @@ class NamedModel:
     """A model with a short name.
 
     Attributes:
-        name: what to type for it.
         title: what its authors call it.
-        hub_id: its repository on the Hub.
-        license: of the model, as the Hub spells it.
+        license: as the Hub spells it.
         parameters: number of weights.
         packaged: where the package index has it.
         end_token: token that ends a turn, and so a continuation.

@@ -8,7 +8,6 @@ as much of δ on top as is missing, so that ⟨w' - w, δ⟩ / ⟨δ, δ⟩ come
 
 import importlib
 import os
-from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from modelsurgery.checkpoint.ggml import ggml_quantized, has_ggml
 from modelsurgery.checkpoint.gguf_header import TYPES
 from modelsurgery.errors import RecipeError, UnsupportedModelError
+from modelsurgery.files.parallel import in_parallel
 
 # The gguf package quantizes to these with the same bytes as ggml, and to the others not at all.
 BY_THE_PACKAGE = ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "MXFP4")
@@ -103,12 +103,7 @@ class Added(NamedTuple):
 
 
 def with_added(blocks: Blocks, delta: Values) -> Added:
-    """Add something to rows of blocks.
-
-    Args:
-        blocks: [k, blocks] of one of `QUANTIZED_DTYPES`.
-        delta: [k, d] or [1, d] float32.
-    """
+    """Add `delta` [k, d] or [1, d] to rows of blocks [k, blocks], of one of `QUANTIZED_DTYPES`."""
     result = Added(np.empty_like(blocks), np.empty((len(blocks), 3)))
     delta = np.broadcast_to(delta, (len(blocks), delta.shape[1]))
     count = max(1, CHUNK_VALUES // delta.shape[1])
@@ -117,9 +112,8 @@ def with_added(blocks: Blocks, delta: Values) -> Added:
         chunk = slice(start, start + count)
         result.blocks[chunk], result.products[chunk] = _with_added(blocks[chunk], delta[chunk])
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # ggml and numpy let other threads run
-        for _ in pool.map(add, range(0, len(blocks), count)):
-            pass
+    # ggml and numpy let other threads run.
+    in_parallel(add, range(0, len(blocks), count), os.cpu_count() or 1)
     return result
 
 
@@ -171,10 +165,7 @@ def _kind(dtype: np.dtype[Any]) -> Any:
 
 
 def gguf_package(needs: str) -> ModuleType:
-    """The gguf package.
-
-    Args:
-        needs: what cannot be done without it, as a sentence begins: `quantized GGUF files need`.
+    """The gguf package; a refusal begins with what `needs` it, as `quantized GGUF files need`.
 
     Raises:
         RecipeError: it is not installed.

@@ -13,11 +13,12 @@ import struct
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from modelsurgery.checkpoint.header import MAX_HEADER_BYTES, MAX_JSON_BYTES
+from modelsurgery.checkpoint.local_file import Buffer, LocalFile
 from modelsurgery.checkpoint.place import GGUF_SUFFIX, is_plain_name
 from modelsurgery.errors import (
     CheckpointError,
@@ -29,26 +30,23 @@ from modelsurgery.files.atomic import storage_errors
 from modelsurgery.files.object_store import Folder, StoredObject
 from modelsurgery.files.parallel import in_parallel
 
-WHOLE_FILE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+# transformers puts an adapter that lies there on the model by itself, if PEFT is installed.
+ADAPTER_FILE = "adapter_config.json"
 # What is read of a model but its weights; surgery.json is the manifest of an edited one.
-READ_FILES = ("config.json", INDEX, "adapter_config.json", "surgery.json")
+READ_FILES = ("config.json", INDEX_FILE, ADAPTER_FILE, "surgery.json")
 FIRST_BYTES = 64 << 10
 LARGEST_READ_BYTES = 8 << 20
 # Nearer ranges are read as one: a request costs more than so many bytes.
 NEAR_BYTES = 16 << 10
 
-Buffer = tuple[memoryview, int]
-
 
 @dataclass(frozen=True)
 class RemoteModel:
-    """A model in an object store.
+    """A model in an object store: the objects of a folder, by name.
 
-    Attributes:
-        folder: where it is.
-        objects: what there is, by name.
-        directory: local directory with its headers; removed when nothing refers to the model.
+    Headers are in `directory`, a local one, which is removed when nothing refers to the model.
     """
 
     folder: Folder
@@ -80,10 +78,6 @@ class RemoteModel:
             in_parallel(model._fetch_header, sorted(model._weight_files()))
         return model
 
-    def file(self, name: str) -> "RemoteFile":
-        """A weight file for reading."""
-        return RemoteFile(self, name)
-
     @contextmanager
     def named(self) -> Iterator[None]:
         """Have errors name the URL, not the local directory."""
@@ -109,19 +103,13 @@ class RemoteModel:
 
     def fetch(self, name: str, ranges: Iterable[tuple[int, int]]) -> None:
         """Bring ranges of a weight file to their places in the local directory."""
-        descriptor = os.open(self.directory / name, os.O_WRONLY | os.O_NOFOLLOW)
+        with closing(LocalFile(self.directory / name, os.O_WRONLY | os.O_NOFOLLOW)) as file:
 
-        def bring(one: tuple[int, int]) -> None:
-            content = self.read(name, *one)
-            done = 0
-            while done < len(content):
-                done += os.pwrite(descriptor, content[done:], one[0] + done)
+            def bring(piece: tuple[int, int]) -> None:
+                file.write(self.read(name, *piece), piece[0])
 
-        try:
             with storage_errors(self.directory.parent):
                 in_parallel(bring, [piece for one in ranges for piece in _cut(*one)])
-        finally:
-            os.close(descriptor)
 
     def fetch_small(self, name: str) -> None:
         """Bring a JSON file to its place in the local directory.
@@ -140,10 +128,10 @@ class RemoteModel:
 
     def _weight_files(self) -> set[str]:
         """Names of weight files that exist; whether they fit together is checked by who opens."""
-        if WHOLE_FILE in self.objects:
-            return {WHOLE_FILE}
+        if SINGLE_FILE in self.objects:
+            return {SINGLE_FILE}
         try:
-            index = json.loads((self.directory / INDEX).read_bytes())
+            index = json.loads((self.directory / INDEX_FILE).read_bytes())
             named = {name for name in index["weight_map"].values() if isinstance(name, str)}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return set()
@@ -162,7 +150,7 @@ class RemoteModel:
 
 
 class RemoteFile:
-    """A weight file in an object store, as `Content`; it is never written to."""
+    """A weight file in an object store, used as a `LocalFile` is; it is never written to."""
 
     def __init__(self, model: RemoteModel, name: str) -> None:
         """Nothing is asked of the server yet."""

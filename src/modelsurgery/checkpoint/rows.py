@@ -8,10 +8,9 @@ quantized tensor an element is a block of values, in rows and in the arrays that
 import itertools
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -20,12 +19,9 @@ from numpy.typing import NDArray
 from modelsurgery.checkpoint.directory import Checkpoint
 from modelsurgery.checkpoint.gguf_header import BLOCK_VALUES
 from modelsurgery.checkpoint.header import StoredTensor
-from modelsurgery.checkpoint.quantized import (
-    QUANTIZED_DTYPES,
-    dequantized,
-    is_quantized,
-)
-from modelsurgery.errors import CheckpointError
+from modelsurgery.checkpoint.local_file import LocalFile
+from modelsurgery.checkpoint.quantized import QUANTIZED_DTYPES, dequantized, is_quantized
+from modelsurgery.checkpoint.remote import RemoteFile
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype(np.float32),
@@ -38,6 +34,7 @@ ROW_DTYPES = {**DTYPES, **QUANTIZED_DTYPES}
 CHUNK_BYTES = 32 << 20
 
 Rows = NDArray[Any]
+WeightFile = LocalFile | RemoteFile
 
 
 @dataclass(frozen=True)
@@ -75,14 +72,9 @@ class RowView:
         return ROW_DTYPES[self.dtype].itemsize
 
     @property
-    def values(self) -> int:
-        """Values in an element."""
-        return values_in(self.dtype)
-
-    @property
     def width(self) -> int:
         """Length of a row, in values."""
-        return self.columns * self.values
+        return self.columns * values_in(self.dtype)
 
     def fits(self, stored: StoredTensor) -> bool:
         """Whether every element is inside a stored tensor of the same type, and no two are one."""
@@ -100,7 +92,7 @@ class RowView:
     def outputs(self, shape: tuple[int, ...]) -> NDArray[np.int64]:
         """Which output of the layer each row gives, int64 [rows], for a tensor of a shape."""
         firsts = self.offset + np.arange(self.rows) * self.row_stride  # elements [row, 0]
-        width = shape[-1] // self.values
+        width = shape[-1] // values_in(self.dtype)
         return firsts % width if self.is_transposed else firsts // width
 
     @property
@@ -157,16 +149,11 @@ def rounded(values: NDArray[np.float32], dtype: np.dtype[Any]) -> Rows:
 class Weights:
     """The weight files of a checkpoint, opened when they are needed, for reading rows or patching.
 
-    A file stays open, so that it can be renamed while it is worked on.
+    A file stays open, so that it can be renamed while it is worked on. Files for patching are never
+    opened through a symbolic link.
     """
 
     def __init__(self, checkpoint: Checkpoint, *, writable: bool = False) -> None:
-        """Take the tensors of `checkpoint`; no file is opened yet.
-
-        Args:
-            checkpoint: where the tensors are.
-            writable: open files for patching, and never through a symbolic link.
-        """
         self.checkpoint = checkpoint
         self._flags = os.O_RDWR | os.O_NOFOLLOW if writable else os.O_RDONLY
         self._files: dict[str, WeightFile] = {}
@@ -182,173 +169,75 @@ class Weights:
     def read(self, view: RowView, rows: NDArray[np.int64], *, out: Rows | None = None) -> Rows:
         """Rows of a matrix by their numbers (ascending), [k, columns] in the stored dtype.
 
-        Args:
-            view: the matrix.
-            rows: [k] int64.
-            out: where to put them, at least k rows; None takes new memory.
+        They are put into the first k rows of `out`, or into new memory.
 
         Raises:
             CheckpointError: the file ends early.
         """
-        stored = self.checkpoint.tensors[view.tensor]
-        return self.open(stored.file).read(stored, view, rows, out=out)
+        stored, file = self._opened(view)
+        if out is None:
+            out = np.empty((len(rows), view.columns), dtype=ROW_DTYPES[view.dtype])
+        chosen = out[: len(rows)]
+        if view.is_transposed:
+            for columns, _, lines in _lines(file, stored, view, rows):
+                chosen[:, columns] = lines[:, (rows - rows[0]) * view.row_stride].T
+            return chosen
+        target = chosen.view(np.uint8).reshape(-1).data
+        file.read_into((target[part], place) for part, place in _stretches(stored, view, rows))
+        return chosen
 
     def write(self, view: RowView, rows: NDArray[np.int64], values: Rows) -> None:
         """Put `values` [k, columns], in the stored dtype, over rows; other bytes stay."""
-        stored = self.checkpoint.tensors[view.tensor]
-        self.open(stored.file).write(stored, view, rows, values)
+        stored, file = self._opened(view)
+        if view.is_transposed:
+            for columns, places, lines in _lines(file, stored, view, rows):
+                lines[:, (rows - rows[0]) * view.row_stride] = values[:, columns].T
+                for line, place in zip(lines, places, strict=True):
+                    file.write(line.tobytes(), place)
+            return
+        content = np.ascontiguousarray(values).view(np.uint8).reshape(-1).data
+        for part, place in _stretches(stored, view, rows):
+            file.write(content[part], place)
 
     def sync(self) -> None:
         """Flush all files to the disk."""
         for file in self._files.values():
             file.sync()
 
-    def open(self, name: str) -> "WeightFile":
-        """The file of that name, opened now if it was not."""
+    def _opened(self, view: RowView) -> tuple[StoredTensor, WeightFile]:
+        """The tensor of a matrix and its file, opened now if it was not."""
+        stored, remote = self.checkpoint.tensors[view.tensor], self.checkpoint.remote
+        name = stored.file
         with self._lock:
             if name not in self._files:
-                path, remote = self.checkpoint.place.path(name), self.checkpoint.remote
-                content: Content = (
-                    LocalFile(path, os.open(path, self._flags))
+                self._files[name] = (
+                    LocalFile(self.checkpoint.place.path(name), self._flags)
                     if remote is None
-                    else remote.file(name)
+                    else RemoteFile(remote, name)
                 )
-                self._files[name] = WeightFile(content)
-            return self._files[name]
+            return stored, self._files[name]
 
 
-class Content(Protocol):
-    """The bytes of an open weight file, wherever they are."""
+def _lines(
+    file: WeightFile, stored: StoredTensor, view: RowView, rows: NDArray[np.int64]
+) -> Iterator[tuple[slice, list[int], Rows]]:
+    """Of a transposed view: columns, where their lines begin in the file, and the stored elements.
 
-    def read_into(self, pieces: Iterable[tuple[memoryview, int]]) -> None:
-        """Fill buffers with the bytes that begin at the places beside them.
-
-        Raises:
-            CheckpointError: the file ends early.
-        """
-
-    def write(self, content: bytes | memoryview, start: int) -> None:
-        """Put bytes over those that begin at a place."""
-
-    def sync(self) -> None:
-        """Flush what was written to the disk."""
-
-    def close(self) -> None:
-        """Close it."""
-
-
-class LocalFile:
-    """A weight file on this machine, as `Content`."""
-
-    def __init__(self, path: Path, descriptor: int) -> None:
-        """Take over an open descriptor; `path` is named in errors."""
-        self._path, self._descriptor = path, descriptor
-
-    def close(self) -> None:
-        """Close it."""
-        os.close(self._descriptor)
-
-    def sync(self) -> None:
-        """Flush what was written to the disk."""
-        os.fsync(self._descriptor)
-
-    def read_into(self, pieces: Iterable[tuple[memoryview, int]]) -> None:
-        """Fill buffers with the bytes that begin at the places beside them."""
-        for target, start in pieces:
-            done = 0
-            while done < len(target):  # one preadv call gives at most 2 GiB
-                count = os.preadv(self._descriptor, [target[done:]], start + done)
-                if count == 0:
-                    raise CheckpointError(
-                        f"{self._path}: ends at byte {start + done}, inside a tensor; "
-                        "the file is truncated, fetch it again"
-                    )
-                done += count
-
-    def write(self, content: bytes | memoryview, start: int) -> None:
-        """Put bytes over those that begin at a place."""
-        done = 0
-        while done < len(content):
-            done += os.pwrite(self._descriptor, content[done:], start + done)
-
-
-class WeightFile:
-    """An open weight file; knows where rows are, not what they mean."""
-
-    def __init__(self, content: Content) -> None:
-        """Take over an open file."""
-        self._content = content
-
-    def close(self) -> None:
-        """Close it."""
-        self._content.close()
-
-    def sync(self) -> None:
-        """Flush what was written to the disk."""
-        self._content.sync()
-
-    def read(
-        self,
-        stored: StoredTensor,
-        view: RowView,
-        rows: NDArray[np.int64],
-        *,
-        out: Rows | None = None,
-    ) -> Rows:
-        """Rows (ascending numbers) of a view of one of the file's tensors, [k, columns]."""
-        if out is None:
-            out = np.empty((len(rows), view.columns), dtype=ROW_DTYPES[view.dtype])
-        chosen = out[: len(rows)]
-        if view.is_transposed:
-            for columns, start, lines in self._lines(stored, view, rows):
-                chosen[:, columns] = lines[:, (rows - start) * view.row_stride].T
-            return chosen
-        target = chosen.view(np.uint8).reshape(-1).data
-        row_bytes = view.columns * view.itemsize
-        self._content.read_into(
-            (target[first * row_bytes : last * row_bytes], place)
-            for first, last, place in _stretches(stored, view, rows)
-        )
-        return chosen
-
-    def write(
-        self, stored: StoredTensor, view: RowView, rows: NDArray[np.int64], values: Rows
-    ) -> None:
-        """Put `values` [k, columns], in the stored dtype, over rows; other bytes stay."""
-        if view.is_transposed:
-            for columns, start, lines in self._lines(stored, view, rows):
-                lines[:, (rows - start) * view.row_stride] = values[:, columns].T
-                first_element = view.offset + start * view.row_stride
-                for column, line in zip(range(*columns.indices(view.columns)), lines, strict=True):
-                    element = first_element + column * view.column_stride
-                    self._content.write(line.tobytes(), stored.start + element * view.itemsize)
-            return
-        content = np.ascontiguousarray(values).view(np.uint8).reshape(-1).data
-        row_bytes = view.columns * view.itemsize
-        for first, last, place in _stretches(stored, view, rows):
-            self._content.write(content[first * row_bytes : last * row_bytes], place)
-
-    def _lines(
-        self, stored: StoredTensor, view: RowView, rows: NDArray[np.int64]
-    ) -> Iterator[tuple[slice, int, Rows]]:
-        """Of a transposed view: columns, the first row, and the stored elements from that row on.
-
-        Yields [columns, span] blocks that start at the smallest of `rows` and end at the largest.
-        """
-        if not len(rows):
-            return
-        start = int(rows[0])
-        span = int(rows[-1] - start) * view.row_stride + 1
-        first_element = view.offset + start * view.row_stride
-        count = max(1, CHUNK_BYTES // (span * view.itemsize))
-        for column in range(0, view.columns, count):
-            stop = min(column + count, view.columns)
-            lines = np.empty((stop - column, span), dtype=ROW_DTYPES[view.dtype])
-            firsts = first_element + np.arange(column, stop) * view.column_stride
-            places = (stored.start + firsts * view.itemsize).tolist()
-            targets = (line.view(np.uint8).data for line in lines)
-            self._content.read_into(zip(targets, places, strict=True))
-            yield slice(column, stop), start, lines
+    Yields lines [columns, span] that begin at the smallest of `rows` and end at the largest.
+    """
+    if not len(rows):
+        return
+    span = int(rows[-1] - rows[0]) * view.row_stride + 1
+    first_element = view.offset + int(rows[0]) * view.row_stride
+    count = max(1, CHUNK_BYTES // (span * view.itemsize))
+    for column in range(0, view.columns, count):
+        stop = min(column + count, view.columns)
+        lines = np.empty((stop - column, span), dtype=ROW_DTYPES[view.dtype])
+        firsts = first_element + np.arange(column, stop) * view.column_stride
+        places = (stored.start + firsts * view.itemsize).tolist()
+        targets = (line.view(np.uint8).data for line in lines)
+        file.read_into(zip(targets, places, strict=True))
+        yield slice(column, stop), places, lines
 
 
 def stretches(
@@ -361,31 +250,22 @@ def stretches(
     if view.is_transposed:
         first, last = view.offset * view.itemsize, view.stop * view.itemsize
         return [(stored.start + first, stored.start + last)]
-    row_bytes = view.columns * view.itemsize
     return [
-        (place, place + (last - first) * row_bytes)
-        for first, last, place in _stretches(stored, view, rows)
+        (place, place + part.stop - part.start) for part, place in _stretches(stored, view, rows)
     ]
 
 
 def _stretches(
     stored: StoredTensor, view: RowView, rows: NDArray[np.int64]
-) -> Iterator[tuple[int, int, int]]:
-    """Ranges of positions in `rows` that are one stretch of the file, and its first byte."""
-    begin = stored.start + view.offset * view.itemsize
-    for first, last in _runs(rows, view.row_stride == view.columns):
-        yield first, last, begin + int(rows[first]) * view.row_stride * view.itemsize
-
-
-def _runs(rows: NDArray[np.int64], neighbors_touch: bool) -> Iterator[tuple[int, int]]:
-    """Ranges of positions in `rows` that are one stretch of the file."""
+) -> Iterator[tuple[slice, int]]:
+    """Which bytes of the content of `rows` are one stretch of the file, and its first byte."""
     if not len(rows):
         return
-    if neighbors_touch and rows[-1] - rows[0] == len(rows) - 1:
-        yield 0, len(rows)
-        return
-    breaks = np.arange(1, len(rows))
-    if neighbors_touch:
-        breaks = breaks[np.diff(rows) != 1]
-    edges = [0, *breaks.tolist(), len(rows)]
-    yield from itertools.pairwise(edges)
+    if view.row_stride == view.columns:  # neighbors touch
+        breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+    else:
+        breaks = np.arange(1, len(rows))
+    begin, row_bytes = stored.start + view.offset * view.itemsize, view.columns * view.itemsize
+    for first, last in itertools.pairwise([0, *breaks.tolist(), len(rows)]):
+        place = begin + int(rows[first]) * view.row_stride * view.itemsize
+        yield slice(first * row_bytes, last * row_bytes), place

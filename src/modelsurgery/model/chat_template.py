@@ -96,9 +96,7 @@ class ChatTemplate:
     def prompt(self, turns: Turns, *, thinking: bool = False) -> Rendered:
         """A conversation up to where the model answers; the last turn is a user's.
 
-        Args:
-            turns: who speaks and what they say.
-            thinking: let a model think that can; templates that know no such thing ignore it.
+        Templates that know no thinking ignore `thinking`.
 
         Raises:
             RecipeError: the template refuses the turns, as some do a system's, or drops them.
@@ -118,8 +116,8 @@ class ChatTemplate:
 
         def render(some: Turns, in_parts: bool) -> str:
             messages = [
-                {"role": role, "content": _parts(content) if in_parts else content}
-                for role, content in some
+                {"role": role, "content": [{"type": "text", "text": said}] if in_parts else said}
+                for role, said in some
             ]
             whole: str = self.tokenizer.apply_chat_template(
                 messages,
@@ -181,10 +179,6 @@ def _wants_parts(render: Any, turns: Turns) -> bool:
         "as a list of parts; expected one that prints the content of each turn, choose another "
         "with --chat-template"
     )
-
-
-def _parts(content: str) -> list[dict[str, str]]:
-    return [{"type": "text", "text": content}]
 
 
 def _line(error: Exception) -> str:

@@ -17,15 +17,12 @@ Batch = dict[str, torch.Tensor]
 
 
 class Halves:
-    """A model as decoder and head; whatever stands around them runs each time.
+    """A transformers model as decoder and head; whatever stands around them runs each time.
 
-    Attributes:
-        model: a transformers model with a language-model head.
-        decoder: the part that gives last hidden states, as `model` calls it.
+    `decoder` is the part that gives last hidden states, as `model` calls it.
     """
 
     def __init__(self, model: Any) -> None:
-        """Find the decoder."""
         self.model = model
         decoder = model.get_decoder()
         # What transformers 5 calls the decoder of Llama 4 has the head too.

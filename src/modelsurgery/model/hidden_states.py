@@ -5,9 +5,10 @@ Feature of a text at layer l: the mean over its tokens of the output of block l.
 transformers' `hidden_states[L]` is.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -122,18 +123,15 @@ def _states(
         return {layer: whole[layer] for layer in layers}
     found: dict[int, torch.Tensor] = {}
 
-    def hook_of(layer: int) -> Callable[..., None]:
-        def hook(_: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-            found[layer] = given[0] if given else named["hidden_states"]
-            if layer == highest:
-                raise _SeenEnoughError
-
-        return hook
+    def hook(layer: int, _: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        found[layer] = given[0] if given else named["hidden_states"]
+        if layer == highest:
+            raise _SeenEnoughError
 
     with ExitStack() as stack:
         for layer in set(layers):
-            handle = blocks[layer].register_forward_pre_hook(hook_of(layer), with_kwargs=True)
-            stack.callback(handle.remove)
+            read = partial(hook, layer)
+            stack.enter_context(blocks[layer].register_forward_pre_hook(read, with_kwargs=True))
         with suppress(_SeenEnoughError):
             model.decoder(**batch, use_cache=False)
     return found
@@ -144,12 +142,8 @@ def batches(
 ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
     """Batches of texts of similar length, longest first, with their row numbers.
 
-    Args:
-        model: the model.
-        texts: plain or rendered texts, or token ids.
-        max_tokens: tokens of a text that are read, from its beginning; None reads what the model's
-            context holds, which is the limit in any case.
-        batch_tokens: tokens in one batch, padding included.
+    Of a text the first `max_tokens` are read, and never more than the model's context holds.
+    Padding counts among `batch_tokens`.
     """
     context = model.context_length
     ids = model.token_ids(texts)

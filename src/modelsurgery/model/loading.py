@@ -7,7 +7,7 @@ memory rounds as an edit on disk does.
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from modelsurgery.errors import (
 from modelsurgery.files.atomic import refuse_unreadable, sha256_file, sha256_json
 from modelsurgery.files.object_store import refuse_url
 from modelsurgery.model.chat_template import ChatTemplate, processor_template
-from modelsurgery.model.gguf_files import dequantized_directory
+from modelsurgery.model.gguf_files.dequantizing import dequantized_directory
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.placement import Placement, single_device
 
@@ -144,14 +144,13 @@ def load_model(
         device, device_map, max_memory, None if offload is None else Path(offload)
     )
     place = placement.main
-    opened = _Opened.of(model, revision, chat_template)
-    checkpoint = opened.checkpoint
+    loader, known = _opened(model, revision, layout, chat_template, now)
     wanted: Any = DTYPES.get(dtype or ("float32" if place.type == "cpu" else ""), "auto")
     with placement.options() as options:
-        loaded = _with_weights(opened.loader, checkpoint, wanted, **options)
-    if checkpoint.is_dequantized:
+        loaded = _with_weights(loader, known.checkpoint, wanted, **options)
+    if known.checkpoint.is_dequantized:
         mark_dequantized(loaded)
-    return opened.holding(placement.placed(loaded, options), layout, now)
+    return _holding(known, placement.placed(loaded, options))
 
 
 def load_without_weights(
@@ -166,112 +165,87 @@ def load_without_weights(
     """Load a model that something else runs: configuration and tokenizer, and no weights.
 
     It says how prompts are read and what ends a text, and its checkpoint can be edited. Its
-    weights are on torch's meta device, which computes nothing.
-
-    Args:
-        model: directory, GGUF file, Hub ID, or name of a model that `surgery fetch` downloaded.
-        dtype: that the weights would have, as for `load_model`; None means as stored.
-        revision: commit, tag or branch on the Hub.
-        layout: where the gate rows are, for an unsupported model family.
-        chat_template: name of the chat template, if there are several; None means `default`.
-        now: date and time to give to the chat template; by default the time of the call.
-
-    Raises:
-        CheckpointError: the configuration or the tokenizer cannot be loaded.
-        ModelNotFoundError: the model does not exist.
-        RecipeError: the chat template is unknown.
-        UnsupportedModelError: as for `load_model`.
+    weights are on torch's meta device, which computes nothing. Arguments and errors are those of
+    `load_model`, but that no dtype means the stored one.
     """
-    opened = _Opened.of(model, revision, chat_template)
-    directory = opened.checkpoint.directory
-    with _loading(opened.checkpoint):
+    loader, known = _opened(model, revision, layout, chat_template, now)
+    directory = known.checkpoint.directory
+    with _loading(known.checkpoint):
         config = transformers.AutoConfig.from_pretrained(directory, trust_remote_code=False)
         with torch.device("meta"):
-            described = opened.loader.from_config(
+            described = loader.from_config(
                 config, trust_remote_code=False, dtype=DTYPES.get(dtype or "", config.dtype)
             )
         if (directory / GENERATION_FILE).is_file():
             content = read_json_object(directory / GENERATION_FILE)
             settings = transformers.GenerationConfig.from_dict(content)
             described.generation_config = settings
-    return opened.holding(described, layout, now)
+    return _holding(known, described)
 
 
-@dataclass(frozen=True)
-class _Opened:
-    """What is known of a model before weights are read.
+def _opened(
+    model: Path | str,
+    revision: str | None,
+    layout: GateLayout | None,
+    chat_template: str | None,
+    now: datetime | None,
+) -> tuple[Any, LanguageModel]:
+    """The class of transformers that makes a model, and what is known before: all but `model`."""
+    gguf = Path(model) if is_gguf(model) else None
+    directory = (
+        resolve_model_directory(model, revision=revision)
+        if gguf is None
+        else dequantized_directory(gguf)
+    )
+    checkpoint = open_checkpoint(directory)
+    loader = _loader(checkpoint)
+    tokenizer = _tokenizer(checkpoint)
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = processor_template(checkpoint.directory)
+    prepare_tokenizer(tokenizer, chat_template)  # refused before weights are read
+    at = now or datetime.now()
+    return loader, LanguageModel(
+        None, tokenizer, checkpoint, layout, template_name=chat_template, now=at, gguf=gguf
+    )
 
-    Attributes:
-        gguf: the GGUF file that it is given as; None for others.
-        checkpoint: its directory, which of a GGUF file is one in the cache.
-        loader: class of transformers that makes it.
-        tokenizer: with the chat template of the processor, if it has none of its own.
-        template_name: of its chat templates.
+
+def _holding(known: LanguageModel, made: Any) -> LanguageModel:
+    """What is known of a model, with what transformers made: in eval mode, without gradients."""
+    return replace(known, model=made.eval().requires_grad_(False))
+
+
+def prepare_tokenizer(tokenizer: Any, chat_template: str | None) -> None:
+    """Give a tokenizer a padding token if it has none: it is masked, so any token will do.
+
+    Raises:
+        RecipeError: it has no chat template of that name.
     """
-
-    gguf: Path | None
-    checkpoint: Checkpoint
-    loader: Any
-    tokenizer: Any
-    template_name: str | None
-
-    @classmethod
-    def of(cls, model: Path | str, revision: str | None, chat_template: str | None) -> "_Opened":
-        """Find the model, and read its configuration and its tokenizer."""
-        gguf = Path(model) if is_gguf(model) else None
-        directory = (
-            resolve_model_directory(model, revision=revision)
-            if gguf is None
-            else dequantized_directory(gguf)
-        )
-        checkpoint = open_checkpoint(directory)
-        loader = _loader(checkpoint)
-        with _loading(checkpoint):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                checkpoint.directory, trust_remote_code=False
-            )
-        if tokenizer.chat_template is None:
-            tokenizer.chat_template = processor_template(checkpoint.directory)
-        if chat_template is not None:
-            _ = ChatTemplate(tokenizer, chat_template).source  # refused before weights are read
-        pad_token_of(tokenizer)
-        return cls(gguf, checkpoint, loader, tokenizer, chat_template)
-
-    def holding(self, made: Any, layout: GateLayout | None, now: datetime | None) -> LanguageModel:
-        """The model that transformers made, in eval mode and without gradients."""
-        return LanguageModel(
-            made.eval().requires_grad_(False),
-            self.tokenizer,
-            self.checkpoint,
-            layout,
-            template_name=self.template_name,
-            now=now or datetime.now(),
-            gguf=self.gguf,
-        )
-
-
-def pad_token_of(tokenizer: Any) -> None:
-    """Give a tokenizer a padding token if it has none: it is masked, so any token will do."""
+    if chat_template is not None:
+        _ = ChatTemplate(tokenizer, chat_template).source
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+
+
+def _tokenizer(checkpoint: Checkpoint) -> Any:
+    with _loading(checkpoint):
+        return transformers.AutoTokenizer.from_pretrained(
+            checkpoint.directory, trust_remote_code=False
+        )
 
 
 def _loader(checkpoint: Checkpoint) -> Any:
     """The class that loads weights saved with a head that predicts the next token."""
     model_type = checkpoint.config.get("model_type")
     architectures = checkpoint.config.get("architectures")
-    for loader, known in (
-        (transformers.AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
-        (transformers.AutoModelForImageTextToText, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES),
+    causal, images = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    for loader, known, endings in (
+        (transformers.AutoModelForCausalLM, causal, CAUSAL_SUFFIXES),
+        (transformers.AutoModelForImageTextToText, images, ()),
     ):
-        if not isinstance(model_type, str) or model_type not in known:
-            continue
-        if not isinstance(architectures, list):
-            return loader
-        endings = CAUSAL_SUFFIXES if loader is transformers.AutoModelForCausalLM else ()
-        name = known[model_type]
-        if any(one == name or str(one).endswith(endings) for one in architectures):
-            return loader
+        if isinstance(model_type, str) and model_type in known:
+            given = architectures if isinstance(architectures, list) else [known[model_type]]
+            if any(one == known[model_type] or str(one).endswith(endings) for one in given):
+                return loader
     raise UnsupportedModelError(
         f"{checkpoint.directory}: model type {model_type!r} ({architectures}) is not a causal "
         "language model; expected one that generates text"
@@ -338,12 +312,9 @@ def _loading(checkpoint: Checkpoint) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class SequenceClassifier:
-    """A model that gives a text one of several labels.
+    """A transformers model that gives a text one of several labels.
 
-    Attributes:
-        model: the transformers model, in eval mode, without gradients.
-        tokenizer: its tokenizer.
-        fingerprint: changes when its weights or labels change.
+    `fingerprint` changes when its weights or labels change.
     """
 
     model: Any
@@ -366,10 +337,7 @@ def load_sequence_classifier(model: str) -> SequenceClassifier:
             f"{model}: {', '.join(map(str, architectures)) or 'no architecture'}; expected a "
             "sequence classifier"
         )
-    with _loading(checkpoint):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            checkpoint.directory, trust_remote_code=False
-        )
+    tokenizer = _tokenizer(checkpoint)
     loader = transformers.AutoModelForSequenceClassification
     loaded = _with_weights(loader, checkpoint, torch.float32)
     hashes = [sha256_file(checkpoint.directory / name) for name in checkpoint.files]

@@ -118,9 +118,8 @@ class Placement:
 def memory_limits(text: str) -> dict[int | str, int]:
     """Bytes for weights by device: GPUs by number, and `cpu`.
 
-    Args:
-        text: a size for each GPU and the CPU's memory, as `20GB`, or sizes by device, as
-            `0=40GB,1=40GB,cpu=16GB`, which leaves others unused.
+    The text is a size for each GPU and the CPU's memory, as `20GB`, or sizes by device, as
+    `0=40GB,1=40GB,cpu=16GB`, which leaves others unused.
 
     Raises:
         RecipeError: it is neither.

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.metrics import roc_auc_score
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from modelsurgery.data.texts import LabeledText, texts_sha256
@@ -63,19 +62,19 @@ def fit_probe(
     """
     if fit not in FITS:
         raise RecipeError(f"fit {fit!r}; expected one of {', '.join(FITS)}")
-    weight, bias = _fit(features, labels, fit, seed)
-    mean_difference = _mean_difference(features, labels).numpy()
-    probe = Probe(weight.numpy(), bias.numpy(), layer, fit, mean_difference)
+    probe = _fit(features, labels, fit, seed)
     shuffled = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
-    control_weight, control_bias = _fit(features, shuffled, fit, seed)
-    control = Probe(control_weight.numpy(), control_bias.numpy())
-    accuracy, auroc = _measure(probe, test_features, test_labels)
-    control_accuracy, control_auroc = _measure(control, test_features, test_labels)
-    metrics = ProbeMetrics(
-        accuracy, auroc, control_accuracy, control_auroc, len(labels), len(test_labels)
+    control = _fit(features, shuffled, fit, seed)
+    measured = _measure(probe, test_features, test_labels)
+    by_chance = _measure(control, test_features, test_labels)
+    return replace(
+        probe,
+        layer=layer,
+        fit=fit,
+        mean_difference=_mean_difference(features, labels).numpy(),
+        metrics=ProbeMetrics(*measured, *by_chance, len(labels), len(test_labels)),
+        provenance=provenance(seed=seed, inputs=inputs, settings={"layer": layer, "fit": fit}),
     )
-    origin = provenance(seed=seed, inputs=inputs, settings={"layer": layer, "fit": fit})
-    return replace(probe, metrics=metrics, provenance=origin)
 
 
 def fit_probe_on_texts(
@@ -126,17 +125,17 @@ def fit_probe_on_texts(
     )
 
 
-def _fit(
-    features: torch.Tensor, labels: torch.Tensor, fit: Fit, seed: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _fit(features: torch.Tensor, labels: torch.Tensor, fit: Fit, seed: int) -> Probe:
     if fit == "adam":
-        return _fit_adam(features, labels, seed)
-    if fit == "logistic":
-        return _fit_logistic(features, labels, seed)
-    direction = _mean_difference(features, labels) / 2
-    middle = (features[labels == 1].mean(0) + features[labels == 0].mean(0)) / 2
-    offset = direction @ middle
-    return torch.stack([-direction, direction]), torch.stack([offset, -offset])
+        weight, bias = _fit_adam(features, labels, seed)
+    elif fit == "logistic":
+        weight, bias = _fit_logistic(features, labels, seed)
+    else:
+        direction = _mean_difference(features, labels) / 2
+        middle = (features[labels == 1].mean(0) + features[labels == 0].mean(0)) / 2
+        offset = direction @ middle
+        weight, bias = torch.stack([-direction, direction]), torch.stack([offset, -offset])
+    return Probe(weight.numpy(), bias.numpy())
 
 
 def _fit_adam(
@@ -162,19 +161,17 @@ def _fit_adam(
 def _fit_logistic(
     features: torch.Tensor, labels: torch.Tensor, seed: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    folds = min(5, int(labels.bincount().min()))
     regression = LogisticRegressionCV(
         Cs=np.logspace(-4, 2, 7),
-        cv=folds,
+        cv=min(5, int(labels.bincount().min())),
         scoring="neg_log_loss",
         max_iter=1000,
         random_state=seed,
         l1_ratios=(0.0,),
         use_legacy_attributes=False,
     )
-    pipeline = make_pipeline(StandardScaler(), regression)
-    pipeline.fit(features.double().numpy(), labels.numpy())
-    scaler = pipeline[0]
+    scaler = StandardScaler()
+    regression.fit(scaler.fit_transform(features.double().numpy()), labels.numpy())
     coefficients = regression.coef_[0] / scaler.scale_
     intercept = regression.intercept_[0] - coefficients @ scaler.mean_
     half = torch.from_numpy(coefficients / 2).float()

@@ -44,13 +44,7 @@ def stacked(model: LanguageModel, edits: Sequence[Edit]) -> Iterator[LanguageMod
 def score_model_rows(
     model: LanguageModel, directions: NDArray[np.float32], *, progress: Progress = silent
 ) -> RowScores:
-    """`score_rows` of a model, the edits that it has in memory included.
-
-    Args:
-        model: a model, perhaps `stacked`.
-        directions: [m, d] float32.
-        progress: is told of matrices done.
-    """
+    """`score_rows` for directions [m, d], the edits that the model has in memory included."""
     scores = score_rows(model.checkpoint, model.gates, directions, progress=progress)
     if not model.edits:
         return scores

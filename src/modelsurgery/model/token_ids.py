@@ -7,6 +7,7 @@ is to be continued, and counted as a prediction. A `Rendered` text gets nothing 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -95,10 +96,8 @@ def reply_ids(template: ChatTemplate, text: LabeledText) -> ReplyIds:
 def answer_ids(tokenizer: Any, pairs: Sequence[tuple[str, str]], most: int) -> list[ReplyIds]:
     """Ids of plain prompts with the answers that follow them directly, and where those begin.
 
-    Args:
-        tokenizer: the model's.
-        pairs: prompts with answers; begin an answer with its space.
-        most: ids at most; of a longer text the answer stays, and the opening before its prompt.
+    An answer begins with its space. Of more than `most` ids the last ones stay, and the opening
+    before the prompt.
     """
     opening = opening_ids(tokenizer)
     befores = token_ids(tokenizer, [prompt for prompt, _ in pairs])
@@ -113,10 +112,8 @@ def answer_ids(tokenizer: Any, pairs: Sequence[tuple[str, str]], most: int) -> l
 
 def common_length(first: Sequence[int], second: Sequence[int]) -> int:
     """Length of the longest common beginning."""
-    for place, (one, other) in enumerate(zip(first, second, strict=False)):
-        if one != other:
-            return place
-    return min(len(first), len(second))
+    pairs = zip(first, second, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def without_beginning(ids: Sequence[int], most: int, opening: Sequence[int] = ()) -> list[int]:

@@ -13,9 +13,8 @@ from modelsurgery.checkpoint.directory import Checkpoint, open_checkpoint
 from modelsurgery.checkpoint.layouts import GateLayout, find_gate_matrices
 from modelsurgery.checkpoint.rows import Weights
 from modelsurgery.errors import CheckpointError, ModelNotFoundError
-from modelsurgery.model.chat_template import ChatTemplate
 from modelsurgery.model.language_model import LanguageModel
-from modelsurgery.model.loading import pad_token_of
+from modelsurgery.model.loading import prepare_tokenizer
 
 
 def wrap(
@@ -54,9 +53,7 @@ def wrap(
     """
     known = open_checkpoint(_directory_of(model, checkpoint))
     _check_weights(model, known, layout)
-    if chat_template is not None:
-        _ = ChatTemplate(tokenizer, chat_template).source
-    pad_token_of(tokenizer)
+    prepare_tokenizer(tokenizer, chat_template)
     if known.is_dequantized:
         mark_dequantized(model)
     return LanguageModel(
@@ -91,18 +88,13 @@ def _check_weights(model: Any, checkpoint: Checkpoint, layout: GateLayout | None
         for gate in (gates[0], gates[-1]):
             rows = np.array([0, gate.rows - 1])
             stored = torch.from_numpy(weights.read(gate.view, rows).astype(np.float32))
-            here = loaded.get(gate.address)
-            if here is None or here.view.columns != gate.view.columns:
-                raise _other_weights(checkpoint)
-            held = rows_in(parameter_values(model, here.tensor), here.view)
-            found = held[torch.from_numpy(rows).to(held.device)]
-            if not torch.equal(found.cpu(), stored.to(found.dtype)):
-                raise _other_weights(checkpoint)
-
-
-def _other_weights(checkpoint: Checkpoint) -> CheckpointError:
-    return CheckpointError(
-        f"{checkpoint.directory}: the loaded model has other weights than these files; expected "
-        "the model as it was loaded (save a changed one with save_pretrained(DIR) and give "
-        "checkpoint=DIR)"
-    )
+            here, found = loaded.get(gate.address), None
+            if here is not None and here.view.columns == gate.view.columns:
+                held = rows_in(parameter_values(model, here.tensor), here.view)
+                found = held[torch.from_numpy(rows).to(held.device)]
+            if found is None or not torch.equal(found.cpu(), stored.to(found.dtype)):
+                raise CheckpointError(
+                    f"{checkpoint.directory}: the loaded model has other weights than these "
+                    "files; expected the model as it was loaded (save a changed one with "
+                    "save_pretrained(DIR) and give checkpoint=DIR)"
+                )

@@ -216,7 +216,7 @@ def fit_natural_gradient(
     squares = measure_prices(passes, sites, texts_up_to(neutral, PRICED_TOKENS), seed=seed)
     rows = direction_weights(contrasts)
     directions = {
-        name: whitened_directions(moments[name], mean, rows) for name, mean in means.by_site.items()
+        name: whitened_directions(moments[name], mean, rows) for name, mean in means.items()
     }
     gains = measure_gains(passes, sites, directions, folds)
     return NaturalGradient(
@@ -255,7 +255,7 @@ def least_squares_proposal(
     kinds = [tokenize_labeled(model, kind.texts) for kind in contrast.kinds]
     senses = direction_weights([contrast])[-1]
     behavior = [one for kind, sense in zip(kinds, senses, strict=True) if sense > 0 for one in kind]
-    means = measure_inputs(passes, sites, kinds).by_site
+    means = measure_inputs(passes, sites, kinds)
     outputs = measure_outputs(passes, [*kinds, neutral])
     moments = measure_moments(passes, sites, neutral)
     directions = {

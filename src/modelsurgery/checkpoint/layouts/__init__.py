@@ -5,7 +5,7 @@ act(W1[i] · x) (equation 2 of the paper). A family that is not listed, a quanti
 which only a part is found is refused by name: nothing is skipped silently.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from modelsurgery.checkpoint.directory import Checkpoint
@@ -73,11 +73,10 @@ def find_gate_matrices(
         >>> len(find_gate_matrices(checkpoint))
         4
     """
-    where = str(checkpoint.place)
     _refuse_quantized(checkpoint)
     tensors = {name: Shaped(one.shape, one.dtype) for name, one in checkpoint.tensors.items()}
     chosen = layout or choose_layout(checkpoint)
-    return match_layout(chosen, tensors, checkpoint.config, where)
+    return match_layout(chosen, tensors, checkpoint.config, str(checkpoint.place))
 
 
 def choose_layout(checkpoint: Checkpoint) -> GateLayout:
@@ -86,17 +85,11 @@ def choose_layout(checkpoint: Checkpoint) -> GateLayout:
     Raises:
         UnsupportedModelError: the family is not known.
     """
-    where = str(checkpoint.place)
+    config, tensors, where = checkpoint.config, checkpoint.tensors, str(checkpoint.place)
     if checkpoint.gguf is None:
-        return layout_for(checkpoint.config, checkpoint.tensors, where)
-    architecture, known = checkpoint.config[ARCHITECTURE_KEY], gguf_layouts()
-    if architecture not in known:
-        raise UnsupportedModelError(
-            f"{where}: no layout for GGUF files of architecture {architecture!r}; it has "
-            f"{described_names(checkpoint.tensors)}; describe it with --layout, or use a model of "
-            f"architecture {', '.join(sorted(known))}"
-        )
-    return known[architecture]
+        return layout_for(config, tensors, where)
+    kind = "GGUF files of architecture"
+    return _layout(gguf_layouts(), kind, config[ARCHITECTURE_KEY], tensors, where)
 
 
 def layout_for(config: dict[str, Any], tensors: Mapping[str, object], where: str) -> GateLayout:
@@ -105,34 +98,35 @@ def layout_for(config: dict[str, Any], tensors: Mapping[str, object], where: str
     Raises:
         UnsupportedModelError: the family is not known.
     """
-    model_type = config.get("model_type")
-    known = built_in_layouts()
-    layout = known.get(model_type) if isinstance(model_type, str) else None
-    if layout is None:
+    return _layout(built_in_layouts(), "model type", config.get("model_type"), tensors, where)
+
+
+def _layout(
+    known: Mapping[str, GateLayout], kind: str, name: Any, tensors: Iterable[str], where: str
+) -> GateLayout:
+    if not isinstance(name, str) or name not in known:
         raise UnsupportedModelError(
-            f"{where}: no layout for model type {model_type!r}; it has "
-            f"{described_names(tensors)}; describe it with --layout, or use a model of type "
-            f"{', '.join(sorted(known))}"
+            f"{where}: no layout for {kind} {name!r}; it has {described_names(tensors)}; describe "
+            f"it with --layout, or use a model of {kind.split()[-1]} {', '.join(sorted(known))}"
         )
-    return layout
+    return known[name]
 
 
 def _refuse_quantized(checkpoint: Checkpoint) -> None:
-    config = checkpoint.config
-    texts = config.get("text_config")
-    how = None
-    for settings in (config, texts if isinstance(texts, dict) else {}):
+    texts = checkpoint.config.get("text_config")
+    signs = []
+    for settings in (checkpoint.config, texts if isinstance(texts, dict) else {}):
         for key in QUANTISATION_KEYS:
             if key in settings:
                 content = settings[key]
                 method = content.get("quant_method") if isinstance(content, dict) else None
-                how = how or str(method or key)
+                signs.append(str(method or key))
     for ending, method in QUANTISED_NAMES:
-        if how is None and any(name.endswith(ending) for name in checkpoint.tensors):
-            how = method
-    if how is not None:
+        if any(name.endswith(ending) for name in checkpoint.tensors):
+            signs.append(method)
+    if signs:
         raise UnsupportedModelError(
-            f"{checkpoint.place}: its weights are quantized ({how}); edit the full-precision "
+            f"{checkpoint.place}: its weights are quantized ({signs[0]}); edit the full-precision "
             "checkpoint that they were made from; it has "
             f"{described_names(checkpoint.tensors)}"
         )

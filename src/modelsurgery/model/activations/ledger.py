@@ -22,11 +22,7 @@ Sums = dict[str, torch.Tensor]
 
 @dataclass
 class Ledger:
-    """Keeps the sums of passes in a directory; None keeps nothing.
-
-    Attributes:
-        directory: where the files are.
-    """
+    """Keeps the sums of passes in a directory; None keeps nothing."""
 
     directory: Path | None = None
     _kept_at: float = 0.0

@@ -35,33 +35,23 @@ class Reader:
     def __init__(
         self, model: LanguageModel, batch_tokens: int | None = None, *, checkpointing: bool = False
     ) -> None:
-        """Choose the size of batches.
-
-        Args:
-            model: the model.
-            batch_tokens: tokens in one batch; None takes what the memory holds.
-            checkpointing: compute the activations of each block again on the way back. So it is
-                where weights are offloaded, or the graph would keep those of all blocks.
-        """
+        """Choose the size of batches; None takes what the memory holds."""
         self._model = model
+        # Where weights are offloaded, the graph would keep those of all blocks.
         self.checkpointing = checkpointing or is_offloaded(model.model)
         self._halves = Halves(model.model)
         self._vocabulary = model.model.config.get_text_config().vocab_size
-        self.batch_tokens = batch_tokens or fitting_tokens(model, checkpointing=self.checkpointing)
+        self.batch_tokens = batch_tokens or _fitting_tokens(model, self.checkpointing)
 
     def backward(self, batch: TextBatch, *, drawn: int | None = None) -> float:
-        """Send the gradient of the summed loss of a batch back through the model.
+        """Send the gradient of a batch's loss back through the model; the loss, in nats.
 
-        Args:
-            batch: texts; the loss is that of their predicted tokens, nats.
-            drawn: seed with which the model draws the labels itself; None takes the texts' own.
-
-        Returns:
-            The summed loss.
+        It is summed over predicted tokens, whose labels the model draws itself with a seed `drawn`.
         """
         with ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
-            stack.enter_context(_graph_from_embeddings(self._model.model))
+            embeddings = self._model.model.get_input_embeddings()
+            stack.enter_context(embeddings.register_forward_hook(_beginning_graph))
             if self.checkpointing:
                 stack.enter_context(_recomputing_blocks(self._model.model))
             states = self._halves.last_states(batch.inputs)[batch.predicting]
@@ -93,7 +83,7 @@ class Reader:
         return total, gradient
 
 
-def fitting_tokens(model: LanguageModel, *, checkpointing: bool = False) -> int:
+def _fitting_tokens(model: LanguageModel, checkpointing: bool) -> int:
     """Tokens whose graph fits the memory that one batch may take."""
     per_token = graph_bytes_per_token(model, checkpointing=checkpointing)
     tokens = min(
@@ -103,7 +93,7 @@ def fitting_tokens(model: LanguageModel, *, checkpointing: bool = False) -> int:
     return max(LEAST_TOKENS, min(int(tokens), MOST_TOKENS))
 
 
-def graph_bytes_per_token(model: LanguageModel, *, checkpointing: bool = False) -> int:
+def graph_bytes_per_token(model: LanguageModel, *, checkpointing: bool) -> int:
     """About how much memory a token's graph takes between the forward and the backward pass.
 
     A block keeps about 14 tensors of the hidden size and 5 of each MLP that a token passes
@@ -118,16 +108,8 @@ def graph_bytes_per_token(model: LanguageModel, *, checkpointing: bool = False) 
     return int(kept * model.model.dtype.itemsize)
 
 
-@contextmanager
-def _graph_from_embeddings(model: Any) -> Iterator[None]:
-    def hook(_: Any, __: Any, output: torch.Tensor) -> torch.Tensor:
-        return output.requires_grad_()
-
-    handle = model.get_input_embeddings().register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
+def _beginning_graph(_: Any, __: Any, output: torch.Tensor) -> torch.Tensor:
+    return output.requires_grad_()
 
 
 @contextmanager

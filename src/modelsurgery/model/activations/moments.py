@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import torch
 
 from modelsurgery.model.activations.ledger import Sums
-from modelsurgery.model.activations.passes import Passes
+from modelsurgery.model.activations.passes import FORWARD_TOKENS, Passes
 from modelsurgery.model.activations.sites import GateSite, by_token, watching_inputs
 from modelsurgery.model.activations.texts import TextBatch, TokenizedText, text_batches
 
@@ -23,25 +22,9 @@ SAMPLES = 2048  # inputs of a site that are kept for wider models
 EXACT_WIDTH = 2048  # up to this width a CPU solves in f64 too
 
 
-class Moment(Protocol):
-    """Second moment of a site's inputs on neutral text."""
-
-    def solve(self, vectors: torch.Tensor, damping: float) -> torch.Tensor:
-        """(A + λ tr(A)/d · I)⁻¹ of each of the vectors [k, d], [k, d] on the CPU."""
-        ...
-
-    def overlap(self, directions: torch.Tensor) -> torch.Tensor:
-        """VᵀA V of k directions [k, d], [k, k] float64 on the CPU."""
-        ...
-
-
 @dataclass(frozen=True)
 class DenseMoment:
-    """A second moment as a matrix.
-
-    Attributes:
-        matrix: [d, d] float32.
-    """
+    """A second moment as a matrix, [d, d] float32."""
 
     matrix: torch.Tensor
 
@@ -62,11 +45,7 @@ class DenseMoment:
 
 @dataclass(frozen=True)
 class SampledMoment:
-    """A second moment XᵀX / n as the inputs that it is the mean of.
-
-    Attributes:
-        inputs: X, [n, d] in the dtype that the model computes in.
-    """
+    """A second moment XᵀX / n as X: inputs, [n, d] in the dtype that the model computes in."""
 
     inputs: torch.Tensor
 
@@ -88,29 +67,25 @@ class SampledMoment:
         return (along.T @ along / len(along)).cpu()
 
 
+Moment = DenseMoment | SampledMoment
+
+
 @dataclass(frozen=True)
 class MomentSums:
     """What is kept of the inputs of sites while texts are read, for their second moments.
 
     Sums of x xᵀ, or some of the inputs: as far apart as their number allows, in the order in which
     they are read. `sums` holds the tokens read before as the first entry of `tokens`.
-
-    Attributes:
-        passes: how texts are read.
-        sites: the gate sites.
-        texts: neutral texts.
-        batch_tokens: tokens in one batch.
     """
 
     passes: Passes
     sites: Sequence[GateSite]
     texts: Sequence[TokenizedText]
-    batch_tokens: int
 
     @cached_property
     def _tokens(self) -> int:
         """How many tokens are read altogether."""
-        batches = text_batches(self.passes.model, self.texts, self.batch_tokens)
+        batches = text_batches(self.passes.model, self.texts, FORWARD_TOKENS)
         return sum(batch.tokens for batch in batches)
 
     def _samples(self, site: GateSite) -> int | None:
@@ -168,23 +143,16 @@ class MomentSums:
 
 
 def samples_kept(hidden_size: int, samples: int | None = None) -> int | None:
-    """How many inputs of a site are kept; None keeps the matrix.
-
-    Args:
-        hidden_size: d.
-        samples: what was asked for; None goes by the width.
-    """
+    """Inputs of a site that are kept, as asked for or by the width; None keeps the matrix."""
     if samples is not None:
         return samples
     return SAMPLES if hidden_size > WIDEST_MATRIX else None
 
 
 def moment_bytes(hidden_size: int, itemsize: int) -> tuple[int, int]:
-    """Memory that a site's moment takes, and what solving with it takes besides.
+    """Bytes that a site's moment takes, and what solving with it takes besides.
 
-    Args:
-        hidden_size: d.
-        itemsize: bytes of a value that the model computes with.
+    `itemsize` is that of the values that the model computes with.
     """
     count = samples_kept(hidden_size)
     if count is None:

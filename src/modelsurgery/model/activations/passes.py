@@ -1,6 +1,6 @@
 """Passes over texts, batch by batch, whose sums are kept as they come."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from modelsurgery.files.atomic import sha256_json
@@ -63,7 +63,11 @@ class Passes:
         weights = [self.model.fingerprint(), str(self.model.model.dtype)]
         key = sha256_json([name, weights, ids, batch_tokens, sorted(sums), *settings])
         done = self.ledger.begin(key, sums)
-        batches = list(_numbered(self.model, parts, batch_tokens))
+        batches = [
+            (number, batch)
+            for number, part in enumerate(parts)
+            for batch in text_batches(self.model, part, batch_tokens)
+        ]
         with self.progress(name, sum(len(batch.rows) for _, batch in batches)) as advance:
             for place, (number, batch) in enumerate(batches):
                 if place >= done:
@@ -71,11 +75,3 @@ class Passes:
                     is_last = place == len(batches) - 1
                     self.ledger.keep(key, sums, place + 1, is_last=is_last)
                 advance(len(batch.rows), tokens=batch.tokens)
-
-
-def _numbered(
-    model: LanguageModel, parts: Sequence[Sequence[TokenizedText]], batch_tokens: int
-) -> Iterator[tuple[int, TextBatch]]:
-    for number, part in enumerate(parts):
-        for batch in text_batches(model, part, batch_tokens):
-            yield number, batch

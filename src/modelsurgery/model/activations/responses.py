@@ -8,6 +8,7 @@ The derivative comes from the graph of the activation function, which lives no l
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -64,18 +65,15 @@ def measure_outputs(passes: Passes, kinds: Sequence[Sequence[TokenizedText]]) ->
     def read(kind: int, batch: TextBatch) -> None:
         weights = batch.shares
 
-        def hook_of(number: int) -> Callable[..., None]:
-            def hook(_: Any, __: Any, output: Any) -> None:
-                states = (output[0] if isinstance(output, tuple) else output).flatten(0, 1).float()
-                here = weights.to(states.device)
-                sums[f"mean.{number}"][kind] += (here @ states).cpu()
-                sums[f"norm.{number}"][kind] += (here @ states.norm(dim=1)).cpu()
-
-            return hook
+        def hook(number: int, _: Any, __: Any, output: Any) -> None:
+            states = (output[0] if isinstance(output, tuple) else output).flatten(0, 1).float()
+            here = weights.to(states.device)
+            sums[f"mean.{number}"][kind] += (here @ states).cpu()
+            sums[f"norm.{number}"][kind] += (here @ states.norm(dim=1)).cpu()
 
         with torch.inference_mode(), ExitStack() as stack:
             for number, block in enumerate(blocks):
-                stack.callback(block.register_forward_hook(hook_of(number)).remove)
+                stack.enter_context(block.register_forward_hook(partial(hook, number)))
             passes.model.decoder(**batch.inputs, use_cache=False)
         sums["counts"][kind] += len(batch.rows)
 
@@ -94,14 +92,9 @@ def measure_responses(
     kinds: Sequence[Sequence[TokenizedText]],
     chosen: Mapping[str, torch.Tensor] | None = None,
 ) -> Responses:
-    """Mean responses of all neurons, and mean products of those of chosen rows.
+    """Mean responses of all neurons to a direction [d] float32 of each site, for n kinds of texts.
 
-    Args:
-        passes: how texts are read.
-        sites: the model's gate sites, all of linear layers.
-        directions: [d] float32 of each site.
-        kinds: n kinds of texts.
-        chosen: rows of each site whose products are asked for, int64 [m].
+    Products are asked for of the `chosen` rows of each site, int64 [m].
 
     Raises:
         UnsupportedModelError: a site that is no linear layer, or beside no down projection.
@@ -169,29 +162,27 @@ def _watching_responses(
     along: dict[str, torch.Tensor] = {}
     gates: dict[str, torch.Tensor] = {}
 
-    def on_gate(site: GateSite) -> Callable[..., torch.Tensor]:
-        def hook(_: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-            along[site.name] = inputs[0] @ directions[site.name].to(inputs[0])
-            gates[site.name] = output.detach().requires_grad_()
-            torch.set_grad_enabled(True)  # until the down projection reads
-            return gates[site.name]
+    def on_gate(
+        site: GateSite, _: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor
+    ) -> torch.Tensor:
+        along[site.name] = inputs[0] @ directions[site.name].to(inputs[0])
+        gates[site.name] = output.detach().requires_grad_()
+        torch.set_grad_enabled(True)  # until the down projection reads
+        return gates[site.name]
 
-        return hook
-
-    def on_down(site: GateSite) -> Callable[..., tuple[torch.Tensor, ...]]:
-        def hook(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-            (slope,) = torch.autograd.grad(inputs[0].sum(), gates.pop(site.name))
-            torch.set_grad_enabled(False)
-            response = site.pick(slope) * along.pop(site.name).unsqueeze(-1)
-            add(site, response.reshape(-1, site.rows).float())
-            return (inputs[0].detach(), *inputs[1:])
-
-        return hook
+    def on_down(
+        site: GateSite, _: Any, inputs: tuple[torch.Tensor, ...]
+    ) -> tuple[torch.Tensor, ...]:
+        (slope,) = torch.autograd.grad(inputs[0].sum(), gates.pop(site.name))
+        torch.set_grad_enabled(False)
+        response = site.pick(slope) * along.pop(site.name).unsqueeze(-1)
+        add(site, response.reshape(-1, site.rows).float())
+        return (inputs[0].detach(), *inputs[1:])
 
     with ExitStack() as stack:
         for site in sites:
-            stack.callback(site.module.register_forward_hook(on_gate(site)).remove)
+            stack.enter_context(site.module.register_forward_hook(partial(on_gate, site)))
             down = neurons[site.name].down
             assert down is not None
-            stack.callback(down.register_forward_pre_hook(on_down(site)).remove)
+            stack.enter_context(down.register_forward_pre_hook(partial(on_down, site)))
         yield

@@ -8,6 +8,7 @@ reach it). Watching changes nothing in what the model computes.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -81,11 +82,7 @@ class GateSite:
 
 
 def find_sites(model: Any, layout: GateLayout | None = None) -> tuple[GateSite, ...]:
-    """The gate sites of a model, in the order of blocks.
-
-    Args:
-        model: a transformers model.
-        layout: where its gates are, for a family that is not known.
+    """The gate sites of a transformers model, in the order of blocks.
 
     Raises:
         UnsupportedModelError: the model's parameters are not what its layout says.
@@ -126,16 +123,12 @@ def watching_inputs(
     it did not choose them) tell of the sum over experts.
     """
 
-    def hook_of(site: GateSite) -> Callable[..., None]:
-        def hook(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-            watch(site, inputs[0].detach().reshape(-1, site.hidden_size))
-
-        return hook
+    def hook(site: GateSite, _: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        watch(site, inputs[0].detach().reshape(-1, site.hidden_size))
 
     with ExitStack() as stack:
         for site in sites:
-            handle = site.module.register_forward_pre_hook(hook_of(site))
-            stack.callback(handle.remove)
+            stack.enter_context(site.module.register_forward_pre_hook(partial(hook, site)))
         yield
 
 
@@ -153,18 +146,16 @@ def watching_gates(model: Any, sites: Sequence[GateSite], watch: Watch) -> Itera
     eager code for experts runs meanwhile.
     """
 
-    def hook_of(site: GateSite) -> Callable[..., None]:
-        def hook(_: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            watch(site, 0, inputs[0].reshape(1, -1, site.hidden_size), output)
-
-        return hook
+    def hook(
+        site: GateSite, _: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor
+    ) -> None:
+        watch(site, 0, inputs[0].reshape(1, -1, site.hidden_size), output)
 
     with ExitStack() as stack:
         experts = [site for site in sites if not site.is_linear]
         for site in sites:
             if site.is_linear:
-                handle = site.module.register_forward_hook(hook_of(site))
-                stack.callback(handle.remove)
+                stack.enter_context(site.module.register_forward_hook(partial(hook, site)))
         if experts:
             stack.enter_context(_eager_experts(model))
             stack.enter_context(_WatchedProducts(experts, watch))

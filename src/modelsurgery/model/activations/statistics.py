@@ -23,23 +23,11 @@ import torch
 from modelsurgery.files.atomic import sha256_bytes
 from modelsurgery.model.activations.ledger import Sums
 from modelsurgery.model.activations.moments import Moment, MomentSums
-from modelsurgery.model.activations.passes import FORWARD_TOKENS, Passes
+from modelsurgery.model.activations.passes import Passes
 from modelsurgery.model.activations.sites import GateSite, by_token, watching_gates, watching_inputs
 from modelsurgery.model.activations.texts import TextBatch, TokenizedText
 
 PRIME = 7919  # batches draw labels with seeds of their own
-
-
-@dataclass(frozen=True)
-class InputMeans:
-    """Mean inputs of gate sites for n kinds of texts.
-
-    Attributes:
-        by_site: [n, d] float32 by name of the site; of a text the mean over the positions that
-            predict a counted token, of a kind the mean of its texts.
-    """
-
-    by_site: dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -58,8 +46,12 @@ class Gains:
 
 def measure_inputs(
     passes: Passes, sites: Sequence[GateSite], kinds: Sequence[Sequence[TokenizedText]]
-) -> InputMeans:
-    """Mean input of each site for each kind of text, in one forward pass without the head."""
+) -> dict[str, torch.Tensor]:
+    """Mean inputs of sites for n kinds of texts, in one forward pass without the head.
+
+    [n, d] float32 by name of the site; of a text the mean over the positions that predict a
+    counted token, of a kind the mean of its texts.
+    """
     sums: Sums = {site.name: torch.zeros(len(kinds), site.hidden_size) for site in sites}
     sums["counts"] = torch.zeros(len(kinds))
 
@@ -76,14 +68,14 @@ def measure_inputs(
 
     passes.run("gate inputs", kinds, sums, read)
     counts = sums.pop("counts")
-    return InputMeans({name: total / counts[:, None] for name, total in sums.items()})
+    return {name: total / counts[:, None] for name, total in sums.items()}
 
 
 def measure_moments(
     passes: Passes, sites: Sequence[GateSite], texts: Sequence[TokenizedText]
 ) -> dict[str, Moment]:
     """Second moment E[x xᵀ] of each site's input by name, in one forward pass."""
-    kept = MomentSums(passes, sites, texts, FORWARD_TOKENS)
+    kept = MomentSums(passes, sites, texts)
     sums = {**kept.empty(), "tokens": torch.zeros(1, dtype=torch.float64)}
 
     def read(_: int, batch: TextBatch) -> None:
@@ -100,14 +92,7 @@ def measure_prices(
 ) -> dict[str, torch.Tensor]:
     """Mean squares E[γᵢ²] of the gradients of rows on neutral text, a predicted token.
 
-    Args:
-        passes: how texts are read.
-        sites: the model's gate sites.
-        texts: neutral texts.
-        seed: of the labels that the model draws.
-
-    Returns:
-        [experts, rows] float64 of each site, by name.
+    [experts, rows] float64 of each site, by name. `seed`: of the labels that the model draws.
     """
     reader = passes.reader()
     sums: Sums = {"tokens": torch.zeros(1, dtype=torch.float64)}
@@ -140,13 +125,9 @@ def measure_gains(
     directions: Mapping[str, torch.Tensor],
     kinds: Sequence[Sequence[Sequence[TokenizedText]]],
 ) -> Gains:
-    """Slopes of the loss along each site's directions.
+    """Slopes of the loss along each site's directions, [k, d] float32.
 
-    Args:
-        passes: how texts are read.
-        sites: the model's gate sites.
-        directions: [k, d] float32 of each site.
-        kinds: n kinds of texts, each in the same number of folds.
+    `kinds` are n kinds of texts, each in the same number of folds.
     """
     folds = len(kinds[0])
     parts = [fold for kind in kinds for fold in kind]

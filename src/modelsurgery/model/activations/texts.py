@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 
@@ -97,11 +98,5 @@ def text_batches(
 
 def texts_up_to(texts: Sequence[TokenizedText], tokens: int) -> list[TokenizedText]:
     """Texts from the beginning, with about so many tokens altogether."""
-    kept: list[TokenizedText] = []
-    total = 0
-    for text in texts:
-        if total >= tokens:
-            break
-        kept.append(text)
-        total += len(text.ids)
-    return kept
+    before = accumulate((len(text.ids) for text in texts), initial=0)
+    return [text for text, read in zip(texts, before, strict=False) if read < tokens]

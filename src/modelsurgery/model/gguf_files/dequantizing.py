@@ -20,8 +20,13 @@ from modelsurgery.checkpoint.directory import DEQUANTIZED_FILE
 from modelsurgery.checkpoint.named_models import ORIGIN_FILE, cache_directory
 from modelsurgery.errors import CheckpointError, RecipeError, UnsupportedModelError
 from modelsurgery.files.atomic import locked, staged_directory, storage_errors, write_json
-from modelsurgery.model.gguf_files.contents import GgufContents, join_parts, read_contents
-from modelsurgery.model.gguf_files.parts import gguf_parts, plain_stem
+from modelsurgery.model.gguf_files.contents import (
+    GgufContents,
+    gguf_parts,
+    join_parts,
+    plain_stem,
+    read_contents,
+)
 
 NEEDED = ("gguf", "accelerate")  # by transformers, to read GGUF files
 VERSION = 1  # of what is saved; another one is made anew
@@ -38,10 +43,7 @@ def dequantized_directory(path: Path) -> Path:
     """Directory with the model of a GGUF file, dequantized; made if it is not in the cache.
 
     Weights that a file holds in F16 or BF16 keep that dtype; quantized ones are written in float32,
-    which holds their values exactly.
-
-    Args:
-        path: the file, or any part of a split one.
+    which holds their values exactly. The path may be that of any part of a split file.
 
     Raises:
         CheckpointError: the file is damaged or incomplete.
@@ -55,7 +57,8 @@ def dequantized_directory(path: Path) -> Path:
     place = _place(parts)
     if _is_current(place, state):
         return place
-    _check_packages()
+    if missing := missing_packages():
+        raise RecipeError(f"reading a GGUF file needs {missing}; pip install 'modelsurgery[gguf]'")
     with storage_errors(place):
         place.parent.mkdir(parents=True, exist_ok=True)
     with locked(place.parent):
@@ -94,11 +97,6 @@ def missing_packages() -> str:
     return " and ".join(name for name in NEEDED if importlib.util.find_spec(name) is None)
 
 
-def _check_packages() -> None:
-    if missing := missing_packages():
-        raise RecipeError(f"reading a GGUF file needs {missing}; pip install 'modelsurgery[gguf]'")
-
-
 def _dequantize(parts: Sequence[Path], staged: Path, state: list[Any]) -> None:
     """Fill a directory with model and tokenizer; the file is linked there while it is read.
 
@@ -111,8 +109,10 @@ def _dequantize(parts: Sequence[Path], staged: Path, state: list[Any]) -> None:
             source.symlink_to(parts[0].resolve())
         else:
             join_parts(parts, source)
-        tokenizer = _read_tokenizer(source, contents)
-        model = _read_model(source, contents)
+        # With the digits and the BOS that transformers leaves out.
+        settings = {"add_bos_token": True} if contents.begins_with_bos else {}
+        tokenizer = read_tokenizer(source, contents.has_single_digits, **settings)
+        model = _whole_model(source, contents)
     source.unlink()
     if contents.end_ids:
         model.generation_config.eos_token_id = list(contents.end_ids)
@@ -133,22 +133,11 @@ def _dequantize(parts: Sequence[Path], staged: Path, state: list[Any]) -> None:
     write_json(staged / DEQUANTIZED_FILE, {"files": state})
 
 
-def _read_model(source: Path, contents: GgufContents) -> Any:
+def _whole_model(source: Path, contents: GgufContents) -> Any:
     """The model with its matrices in `contents.dtype`, the rest in float32."""
     import torch
-    import transformers
 
-    with quietly():
-        answer: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            source.parent,
-            gguf_file=source.name,
-            trust_remote_code=False,
-            dtype=torch.float32,
-            output_loading_info=True,
-            # Packed weights, which are the default where there are kernels, cannot be saved.
-            quantization_config=transformers.GgufConfig(dequantize=True),
-        )
-    model, report = answer
+    model, report = read_model(source, torch.float32)
     absent = sorted(report["missing_keys"])
     if absent:
         raise ValueError(f"{absent[0]} is missing ({len(absent)} such tensors)")
@@ -158,31 +147,43 @@ def _read_model(source: Path, contents: GgufContents) -> Any:
     return model
 
 
-def _read_tokenizer(source: Path, contents: GgufContents) -> Any:
-    """The tokenizer of the file, with the digits and the BOS that transformers leaves out."""
+def read_model(source: Path, dtype: Any) -> tuple[Any, dict[str, Any]]:
+    """The model of a GGUF file in a dtype of torch, and what transformers tells of loading it."""
     import transformers
 
-    settings = {"add_bos_token": True} if contents.begins_with_bos else {}
+    with quietly():
+        answer: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            source.parent,
+            gguf_file=source.name,
+            trust_remote_code=False,
+            dtype=dtype,
+            output_loading_info=True,
+            # Packed weights, which are the default where there are kernels, cannot be saved.
+            quantization_config=transformers.GgufConfig(dequantize=True),
+        )
+    model, report = answer
+    return model, report
+
+
+def read_tokenizer(source: Path, has_single_digits: bool, **settings: bool) -> Any:
+    """The tokenizer of a GGUF file.
+
+    The splitting of numbers is put back, which transformers does not read from the file. No merge
+    joins two digits, so only blanks before a digit are tokenized otherwise without it.
+    """
+    import transformers
+    from tokenizers import pre_tokenizers
+
     with quietly():
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
             source.parent, gguf_file=source.name, trust_remote_code=False, **settings
         )
-    if contents.has_single_digits:
-        split_digits(tokenizer)
+    if has_single_digits:
+        backend = tokenizer.backend_tokenizer
+        backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), backend.pre_tokenizer]
+        )
     return tokenizer
-
-
-def split_digits(tokenizer: Any) -> None:
-    """Put the splitting of numbers back that transformers does not read from the file.
-
-    No merge joins two digits, so only blanks before a digit are tokenized otherwise without it.
-    """
-    from tokenizers import pre_tokenizers
-
-    backend = tokenizer.backend_tokenizer
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), backend.pre_tokenizer]
-    )
 
 
 def _set_dtype(config: Path, contents: GgufContents) -> None:

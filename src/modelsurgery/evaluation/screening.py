@@ -25,6 +25,7 @@ from modelsurgery.evaluation.language_modelling import (
     TextSums,
     check_predicted,
     per_token,
+    plain_ids,
     sum_over_texts,
 )
 from modelsurgery.evaluation.predictions import Side
@@ -134,8 +135,7 @@ class Screen:
         self._labeled = tuple(
             [_read(model, text) for text in texts] for texts in (behavior, opposite)
         )
-        clean_ids = model.token_ids(clean)
-        self._clean = [ReplyIds(tuple(ids), 1) for ids in clean_ids]
+        self._clean = plain_ids(model, clean)
         self._own = [model.reply_ids(text) for text in own]
         pairs = [(prompt, f" {answer}.") for prompt, answer in facts]
         self._answers = answer_ids(model.tokenizer, pairs, model.context_length)
@@ -146,7 +146,7 @@ class Screen:
             self._base_losses = [self._base_loss(texts) for texts in self._labeled]
             self._base_right = self._sums(self._answers, [()], None).right[0]
             self._sums(self._own, [()], known=self._own_states)
-            base = self._sums(self._clean, [()], known=self._clean_states).compared(None)
+            base = self._sums(self._clean, [()], known=self._clean_states).compared()
         self.clean_loss, self.clean_tokens = base.base_loss, base.tokens
         check_predicted(self.clean_tokens, "neutral")
 
@@ -223,9 +223,8 @@ class Screen:
         """What sides predict of texts that they read at once."""
         return sum_over_texts(
             self._model,
-            [text.ids for text in texts],
+            texts,
             sides,
-            starts=[text.reply_start for text in texts],
             max_tokens=max_tokens,
             batch_tokens=BATCH_TOKENS // len(sides),
             together=self._shares,
@@ -267,8 +266,9 @@ def effect_of(
 
 def _read(model: LanguageModel, text: Text | LabeledText) -> ReplyIds:
     """Ids of a text, and from where on its loss counts."""
-    if isinstance(text, LabeledText) and text.reply is not None:
-        return model.reply_ids(text)
-    source = text.text if isinstance(text, LabeledText) else text
-    (ids,) = model.token_ids([source])
-    return ReplyIds(tuple(ids), 1)
+    if isinstance(text, LabeledText):
+        if text.reply is not None:
+            return model.reply_ids(text)
+        text = text.text
+    (read,) = plain_ids(model, [text])
+    return read

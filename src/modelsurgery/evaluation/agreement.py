@@ -2,8 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,10 +35,6 @@ class Agreement:
     kappa_low: float | None
     kappa_high: float | None
     counts: dict[str, dict[str, int]]
-
-    def to_json(self) -> dict[str, Any]:
-        """The same as plain values."""
-        return asdict(self)
 
 
 def agreement(first: Sequence[Verdict], second: Sequence[Verdict]) -> Agreement:

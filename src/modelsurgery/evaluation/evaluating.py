@@ -24,7 +24,6 @@ from modelsurgery.evaluation.damage import Damage, measure_damage
 from modelsurgery.evaluation.generation import Generator, TransformersGenerator
 from modelsurgery.evaluation.judges import Judge, judge_for
 from modelsurgery.evaluation.protocol import (
-    Comparison,
     SetMeasurement,
     corrected_together,
     decodings_of,
@@ -33,7 +32,7 @@ from modelsurgery.evaluation.protocol import (
 from modelsurgery.evaluation.store import Store
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.language_model import LanguageModel
-from modelsurgery.results import EvaluationResults, plain
+from modelsurgery.results import Compared, EvaluationResults, plain
 from modelsurgery.results.printing import printed
 
 
@@ -84,7 +83,7 @@ class Evaluation:
         return self.sets[0]
 
     @property
-    def wholes(self) -> dict[str, Comparison]:
+    def wholes(self) -> dict[str, Compared]:
         """Rates on each prompt set, with p-values corrected for the number of sets."""
         return corrected_together({one.prompts.name: one.whole for one in self.sets})
 
@@ -111,7 +110,7 @@ class Evaluation:
                 },
                 "judges": list(self.judges),
                 "sets": [
-                    {**one.to_json(), **wholes[one.prompts.name].to_json()} for one in self.sets
+                    {**one.to_json(), **wholes[one.prompts.name].model_dump()} for one in self.sets
                 ],
                 "uncalled_for": self.uncalled_json(),
                 "damage": {

@@ -2,15 +2,16 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from modelsurgery.edit.edit import Edit
 from modelsurgery.evaluation.generation import Decoding, Generator
-from modelsurgery.evaluation.statistics import Rate, rate_of
+from modelsurgery.evaluation.statistics import rate_of
 from modelsurgery.files.progress import Progress, silent
+from modelsurgery.results import Rate
 
 FACT_TOKENS = 8
 
@@ -35,7 +36,7 @@ class FactsMeasurement:
 
     def to_json(self) -> list[dict[str, Any] | None]:
         """Both rates as plain values."""
-        return [None if rate is None else asdict(rate) for rate in self.rates]
+        return [None if rate is None else rate.model_dump() for rate in self.rates]
 
     @property
     def lost(self) -> torch.Tensor | None:

@@ -13,20 +13,17 @@ from modelsurgery.evaluation.decoding import Decoding, Speed
 from modelsurgery.evaluation.generation import TransformersGenerator
 from modelsurgery.evaluation.judges import Judge
 from modelsurgery.evaluation.protocol import (
-    SetMeasurement,
     Side,
     compare_sides,
     decodings_of,
     measure_side,
 )
 from modelsurgery.evaluation.screening import Screen
-from modelsurgery.evaluation.statistics import Rate
 from modelsurgery.evaluation.store import Store
 from modelsurgery.files.atomic import sha256_json
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.language_model import LanguageModel
-from modelsurgery.results import Compared
-from modelsurgery.results.parts import Rate as RateResults
+from modelsurgery.results import Compared, Rate
 from modelsurgery.results.rivals import Cost, RivalRow
 from modelsurgery.rivals.cost import Taken, taking
 from modelsurgery.rivals.intervention import Intervention
@@ -117,13 +114,10 @@ class Bench:
             perplexity_rise=math.expm1(effect.clean),
             selectivity=effect.selectivity,
             hits_lost=effect.capability_lost,
-            greedy=_compared(greedy),
-            sampled=_compared(sampled),
+            greedy=greedy.whole,
+            sampled=sampled.whole,
             uncalled=self.uncalled_change(base.uncalled, edited.uncalled),
-            other_judges={
-                name: Compared.model_validate(one.to_json())
-                for name, one in sampled.other_judges.items()
-            },
+            other_judges=sampled.other_judges,
             agreement={name: one.kappa for name, one in sampled.agreement.items()},
             tasks={name: (self.base_tasks[name], rate) for name, rate in tasks.items()},
             cost=Cost(
@@ -141,7 +135,7 @@ class Bench:
         return self.measured(self.given.model)
 
     @cached_property
-    def base_tasks(self) -> dict[str, RateResults]:
+    def base_tasks(self) -> dict[str, Rate]:
         """Scores of the base model."""
         return self.task_rates(self.given.model)
 
@@ -181,17 +175,14 @@ class Bench:
         prompts = self.given.behavior.test_uncalled
         if prompts is None or base is None or edited is None:
             return None
-        return _compared(compare_sides(prompts, decodings_of(prompts, 0, 0), base, edited))
+        return compare_sides(prompts, decodings_of(prompts, 0, 0), base, edited).whole
 
-    def task_rates(self, model: LanguageModel) -> dict[str, RateResults]:
+    def task_rates(self, model: LanguageModel) -> dict[str, Rate]:
         """Scores of a model, as it is now."""
         found = measure_capability(
             model, (), self.tasks, data=self.data, limit=self.task_limit, progress=self.progress
         )
-        rates: dict[str, Rate] = {
-            name: one.base for name, one in found.items() if isinstance(one, TaskResult)
-        }
-        return {name: RateResults.model_validate(vars(rate)) for name, rate in rates.items()}
+        return {name: one.base for name, one in found.items() if isinstance(one, TaskResult)}
 
 
 @dataclass(frozen=True)
@@ -209,10 +200,6 @@ class Answers:
     sampled: Side
     uncalled: Side | None
     tokens_per_second: float | None
-
-
-def _compared(measured: SetMeasurement) -> Compared:
-    return Compared.model_validate(measured.whole.to_json())
 
 
 def _rate_of(speed: Speed) -> float | None:

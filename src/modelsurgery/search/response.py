@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from modelsurgery.edit.edit import Edit
 from modelsurgery.evaluation.screening import Effect, Screen
-from modelsurgery.evaluation.statistics import Rate, rate_of
+from modelsurgery.evaluation.statistics import rate_of
 from modelsurgery.files.progress import Progress, silent
+from modelsurgery.results import Rate
 from modelsurgery.search.budget import Budget
 from modelsurgery.search.strength import UncalledMeasure
 

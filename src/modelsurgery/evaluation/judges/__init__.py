@@ -9,6 +9,9 @@ from pathlib import Path
 from modelsurgery.data.behaviors import Behavior, BehaviorFile
 from modelsurgery.errors import RecipeError
 from modelsurgery.evaluation.judges.known import DemoJudge, TextsJudge
+from modelsurgery.evaluation.judges.ngrams import BY_BEHAVIOR, NgramJudge
+from modelsurgery.evaluation.judges.phrases import RefusalPhrasesJudge
+from modelsurgery.evaluation.judges.review import ReviewJudge
 from modelsurgery.evaluation.judges.verdicts import Judge, Verdict
 
 __all__ = ["DemoJudge", "Judge", "TextsJudge", "Verdict", "judge_for", "judge_spec"]
@@ -52,8 +55,6 @@ def judge_for(behavior: Behavior, spec: str | None = None, *, seed: int = 0) -> 
     if kind == "chat":
         return _chat(rest, behavior)
     if kind == "review":
-        from modelsurgery.evaluation.judges.review import ReviewJudge
-
         return ReviewJudge(Path(rest))
     if rest:
         raise RecipeError(f"judge {spec!r}; expected {KINDS}")
@@ -68,8 +69,6 @@ def _plain(spec: str, behavior: Behavior, seed: int) -> Judge:
             raise RecipeError("judge 'demo' is for the demo model only; use another judge")
         return DemoJudge(behavior.name)
     if spec == "ngrams":
-        from modelsurgery.evaluation.judges.ngrams import BY_BEHAVIOR, NgramJudge
-
         if behavior.name not in BY_BEHAVIOR:
             raise RecipeError(
                 f"judge 'ngrams' supports {', '.join(BY_BEHAVIOR)}, not {behavior.name!r}; use "
@@ -77,8 +76,6 @@ def _plain(spec: str, behavior: Behavior, seed: int) -> Judge:
             )
         return NgramJudge(BY_BEHAVIOR[behavior.name])
     if spec == "phrases":
-        from modelsurgery.evaluation.judges.phrases import RefusalPhrasesJudge
-
         if behavior.name != "refusal":
             raise RecipeError(
                 f"judge 'phrases' counts refusals and cannot judge {behavior.name!r}; use another "

@@ -18,6 +18,7 @@ import httpx2 as httpx
 
 from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import EvaluationError, RecipeError, StorageError
+from modelsurgery.evaluation.decoding import content_of
 from modelsurgery.evaluation.generation.serving import (
     NO_KEY,
     NOT_FOUND,
@@ -91,10 +92,6 @@ def adapters_of(
     return RuntimeAdapters(served, model, client, shared)
 
 
-def _of(edits: Sequence[Edit]) -> tuple[str, ...]:
-    return tuple(sorted(edit.content_sha256 for edit in edits))
-
-
 class RuntimeAdapters:
     """Adapters that vLLM or SGLang loads while it runs."""
 
@@ -126,7 +123,7 @@ class RuntimeAdapters:
             EvaluationError: the server does not load it.
             StorageError: the directory cannot be written.
         """
-        wanted = _of(edits)
+        wanted = content_of(edits)
         if wanted in self._names:
             return
         name = f"surgery-{sha256_json(wanted)[:8]}-{uuid.uuid4().hex[:12]}"
@@ -145,7 +142,7 @@ class RuntimeAdapters:
         """The name of the model, or of the adapter."""
         if not edits:
             return {"model": self._served.model}
-        name = self._names[_of(edits)]
+        name = self._names[content_of(edits)]
         return {"model": name if self._served.kind == "vllm" else f"{self._served.model}:{name}"}
 
     def close(self) -> None:
@@ -227,16 +224,16 @@ class StartedAdapters:
         Raises:
             EvaluationError: the server was not started with them.
         """
-        if _of(edits) not in self._on:
+        if content_of(edits) not in self._on:
             together = self._found(edits)
             apart = [self._found([one]) for one in edits] if together is None else [together]
             if None in apart:
                 raise EvaluationError(self._missing())
-            self._on[_of(edits)] = frozenset(one for one in apart if one is not None)
+            self._on[content_of(edits)] = frozenset(one for one in apart if one is not None)
 
     def fields(self, edits: Sequence[Edit]) -> dict[str, Any]:
         """The name of the model, and the scale of each adapter."""
-        on = self._on[_of(edits)] if edits else frozenset()
+        on = self._on[content_of(edits)] if edits else frozenset()
         scales = [{"id": one, "scale": float(one in on)} for one in self._served_paths()]
         return {"model": self._served.model, "lora": scales}
 

@@ -5,17 +5,16 @@ the answers: texts of servers lack marks that are special tokens.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from modelsurgery.evaluation.decoding import Decoding
+from modelsurgery.evaluation.decoding import Continuation, Decoding
+from modelsurgery.evaluation.generation.local import continuation_of
 from modelsurgery.evaluation.generation.reading import Reading
 
 
-def llama_cpp_request(
-    read: Reading, decoding: Decoding, ends: Sequence[int] = ()
-) -> dict[str, Any]:
+def llama_cpp_request(read: Reading, decoding: Decoding) -> dict[str, Any]:
     """A request to llama.cpp, in process or over HTTP; it knows the ends of texts itself."""
     is_greedy = decoding.seed is None
     return {
@@ -31,7 +30,7 @@ def llama_cpp_request(
     }
 
 
-def openai_request(read: Reading, decoding: Decoding, ends: Sequence[int]) -> dict[str, Any]:
+def openai_request(read: Reading, decoding: Decoding) -> dict[str, Any]:
     """A request to vLLM or SGLang, without the name of the model."""
     is_greedy = decoding.seed is None
     return {
@@ -40,7 +39,7 @@ def openai_request(read: Reading, decoding: Decoding, ends: Sequence[int]) -> di
         "temperature": 0.0 if is_greedy else decoding.temperature,
         "seed": None if is_greedy else prompt_seed(read.prompt, decoding),
         "stop": [] if decoding.stop is None else [decoding.stop],
-        "stop_token_ids": list(ends),
+        "stop_token_ids": list(read.ends),
         "return_token_ids": True,
         # A server takes these from the model's generation settings unless they are said.
         "top_p": 1.0,
@@ -56,6 +55,19 @@ def prompt_seed(prompt: str, decoding: Decoding) -> int:
     """A seed of 31 bits for a prompt: prompts that share one would share their random numbers."""
     digest = hashlib.sha256(f"{decoding.seed}\0{prompt}".encode(errors="surrogatepass")).digest()
     return int.from_bytes(digest[:4]) & 0x7FFFFFFF  # all ones would ask llama.cpp for a random seed
+
+
+def answer_to(
+    tokenizer: Any, read: Reading, decoding: Decoding, ids: list[int], reason: str
+) -> Continuation:
+    """What token ids say, made from them and not from a server's text, which lacks special marks.
+
+    The reason why it ended is `stop` for an end of texts, which is among the ids or left out, and
+    for the stop text.
+    """
+    has_stopped = reason == "stop" and not set(ids) & set(read.ends)
+    stopped_after = len(ids) if has_stopped else None
+    return continuation_of(tokenizer, ids, read.ends, decoding, read.text, stopped_after)
 
 
 def llama_cpp_ids(choice: Mapping[str, Any]) -> list[int]:
@@ -81,14 +93,14 @@ class Dialect:
     """How a server spells requests and answers.
 
     Attributes:
-        request: makes a request of prompt, decoding and ends of texts.
+        request: makes a request of prompt and decoding.
         alternatives: field that asks for the log-probabilities of so many tokens.
         ids: token ids of a choice.
         first: log-probabilities of a choice's most likely first tokens.
         mixes: it puts requests for several adapters into one batch.
     """
 
-    request: Callable[[Reading, Decoding, Sequence[int]], dict[str, Any]]
+    request: Callable[[Reading, Decoding], dict[str, Any]]
     alternatives: str
     ids: Callable[[Mapping[str, Any]], list[int]]
     first: Callable[[Mapping[str, Any]], dict[str, float]]

@@ -21,8 +21,8 @@ from transformers import (
 from modelsurgery.apply.in_memory import edited
 from modelsurgery.apply.loaded_weights import available_bytes
 from modelsurgery.edit.edit import Edit
-from modelsurgery.evaluation.decoding import Continuation, Decoding, Speed
-from modelsurgery.evaluation.generation.reading import Reading, is_chat, readings
+from modelsurgery.evaluation.decoding import Continuation, Decoding, Speed, content_of
+from modelsurgery.evaluation.generation.reading import Reading, end_tokens, is_chat, readings
 from modelsurgery.evaluation.generation.sampling import (
     FirstToken,
     StopText,
@@ -101,7 +101,7 @@ class TransformersGenerator:
         """Keys of continuations, by prompt: hashes of all that they depend on."""
         settings = [
             self._model.fingerprint() if self._store is not None else "",
-            sorted(edit.content_sha256 for edit in edits),
+            content_of(edits),
             asdict(decoding),
             self.name,
             str(self._model.model.dtype),
@@ -151,15 +151,14 @@ class TransformersGenerator:
         stop = None
         if decoding.stop is not None:
             stop = StopText(tokenizer, decoding.stop, width, len(batch))
-        ends = end_tokens(model, is_chat(model, decoding))
+        ends = batch[0].ends
         count = TokenCount(len(batch), ends, stop, advance)
         watching = [stop, count] if stop else [count]
         rows = new_tokens(model, inputs, room, ends, processors, watching).tolist()
+        lengths = stop.lengths if stop else [None] * len(batch)
         made = [
-            continuation_of(
-                tokenizer, ids, ends, decoding, one.text, stop.lengths[row] if stop else None
-            )
-            for row, (ids, one) in enumerate(zip(rows, batch, strict=True))
+            continuation_of(tokenizer, ids, ends, decoding, one.text, length)
+            for ids, one, length in zip(rows, batch, lengths, strict=True)
         ]
         self._count(clock, inputs["attention_mask"], made)
         return made
@@ -239,20 +238,6 @@ def continuation_of(
     if decoding.stop is not None:
         answer = answer.partition(decoding.stop)[0]
     return Continuation(answer, len(kept), is_finished and bool(answer), thought)
-
-
-def end_tokens(model: LanguageModel, is_chat: bool) -> list[int]:
-    """The tokens that end a text; one that is also the padding ends it all the same.
-
-    In a chat the tokenizer's own ends it too: where the model's settings name only the end of a
-    document, that is the end of a turn, and the model would go on with the user's next one.
-    """
-    given = model.model.generation_config.eos_token_id
-    ends = [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
-    own = model.tokenizer.eos_token_id
-    if own is not None and own not in ends and (is_chat or not ends):
-        ends.append(own)
-    return ends
 
 
 def _most_prompts(model: LanguageModel) -> int:

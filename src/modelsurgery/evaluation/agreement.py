@@ -38,12 +38,7 @@ class Agreement:
 
 
 def agreement(first: Sequence[Verdict], second: Sequence[Verdict]) -> Agreement:
-    """Agreement of two judges; what either could not judge is left out.
-
-    Args:
-        first: verdicts of one judge.
-        second: of the other, on the same continuations in the same order.
-    """
+    """Agreement of two judges on the same continuations, without what either could not judge."""
     pairs = [
         (one, other)
         for one, other in zip(first, second, strict=True)

@@ -165,30 +165,24 @@ def measure_prompt_set(
 ) -> SetMeasurement:
     """Continue all prompts with the base and the edited model and let the judges look at both.
 
-    Args:
-        generator: continues prompts.
-        edits: applied together; none measures the base model alone.
-        prompts: the prompts.
-        judges: the first decides; how far the others agree is reported.
-        decodings: one round of continuations each, the same for both models.
-        counted: the verdict that rates count.
-        store: keeps verdicts, so that an interrupted measurement goes on.
-        progress: is told of prompts done.
+    Edits are applied together; none measures the base model alone. Each decoding makes a round of
+    continuations. Rates count the verdict `counted` of the first judge; how far the others agree
+    with it is reported. The store keeps verdicts, so that an interrupted measurement goes on.
 
     Raises:
         EvaluationError: no prompt got a judged continuation from both models.
     """
     texts, models = prompts.texts, ((), edits)[: 2 if edits else 1]
     made = continued(generator, texts, decodings, models, progress=progress)
-    sides = [
+    base, *edited = (
         _judged_side(rounds, texts, judges, counted=counted, store=store, progress=progress)
         for rounds in made
-    ]
-    return compare_sides(prompts, decodings, sides[0], sides[1] if edits else None)
+    )
+    return compare_sides(prompts, decodings, base, *edited)
 
 
 def compare_sides(
-    prompts: PromptSet, decodings: Sequence[Decoding], base: Side, edited: Side | None
+    prompts: PromptSet, decodings: Sequence[Decoding], base: Side, edited: Side | None = None
 ) -> SetMeasurement:
     """Compare what two models gave on the same prompts.
 
@@ -301,18 +295,7 @@ def measure_side(
     store: Store | None = None,
     progress: Progress = silent,
 ) -> Side:
-    """Let one model continue prompts, and all judges look at what it gave.
-
-    Args:
-        generator: continues prompts.
-        edits: applied together; none takes the model as it is.
-        prompts: the prompts.
-        judges: the first decides.
-        decodings: one round of continuations each.
-        counted: the verdict that rates count.
-        store: keeps verdicts.
-        progress: is told of prompts done.
-    """
+    """Let one model, with edits that are applied together, continue prompts for the judges."""
     (rounds,) = continued(generator, prompts, decodings, [edits], progress=progress)
     return _judged_side(rounds, prompts, judges, counted=counted, store=store, progress=progress)
 
@@ -327,16 +310,12 @@ def _judged_side(
     progress: Progress,
 ) -> Side:
     texts = [[one.text for one in row] for row in rounds]
-    first, *others = [
+    first, *others = (
         tuple(tuple(judged(judge, prompts, row, store, progress=progress)) for row in texts)
         for judge in judges
-    ]
-    return Side(
-        rounds,
-        first,
-        {judge.name: found for judge, found in zip(judges[1:], others, strict=True)},
-        counted,
     )
+    names = (judge.name for judge in judges[1:])
+    return Side(rounds, first, dict(zip(names, others, strict=True)), counted)
 
 
 def _by_group(

@@ -150,14 +150,9 @@ def ask_all(
 ) -> list[Found]:
     """Post many requests, a few at a time; gives what is read in the answers, in their order.
 
-    When one fails, or at Ctrl-C, the others are called off, so that nothing waits for them.
-
-    Args:
-        asked: where.
-        bodies: of the requests.
-        read: is given the number of a request and its answer, one after the other, as they come.
-        concurrency: requests under way at once, at most.
-        options: of httpx's client.
+    When one fails, or at Ctrl-C, the others are called off, so that nothing waits for them. `read`
+    is given the number of a request and its answer, one after the other, as they come. The options
+    are those of httpx's client.
 
     Raises:
         EvaluationError: the server refuses, or does not answer after several attempts.

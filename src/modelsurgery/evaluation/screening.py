@@ -156,12 +156,11 @@ class Screen:
         `progress` is told of texts read.
         """
         with self._reading(progress, math.ceil(len(edits) / self._parts)):
+            sides = [(edit,) for edit in edits]
             return [
                 effect
                 for start in range(0, len(edits), self._parts)
-                for effect in self._effects(
-                    [(edit,) for edit in edits[start : start + self._parts]]
-                )
+                for effect in self._effects(sides[start : start + self._parts])
             ]
 
     def measure_changed(self, *, progress: Progress = silent) -> Effect:
@@ -178,8 +177,7 @@ class Screen:
     def _reading(self, progress: Progress, rounds: int) -> Iterator[None]:
         """Tell of texts that are read, all of them so many times."""
         texts = (*self._labeled, self._clean, self._own, self._answers)
-        count = sum(map(len, texts))
-        with progress("read texts", rounds * count) as self._advance:
+        with progress("read texts", rounds * sum(map(len, texts))) as self._advance:
             yield
 
     def _base_loss(self, texts: Sequence[ReplyIds]) -> float:
@@ -241,10 +239,10 @@ def effect_of(
     behavior: float = 0.0,
     opposite: float = 0.0,
 ) -> Effect:
-    """An effect from what was measured on each kind of text.
+    """An effect from what was measured on each kind of text, base against edited.
 
     Args:
-        clean: neutral text, base against edited.
+        clean: neutral text.
         lost: of each fact, 1 where it was right and is not any more, -1 the other way round; None
             without facts: next tokens of neutral text stand in their place.
         own: divergence on the model's own answers, with its error.
@@ -254,14 +252,11 @@ def effect_of(
     capability = clean.hits_lost, clean.hits_lost_error
     if lost is not None:
         capability = per_token(lost.double(), torch.ones(len(lost), dtype=torch.float64))
-    measured = (clean.rise, clean.divergence, clean.rise_error, clean.divergence_error, *capability)
-    rise, divergence, rise_error, divergence_error, capability_lost, capability_error = (
-        math.nan if one is None else one for one in measured
-    )
-    return Effect(
-        behavior, opposite, rise, divergence, capability_lost,
-        rise_error, divergence_error, capability_error, *own,
+    measured = (
+        behavior, opposite, clean.rise, clean.divergence, capability[0],
+        clean.rise_error, clean.divergence_error, capability[1], *own,
     )  # fmt: skip
+    return Effect(*(math.nan if one is None else one for one in measured))
 
 
 def _read(model: LanguageModel, text: Text | LabeledText) -> ReplyIds:

@@ -34,17 +34,11 @@ def compare_perplexity(
     without it predict nothing well. That is part of the window's length and is not predicted;
     where there is none, the window's first token is not. All else is predicted from what stands
     before it in the window. What is left of the text makes a shorter window. Perplexity =
-    exp(Σ loss / Σ predicted tokens). WikiText-2
-    comes here as it was tokenized by its authors (`<unk>`, ` @-@ `); numbers on its raw form
-    differ, and the paper does not say which it took.
+    exp(Σ loss / Σ predicted tokens). WikiText-2 comes here as it was tokenized by its authors
+    (`<unk>`, ` @-@ `); numbers on its raw form differ, and the paper does not say which it took.
 
-    Args:
-        model: the base model.
-        text: running text.
-        edits: applied together; none measures the base model alone.
-        window_tokens: tokens of a window; less if the model's context is shorter.
-        limit: windows at most, from the beginning.
-        progress: is told of windows done.
+    Edits are applied together; none measures the base model alone. Windows are no longer than the
+    model's context, and at most `limit`, from the beginning.
 
     Raises:
         EvaluationError: the text has fewer than two tokens.

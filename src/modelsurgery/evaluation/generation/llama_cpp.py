@@ -61,10 +61,8 @@ class LlamaCppGenerator:
     ) -> None:
         """Describe the model; nothing is loaded yet.
 
-        Args:
-            model: loaded from a GGUF file; its tokenizer and settings are used, not its weights.
-            edited: GGUF file that has the edits; None runs them as an adapter of the base file.
-            store: where continuations are looked up and kept.
+        The model's tokenizer and settings are used, not its weights. `edited` is a GGUF file that
+        has the edits; without it they run as an adapter of the base file.
 
         Raises:
             EvaluationError: the package is not installed.

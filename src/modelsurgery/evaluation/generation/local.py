@@ -58,11 +58,8 @@ class TransformersGenerator:
     ) -> None:
         """Describe the model; nothing is generated yet.
 
-        Args:
-            model: the base model.
-            store: where continuations are looked up and kept.
-            batch_tokens: tokens of prompts and continuations in one batch, padding included;
-                None takes what the memory holds.
+        `batch_tokens` are those of prompts and continuations in one batch, padding included; None
+        takes what the memory holds.
         """
         self.name = f"transformers {transformers.__version__}"
         self.speed = Speed()
@@ -180,15 +177,10 @@ def new_tokens(
     processors: Sequence[LogitsProcessor],
     watching: Sequence[StoppingCriteria],
 ) -> torch.Tensor:
-    """Tokens that the model writes, [n, t] int64, padded on the right behind an end.
+    """Tokens that the model, as it is now, writes: [n, t] int64, padded on the right behind an end.
 
-    Args:
-        model: the model, as it is now.
-        inputs: token ids and mask, padded on the left.
-        max_new_tokens: t at most.
-        ends: tokens that end a row.
-        processors: see the logits of each step; without one that chooses, decoding is greedy.
-        watching: see the tokens after each step, and may end rows.
+    The inputs, ids and mask, are padded on the left; t is `max_new_tokens` at most. Without a
+    processor that chooses, decoding is greedy.
     """
     whole: torch.Tensor = model.model.generate(
         **inputs,
@@ -215,13 +207,8 @@ def continuation_of(
 ) -> Continuation:
     """What the new tokens of a row say: the answer, apart from what was thought before it.
 
-    Args:
-        tokenizer: the model's.
-        ids: new tokens, the padding behind their end too.
-        ends: tokens that end a text.
-        decoding: how they were made.
-        read: what the model had read.
-        stopped_after: tokens until the stop text stood there, if it did.
+    The ids hold the padding behind their end, too. `read` is what the model had read, and
+    `stopped_after` the number of tokens until the stop text stood there, if it did.
     """
     kept = list(itertools.takewhile(lambda one: one not in ends, ids))
     is_finished = len(kept) < len(ids)

@@ -64,8 +64,7 @@ class ServerGenerator:
         """Ask the server what it serves.
 
         Args:
-            model: the model that the server runs; its tokenizer and settings are used, not its
-                weights.
+            model: what the server runs; its tokenizer and settings are used, not its weights.
             address: base of the server's interface, as `http://localhost:8000/v1`.
             served: the server's name of the model; None takes the first.
             shared: where adapters are written; None takes a temporary directory.

@@ -172,11 +172,15 @@ def measure_prompt_set(
     Raises:
         EvaluationError: no prompt got a judged continuation from both models.
     """
-    texts, models = prompts.texts, ((), edits)[: 2 if edits else 1]
-    made = continued(generator, texts, decodings, models, progress=progress)
-    base, *edited = (
-        _judged_side(rounds, texts, judges, counted=counted, store=store, progress=progress)
-        for rounds in made
+    base, *edited = measure_sides(
+        generator,
+        [(), edits] if edits else [()],
+        prompts.texts,
+        judges,
+        decodings,
+        counted=counted,
+        store=store,
+        progress=progress,
     )
     return compare_sides(prompts, decodings, base, *edited)
 
@@ -224,8 +228,8 @@ def prompt_rates(
     A prompt of which nothing could be judged is left out: a broken model has no other.
     """
     generator = TransformersGenerator(model, store=store)
-    side = measure_side(
-        generator, edits, prompts, [judge], decodings, store=store, progress=progress
+    (side,) = measure_sides(
+        generator, [edits], prompts, [judge], decodings, store=store, progress=progress
     )
     return [rate for rate in side.rates() if rate is not None]
 
@@ -284,9 +288,9 @@ def corrected_together(measured: Mapping[str, Compared]) -> dict[str, Compared]:
     }
 
 
-def measure_side(
+def measure_sides(
     generator: Generator,
-    edits: Sequence[Edit],
+    sides: Sequence[Sequence[Edit]],
     prompts: Sequence[str],
     judges: Sequence[Judge],
     decodings: Sequence[Decoding],
@@ -294,28 +298,18 @@ def measure_side(
     counted: Verdict = "behavior",
     store: Store | None = None,
     progress: Progress = silent,
-) -> Side:
-    """Let one model, with edits that are applied together, continue prompts for the judges."""
-    (rounds,) = continued(generator, prompts, decodings, [edits], progress=progress)
-    return _judged_side(rounds, prompts, judges, counted=counted, store=store, progress=progress)
-
-
-def _judged_side(
-    rounds: Rounds,
-    prompts: Sequence[str],
-    judges: Sequence[Judge],
-    *,
-    counted: Verdict,
-    store: Store | None,
-    progress: Progress,
-) -> Side:
-    texts = [[one.text for one in row] for row in rounds]
-    first, *others = (
-        tuple(tuple(judged(judge, prompts, row, store, progress=progress)) for row in texts)
-        for judge in judges
-    )
-    names = (judge.name for judge in judges[1:])
-    return Side(rounds, first, dict(zip(names, others, strict=True)), counted)
+) -> list[Side]:
+    """Let models, each with edits that are applied together, continue prompts for the judges."""
+    found = []
+    for rounds in continued(generator, prompts, decodings, sides, progress=progress):
+        texts = [[one.text for one in row] for row in rounds]
+        first, *others = (
+            tuple(tuple(judged(judge, prompts, row, store, progress=progress)) for row in texts)
+            for judge in judges
+        )
+        names = (judge.name for judge in judges[1:])
+        found.append(Side(rounds, first, dict(zip(names, others, strict=True)), counted))
+    return found
 
 
 def _by_group(

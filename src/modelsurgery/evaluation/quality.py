@@ -36,15 +36,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class QualityChange:
-    """Quality of base and edited model on the same prompts.
-
-    Attributes:
-        base: of the base model.
-        edited: of the edited model.
-        repetition: paired change of the repetition.
-        unfinished: paired change of the share cut off.
-        failed: paired change of the share that is empty.
-    """
+    """Quality of base and edited model on the same prompts, and paired changes of the shares."""
 
     base: Quality
     edited: Quality

@@ -132,15 +132,9 @@ class Store:
         return found
 
     def _insert(self, statement: str, rows: Sequence[tuple[str, str]]) -> None:
-        with self._failing_well():
+        with self._failing_well(), self._connection:  # which commits, or rolls back
             self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                self._connection.executemany(statement, rows)
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
+            self._connection.executemany(statement, rows)
 
     @contextmanager
     def _failing_well(self) -> Iterator[None]:

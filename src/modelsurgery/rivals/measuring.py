@@ -16,7 +16,7 @@ from modelsurgery.evaluation.protocol import (
     Side,
     compare_sides,
     decodings_of,
-    measure_side,
+    measure_sides,
 )
 from modelsurgery.evaluation.screening import Screen
 from modelsurgery.evaluation.store import Store
@@ -159,9 +159,9 @@ class Bench:
     ) -> Side:
         described = self.given.behavior.described.uncalled_for
         is_uncalled = prompts is self.given.behavior.test_uncalled
-        return measure_side(
+        (side,) = measure_sides(
             generator,
-            (),
+            [()],
             prompts.texts,
             self.judges[:1] if is_uncalled else self.judges,
             decodings,
@@ -169,6 +169,7 @@ class Bench:
             store=self.store,
             progress=self.progress,
         )
+        return side
 
     def uncalled_change(self, base: Side | None, edited: Side | None) -> Compared | None:
         """What became of prompts that do not call for the behavior."""

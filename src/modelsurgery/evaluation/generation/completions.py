@@ -14,24 +14,8 @@ from modelsurgery.evaluation.generation.local import continuation_of
 from modelsurgery.evaluation.generation.reading import Reading
 
 
-def llama_cpp_request(read: Reading, decoding: Decoding) -> dict[str, Any]:
-    """A request to llama.cpp, in process or over HTTP; it knows the ends of texts itself."""
-    is_greedy = decoding.seed is None
-    return {
-        "prompt": list(read.ids),
-        "max_tokens": read.max_new_tokens,
-        # Nothing but the temperature, so that base and edited model are seen as they are.
-        "samplers": ["temperature"],
-        "temperature": 0.0 if is_greedy else decoding.temperature,
-        "seed": 0 if is_greedy else prompt_seed(read.prompt, decoding),
-        "stop": [] if decoding.stop is None else [decoding.stop],
-        "n_probs": 1,  # token ids come with their probabilities only
-        "cache_prompt": False,  # what a slot did before shall not matter
-    }
-
-
-def openai_request(read: Reading, decoding: Decoding) -> dict[str, Any]:
-    """A request to vLLM or SGLang, without the name of the model."""
+def _request(read: Reading, decoding: Decoding) -> dict[str, Any]:
+    """What every server is asked; a seed only where something is drawn."""
     is_greedy = decoding.seed is None
     return {
         "prompt": list(read.ids),
@@ -39,6 +23,26 @@ def openai_request(read: Reading, decoding: Decoding) -> dict[str, Any]:
         "temperature": 0.0 if is_greedy else decoding.temperature,
         "seed": None if is_greedy else prompt_seed(read.prompt, decoding),
         "stop": [] if decoding.stop is None else [decoding.stop],
+    }
+
+
+def llama_cpp_request(read: Reading, decoding: Decoding) -> dict[str, Any]:
+    """A request to llama.cpp, in process or over HTTP; it knows the ends of texts itself."""
+    asked = _request(read, decoding)
+    return {
+        **asked,
+        "seed": asked["seed"] or 0,
+        # Nothing but the temperature, so that base and edited model are seen as they are.
+        "samplers": ["temperature"],
+        "n_probs": 1,  # token ids come with their probabilities only
+        "cache_prompt": False,  # what a slot did before shall not matter
+    }
+
+
+def openai_request(read: Reading, decoding: Decoding) -> dict[str, Any]:
+    """A request to vLLM or SGLang, without the name of the model."""
+    return {
+        **_request(read, decoding),
         "stop_token_ids": list(read.ends),
         "return_token_ids": True,
         # A server takes these from the model's generation settings unless they are said.
@@ -72,12 +76,17 @@ def answer_to(
 
 def llama_cpp_ids(choice: Mapping[str, Any]) -> list[int]:
     """Token ids of an answer of llama.cpp."""
-    return [one["id"] for one in (choice["logprobs"] or {"content": []})["content"]]
+    return [one["id"] for one in _llama_cpp_tokens(choice)]
 
 
 def _llama_cpp_first(choice: Mapping[str, Any]) -> dict[str, float]:
-    content = (choice["logprobs"] or {"content": []})["content"]  # none where a text ends at once
-    return {str(one["id"]): float(one["logprob"]) for row in content for one in row["top_logprobs"]}
+    found = [one for row in _llama_cpp_tokens(choice) for one in row["top_logprobs"]]
+    return {str(one["id"]): float(one["logprob"]) for one in found}
+
+
+def _llama_cpp_tokens(choice: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Tokens of an answer; none where a text ends at once."""
+    return choice["logprobs"]["content"] if choice["logprobs"] else []
 
 
 def _openai_ids(choice: Mapping[str, Any]) -> list[int]:

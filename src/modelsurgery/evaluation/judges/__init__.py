@@ -33,13 +33,10 @@ def judge_spec(described: BehaviorFile, spec: str | None, *, is_demo: bool) -> s
 
 
 def judge_for(behavior: Behavior, spec: str | None = None, *, seed: int = 0) -> Judge:
-    """The judge of a behavior.
+    """The judge of a behavior, as typed after `--judge`: one of KINDS.
 
-    Args:
-        behavior: what is judged, with its texts.
-        spec: as typed after `--judge`: one of KINDS. None: exact in the demo data,
-            else the one that the behavior's file names, else one made from its texts.
-        seed: of judges that are trained.
+    None is the exact one in the demo data, else the one that the behavior's file names, else one
+    made from its texts. The seed is that of judges that are trained.
 
     Raises:
         RecipeError: no such judge, or one that cannot judge this behavior.
@@ -47,7 +44,10 @@ def judge_for(behavior: Behavior, spec: str | None = None, *, seed: int = 0) -> 
     spec = judge_spec(behavior.described, spec, is_demo=behavior.is_demo)
     kind, _, rest = spec.partition(":")
     if kind == "hf" or (spec not in OWN and not rest and Path(spec).is_dir()):
-        return _classifier(rest or spec, behavior.name)
+        from modelsurgery.evaluation.judges.classifier import SequenceClassifierJudge
+
+        model, _, label = (rest or spec).partition("#")
+        return SequenceClassifierJudge(model, behavior.name, label=label or None)
     if kind == "states":
         from modelsurgery.evaluation.judges.states import StatesJudge
 
@@ -88,13 +88,6 @@ def _plain(spec: str, behavior: Behavior, seed: int) -> Judge:
             "--judge ngrams or another judge"
         )
     raise RecipeError(f"no judge {spec!r}; expected {KINDS}")
-
-
-def _classifier(spec: str, behavior: str) -> Judge:
-    from modelsurgery.evaluation.judges.classifier import SequenceClassifierJudge
-
-    model, _, label = spec.partition("#")
-    return SequenceClassifierJudge(model, behavior, label=label or None)
 
 
 def _chat(spec: str, behavior: Behavior) -> Judge:

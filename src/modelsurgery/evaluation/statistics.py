@@ -21,11 +21,10 @@ RESAMPLES = 9999
 def rate_of(per_prompt: Sequence[float]) -> Rate:
     """Mean rate with Wilson's 95 % score interval, n being the number of prompts.
 
-    With several samples a prompt this is wider than need be, never narrower: n prompts count
-    as n trials. Wilson (1927), Journal of the American Statistical Association 22.
-
-    Args:
-        per_prompt: share of a prompt's samples that show the behavior, each 0..1; at least one.
+    The rate of a prompt, 0..1, is the share of its samples that show the behavior; there is at
+    least one prompt. With several samples a prompt the interval is wider than need be, never
+    narrower: n prompts count as n trials. Wilson (1927), Journal of the American Statistical
+    Association 22.
     """
     return _wilson(float(np.mean(per_prompt)), len(per_prompt))
 

@@ -52,19 +52,16 @@ def without_thinking(text: str, read: str = "") -> tuple[str, str | None]:
     """
     for opening, closing in THINKING:
         mark = r"\s*".join(map(re.escape, opening.split()))
-        begins = re.compile(rf"\s*{mark}")
+        begins = re.compile(rf"\A\s*{mark}")
         is_open = re.search(rf"{mark}\s*\Z", read) is not None
         if not is_open and begins.match(text) is None and closing not in text:
             continue
-        thoughts, rest = [], text
-        while True:
-            found = begins.match(rest)
-            thought, closed, answer = rest[found.end() if found else 0 :].partition(closing)
+        thoughts: list[str] = []
+        closed, rest = "", text
+        while not thoughts or (closed and begins.match(rest)):
+            thought, closed, rest = begins.sub("", rest).partition(closing)
             thoughts.append(thought.strip())
-            if not closed or begins.match(answer) is None:
-                break
-            rest = answer
-        return (answer.strip() if closed else ""), "\n\n".join(thoughts)
+        return (rest.strip() if closed else ""), "\n\n".join(thoughts)
     return text, None
 
 

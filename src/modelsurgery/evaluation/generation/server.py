@@ -63,15 +63,11 @@ class ServerGenerator:
     ) -> None:
         """Ask the server what it serves.
 
-        Args:
-            model: what the server runs; its tokenizer and settings are used, not its weights.
-            address: base of the server's interface, as `http://localhost:8000/v1`.
-            served: the server's name of the model; None takes the first.
-            shared: where adapters are written; None takes a temporary directory.
-            concurrency: requests under way at once, at most; None takes what the server says.
-            store: where continuations are looked up and kept.
-            timeout_seconds: for one continuation.
-            first_wait_seconds: before the first retry; later ones wait longer.
+        Of the model, which the server runs, tokenizer and settings are used, not its weights. The
+        address is that of the server's interface, as `http://localhost:8000/v1`, and `served` its
+        name of the model; None takes the first. Adapters are written to `shared`, or to a temporary
+        directory. No more requests are under way than `concurrency`; None takes what the server
+        says. The timeout is for one continuation; later retries wait longer than the first.
 
         Raises:
             EvaluationError: nothing answers there, or not as such a server does.

@@ -65,17 +65,12 @@ class ChatJudge:
         timeout_seconds: float = 60.0,
         first_wait_seconds: float = 1.0,
     ) -> None:
-        """Describe the server and the behavior; nothing is sent yet.
+        """Describe the server, and in words the behavior and its opposite; nothing is sent yet.
 
-        Args:
-            address: base of the interface, as `http://localhost:8000/v1`; the key, if the server
-                wants one, is read from the environment variable SURGERY_JUDGE_KEY.
-            model: the server's name of the model.
-            shows: what the behavior is, in words.
-            opposite: what its opposite is.
-            concurrency: requests under way at once, at most.
-            timeout_seconds: for one answer.
-            first_wait_seconds: before the first retry; later ones wait longer.
+        The address is that of the interface, as `http://localhost:8000/v1`; the key, if the server
+        wants one, is read from the environment variable SURGERY_JUDGE_KEY. The model is the
+        server's name of it. No more requests are under way than `concurrency`; the timeout is for
+        one answer, and later retries wait longer than the first.
         """
         self.name = f"chat:{model}"
         self.note = f"verdicts of the language model {model}, which can be wrong"

@@ -31,11 +31,11 @@ from modelsurgery.evaluation.judges import Judge, judge_for
 from modelsurgery.evaluation.own_answers import own_answers, uncalled_requests
 from modelsurgery.evaluation.protocol import decodings_of, measure_prompt_set
 from modelsurgery.evaluation.screening import Screen
-from modelsurgery.evaluation.statistics import Rate
 from modelsurgery.evaluation.store import Store
 from modelsurgery.model.activations.ledger import Ledger
 from modelsurgery.model.activations.passes import Passes
 from modelsurgery.model.probe_fitting import fit_probe_on_texts
+from modelsurgery.results import Rate
 from modelsurgery.rivals.matching import match_divergence
 from modelsurgery.rules.choices import SEVERAL_STEPS
 from modelsurgery.rules.proposal import RowProposal
@@ -228,7 +228,7 @@ def measure(options: argparse.Namespace) -> list[Measured]:
                 print(line_of(one), flush=True)
                 kept[one.key] = one
                 with options.store.with_suffix(".jsonl").open("a") as file:
-                    file.write(json.dumps(asdict(one)) + "\n")
+                    file.write(json.dumps(asdict(one), default=dict) + "\n")
     return [kept[key] for key in wanted if key in kept]
 
 

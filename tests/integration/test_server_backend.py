@@ -21,7 +21,7 @@ from modelsurgery import Edit, LanguageModel, load_model
 from modelsurgery.errors import EvaluationError, RecipeError
 from modelsurgery.evaluation.generation import Continuation, Decoding, TransformersGenerator
 from modelsurgery.evaluation.generation.adapters import SharedDirectory
-from modelsurgery.evaluation.generation.local import end_tokens
+from modelsurgery.evaluation.generation.reading import end_tokens
 from modelsurgery.evaluation.generation.server import ServerGenerator
 from modelsurgery.evaluation.store import Store
 from modelsurgery.model.loading import load_without_weights
@@ -70,7 +70,7 @@ def test_a_model_without_weights_reads_prompts_as_the_loaded_one(
     assert all(one.is_meta for one in model.model.parameters())
     assert model.context_length == local.context_length
     assert model.fingerprint() == local.fingerprint()
-    assert end_tokens(model, is_chat=False) == end_tokens(local, is_chat=False)
+    assert end_tokens(model, in_chat=False) == end_tokens(local, in_chat=False)
     assert model.token_ids(PROMPTS) == local.token_ids(PROMPTS)
 
 

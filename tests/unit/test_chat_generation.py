@@ -9,8 +9,8 @@ import torch
 
 from modelsurgery import LanguageModel, load_model
 from modelsurgery.evaluation.generation import Decoding, TransformersGenerator
-from modelsurgery.evaluation.generation.local import continuation_of, end_tokens
-from modelsurgery.evaluation.generation.reading import readings, render_prompt
+from modelsurgery.evaluation.generation.local import continuation_of
+from modelsurgery.evaluation.generation.reading import end_tokens, readings, render_prompt
 from modelsurgery.evaluation.generation.thinking import without_thinking
 from modelsurgery.model.chat_template import Rendered
 from modelsurgery.pipeline.conversation import Conversation
@@ -70,7 +70,7 @@ def test_generation_reads_the_ids_of_the_template(model: LanguageModel) -> None:
     watch.remove()
     expected = [template_ids(model.tokenizer, [("user", one)]) for one in PROMPTS]
     assert sorted(rows) == sorted(expected)
-    ends = set(end_tokens(model, is_chat=True))
+    ends = set(end_tokens(model, in_chat=True))
     for one, ids in zip(made, expected, strict=True):
         assert one.tokens == len(greedily(model, ids, 6, ends))
 
@@ -116,7 +116,7 @@ def test_a_turn_ends_at_the_tokenizers_end_and_at_the_models(tmp_path: Path) -> 
         read = loaded.token_ids([render_prompt(loaded, prompt, decoding)])[0]
         first = greedily(loaded, read, 1, {2})[0]
         loaded.tokenizer.eos_token = loaded.tokenizer.convert_ids_to_tokens(first)
-        assert end_tokens(loaded, is_chat=True) == [2, first]
+        assert end_tokens(loaded, in_chat=True) == [2, first]
         (tokens[how],) = generator.generate([prompt], decoding)
     assert (tokens["raw"].tokens, tokens["raw"].is_finished) == (6, False)
     assert (tokens["chat"].tokens, tokens["chat"].is_finished) == (0, True)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from modelsurgery.errors import EvaluationError
-from modelsurgery.evaluation.judges.chat import ATTEMPTS, ChatJudge
+from modelsurgery.evaluation.judges.chat import ChatJudge
+from modelsurgery.evaluation.requests import ATTEMPTS
 
 Reply = tuple[int, Any, dict[str, str]]
 

@@ -20,8 +20,9 @@ from modelsurgery.evaluation.facts import measure_facts
 from modelsurgery.evaluation.generation import Continuation, Decoding, TransformersGenerator
 from modelsurgery.evaluation.judges import TextsJudge, Verdict
 from modelsurgery.evaluation.language_modelling import compare_language_modelling
-from modelsurgery.evaluation.protocol import Comparison, Side, compare
+from modelsurgery.evaluation.protocol import Side, compare
 from modelsurgery.evaluation.screening import Screen
+from modelsurgery.results import Compared
 from tiny import tiny_sentences
 
 TEXTS = tiny_sentences(12)
@@ -187,7 +188,7 @@ def test_sampling_repeats_with_its_seed_and_leaves_the_global_state(model: Langu
 
 def measured(
     base: list[list[Verdict]], edited: list[list[Verdict]]
-) -> tuple[Comparison, dict[Verdict, int]]:
+) -> tuple[Compared, dict[Verdict, int]]:
     """Rates from verdicts, a list of prompts a round; and the counts of the edited model."""
     sides = [
         Side(

@@ -1,7 +1,6 @@
 """Whether an edit did what it was meant to: in words, in the first line, and as an exit code."""
 
 import io
-from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -11,13 +10,13 @@ from test_command_line import RESULTS
 from modelsurgery.cli.run import _end
 from modelsurgery.errors import DamageBudgetError, NoEffectError
 from modelsurgery.evaluation.outcome import outcome_of
-from modelsurgery.evaluation.protocol import Comparison, compare
+from modelsurgery.evaluation.protocol import compare
 from modelsurgery.report.html.runs import verdict_of
 from modelsurgery.report.terminal import print_results
-from modelsurgery.results import RunResults, results_of
+from modelsurgery.results import Compared, RunResults, results_of
 
 
-def measured(lost: int, gained: int, kept: int, never: int) -> Comparison:
+def measured(lost: int, gained: int, kept: int, never: int) -> Compared:
     """Of so many prompts the behavior went, came, stayed, or never was."""
     pairs = [(1, 0)] * lost + [(0, 1)] * gained + [(1, 1)] * kept + [(0, 0)] * never
     return compare([before for before, _ in pairs], [after for _, after in pairs], "prompts")
@@ -46,7 +45,7 @@ SAME, NEVER, ALWAYS = measured(2, 2, 4, 32), measured(0, 0, 0, 40), measured(0, 
     ],
 )
 def test_what_became_of_a_behavior(
-    direction: Any, sampled: Comparison, greedy: Comparison | None, kind: str
+    direction: Any, sampled: Compared, greedy: Compared | None, kind: str
 ) -> None:
     assert outcome_of("curtness", direction, sampled, greedy).kind == kind
 
@@ -70,9 +69,9 @@ def test_the_sentences_have_the_rates() -> None:
 
 def test_an_edit_without_effect_is_the_first_line_of_terminal_and_report() -> None:
     outcome = outcome_of("toxicity", "away", RISES)
-    change = RISES.to_json()["change"]
+    change = RISES.model_dump()["change"]
     assert change["verdict"] == "more"
-    behavior = {**RESULTS["behavior"], "outcome": asdict(outcome), "change": change}
+    behavior = {**RESULTS["behavior"], "outcome": outcome.model_dump(), "change": change}
     results = results_of({**RESULTS, "behavior": behavior}, "here")
     assert isinstance(results, RunResults)
     stream = io.StringIO()

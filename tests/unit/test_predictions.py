@@ -20,6 +20,7 @@ from modelsurgery.evaluation.generation.sampling import UniformSampling
 from modelsurgery.evaluation.language_modelling import (
     compare_language_modelling,
     greedy_answers,
+    plain_ids,
     sum_over_texts,
 )
 from modelsurgery.evaluation.predictions import LOGITS_AT_A_TIME, last_logits, predict
@@ -218,7 +219,7 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_states_that_are_known_are_not_read_again(tmp_path: Path, rows: list[int]) -> None:
     model = load_model(write_tiny_model(tmp_path / "m", "llama"))
     sides: list[tuple[Edit, ...]] = [(), (random_edit(tmp_path / "m"),)]
-    texts = tiny_sentences(30)
+    texts = plain_ids(model, tiny_sentences(30))
     known: dict[int, torch.Tensor] = {}
     expected = sum_over_texts(model, texts, sides, together=True)
     sum_over_texts(model, texts, [()], known=known)

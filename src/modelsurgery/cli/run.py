@@ -167,7 +167,7 @@ def _perform(
     choice, outcome = result.choice, result.outcome
     is_fitted = choice.search is not None or choice.strength is not None
     over = result.broken if is_fitted else ()
-    _end(over, [] if outcome.is_as_asked else [outcome.sentence])
+    _end(over, [] if outcome.kind == "changed" else [outcome.sentence])
 
 
 def _end(over: Sequence[str], without_effect: Sequence[str]) -> None:
@@ -220,7 +220,7 @@ def _perform_several(options: dict[str, Any], as_json: bool) -> None:
         print_json(result.to_json())
     else:
         print_sequence(result.results(), Console(highlight=False, soft_wrap=True))
-    _end((), [one.sentence for one in result.outcomes if not one.is_as_asked])
+    _end((), [one.sentence for one in result.outcomes if one.kind != "changed"])
 
 
 def _perform_grid(options: dict[str, Any], executor: "Executor | None", as_json: bool) -> None:

@@ -2,8 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,18 +36,9 @@ class Agreement:
     kappa_high: float | None
     counts: dict[str, dict[str, int]]
 
-    def to_json(self) -> dict[str, Any]:
-        """The same as plain values."""
-        return asdict(self)
-
 
 def agreement(first: Sequence[Verdict], second: Sequence[Verdict]) -> Agreement:
-    """Agreement of two judges; what either could not judge is left out.
-
-    Args:
-        first: verdicts of one judge.
-        second: of the other, on the same continuations in the same order.
-    """
+    """Agreement of two judges on the same continuations, without what either could not judge."""
     pairs = [
         (one, other)
         for one, other in zip(first, second, strict=True)

@@ -1,9 +1,10 @@
 """What an edit may have broken: neutral text, own answers, facts, prompts that it should leave."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from modelsurgery.data.behaviors import Behavior
+from modelsurgery.data.texts import LabeledText
 from modelsurgery.edit.edit import Edit
 from modelsurgery.evaluation.facts import FactsMeasurement, measure_facts
 from modelsurgery.evaluation.generation import Generator
@@ -65,36 +66,28 @@ def measure_damage(
     store: Store | None = None,
     progress: Progress = silent,
 ) -> Damage:
-    """Measure what edits may have broken, on held-out text.
+    """Measure what edits, applied together, may have broken on held-out text.
 
-    Args:
-        model: the base model.
-        edits: applied together; none measures the base model alone.
-        behavior: says which texts, facts and prompts.
-        judges: the first decides what prompts show that do not call for the behavior.
-        generator: continues prompts.
-        is_read: let the model read texts; without, only what is generated is measured.
-        store: keeps what is generated and judged.
-        progress: is told what is going on.
+    Without edits the base model alone is measured. The first judge decides what prompts show that
+    do not call for the behavior. Unless the model `is_read`, only what is generated is measured.
 
     Raises:
         EvaluationError: the neutral texts have no token to predict.
     """
-    damage = Damage()
+    neutral = own = facts = uncalled = None
+    answers: list[LabeledText] = []
     if is_read:
         neutral = compare_language_modelling(model, behavior.test_neutral, edits, progress=progress)
-        damage = replace(damage, neutral=neutral)
         requests = uncalled_requests(behavior.test) if edits else []
-        if answers := own_answers(model, requests, store=store, progress=progress):
+        answers = own_answers(model, requests, store=store, progress=progress)
+        if answers:
             replies = [model.reply_ids(one) for one in answers]
             own = compare_replies(model, replies, edits, progress=progress)
-            damage = replace(damage, own=own, own_count=len(answers))
         if behavior.test_facts:
             facts = measure_facts(generator, edits, behavior.test_facts, progress=progress)
-            damage = replace(damage, facts=facts)
-    if behavior.test_uncalled is not None:
+    prompts = behavior.test_uncalled
+    if prompts is not None:
         uncalled = measure_uncalled(
-            behavior, edits, judges, generator, store=store, progress=progress
+            behavior, prompts, edits, judges, generator, store=store, progress=progress
         )
-        damage = replace(damage, uncalled=uncalled)
-    return damage
+    return Damage(neutral, own, len(answers), facts, uncalled)

@@ -81,6 +81,11 @@ class Speed:
         }
 
 
+def content_of(edits: Sequence[Edit]) -> tuple[str, ...]:
+    """What edits are known by that are applied together: their hashes, in no order of theirs."""
+    return tuple(sorted(edit.content_sha256 for edit in edits))
+
+
 class Generator(Protocol):
     """Continues prompts with a model, edited or not.
 

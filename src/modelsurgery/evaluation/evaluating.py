@@ -24,7 +24,6 @@ from modelsurgery.evaluation.damage import Damage, measure_damage
 from modelsurgery.evaluation.generation import Generator, TransformersGenerator
 from modelsurgery.evaluation.judges import Judge, judge_for
 from modelsurgery.evaluation.protocol import (
-    Comparison,
     SetMeasurement,
     corrected_together,
     decodings_of,
@@ -33,7 +32,7 @@ from modelsurgery.evaluation.protocol import (
 from modelsurgery.evaluation.store import Store
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.language_model import LanguageModel
-from modelsurgery.results import EvaluationResults, plain
+from modelsurgery.results import Compared, EvaluationResults, plain
 from modelsurgery.results.printing import printed
 
 
@@ -84,7 +83,7 @@ class Evaluation:
         return self.sets[0]
 
     @property
-    def wholes(self) -> dict[str, Comparison]:
+    def wholes(self) -> dict[str, Compared]:
         """Rates on each prompt set, with p-values corrected for the number of sets."""
         return corrected_together({one.prompts.name: one.whole for one in self.sets})
 
@@ -111,7 +110,7 @@ class Evaluation:
                 },
                 "judges": list(self.judges),
                 "sets": [
-                    {**one.to_json(), **wholes[one.prompts.name].to_json()} for one in self.sets
+                    {**one.to_json(), **wholes[one.prompts.name].model_dump()} for one in self.sets
                 ],
                 "uncalled_for": self.uncalled_json(),
                 "damage": {
@@ -228,7 +227,12 @@ def evaluate(
     elif isinstance(data, Behavior):
         behavior = data
     else:
-        behavior = _gathered(model, data, data_root, prompt_count, seed)
+        described = data if isinstance(data, BehaviorFile) else describe_behavior(data)
+        directory = model.checkpoint.directory.resolve()
+        is_demo = described.demo and directory == demo.demo_model_path().resolve()
+        behavior = load_test_part(
+            described, is_demo=is_demo, data=data_root, seed=seed, prompt_count=prompt_count
+        )
     judged_by = judge_for(behavior, judge, seed=seed) if isinstance(judge, str | None) else judge
     return measure(
         model,
@@ -239,22 +243,6 @@ def evaluate(
         samples=samples,
         seed=seed,
         progress=progress,
-    )
-
-
-def _gathered(
-    model: LanguageModel,
-    data: BehaviorFile | str | Path,
-    data_root: Path | None,
-    prompt_count: int | None,
-    seed: int,
-) -> Behavior:
-    """What a measurement needs of a behavior given by name, file or description."""
-    described = data if isinstance(data, BehaviorFile) else describe_behavior(data)
-    directory = model.checkpoint.directory.resolve()
-    is_demo = described.demo and directory == demo.demo_model_path().resolve()
-    return load_test_part(
-        described, is_demo=is_demo, data=data_root, seed=seed, prompt_count=prompt_count
     )
 
 
@@ -274,22 +262,12 @@ def measure(
     store: Store | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
-    """Measure a model, and edits of it, on a behavior and on what must not break.
+    """Measure a model, and edits of it by name, on a behavior and on what must not break.
 
-    Args:
-        model: the base model.
-        edits: by name, applied together; none measures the base model alone.
-        behavior: its held-out prompts, texts and facts.
-        judges: the first decides.
-        name: of the model.
-        samples: sampled continuations of each prompt; 0 continues greedily, once.
-        also_greedy: continue the first prompt set greedily besides.
-        seed: of sampling.
-        damage: measured already; None measures it.
-        tasks: results of capability tasks that go with it.
-        generator: what continues prompts; None takes the loaded model.
-        store: keeps what is generated and judged.
-        progress: is told what is going on.
+    Edits are applied together; none measures the base model alone. The first judge decides.
+    `samples` continuations of each prompt are sampled, 0 continues greedily, once; the first prompt
+    set can be continued greedily besides. Damage that is measured already is taken as it is, and
+    without a generator the loaded model continues prompts.
 
     Raises:
         EvaluationError: nothing could be judged, or neutral texts without a token to predict.

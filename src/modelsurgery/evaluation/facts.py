@@ -2,15 +2,16 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from modelsurgery.edit.edit import Edit
 from modelsurgery.evaluation.generation import Decoding, Generator
-from modelsurgery.evaluation.statistics import Rate, rate_of
+from modelsurgery.evaluation.statistics import rate_of
 from modelsurgery.files.progress import Progress, silent
+from modelsurgery.results import Rate
 
 FACT_TOKENS = 8
 
@@ -30,21 +31,19 @@ class FactsMeasurement:
     @property
     def rates(self) -> tuple[Rate, Rate | None]:
         """Exact match of both."""
-        edited = None if self.edited is None else rate_of([float(hit) for hit in self.edited])
-        return rate_of([float(hit) for hit in self.base]), edited
+        return rate_of(self.base), None if self.edited is None else rate_of(self.edited)
 
     def to_json(self) -> list[dict[str, Any] | None]:
         """Both rates as plain values."""
-        return [None if rate is None else asdict(rate) for rate in self.rates]
+        return [None if rate is None else rate.model_dump() for rate in self.rates]
 
     @property
     def lost(self) -> torch.Tensor | None:
         """Of each fact 1 where it is not right any more, -1 where it has become right, [n]."""
         if self.edited is None:
             return None
-        return torch.tensor(self.base, dtype=torch.float64) - torch.tensor(
-            self.edited, dtype=torch.float64
-        )
+        lost = [before - after for before, after in zip(self.base, self.edited, strict=True)]
+        return torch.tensor(lost, dtype=torch.float64)
 
 
 def measure_facts(
@@ -54,15 +53,10 @@ def measure_facts(
     *,
     progress: Progress = silent,
 ) -> FactsMeasurement:
-    """Whether greedy continuations of prompts are the answers, whatever their case.
+    """Whether greedy continuations of prompts are their answers, whatever their case.
 
-    An answer goes up to the first full stop or line break.
-
-    Args:
-        generator: continues prompts.
-        edits: applied together; none measures the base model alone.
-        facts: prompts with their answers; at least one.
-        progress: is told of models done.
+    An answer goes up to the first full stop or line break. Without edits, which are applied
+    together, the base model alone is measured. There is at least one fact.
     """
     sides: list[Sequence[Edit]] = [(), edits] if edits else [()]
     prompts = [prompt for prompt, _ in facts]

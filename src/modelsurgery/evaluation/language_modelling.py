@@ -18,7 +18,7 @@ from modelsurgery.files.progress import Advance, Progress, silent
 from modelsurgery.model.chat_template import Text
 from modelsurgery.model.hidden_states import batches
 from modelsurgery.model.language_model import LanguageModel
-from modelsurgery.model.token_ids import ReplyIds, Source, answer_ids
+from modelsurgery.model.token_ids import ReplyIds, answer_ids
 
 MAX_TOKENS = 256
 BATCH_TOKENS = 2048
@@ -91,10 +91,10 @@ class TextSums:
         """Whether all predicted tokens of a text are the most probable ones, [s, n] bool."""
         return self.hits == self.tokens
 
-    def compared(self, side: int | None) -> LanguageModelling:
-        """The first side with another one; alone where that is None."""
+    def compared(self, side: int = 1) -> LanguageModelling:
+        """The first side with another one; alone where there is no such side."""
         base, tokens = float(self.mean_losses[0]), int(self.tokens.sum())
-        if side is None:
+        if side >= len(self.losses):
             return LanguageModelling(base, tokens)
         rise = per_token(self.losses[side] - self.losses[0], self.tokens)
         apart, error = per_token(self.divergences[side], self.tokens)
@@ -106,10 +106,9 @@ class TextSums:
 
 def sum_over_texts(
     model: LanguageModel,
-    texts: Sequence[Source],
+    texts: Sequence[ReplyIds],
     sides: Sequence[Side],
     *,
-    starts: Sequence[int] | None = None,
     max_tokens: int | None = MAX_TOKENS,
     batch_tokens: int = BATCH_TOKENS,
     together: bool = False,
@@ -120,10 +119,9 @@ def sum_over_texts(
 
     Args:
         model: the base model.
-        texts: plain or rendered texts, or token ids.
+        texts: their tokens count from the beginning of the reply on, but never the first, which
+            nothing predicts.
         sides: at least one; divergences are those from the first.
-        starts: place of the first token of each text that counts; None counts all but the first,
-            which nothing predicts.
         max_tokens: tokens of a text that are read, from its beginning; None reads what the model's
             context holds.
         batch_tokens: tokens in one batch, padding included.
@@ -134,9 +132,10 @@ def sum_over_texts(
     """
     sums = torch.zeros(3, len(sides), len(texts), dtype=torch.float64)
     tokens = torch.zeros(len(texts), dtype=torch.float64)
-    for rows, batch in batches(model, texts, max_tokens=max_tokens, batch_tokens=batch_tokens):
+    ids = [text.ids for text in texts]
+    for rows, batch in batches(model, ids, max_tokens=max_tokens, batch_tokens=batch_tokens):
         mask = batch["attention_mask"].bool()
-        begins = torch.tensor([1 if starts is None else max(1, starts[row]) for row in rows])
+        begins = torch.tensor([max(1, texts[row].reply_start) for row in rows])
         place = torch.arange(mask.shape[1], device=mask.device)
         wanted = mask & (place >= begins.to(mask.device).unsqueeze(1))
         first = None
@@ -168,23 +167,20 @@ def compare_language_modelling(
     max_tokens: int = MAX_TOKENS,
     progress: Progress = silent,
 ) -> LanguageModelling:
-    """Perplexity before and after, and the divergence between the two, in one run over texts.
+    """Perplexity of neutral texts before and after, and the divergence, in one run over them.
 
-    Args:
-        model: the base model.
-        texts: neutral texts.
-        edits: applied together; none measures the base model alone.
-        max_tokens: tokens of a text that are read, from its beginning.
-        progress: is told of texts done.
+    The edits are applied together; none measures the base model alone. `max_tokens` of a text are
+    read, from its beginning.
 
     Raises:
         EvaluationError: the texts have no token to predict.
     """
     sides: list[Side] = [(), edits] if edits else [()]
+    read = plain_ids(model, texts)
     with progress("perplexity", len(texts)) as advance:
-        sums = sum_over_texts(model, texts, sides, max_tokens=max_tokens, advance=advance)
+        sums = sum_over_texts(model, read, sides, max_tokens=max_tokens, advance=advance)
     check_predicted(int(sums.tokens.sum()), "neutral")
-    return sums.compared(1 if edits else None)
+    return sums.compared()
 
 
 def compare_replies(
@@ -196,14 +192,8 @@ def compare_replies(
 ) -> LanguageModelling:
     """The same of replies alone: what stands before one is read and not counted."""
     with progress("replies", len(replies)) as advance:
-        sums = sum_over_texts(
-            model,
-            [one.ids for one in replies],
-            [(), edits],
-            starts=[one.reply_start for one in replies],
-            advance=advance,
-        )
-    return sums.compared(1)
+        sums = sum_over_texts(model, replies, [(), edits], advance=advance)
+    return sums.compared()
 
 
 def greedy_answers(
@@ -213,37 +203,27 @@ def greedy_answers(
     *,
     progress: Progress = silent,
 ) -> list[bool]:
-    """Whether greedy decoding of each prompt begins with its answer.
+    """Whether greedy decoding of each prompt begins with its answer, which follows directly.
 
-    One forward pass instead of generation: an answer is greedy when each of its tokens is the most
-    probable one after the right tokens before it.
-
-    Args:
-        model: the base model.
-        pairs: prompts with answers, which follow directly (begin an answer with its space).
-        edits: applied in memory.
-        progress: is told of pairs done.
+    So an answer begins with its space. One forward pass instead of generation: an answer is greedy
+    when each of its tokens is the most probable one after the right tokens before it.
     """
     asked = answer_ids(model.tokenizer, pairs, model.context_length)
     with progress("answers", len(pairs)) as advance:
-        sums = sum_over_texts(
-            model,
-            [one.ids for one in asked],
-            [edits],
-            starts=[one.reply_start for one in asked],
-            max_tokens=None,
-            advance=advance,
-        )
+        sums = sum_over_texts(model, asked, [edits], max_tokens=None, advance=advance)
     right: list[bool] = sums.right[0].tolist()
     return right
 
 
-def per_token(sums: torch.Tensor, tokens: torch.Tensor) -> tuple[float, float]:
-    """Mean per token, and its standard error with texts as the unit (a ratio estimator's).
+def plain_ids(model: LanguageModel, texts: Sequence[Text]) -> list[ReplyIds]:
+    """Texts of which all tokens count."""
+    return [ReplyIds(tuple(ids), 1) for ids in model.token_ids(texts)]
 
-    Args:
-        sums: over the tokens of each text, [n].
-        tokens: of each text, [n].
+
+def per_token(sums: torch.Tensor, tokens: torch.Tensor) -> tuple[float, float]:
+    """Mean per token of n texts, and its standard error with texts as the unit.
+
+    The error is a ratio estimator's. `sums` are over the tokens of each text, [n], as are `tokens`.
     """
     total = max(float(tokens.sum()), 1.0)
     mean = float(sums.sum()) / total

@@ -1,49 +1,24 @@
 """Whether an edit did what it was meant to, on prompts that it was not made from."""
 
-from dataclasses import dataclass
 from typing import Literal
 
-from modelsurgery.evaluation.protocol import Comparison
-from modelsurgery.evaluation.statistics import ChangeVerdict, corrected
+from modelsurgery.evaluation.statistics import corrected
+from modelsurgery.results import Compared, Outcome
+from modelsurgery.results.parts import ChangeVerdict
 
-Kind = Literal["changed", "wrong way", "no change", "nothing to change"]
 NO_CHANGE: ChangeVerdict = "no detectable change"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a behavior.
-
-    Attributes:
-        kind: `changed` as it was asked to; anything else says that the edit does not work.
-        sentence: the same in words, with the rates.
-    """
-
-    kind: Kind
-    sentence: str
-
-    @property
-    def is_as_asked(self) -> bool:
-        """Whether the behavior changed as it was asked to."""
-        return self.kind == "changed"
 
 
 def outcome_of(
     name: str,
     direction: Literal["away", "toward"],
-    sampled: Comparison,
-    greedy: Comparison | None = None,
+    sampled: Compared,
+    greedy: Compared | None = None,
 ) -> Outcome:
-    """What became of a behavior.
+    """What became of a behavior, in the direction that an edit was meant to move it.
 
-    Sampled continuations decide. Where they tell no change greedy ones may, at a p-value corrected
-    for both (Holm).
-
-    Args:
-        name: of the behavior.
-        direction: what the edit was meant to do.
-        sampled: base against edited.
-        greedy: the same, greedy; None where that was not measured.
+    Sampled continuations decide. Where they tell no change greedy ones may, if those were measured,
+    at a p-value corrected for both (Holm).
     """
     wished: ChangeVerdict = "less" if direction == "away" else "more"
     assert sampled.change is not None
@@ -58,25 +33,21 @@ def outcome_of(
     prompts = f"{one.base.prompts:,} held-out prompts"
     moved = f"{name} goes from {before} to {after} of {prompts} ({decoding})"
     if verdict == wished:
-        return Outcome("changed", f"{moved}.")
+        return Outcome(kind="changed", sentence=f"{moved}.")
     if verdict != NO_CHANGE:
-        return Outcome(
-            "wrong way",
-            f"The edit has the opposite effect: {moved}, but it should become {wished} frequent.",
-        )
+        told = f"The edit has the opposite effect: {moved}, but it should become {wished} frequent."
+        return Outcome(kind="wrong way", sentence=told)
     measured = (sampled,) if greedy is None else (sampled, greedy)
     if all(_has_nothing(one, direction) for one in measured):
         share = "none" if direction == "away" else "all"
-        return Outcome(
-            "nothing to change",
+        told = (
             f"Nothing to change: before the edit, {share} of {prompts} show {name}; use prompts "
-            "that elicit it, or another model.",
+            "that elicit it, or another model."
         )
-    return Outcome(
-        "no change",
-        f"No detectable effect: {moved}; use more prompts, allow more damage, or use other texts.",
-    )
+        return Outcome(kind="nothing to change", sentence=told)
+    advice = "use more prompts, allow more damage, or use other texts"
+    return Outcome(kind="no change", sentence=f"No detectable effect: {moved}; {advice}.")
 
 
-def _has_nothing(one: Comparison, direction: str) -> bool:
+def _has_nothing(one: Compared, direction: str) -> bool:
     return one.base.rate == (0.0 if direction == "away" else 1.0)

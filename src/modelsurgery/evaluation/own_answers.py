@@ -31,13 +31,9 @@ def own_answers(
     store: Store | None = None,
     progress: Progress = silent,
 ) -> list[LabeledText]:
-    """Requests with the model's own greedy answers; empty answers are left out.
+    """Requests with the base model's own greedy answers; empty answers are left out.
 
-    Args:
-        model: the base model.
-        requests: users' turns; without a template a line break follows them, as in exchanges.
-        store: keeps answers.
-        progress: is told of answers made.
+    Requests are users' turns; without a template a line break follows them, as in exchanges.
     """
     if not requests:
         return []

@@ -75,12 +75,8 @@ def predict(
         states = read(halves, batch, sides, chosen)
     else:
         states = torch.cat([first.unsqueeze(0), read(halves, batch, sides[1:], chosen)])
-    losses, divergences, hits = reduce_logits(
-        states,
-        ids[:, 1:][chosen],
-        halves.logits,
-        model.config.get_text_config().vocab_size,
-    )
+    vocabulary = model.config.get_text_config().vocab_size
+    losses, divergences, hits = reduce_logits(states, ids[:, 1:][chosen], halves.logits, vocabulary)
     return Predictions(losses, divergences, hits, chosen.nonzero()[:, 0].cpu(), states)
 
 
@@ -92,11 +88,8 @@ def reduce_logits(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Losses, divergences from the first side, and hits, as `Predictions` has them.
 
-    Args:
-        states: last hidden states of all sides, [s, p, d].
-        targets: the tokens that are to be predicted, [p].
-        logits_of: gives the logits [m, v] of states [m, d].
-        vocabulary: v, which decides how many positions are taken at a time.
+    Of last hidden states [s, p, d] that shall predict the targets [p]. `logits_of` gives the logits
+    [m, v] of states [m, d]; the vocabulary v decides how many positions are taken at a time.
     """
     sides, count, _ = states.shape
     losses = torch.zeros(sides, count, dtype=torch.float64)

@@ -7,7 +7,7 @@ together (all sets of a behavior, all groups of a set) have their p-values corre
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, get_args
 
@@ -20,50 +20,13 @@ from modelsurgery.evaluation.decoding import Continuation, Decoding, Generator, 
 from modelsurgery.evaluation.generation import TransformersGenerator
 from modelsurgery.evaluation.judges.verdicts import UNKNOWN, Judge, Verdict
 from modelsurgery.evaluation.quality import Quality, QualityChange, compare_quality, measure_quality
-from modelsurgery.evaluation.statistics import (
-    PairedChange,
-    Rate,
-    corrected,
-    paired_change,
-    rate_of,
-)
+from modelsurgery.evaluation.statistics import corrected, paired_change, rate_of
 from modelsurgery.evaluation.store import Store, judged
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.language_model import LanguageModel
+from modelsurgery.results import Compared
 
 Verdicts = tuple[tuple[Verdict, ...], ...]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Rates of base and edited model on the same prompts.
-
-    Attributes:
-        base: rate of the base model.
-        edited: rate of the edited model; None when there is no edit.
-        change: the paired difference; None when there is no edit.
-    """
-
-    base: Rate
-    edited: Rate | None = None
-    change: PairedChange | None = None
-
-    @property
-    def reduction(self) -> float | None:
-        """Share of the behavior that is gone, 1 - edited / base; None where there was none."""
-        if self.edited is None or not self.base.rate:
-            return None
-        return 1 - self.edited.rate / self.base.rate
-
-    def to_json(self) -> dict[str, Any]:
-        """The same as plain values."""
-        change = self.change
-        return {
-            "base": asdict(self.base),
-            "edited": None if self.edited is None else asdict(self.edited),
-            "change": None if change is None else {**asdict(change), "verdict": change.verdict},
-            "reduction": self.reduction,
-        }
 
 
 @dataclass(frozen=True)
@@ -125,9 +88,9 @@ class SetMeasurement:
     decodings: tuple[Decoding, ...]
     base: Side
     edited: Side | None
-    whole: Comparison
-    by: dict[str, dict[str, Comparison]]
-    other_judges: dict[str, Comparison]
+    whole: Compared
+    by: dict[str, dict[str, Compared]]
+    other_judges: dict[str, Compared]
     agreement: dict[str, Agreement]
 
     @cached_property
@@ -140,7 +103,7 @@ class SetMeasurement:
     def measured_json(self) -> dict[str, Any]:
         """Rates over all prompts and counts of verdicts, as plain values."""
         edited = None if self.edited is None else self.edited.counts
-        return {**self.whole.to_json(), "verdicts": {"base": self.base.counts, "edited": edited}}
+        return {**self.whole.model_dump(), "verdicts": {"base": self.base.counts, "edited": edited}}
 
     def named_json(self) -> dict[str, Any]:
         """The same with the name of the set."""
@@ -154,11 +117,11 @@ class SetMeasurement:
             "prompts": len(prompts.prompts),
             "decoding": [asdict(decoding) for decoding in self.decodings],
             "by": {
-                name: {group: one.to_json() for group, one in groups.items()}
+                name: {group: one.model_dump() for group, one in groups.items()}
                 for name, groups in self.by.items()
             },
             "other_judges": {
-                name: {**one.to_json(), "agreement": self.agreement[name].to_json()}
+                name: {**one.model_dump(), "agreement": asdict(self.agreement[name])}
                 for name, one in self.other_judges.items()
             },
             "quality": self.quality.to_json(),
@@ -202,30 +165,28 @@ def measure_prompt_set(
 ) -> SetMeasurement:
     """Continue all prompts with the base and the edited model and let the judges look at both.
 
-    Args:
-        generator: continues prompts.
-        edits: applied together; none measures the base model alone.
-        prompts: the prompts.
-        judges: the first decides; how far the others agree is reported.
-        decodings: one round of continuations each, the same for both models.
-        counted: the verdict that rates count.
-        store: keeps verdicts, so that an interrupted measurement goes on.
-        progress: is told of prompts done.
+    Edits are applied together; none measures the base model alone. Each decoding makes a round of
+    continuations. Rates count the verdict `counted` of the first judge; how far the others agree
+    with it is reported. The store keeps verdicts, so that an interrupted measurement goes on.
 
     Raises:
         EvaluationError: no prompt got a judged continuation from both models.
     """
-    texts, models = prompts.texts, ((), edits)[: 2 if edits else 1]
-    made = continued(generator, texts, decodings, models, progress=progress)
-    sides = [
-        _judged_side(rounds, texts, judges, counted=counted, store=store, progress=progress)
-        for rounds in made
-    ]
-    return compare_sides(prompts, decodings, sides[0], sides[1] if edits else None)
+    base, *edited = measure_sides(
+        generator,
+        [(), edits] if edits else [()],
+        prompts.texts,
+        judges,
+        decodings,
+        counted=counted,
+        store=store,
+        progress=progress,
+    )
+    return compare_sides(prompts, decodings, base, *edited)
 
 
 def compare_sides(
-    prompts: PromptSet, decodings: Sequence[Decoding], base: Side, edited: Side | None
+    prompts: PromptSet, decodings: Sequence[Decoding], base: Side, edited: Side | None = None
 ) -> SetMeasurement:
     """Compare what two models gave on the same prompts.
 
@@ -267,49 +228,69 @@ def prompt_rates(
     A prompt of which nothing could be judged is left out: a broken model has no other.
     """
     generator = TransformersGenerator(model, store=store)
-    side = measure_side(
-        generator, edits, prompts, [judge], decodings, store=store, progress=progress
+    (side,) = measure_sides(
+        generator, [edits], prompts, [judge], decodings, store=store, progress=progress
     )
     return [rate for rate in side.rates() if rate is not None]
 
 
 def compare(
     base: Sequence[float | None], edited: Sequence[float | None] | None, where: str
-) -> Comparison:
+) -> Compared:
     """Rates over the prompts that have one on both sides.
 
     Raises:
         EvaluationError: there is no such prompt.
     """
+    found = _compared(base, edited)
+    if found is None:
+        raise EvaluationError(
+            f"{where}: no prompt has a judged continuation from both models; the edit broke the "
+            "model (use a smaller strength), the prompts are complete texts, or the judge cannot "
+            "decide"
+        )
+    return found
+
+
+def _compared(
+    base: Sequence[float | None], edited: Sequence[float | None] | None
+) -> Compared | None:
+    """Rates over the prompts that have one on both sides; None without any."""
     if edited is None:
         alone = [one for one in base if one is not None]
-        if alone:
-            return Comparison(rate_of(alone))
-    else:
-        both = [
-            (before, after)
-            for before, after in zip(base, edited, strict=True)
-            if before is not None and after is not None
-        ]
-        if both:
-            before, after = zip(*both, strict=True)
-            return Comparison(rate_of(before), rate_of(after), paired_change(before, after))
-    raise EvaluationError(
-        f"{where}: no prompt has a judged continuation from both models; the edit broke the model "
-        "(use a smaller strength), the prompts are complete texts, or the judge cannot decide"
+        if not alone:
+            return None
+        return Compared(base=rate_of(alone), edited=None, change=None, reduction=None)
+    both = [
+        (before, after)
+        for before, after in zip(base, edited, strict=True)
+        if before is not None and after is not None
+    ]
+    if not both:
+        return None
+    before, after = zip(*both, strict=True)
+    rates = rate_of(before), rate_of(after)
+    return Compared(
+        base=rates[0],
+        edited=rates[1],
+        change=paired_change(before, after),
+        reduction=1 - rates[1].rate / rates[0].rate if rates[0].rate else None,
     )
 
 
-def corrected_together(measured: Mapping[str, Comparison]) -> dict[str, Comparison]:
+def corrected_together(measured: Mapping[str, Compared]) -> dict[str, Compared]:
     """The same comparisons with p-values corrected for having been made together (Holm)."""
     changes = {name: one.change for name, one in measured.items() if one.change is not None}
     adjusted = corrected(changes)
-    return {name: replace(one, change=adjusted.get(name)) for name, one in measured.items()}
+    return {
+        name: one.model_copy(update={"change": adjusted.get(name)})
+        for name, one in measured.items()
+    }
 
 
-def measure_side(
+def measure_sides(
     generator: Generator,
-    edits: Sequence[Edit],
+    sides: Sequence[Sequence[Edit]],
     prompts: Sequence[str],
     judges: Sequence[Judge],
     decodings: Sequence[Decoding],
@@ -317,66 +298,35 @@ def measure_side(
     counted: Verdict = "behavior",
     store: Store | None = None,
     progress: Progress = silent,
-) -> Side:
-    """Let one model continue prompts, and all judges look at what it gave.
-
-    Args:
-        generator: continues prompts.
-        edits: applied together; none takes the model as it is.
-        prompts: the prompts.
-        judges: the first decides.
-        decodings: one round of continuations each.
-        counted: the verdict that rates count.
-        store: keeps verdicts.
-        progress: is told of prompts done.
-    """
-    (rounds,) = continued(generator, prompts, decodings, [edits], progress=progress)
-    return _judged_side(rounds, prompts, judges, counted=counted, store=store, progress=progress)
-
-
-def _judged_side(
-    rounds: Rounds,
-    prompts: Sequence[str],
-    judges: Sequence[Judge],
-    *,
-    counted: Verdict,
-    store: Store | None,
-    progress: Progress,
-) -> Side:
-    texts = [[one.text for one in row] for row in rounds]
-    first, *others = [
-        tuple(tuple(judged(judge, prompts, row, store, progress=progress)) for row in texts)
-        for judge in judges
-    ]
-    return Side(
-        rounds,
-        first,
-        {judge.name: found for judge, found in zip(judges[1:], others, strict=True)},
-        counted,
-    )
+) -> list[Side]:
+    """Let models, each with edits that are applied together, continue prompts for the judges."""
+    found = []
+    for rounds in continued(generator, prompts, decodings, sides, progress=progress):
+        texts = [[one.text for one in row] for row in rounds]
+        first, *others = (
+            tuple(tuple(judged(judge, prompts, row, store, progress=progress)) for row in texts)
+            for judge in judges
+        )
+        names = (judge.name for judge in judges[1:])
+        found.append(Side(rounds, first, dict(zip(names, others, strict=True)), counted))
+    return found
 
 
 def _by_group(
     base: Side, edited: Side | None, prompts: Sequence[Prompt], field: str
-) -> dict[str, Comparison]:
+) -> dict[str, Compared]:
     """Rates of each group; a group in which nothing could be judged is left out."""
     groups: dict[str, list[int]] = {}
     for number, prompt in enumerate(prompts):
         groups.setdefault(getattr(prompt, field) or "none", []).append(number)
     before, after = base.rates(), None if edited is None else edited.rates()
-    found = {}
-    for group in sorted(groups):
-        rows = groups[group]
-        some = [before[row] for row in rows]
-        others = None if after is None else [after[row] for row in rows]
-        judged_rows = [
-            one
-            for one, other in zip(some, others or some, strict=True)
-            if one is not None and other is not None
-        ]
-        if judged_rows:
-            found[group] = compare(some, others, group)
-    return corrected_together(found)
+    found = {
+        group: _compared(
+            [before[row] for row in rows], None if after is None else [after[row] for row in rows]
+        )
+        for group, rows in sorted(groups.items())
+    }
+    return corrected_together({group: one for group, one in found.items() if one is not None})
 
 
 def _agreement(base: Side, edited: Side | None, judge: str) -> Agreement:

@@ -1,13 +1,14 @@
 """Whether continuations still read like text: a broken model also stops being rude."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from modelsurgery.evaluation.decoding import Continuation
-from modelsurgery.evaluation.statistics import PairedChange, paired_change
+from modelsurgery.evaluation.statistics import paired_change
+from modelsurgery.results import Change
 
 GRAM = 4
 
@@ -35,25 +36,23 @@ class Quality:
 
 @dataclass(frozen=True)
 class QualityChange:
-    """Quality of base and edited model on the same prompts.
-
-    Attributes:
-        base: of the base model.
-        edited: of the edited model.
-        repetition: paired change of the repetition.
-        unfinished: paired change of the share cut off.
-        failed: paired change of the share that is empty.
-    """
+    """Quality of base and edited model on the same prompts, and paired changes of the shares."""
 
     base: Quality
     edited: Quality
-    repetition: PairedChange
-    unfinished: PairedChange
-    failed: PairedChange
+    repetition: Change
+    unfinished: Change
+    failed: Change
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain values."""
-        return asdict(self)
+        return {
+            "base": self.base.to_json(),
+            "edited": self.edited.to_json(),
+            "repetition": self.repetition.model_dump(exclude={"verdict"}),
+            "unfinished": self.unfinished.model_dump(exclude={"verdict"}),
+            "failed": self.failed.model_dump(exclude={"verdict"}),
+        }
 
 
 def repetition_of(text: str) -> float:
@@ -81,20 +80,13 @@ def measure_quality(continuations: Sequence[Continuation]) -> Quality:
 def compare_quality(base: Sequence[Continuation], edited: Sequence[Continuation]) -> QualityChange:
     """Quality before and after; continuations of the same prompts in the same order."""
 
-    def change(of: str) -> PairedChange:
-        values = [[_number(one, of) for one in continuations] for continuations in (base, edited)]
-        return paired_change(*values)
+    def change(measure: Callable[[Continuation], float]) -> Change:
+        return paired_change([measure(one) for one in base], [measure(one) for one in edited])
 
     return QualityChange(
         measure_quality(base),
         measure_quality(edited),
-        change("repetition"),
-        change("unfinished"),
-        change("failed"),
+        repetition=change(lambda one: repetition_of(one.text)),
+        unfinished=change(lambda one: not one.is_finished),
+        failed=change(lambda one: not one.text.strip()),
     )
-
-
-def _number(one: Continuation, of: str) -> float:
-    if of == "repetition":
-        return repetition_of(one.text)
-    return float(not one.is_finished if of == "unfinished" else not one.text.strip())

@@ -1,9 +1,10 @@
 """Asking a server that may be busy: what passes is waited for, what does not is said at once."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, NoReturn, TypeVar
 
 import httpx2 as httpx
 from tenacity import (
@@ -20,6 +21,7 @@ from modelsurgery.errors import EvaluationError
 ATTEMPTS = 5
 LONGEST_WAIT_SECONDS = 60.0
 OK = 200
+Found = TypeVar("Found")
 PASSING_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 
 
@@ -79,27 +81,17 @@ class Endpoint:
         """The same as `post`, while others are asked."""
 
         async def sent() -> httpx.Response:
-            try:
+            with self._failing():
                 return self._checked(await client.post(self._url, json=body))
-            except (httpx.TransportError, httpx.InvalidURL) as error:
-                raise self._failure(error) from error
 
-        try:
-            return await AsyncRetrying(**self._patience())(sent)
-        except _PassingError as error:
-            raise self._gave_up(error) from error
+        return await AsyncRetrying(**self._patience())(sent)
 
     def _asked(self, send: Callable[[], httpx.Response]) -> httpx.Response:
         def sent() -> httpx.Response:
-            try:
+            with self._failing():
                 return self._checked(send())
-            except (httpx.TransportError, httpx.InvalidURL) as error:
-                raise self._failure(error) from error
 
-        try:
-            return Retrying(**self._patience())(sent)
-        except _PassingError as error:
-            raise self._gave_up(error) from error
+        return Retrying(**self._patience())(sent)
 
     def _patience(self) -> dict[str, Any]:
         return {
@@ -107,7 +99,7 @@ class Endpoint:
             "stop": stop_after_attempt(self._attempts),
             "wait": self._wait,
             "before_sleep": lambda _: self._on_retry(),
-            "reraise": True,
+            "retry_error_callback": self._give_up,
         }
 
     def _checked(self, response: httpx.Response) -> httpx.Response:
@@ -121,20 +113,26 @@ class Endpoint:
             )
         return response
 
-    def _failure(self, error: httpx.TransportError | httpx.InvalidURL) -> Exception:
-        if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol):
-            return EvaluationError(
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Tell an address that is none from failures that may pass."""
+        try:
+            yield
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise EvaluationError(
                 f"{self._who} address {self._url!r}: {error}; expected an address such as "
                 "http://localhost:8000/v1"
-            )
-        return _PassingError(type(error).__name__)
+            ) from error
+        except httpx.TransportError as error:
+            raise _PassingError(type(error).__name__) from error
 
-    def _gave_up(self, error: _PassingError) -> EvaluationError:
+    def _give_up(self, state: RetryCallState) -> NoReturn:
+        error = state.outcome.exception() if state.outcome else None
         often = "" if self._attempts == 1 else f" in {self._attempts} attempts"
-        return EvaluationError(
+        raise EvaluationError(
             f"the {self._who} at {self._url} did not answer{often} ({error}); check that it is "
             "running, then run the same command again"
-        )
+        ) from error
 
     def _wait(self, state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
@@ -145,32 +143,28 @@ class Endpoint:
 def ask_all(
     asked: Endpoint,
     bodies: Sequence[dict[str, Any]],
-    keep: Callable[[int, httpx.Response], None],
+    read: Callable[[int, httpx.Response], Found],
     *,
     concurrency: int,
     **options: Any,
-) -> None:
-    """Post many requests, a few at a time.
+) -> list[Found]:
+    """Post many requests, a few at a time; gives what is read in the answers, in their order.
 
-    When one fails, or at Ctrl-C, the others are called off, so that nothing waits for them.
-
-    Args:
-        asked: where.
-        bodies: of the requests.
-        keep: is given the number of a request and its answer, one after the other, as they come.
-        concurrency: requests under way at once, at most.
-        options: of httpx's client.
+    When one fails, or at Ctrl-C, the others are called off, so that nothing waits for them. `read`
+    is given the number of a request and its answer, one after the other, as they come. The options
+    are those of httpx's client.
 
     Raises:
         EvaluationError: the server refuses, or does not answer after several attempts.
     """
     if not bodies:
-        return
+        return []
     waiting = iter(enumerate(bodies))
+    found: dict[int, Found] = {}
 
     async def work(client: httpx.AsyncClient) -> None:
         for number, body in waiting:
-            keep(number, await asked.post_async(client, body))
+            found[number] = read(number, await asked.post_async(client, body))
 
     async def work_all() -> None:
         limits = httpx.Limits(max_connections=concurrency)
@@ -189,6 +183,7 @@ def ask_all(
             asyncio.run(work_all())
     except BaseExceptionGroup as group:
         raise group.exceptions[0] from None
+    return [found[number] for number in range(len(bodies))]
 
 
 def _is_in_event_loop() -> bool:

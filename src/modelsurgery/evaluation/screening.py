@@ -25,6 +25,7 @@ from modelsurgery.evaluation.language_modelling import (
     TextSums,
     check_predicted,
     per_token,
+    plain_ids,
     sum_over_texts,
 )
 from modelsurgery.evaluation.predictions import Side
@@ -134,8 +135,7 @@ class Screen:
         self._labeled = tuple(
             [_read(model, text) for text in texts] for texts in (behavior, opposite)
         )
-        clean_ids = model.token_ids(clean)
-        self._clean = [ReplyIds(tuple(ids), 1) for ids in clean_ids]
+        self._clean = plain_ids(model, clean)
         self._own = [model.reply_ids(text) for text in own]
         pairs = [(prompt, f" {answer}.") for prompt, answer in facts]
         self._answers = answer_ids(model.tokenizer, pairs, model.context_length)
@@ -146,7 +146,7 @@ class Screen:
             self._base_losses = [self._base_loss(texts) for texts in self._labeled]
             self._base_right = self._sums(self._answers, [()], None).right[0]
             self._sums(self._own, [()], known=self._own_states)
-            base = self._sums(self._clean, [()], known=self._clean_states).compared(None)
+            base = self._sums(self._clean, [()], known=self._clean_states).compared()
         self.clean_loss, self.clean_tokens = base.base_loss, base.tokens
         check_predicted(self.clean_tokens, "neutral")
 
@@ -156,12 +156,11 @@ class Screen:
         `progress` is told of texts read.
         """
         with self._reading(progress, math.ceil(len(edits) / self._parts)):
+            sides = [(edit,) for edit in edits]
             return [
                 effect
                 for start in range(0, len(edits), self._parts)
-                for effect in self._effects(
-                    [(edit,) for edit in edits[start : start + self._parts]]
-                )
+                for effect in self._effects(sides[start : start + self._parts])
             ]
 
     def measure_changed(self, *, progress: Progress = silent) -> Effect:
@@ -178,8 +177,7 @@ class Screen:
     def _reading(self, progress: Progress, rounds: int) -> Iterator[None]:
         """Tell of texts that are read, all of them so many times."""
         texts = (*self._labeled, self._clean, self._own, self._answers)
-        count = sum(map(len, texts))
-        with progress("read texts", rounds * count) as self._advance:
+        with progress("read texts", rounds * sum(map(len, texts))) as self._advance:
             yield
 
     def _base_loss(self, texts: Sequence[ReplyIds]) -> float:
@@ -223,9 +221,8 @@ class Screen:
         """What sides predict of texts that they read at once."""
         return sum_over_texts(
             self._model,
-            [text.ids for text in texts],
+            texts,
             sides,
-            starts=[text.reply_start for text in texts],
             max_tokens=max_tokens,
             batch_tokens=BATCH_TOKENS // len(sides),
             together=self._shares,
@@ -242,10 +239,10 @@ def effect_of(
     behavior: float = 0.0,
     opposite: float = 0.0,
 ) -> Effect:
-    """An effect from what was measured on each kind of text.
+    """An effect from what was measured on each kind of text, base against edited.
 
     Args:
-        clean: neutral text, base against edited.
+        clean: neutral text.
         lost: of each fact, 1 where it was right and is not any more, -1 the other way round; None
             without facts: next tokens of neutral text stand in their place.
         own: divergence on the model's own answers, with its error.
@@ -255,20 +252,18 @@ def effect_of(
     capability = clean.hits_lost, clean.hits_lost_error
     if lost is not None:
         capability = per_token(lost.double(), torch.ones(len(lost), dtype=torch.float64))
-    measured = (clean.rise, clean.divergence, clean.rise_error, clean.divergence_error, *capability)
-    rise, divergence, rise_error, divergence_error, capability_lost, capability_error = (
-        math.nan if one is None else one for one in measured
-    )
-    return Effect(
-        behavior, opposite, rise, divergence, capability_lost,
-        rise_error, divergence_error, capability_error, *own,
+    measured = (
+        behavior, opposite, clean.rise, clean.divergence, capability[0],
+        clean.rise_error, clean.divergence_error, capability[1], *own,
     )  # fmt: skip
+    return Effect(*(math.nan if one is None else one for one in measured))
 
 
 def _read(model: LanguageModel, text: Text | LabeledText) -> ReplyIds:
     """Ids of a text, and from where on its loss counts."""
-    if isinstance(text, LabeledText) and text.reply is not None:
-        return model.reply_ids(text)
-    source = text.text if isinstance(text, LabeledText) else text
-    (ids,) = model.token_ids([source])
-    return ReplyIds(tuple(ids), 1)
+    if isinstance(text, LabeledText):
+        if text.reply is not None:
+            return model.reply_ids(text)
+        text = text.text
+    (read,) = plain_ids(model, [text])
+    return read

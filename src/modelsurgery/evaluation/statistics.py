@@ -6,79 +6,25 @@ first and never counted as if they were more prompts.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest, bootstrap
 
+from modelsurgery.results.parts import Change, ChangeVerdict, Rate
+
 Z_95 = 1.959963984540054
 SIGNIFICANCE = 0.05
 RESAMPLES = 9999
-
-ChangeVerdict = Literal["less", "more", "no detectable change"]
-
-
-@dataclass(frozen=True)
-class Rate:
-    """A share of prompts with its 95 % interval.
-
-    Attributes:
-        rate: mean over prompts, 0..1.
-        low: lower end of the interval.
-        high: upper end.
-        prompts: number of prompts.
-    """
-
-    rate: float
-    low: float
-    high: float
-    prompts: int
-
-
-@dataclass(frozen=True)
-class PairedChange:
-    """How a rate changed from base to edited on the same prompts.
-
-    Attributes:
-        difference: mean of (edited - base) over prompts.
-        low: lower end of its 95 % interval.
-        high: upper end.
-        p_value: two-sided sign test over the prompts that changed; with one sample a prompt it
-            is McNemar's exact test.
-        adjusted_p_value: the same, corrected for all comparisons that were made together.
-        effect_size: Cohen's h of the two rates, 2·asin√edited - 2·asin√base; 0.2 is small, 0.5
-            medium, 0.8 large. Cohen (1988), Statistical Power Analysis, chapter 6.
-        decreased: prompts whose rate fell.
-        increased: prompts whose rate rose.
-    """
-
-    difference: float
-    low: float
-    high: float
-    p_value: float
-    adjusted_p_value: float
-    effect_size: float
-    decreased: int
-    increased: int
-
-    @property
-    def verdict(self) -> ChangeVerdict:
-        """What may be said: `less`, `more`, or that nothing can be told."""
-        if self.adjusted_p_value >= SIGNIFICANCE or self.decreased == self.increased:
-            return "no detectable change"
-        return "less" if self.decreased > self.increased else "more"
 
 
 def rate_of(per_prompt: Sequence[float]) -> Rate:
     """Mean rate with Wilson's 95 % score interval, n being the number of prompts.
 
-    With several samples a prompt this is wider than need be, never narrower: n prompts count
-    as n trials. Wilson (1927), Journal of the American Statistical Association 22.
-
-    Args:
-        per_prompt: share of a prompt's samples that show the behavior, each 0..1; at least one.
+    The rate of a prompt, 0..1, is the share of its samples that show the behavior; there is at
+    least one prompt. With several samples a prompt the interval is wider than need be, never
+    narrower: n prompts count as n trials. Wilson (1927), Journal of the American Statistical
+    Association 22.
     """
     return _wilson(float(np.mean(per_prompt)), len(per_prompt))
 
@@ -95,7 +41,7 @@ def _wilson(rate: float, count: int) -> Rate:
     half = Z_95 / (1 + spread) * math.sqrt(rate * (1 - rate) / count + spread / (4 * count))
     low = 0.0 if rate == 0 else max(0.0, center - half)
     high = 1.0 if rate == 1 else min(1.0, center + half)
-    return Rate(rate, low, high, count)
+    return Rate(rate=rate, low=low, high=high, prompts=count)
 
 
 def auroc_interval(auroc: float, texts: int) -> tuple[float, float]:
@@ -110,24 +56,22 @@ def auroc_interval(auroc: float, texts: int) -> tuple[float, float]:
     return max(0.0, auroc - half), min(1.0, auroc + half)
 
 
-def paired_change(base: Sequence[float], edited: Sequence[float], *, seed: int = 0) -> PairedChange:
-    """Change of a rate over the same prompts.
+def paired_change(base: Sequence[float], edited: Sequence[float]) -> Change:
+    """Change of a rate over the same prompts, in the same order; at least one.
 
-    The interval is the bias-corrected and accelerated bootstrap of the mean difference over
-    prompts. Efron (1987), Journal of the American Statistical Association 82.
-
-    Args:
-        base: rate by prompt before.
-        edited: rate by prompt after, in the same order; at least one.
-        seed: of the bootstrap.
+    The p-value is that of a two-sided sign test over the prompts that changed; with one sample a
+    prompt it is McNemar's exact test. The interval is the bias-corrected and accelerated bootstrap
+    of the mean difference over prompts. Efron (1987), Journal of the American Statistical
+    Association 82. The effect size is Cohen's h of the two rates, 2·asin√edited - 2·asin√base; 0.2
+    is small, 0.5 medium, 0.8 large. Cohen (1988), Statistical Power Analysis, chapter 6.
     """
     before, after = np.asarray(base, dtype=float), np.asarray(edited, dtype=float)
     differences = after - before
     decreased, increased = int((differences < 0).sum()), int((differences > 0).sum())
     discordant = decreased + increased
     p_value = float(binomtest(decreased, discordant).pvalue) if discordant else 1.0
-    low, high = _mean_interval(differences, seed)
-    return PairedChange(
+    low, high = _mean_interval(differences)
+    return Change(
         difference=float(differences.mean()),
         low=low,
         high=high,
@@ -136,26 +80,35 @@ def paired_change(base: Sequence[float], edited: Sequence[float], *, seed: int =
         effect_size=float(2 * np.arcsin(np.sqrt([after.mean(), before.mean()])) @ [1, -1]),
         decreased=decreased,
         increased=increased,
+        verdict=_verdict(p_value, decreased, increased),
     )
 
 
-def corrected(changes: Mapping[str, PairedChange]) -> dict[str, PairedChange]:
+def corrected(changes: Mapping[str, Change]) -> dict[str, Change]:
     """The same changes with p-values corrected for having been tested together.
 
     Holm's step-down method: the smallest of m p-values is multiplied by m, the next by m - 1, and
     so on, never falling. Holm (1979), Scandinavian Journal of Statistics 6.
     """
-    adjusted: dict[str, PairedChange] = {}
+    adjusted: dict[str, Change] = {}
     highest = 0.0
     ordered = sorted(changes, key=lambda name: (changes[name].p_value, name))
     for place, name in enumerate(ordered):
-        p_value = changes[name].p_value
-        highest = max(highest, min(1.0, p_value * (len(ordered) - place)))
-        adjusted[name] = replace(changes[name], adjusted_p_value=highest)
+        change = changes[name]
+        highest = max(highest, min(1.0, change.p_value * (len(ordered) - place)))
+        verdict = _verdict(highest, change.decreased, change.increased)
+        adjusted[name] = change.model_copy(update={"adjusted_p_value": highest, "verdict": verdict})
     return {name: adjusted[name] for name in changes}
 
 
-def _mean_interval(differences: NDArray[np.float64], seed: int) -> tuple[float, float]:
+def _verdict(adjusted_p_value: float, decreased: int, increased: int) -> ChangeVerdict:
+    """What may be said."""
+    if adjusted_p_value >= SIGNIFICANCE or decreased == increased:
+        return "no detectable change"
+    return "less" if decreased > increased else "more"
+
+
+def _mean_interval(differences: NDArray[np.float64]) -> tuple[float, float]:
     """95 % interval of the mean of differences in [-1, 1]."""
     if (differences == differences[0]).all():
         # Nothing varies, so nothing can be resampled; but n equal prompts do not rule out a share
@@ -164,6 +117,6 @@ def _mean_interval(differences: NDArray[np.float64], seed: int) -> tuple[float, 
         seen = (1 - unseen) * float(differences[0])
         return seen - unseen, seen + unseen
     interval = bootstrap(
-        (differences,), np.mean, n_resamples=RESAMPLES, batch=500, method="BCa", rng=seed
+        (differences,), np.mean, n_resamples=RESAMPLES, batch=500, method="BCa", rng=0
     ).confidence_interval
     return float(interval.low), float(interval.high)

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Self, get_args
 
 from modelsurgery.errors import EvaluationError, StorageError
@@ -78,12 +77,7 @@ class Store:
         """The store itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the file, and take the lock's file away if nobody else has it open."""
         self._connection.close()
         if not self.is_shared:
@@ -138,15 +132,9 @@ class Store:
         return found
 
     def _insert(self, statement: str, rows: Sequence[tuple[str, str]]) -> None:
-        with self._failing_well():
+        with self._failing_well(), self._connection:  # which commits, or rolls back
             self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                self._connection.executemany(statement, rows)
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
+            self._connection.executemany(statement, rows)
 
     @contextmanager
     def _failing_well(self) -> Iterator[None]:

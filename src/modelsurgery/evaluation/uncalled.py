@@ -20,35 +20,26 @@ VALIDATION_TOKENS = 48  # of a continuation that a choice is made on: refusals c
 
 def measure_uncalled(
     behavior: Behavior,
+    prompts: PromptSet,
     edits: Sequence[Edit],
     judges: Sequence[Judge],
     generator: Generator,
     *,
-    prompts: PromptSet | None = None,
     store: Store | None = None,
     progress: Progress = silent,
 ) -> SetMeasurement:
     """Base against edited, greedily, on prompts that do not call for the behavior.
 
-    Args:
-        behavior: has such prompts.
-        edits: applied together; none measures the base model alone.
-        judges: the first decides.
-        generator: continues prompts.
-        prompts: None takes the held-out ones.
-        store: keeps verdicts.
-        progress: is told of prompts done.
+    The first judge decides.
     """
     described = behavior.described.uncalled_for
     assert described is not None
-    assert behavior.test_uncalled is not None
-    chosen = prompts or behavior.test_uncalled
     return measure_prompt_set(
         generator,
         edits,
-        chosen,
+        prompts,
         judges[:1],
-        decodings_of(chosen, 0, 0),
+        decodings_of(prompts, 0, 0),
         counted=described.verdict,
         store=store,
         progress=progress,
@@ -79,7 +70,7 @@ def uncalled_of(
 
     def with_tuned(effect: Effect, edit: Edit) -> Effect:
         measured = measure_uncalled(
-            behavior, [edit], [judge], generator, prompts=prompts, store=store, progress=progress
+            behavior, prompts, [edit], [judge], generator, store=store, progress=progress
         )
         return with_uncalled(effect, measured)
 

@@ -25,6 +25,7 @@ from modelsurgery.model.activations.sites import GateSite, find_sites
 from modelsurgery.model.activations.statistics import measure_gains
 from modelsurgery.model.activations.texts import TokenizedText, tokenize_labeled
 from modelsurgery.model.language_model import LanguageModel
+from modelsurgery.model.token_ids import ReplyIds
 
 SHARES = (0.25, 0.5, 1.0)  # of the edit's strength
 
@@ -101,13 +102,8 @@ def _losses(
     found = []
     with edited(model.model, *edits):
         for some in kinds:
-            sums = sum_over_texts(
-                model,
-                [text.ids for text in some],
-                [()],
-                starts=[text.start for text in some],
-                max_tokens=None,
-            )
+            read = [ReplyIds(text.ids, text.start) for text in some]
+            sums = sum_over_texts(model, read, [()], max_tokens=None)
             found.append((float(sums.mean_losses[0]), int(sums.tokens.sum())))
     return found
 

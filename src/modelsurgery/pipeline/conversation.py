@@ -19,7 +19,8 @@ from modelsurgery.apply.in_memory import edited, edited_per_part, takes_parts
 from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import RecipeError
 from modelsurgery.evaluation.generation import Continuation, Decoding
-from modelsurgery.evaluation.generation.local import continuation_of, end_tokens, new_tokens
+from modelsurgery.evaluation.generation.local import continuation_of, new_tokens
+from modelsurgery.evaluation.generation.reading import end_tokens
 from modelsurgery.evaluation.generation.sampling import UniformSampling
 from modelsurgery.model.chat_template import Text, plain
 from modelsurgery.model.language_model import LanguageModel

@@ -11,12 +11,12 @@ from modelsurgery.apply.coverage import Coverage
 from modelsurgery.edit.explanation import explain
 from modelsurgery.edit.probe import DIRECTION_SOURCES, Probe
 from modelsurgery.evaluation.evaluating import Evaluation
-from modelsurgery.evaluation.outcome import Outcome, outcome_of
+from modelsurgery.evaluation.outcome import outcome_of
 from modelsurgery.evaluation.screening import Effect
 from modelsurgery.evaluation.statistics import Z_95
 from modelsurgery.interpret import Inside
 from modelsurgery.pipeline.choosing import Choice
-from modelsurgery.results import RunResults, plain
+from modelsurgery.results import Outcome, RunResults, plain
 from modelsurgery.search import Budget, DosePoint, SearchResult, Trial
 
 EXAMPLES = 3
@@ -129,7 +129,7 @@ class RunResult:
             **found.first.measured_json(),
             "samples_per_prompt": self.recipe["samples"],
             "greedy": greedy.measured_json(),
-            "outcome": asdict(self.outcome),
+            "outcome": self.outcome,
         }
 
     def _examples(self) -> list[dict[str, Any]]:
@@ -251,7 +251,7 @@ def _point_json(point: DosePoint) -> dict[str, Any]:
     return {
         "strength": point.strength,
         "is_chosen": point.is_chosen,
-        "rate": None if point.rate is None else asdict(point.rate),
+        "rate": point.rate,
         "selectivity": effect.selectivity,
         "perplexity_rise": _with_interval(effect.clean, effect.clean_error, math.expm1),
         "divergence": _with_interval(effect.divergence, effect.divergence_error),

@@ -17,7 +17,7 @@ from modelsurgery.edit.edit_file import load_edit
 from modelsurgery.edit.interactions import Conflict, conflicts_of
 from modelsurgery.evaluation.evaluating import Evaluation, measure
 from modelsurgery.evaluation.judges import Judge
-from modelsurgery.evaluation.outcome import Outcome, outcome_of
+from modelsurgery.evaluation.outcome import outcome_of
 from modelsurgery.evaluation.store import Store
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.language_model import LanguageModel
@@ -41,7 +41,7 @@ from modelsurgery.pipeline.runs import (
 )
 from modelsurgery.pipeline.scheduling import Sizes
 from modelsurgery.pipeline.sequence_recipe import SequenceRecipe
-from modelsurgery.results import SequenceResults, plain
+from modelsurgery.results import Outcome, SequenceResults, plain
 from modelsurgery.search import Budget
 
 
@@ -123,7 +123,7 @@ class SequenceResult:
                 "model": self.model,
                 "behaviors": [{"name": name, "direction": way} for name, way in self.names],
                 "edits": [str(path) for path in self.edits],
-                "outcomes": [asdict(one) for one in self.outcomes],
+                "outcomes": self.outcomes,
                 "at_once": self.at_once,
                 "stages": [stage.to_json() for stage in self.stages],
                 "conflicts": [{**asdict(one), "verdict": one.verdict} for one in self.conflicts],

@@ -5,15 +5,17 @@ shows them (terminal, report, model card, `print`) prints the tables that are ma
 """
 
 from modelsurgery.results.evaluations import EvaluationResults, PromptSetResults
-from modelsurgery.results.parts import Compared, Limit, Rate, plain
+from modelsurgery.results.parts import Change, Compared, Limit, Outcome, Rate, plain
 from modelsurgery.results.reading import Results, kind_of, read_results, results_of
 from modelsurgery.results.runs import RunResults
 from modelsurgery.results.sequences import SequenceResults
 
 __all__ = [
+    "Change",
     "Compared",
     "EvaluationResults",
     "Limit",
+    "Outcome",
     "PromptSetResults",
     "Rate",
     "Results",

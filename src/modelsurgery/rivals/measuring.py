@@ -13,19 +13,17 @@ from modelsurgery.evaluation.decoding import Decoding, Speed
 from modelsurgery.evaluation.generation import TransformersGenerator
 from modelsurgery.evaluation.judges import Judge
 from modelsurgery.evaluation.protocol import (
-    Comparison,
     Side,
     compare_sides,
     decodings_of,
-    measure_side,
+    measure_sides,
 )
 from modelsurgery.evaluation.screening import Screen
 from modelsurgery.evaluation.store import Store
 from modelsurgery.files.atomic import sha256_json
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.language_model import LanguageModel
-from modelsurgery.results import Compared
-from modelsurgery.results.parts import Rate
+from modelsurgery.results import Rate
 from modelsurgery.results.rivals import Cost, RivalRow
 from modelsurgery.rivals.cost import Taken, taking
 from modelsurgery.rivals.intervention import Intervention
@@ -115,10 +113,10 @@ class Bench:
             perplexity_rise=math.expm1(effect.clean),
             selectivity=effect.selectivity,
             hits_lost=effect.capability_lost,
-            greedy=_compared(measured["greedy"].whole),
-            sampled=_compared(sampled.whole),
-            uncalled=None if uncalled is None else _compared(uncalled.whole),
-            other_judges={name: _compared(one) for name, one in sampled.other_judges.items()},
+            greedy=measured["greedy"].whole,
+            sampled=sampled.whole,
+            uncalled=None if uncalled is None else uncalled.whole,
+            other_judges=sampled.other_judges,
             agreement={name: one.kappa for name, one in sampled.agreement.items()},
             tasks={name: (self.base_tasks[name], rate) for name, rate in tasks.items()},
             cost=Cost(
@@ -159,10 +157,11 @@ class Bench:
         generator = TransformersGenerator(model, store=self.store)
         described = self.given.behavior.described.uncalled_for
         fault = "behavior" if described is None else described.verdict
-        sides = {
-            name: measure_side(
+        sides = {}
+        for name, (prompts, decodings) in self.rounds.items():
+            (sides[name],) = measure_sides(
                 generator,
-                (),
+                [()],
                 prompts.texts,
                 self.judges[:1] if name == "uncalled" else self.judges,
                 decodings,
@@ -170,8 +169,6 @@ class Bench:
                 store=self.store,
                 progress=self.progress,
             )
-            for name, (prompts, decodings) in self.rounds.items()
-        }
         return Answers(sides, _rate_of(generator.speed))
 
     def task_rates(self, model: LanguageModel) -> dict[str, Rate]:
@@ -179,11 +176,7 @@ class Bench:
         found = measure_capability(
             model, (), self.tasks, data=self.data, limit=self.task_limit, progress=self.progress
         )
-        return {
-            name: Rate.model_validate(vars(one.base))
-            for name, one in found.items()
-            if isinstance(one, TaskResult)
-        }
+        return {name: one.base for name, one in found.items() if isinstance(one, TaskResult)}
 
 
 @dataclass(frozen=True)
@@ -192,10 +185,6 @@ class Answers:
 
     sides: dict[str, Side]
     tokens_per_second: float | None  # None where all of it was in the store
-
-
-def _compared(one: Comparison) -> Compared:
-    return Compared.model_validate(one.to_json())
 
 
 def _rate_of(speed: Speed) -> float | None:

@@ -4,10 +4,9 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 
-from modelsurgery.evaluation.statistics import Rate, pooled_rate
+from modelsurgery.evaluation.statistics import pooled_rate
 from modelsurgery.results import Compared
-from modelsurgery.results.parts import Direction
-from modelsurgery.results.parts import Rate as RateResults
+from modelsurgery.results.parts import Direction, Rate
 from modelsurgery.results.rivals import Cost, RivalRow, RivalSummary
 
 
@@ -47,8 +46,8 @@ def _summary(rows: Sequence[RivalRow]) -> RivalSummary:
         uncalled=_both(uncalled) if uncalled else None,
         tasks={
             name: (
-                _pooled([row.tasks[name][0] for row in rows]),
-                _pooled([row.tasks[name][1] for row in rows]),
+                pooled_rate([row.tasks[name][0] for row in rows]),
+                pooled_rate([row.tasks[name][1] for row in rows]),
             )
             for name in rows[0].tasks
         },
@@ -67,11 +66,6 @@ def _mean_known(values: Iterable[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
-def _both(compared: Sequence[Compared]) -> tuple[RateResults, RateResults]:
+def _both(compared: Sequence[Compared]) -> tuple[Rate, Rate]:
     edited = [one.edited for one in compared if one.edited is not None]
-    return _pooled([one.base for one in compared]), _pooled(edited)
-
-
-def _pooled(rates: Sequence[RateResults]) -> RateResults:
-    found = pooled_rate([Rate(**dict(one)) for one in rates])
-    return RateResults.model_validate(vars(found))
+    return pooled_rate([one.base for one in compared]), pooled_rate(edited)

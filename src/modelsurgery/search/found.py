@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from modelsurgery.edit.edit import Edit
 from modelsurgery.evaluation.screening import Effect
-from modelsurgery.evaluation.statistics import Rate
+from modelsurgery.results import Rate
 from modelsurgery.search.study import Trial
 
 DOSES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # times the chosen strength

@@ -48,22 +48,17 @@ def measure_task(
     for task in found.tasks.values():
         _shorten(task, max_new_tokens, model.context_length)
     chosen = found.chosen(limit, TASKS[name].per_group if name in TASKS else None)
+    after: dict[tuple[str, int], float] = {}
     with progress(name, 2 if edits else 1) as advance:
         base = _scores(model, found, chosen)
         advance(1)
-        after = None
         if edits:
             with edited(model.model, *edits):
                 after = _scores(model, found, chosen)
             advance(1)
     several = len(found.tasks) > 1
     items = [
-        Item(
-            f"{task}/{number}",
-            task if several else None,
-            score,
-            None if after is None else after[task, number],
-        )
+        Item(f"{task}/{number}", task if several else None, score, after.get((task, number)))
         for (task, number), score in base.items()
     ]
     return compare_items(name, items, score=found.score, shots=found.shots)

@@ -17,10 +17,8 @@ Splits = dict[str, list[dict[str, Any]]]
 def local_copy(source: str, name: str | None, data: Path) -> Splits | None:
     """Rows of a data set by split, in the form of the Hub; None for one that is not known here.
 
-    Args:
-        source: its id on the Hub.
-        name: its configuration: a subject of MMLU, a task of BBH.
-        data: directory with local copies, a folder each.
+    The source is its id on the Hub, the name its configuration (a subject of MMLU, a task of BBH);
+    local copies have a folder each.
 
     Raises:
         TextsError: no folder of it, or not in the published form.

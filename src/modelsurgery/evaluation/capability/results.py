@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from modelsurgery.evaluation.capability.published import TASKS
-from modelsurgery.evaluation.statistics import PairedChange, Rate, paired_change, rate_of
+from modelsurgery.evaluation.statistics import paired_change, rate_of
+from modelsurgery.results import Change, Rate
 from modelsurgery.results.published import published
 
 
@@ -45,7 +46,7 @@ class TaskResult:
     items: tuple[Item, ...]
     base: Rate
     edited: Rate | None
-    change: PairedChange | None
+    change: Change | None
     by: dict[str, tuple[Rate, Rate | None]]
     score: str = ""
     shots: int = 0
@@ -53,21 +54,17 @@ class TaskResult:
     def to_json(self) -> dict[str, Any]:
         """The same as plain values, without the single items."""
         set_as = TASKS.get(self.task)
-        change = self.change
         return {
             "title": set_as.title if set_as else self.task,
             "metric": set_as.metric if set_as else self.score.removesuffix(",none"),
             "score": self.score,
             "shots": self.shots,
             "items": len(self.items),
-            "base": asdict(self.base),
-            "edited": None if self.edited is None else asdict(self.edited),
-            "change": None if change is None else {**asdict(change), "verdict": change.verdict},
+            "base": self.base.model_dump(),
+            "edited": self.edited and self.edited.model_dump(),
+            "change": self.change and self.change.model_dump(),
             "by": {
-                group: {
-                    "base": asdict(base),
-                    "edited": None if edited is None else asdict(edited),
-                }
+                group: {"base": base.model_dump(), "edited": edited and edited.model_dump()}
                 for group, (base, edited) in self.by.items()
             },
             "published": _published(self.task),

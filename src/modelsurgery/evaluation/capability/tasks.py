@@ -172,14 +172,10 @@ def _reading_from(data: Path | None) -> Iterator[None]:
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
     """Without the harness's logs, progress bars and deprecations."""
-    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "transformers")]
-    levels = [one.level for one in loggers]
-    for one in loggers:
-        one.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for one, level in zip(loggers, levels, strict=True):
-            one.setLevel(level)
+    with contextlib.ExitStack() as stack, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        for logger in map(logging.getLogger, ("lm_eval", "datasets", "transformers")):
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.CRITICAL)
+        yield

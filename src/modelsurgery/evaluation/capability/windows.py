@@ -11,7 +11,7 @@ from modelsurgery.evaluation.language_modelling import TextSums, sum_over_texts
 from modelsurgery.evaluation.predictions import Side
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.language_model import LanguageModel
-from modelsurgery.model.token_ids import opening_ids
+from modelsurgery.model.token_ids import ReplyIds, opening_ids
 
 WINDOW_TOKENS = 1024
 BATCH_TOKENS = 4096
@@ -34,69 +34,55 @@ def compare_perplexity(
     without it predict nothing well. That is part of the window's length and is not predicted;
     where there is none, the window's first token is not. All else is predicted from what stands
     before it in the window. What is left of the text makes a shorter window. Perplexity =
-    exp(Σ loss / Σ predicted tokens). WikiText-2
-    comes here as it was tokenized by its authors (`<unk>`, ` @-@ `); numbers on its raw form
-    differ, and the paper does not say which it took.
+    exp(Σ loss / Σ predicted tokens). WikiText-2 comes here as it was tokenized by its authors
+    (`<unk>`, ` @-@ `); numbers on its raw form differ, and the paper does not say which it took.
 
-    Args:
-        model: the base model.
-        text: running text.
-        edits: applied together; none measures the base model alone.
-        window_tokens: tokens of a window; less if the model's context is shorter.
-        limit: windows at most, from the beginning.
-        progress: is told of windows done.
+    Edits are applied together; none measures the base model alone. Windows are no longer than the
+    model's context, and at most `limit`, from the beginning.
 
     Raises:
         EvaluationError: the text has fewer than two tokens.
     """
     width = min(window_tokens, model.context_length)
     opening = opening_ids(model.tokenizer)
-    first = max(1, len(opening))  # place of the first token that is predicted
     windows = _windows(model, text, width, opening)[:limit]
     if not windows:
         raise EvaluationError("the text has fewer than two tokens; expected running text")
     sides: list[Side] = [(), edits] if edits else [()]
     with progress("perplexity", len(windows)) as advance:
         sums = sum_over_texts(
-            model,
-            windows,
-            sides,
-            starts=[first] * len(windows),
-            max_tokens=None,
-            batch_tokens=BATCH_TOKENS,
-            advance=advance,
+            model, windows, sides, max_tokens=None, batch_tokens=BATCH_TOKENS, advance=advance
         )
     return _result(sums)
 
 
-def _windows(
-    model: LanguageModel, text: str, width: int, opening: Sequence[int]
-) -> list[tuple[int, ...]]:
+def _windows(model: LanguageModel, text: str, width: int, opening: Sequence[int]) -> list[ReplyIds]:
     encoded = model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     own = width - len(opening)  # tokens of the text in a window
     parts = [encoded[start : start + own] for start in range(0, len(encoded), own)]
-    return [window for part in parts if len(window := (*opening, *part)) > 1]
+    windows = [ReplyIds((*opening, *part), len(opening)) for part in parts]
+    return [window for window in windows if len(window.ids) > 1]
 
 
 def _result(sums: TextSums) -> PerplexityResult:
-    counts = sums.tokens.numpy()
-    common = {"windows": len(counts), "tokens": int(counts.sum())}
-    if len(sums.losses) == 1:
-        base = sums.compared(None).base_perplexity
-        return PerplexityResult(base, None, None, None, None, None, **common)
-    found = sums.compared(1)
-    drawn = np.random.default_rng(0).integers(len(counts), size=(RESAMPLES, len(counts)))
-    weights = counts[drawn].sum(1)
-    rises = (sums.losses[1] - sums.losses[0]).numpy()[drawn].sum(1) / weights
-    divergences = sums.divergences[1].numpy()[drawn].sum(1) / weights
-    low, high = np.quantile(np.expm1(rises), [0.025, 0.975])
-    near, far = np.quantile(divergences, [0.025, 0.975])
+    found, counts = sums.compared(), sums.tokens.numpy()
+    rise_interval = divergence_interval = None
+    if found.rise is not None:
+        drawn = np.random.default_rng(0).integers(len(counts), size=(RESAMPLES, len(counts)))
+        weights = counts[drawn].sum(1)
+        rises = (sums.losses[1] - sums.losses[0]).numpy()[drawn].sum(1) / weights
+        divergences = sums.divergences[1].numpy()[drawn].sum(1) / weights
+        low, high = np.quantile(np.expm1(rises), [0.025, 0.975])
+        near, far = np.quantile(divergences, [0.025, 0.975])
+        rise_interval = float(low), float(high)
+        divergence_interval = max(0.0, float(near)), max(0.0, float(far))
     return PerplexityResult(
         found.base_perplexity,
         found.edited_perplexity,
         found.perplexity_rise,
-        (float(low), float(high)),
+        rise_interval,
         found.divergence,
-        (max(0.0, float(near)), max(0.0, float(far))),
-        **common,
+        divergence_interval,
+        windows=len(counts),
+        tokens=found.tokens,
     )

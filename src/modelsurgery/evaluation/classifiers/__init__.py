@@ -47,9 +47,8 @@ class Classifier:
 
     def probabilities(self, texts: list[str]) -> NDArray[np.float64]:
         """Probability [n] f64 that each text shows the behavior."""
-        from modelsurgery.evaluation.classifiers.features import (
-            features,  # scikit-learn takes a second
-        )
+        # Here, because scikit-learn takes a second.
+        from modelsurgery.evaluation.classifiers.features import features
 
         margins = np.asarray(features(texts) @ self.weights, dtype=np.float64)
         calibrated: NDArray[np.float64] = 1 / (1 + np.exp(-(self.slope * margins + self.offset)))

@@ -7,6 +7,7 @@ scikit-learn's HashingVectorizer has it; a golden test holds it still.
 import html
 import re
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from scipy.sparse import csr_matrix, hstack
@@ -14,23 +15,11 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.preprocessing import normalize
 
 BUCKETS = 1 << 17  # of each block
-WORDS = HashingVectorizer(
-    n_features=BUCKETS,
-    analyzer="word",
-    ngram_range=(1, 2),
-    token_pattern=r"(?u)[\w'*@#$]+|[!?]",
-    norm=None,
-    alternate_sign=False,
-    dtype=np.float32,
+counted = partial(
+    HashingVectorizer, n_features=BUCKETS, norm=None, alternate_sign=False, dtype=np.float32
 )
-CHARACTERS = HashingVectorizer(
-    n_features=BUCKETS,
-    analyzer="char_wb",
-    ngram_range=(2, 5),
-    norm=None,
-    alternate_sign=False,
-    dtype=np.float32,
-)
+WORDS = counted(analyzer="word", ngram_range=(1, 2), token_pattern=r"(?u)[\w'*@#$]+|[!?]")
+CHARACTERS = counted(analyzer="char_wb", ngram_range=(2, 5))
 BLOCKS = ("words", "characters")
 MAX_CHARACTERS = 4000
 

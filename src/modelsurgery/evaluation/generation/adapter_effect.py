@@ -10,14 +10,9 @@ FirstTokens = Sequence[dict[str, float]]  # log-probabilities of first tokens, a
 
 
 def check_effect(server: str, base: Sequence[FirstTokens], edited: Sequence[FirstTokens]) -> None:
-    """Compare a model's answers with and without an adapter.
+    """Compare a model's answers to the same prompts without and with an adapter, twice each.
 
     GPUs round by what else is in a batch, so an effect must be twice what equal requests differ by.
-
-    Args:
-        server: where the answers are from.
-        base: answers to the same prompts without the adapter, twice.
-        edited: with it, twice.
 
     Raises:
         EvaluationError: they differ no more than answers to equal requests do.

@@ -9,8 +9,9 @@ import logging
 import shutil
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ import httpx2 as httpx
 
 from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import EvaluationError, RecipeError, StorageError
+from modelsurgery.evaluation.decoding import content_of
 from modelsurgery.evaluation.generation.serving import (
     NO_KEY,
     NOT_FOUND,
@@ -91,10 +93,6 @@ def adapters_of(
     return RuntimeAdapters(served, model, client, shared)
 
 
-def _of(edits: Sequence[Edit]) -> tuple[str, ...]:
-    return tuple(sorted(edit.content_sha256 for edit in edits))
-
-
 class RuntimeAdapters:
     """Adapters that vLLM or SGLang loads while it runs."""
 
@@ -105,14 +103,7 @@ class RuntimeAdapters:
         client: httpx.Client,
         shared: SharedDirectory | None,
     ) -> None:
-        """Describe the server; nothing is written yet.
-
-        Args:
-            served: the model that the adapters are for.
-            model: where the edits are from.
-            client: asks.
-            shared: where adapters are written; None takes a temporary directory.
-        """
+        """Describe the server; adapters will be in `shared`, or in a temporary directory."""
         self._served, self._model, self._client, self._shared = served, model, client, shared
         self._prefix = served.address("/v1" if served.kind == "vllm" else "")
         self._names: dict[tuple[str, ...], str] = {}
@@ -126,7 +117,7 @@ class RuntimeAdapters:
             EvaluationError: the server does not load it.
             StorageError: the directory cannot be written.
         """
-        wanted = _of(edits)
+        wanted = content_of(edits)
         if wanted in self._names:
             return
         name = f"surgery-{sha256_json(wanted)[:8]}-{uuid.uuid4().hex[:12]}"
@@ -145,7 +136,7 @@ class RuntimeAdapters:
         """The name of the model, or of the adapter."""
         if not edits:
             return {"model": self._served.model}
-        name = self._names[_of(edits)]
+        name = self._names[content_of(edits)]
         return {"model": name if self._served.kind == "vllm" else f"{self._served.model}:{name}"}
 
     def close(self) -> None:
@@ -210,15 +201,8 @@ class StartedAdapters:
     """
 
     def __init__(self, served: Served, model: LanguageModel, client: httpx.Client) -> None:
-        """Describe the server; nothing is asked yet.
-
-        Args:
-            served: the model that the adapters are for.
-            model: where the edits are from.
-            client: asks.
-        """
+        """Describe the server; nothing is asked yet."""
         self._served, self._model, self._client = served, model, client
-        self._paths: dict[int, str] | None = None
         self._on: dict[tuple[str, ...], frozenset[int]] = {}
 
     def load(self, edits: Sequence[Edit]) -> None:
@@ -227,49 +211,50 @@ class StartedAdapters:
         Raises:
             EvaluationError: the server was not started with them.
         """
-        if _of(edits) not in self._on:
+        if content_of(edits) not in self._on:
             together = self._found(edits)
             apart = [self._found([one]) for one in edits] if together is None else [together]
             if None in apart:
                 raise EvaluationError(self._missing())
-            self._on[_of(edits)] = frozenset(one for one in apart if one is not None)
+            self._on[content_of(edits)] = frozenset(one for one in apart if one is not None)
 
     def fields(self, edits: Sequence[Edit]) -> dict[str, Any]:
         """The name of the model, and the scale of each adapter."""
-        on = self._on[_of(edits)] if edits else frozenset()
-        scales = [{"id": one, "scale": float(one in on)} for one in self._served_paths()]
+        on = self._on[content_of(edits)] if edits else frozenset()
+        scales = [{"id": one, "scale": float(one in on)} for one in self._paths]
         return {"model": self._served.model, "lora": scales}
 
     def close(self) -> None:
         """Nothing was loaded."""
 
-    def _served_paths(self) -> Mapping[int, str]:
-        if self._paths is None:
-            answer = endpoint(self._served.address("/lora-adapters")).get(self._client)
-            self._paths = {int(one["id"]): str(one["path"]) for one in answer.json()}
-        return self._paths
+    @cached_property
+    def _paths(self) -> dict[int, str]:
+        """Files of the server's adapters, by number."""
+        answer = endpoint(self._served.address("/lora-adapters")).get(self._client)
+        return {int(one["id"]): str(one["path"]) for one in answer.json()}
 
     def _found(self, edits: Sequence[Edit]) -> int | None:
         """The adapter of these edits, by its content; a lone one that cannot be read is trusted."""
-        paths = self._served_paths()
-        if len(paths) == 1 and not Path(*paths.values()).is_file():
-            self._model.warn(
-                f"the server's adapter {next(iter(paths.values()))} cannot be read from here; it "
-                "is taken to be that of the edit"
-            )
-            return next(iter(paths))
+        if len(self._paths) == 1:
+            ((number, lone),) = self._paths.items()
+            if not Path(lone).is_file():
+                self._model.warn(
+                    f"the server's adapter {lone} cannot be read from here; it is taken to be that "
+                    "of the edit"
+                )
+                return number
         with tempfile.TemporaryDirectory() as place:
             for dtype in GGUF_DTYPES:
                 path = Path(place) / f"{dtype}.gguf"
                 write_gguf_adapter(self._model.checkpoint, edits, path, dtype=dtype)
                 content = path.read_bytes()
-                for number, other in paths.items():
+                for number, other in self._paths.items():
                     if Path(other).is_file() and Path(other).read_bytes() == content:
                         return number
         return None
 
     def _missing(self) -> str:
-        has = ", ".join(self._served_paths().values()) or "none"
+        has = ", ".join(self._paths.values()) or "none"
         return (
             f"the server at {self._served.root} was not started with the adapter of this edit (it "
             f"has {has}); write it with `surgery export MODEL EDIT --to gguf --out adapter.gguf` "

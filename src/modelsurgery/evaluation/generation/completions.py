@@ -5,34 +5,17 @@ the answers: texts of servers lack marks that are special tokens.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from modelsurgery.evaluation.decoding import Decoding
+from modelsurgery.evaluation.decoding import Continuation, Decoding
+from modelsurgery.evaluation.generation.local import continuation_of
 from modelsurgery.evaluation.generation.reading import Reading
 
 
-def llama_cpp_request(
-    read: Reading, decoding: Decoding, ends: Sequence[int] = ()
-) -> dict[str, Any]:
-    """A request to llama.cpp, in process or over HTTP; it knows the ends of texts itself."""
-    is_greedy = decoding.seed is None
-    return {
-        "prompt": list(read.ids),
-        "max_tokens": read.max_new_tokens,
-        # Nothing but the temperature, so that base and edited model are seen as they are.
-        "samplers": ["temperature"],
-        "temperature": 0.0 if is_greedy else decoding.temperature,
-        "seed": 0 if is_greedy else prompt_seed(read.prompt, decoding),
-        "stop": [] if decoding.stop is None else [decoding.stop],
-        "n_probs": 1,  # token ids come with their probabilities only
-        "cache_prompt": False,  # what a slot did before shall not matter
-    }
-
-
-def openai_request(read: Reading, decoding: Decoding, ends: Sequence[int]) -> dict[str, Any]:
-    """A request to vLLM or SGLang, without the name of the model."""
+def _request(read: Reading, decoding: Decoding) -> dict[str, Any]:
+    """What every server is asked; a seed only where something is drawn."""
     is_greedy = decoding.seed is None
     return {
         "prompt": list(read.ids),
@@ -40,7 +23,27 @@ def openai_request(read: Reading, decoding: Decoding, ends: Sequence[int]) -> di
         "temperature": 0.0 if is_greedy else decoding.temperature,
         "seed": None if is_greedy else prompt_seed(read.prompt, decoding),
         "stop": [] if decoding.stop is None else [decoding.stop],
-        "stop_token_ids": list(ends),
+    }
+
+
+def llama_cpp_request(read: Reading, decoding: Decoding) -> dict[str, Any]:
+    """A request to llama.cpp, in process or over HTTP; it knows the ends of texts itself."""
+    asked = _request(read, decoding)
+    return {
+        **asked,
+        "seed": asked["seed"] or 0,
+        # Nothing but the temperature, so that base and edited model are seen as they are.
+        "samplers": ["temperature"],
+        "n_probs": 1,  # token ids come with their probabilities only
+        "cache_prompt": False,  # what a slot did before shall not matter
+    }
+
+
+def openai_request(read: Reading, decoding: Decoding) -> dict[str, Any]:
+    """A request to vLLM or SGLang, without the name of the model."""
+    return {
+        **_request(read, decoding),
+        "stop_token_ids": list(read.ends),
         "return_token_ids": True,
         # A server takes these from the model's generation settings unless they are said.
         "top_p": 1.0,
@@ -58,14 +61,32 @@ def prompt_seed(prompt: str, decoding: Decoding) -> int:
     return int.from_bytes(digest[:4]) & 0x7FFFFFFF  # all ones would ask llama.cpp for a random seed
 
 
+def answer_to(
+    tokenizer: Any, read: Reading, decoding: Decoding, ids: list[int], reason: str
+) -> Continuation:
+    """What token ids say, made from them and not from a server's text, which lacks special marks.
+
+    The reason why it ended is `stop` for an end of texts, which is among the ids or left out, and
+    for the stop text.
+    """
+    has_stopped = reason == "stop" and not set(ids) & set(read.ends)
+    stopped_after = len(ids) if has_stopped else None
+    return continuation_of(tokenizer, ids, read.ends, decoding, read.text, stopped_after)
+
+
 def llama_cpp_ids(choice: Mapping[str, Any]) -> list[int]:
     """Token ids of an answer of llama.cpp."""
-    return [one["id"] for one in (choice["logprobs"] or {"content": []})["content"]]
+    return [one["id"] for one in _llama_cpp_tokens(choice)]
 
 
 def _llama_cpp_first(choice: Mapping[str, Any]) -> dict[str, float]:
-    content = (choice["logprobs"] or {"content": []})["content"]  # none where a text ends at once
-    return {str(one["id"]): float(one["logprob"]) for row in content for one in row["top_logprobs"]}
+    found = [one for row in _llama_cpp_tokens(choice) for one in row["top_logprobs"]]
+    return {str(one["id"]): float(one["logprob"]) for one in found}
+
+
+def _llama_cpp_tokens(choice: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Tokens of an answer; none where a text ends at once."""
+    return choice["logprobs"]["content"] if choice["logprobs"] else []
 
 
 def _openai_ids(choice: Mapping[str, Any]) -> list[int]:
@@ -81,14 +102,14 @@ class Dialect:
     """How a server spells requests and answers.
 
     Attributes:
-        request: makes a request of prompt, decoding and ends of texts.
+        request: makes a request of prompt and decoding.
         alternatives: field that asks for the log-probabilities of so many tokens.
         ids: token ids of a choice.
         first: log-probabilities of a choice's most likely first tokens.
         mixes: it puts requests for several adapters into one batch.
     """
 
-    request: Callable[[Reading, Decoding, Sequence[int]], dict[str, Any]]
+    request: Callable[[Reading, Decoding], dict[str, Any]]
     alternatives: str
     ids: Callable[[Mapping[str, Any]], list[int]]
     first: Callable[[Mapping[str, Any]], dict[str, float]]

@@ -15,16 +15,19 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import EvaluationError, RecipeError
-from modelsurgery.evaluation.decoding import Continuation, Decoding, Speed
-from modelsurgery.evaluation.generation.completions import llama_cpp_ids, llama_cpp_request
-from modelsurgery.evaluation.generation.local import continuation_of, end_tokens
-from modelsurgery.evaluation.generation.reading import Reading, is_chat, readings
+from modelsurgery.evaluation.decoding import Continuation, Decoding, Speed, content_of
+from modelsurgery.evaluation.generation.completions import (
+    answer_to,
+    llama_cpp_ids,
+    llama_cpp_request,
+)
+from modelsurgery.evaluation.generation.reading import Reading, readings
 from modelsurgery.export.gguf import write_gguf_adapter
 from modelsurgery.files.atomic import sha256_file, sha256_json
 from modelsurgery.files.progress import Progress, silent
@@ -58,10 +61,8 @@ class LlamaCppGenerator:
     ) -> None:
         """Describe the model; nothing is loaded yet.
 
-        Args:
-            model: loaded from a GGUF file; its tokenizer and settings are used, not its weights.
-            edited: GGUF file that has the edits; None runs them as an adapter of the base file.
-            store: where continuations are looked up and kept.
+        The model's tokenizer and settings are used, not its weights. `edited` is a GGUF file that
+        has the edits; without it they run as an adapter of the base file.
 
         Raises:
             EvaluationError: the package is not installed.
@@ -80,7 +81,7 @@ class LlamaCppGenerator:
         self._loaded: tuple[tuple[str, ...], int] | None = None
         self._engine: Any = None
         self._adapter = ExitStack()
-        self._hashes: dict[Path, str] = {}
+        self._hash = cache(_file_hash)
 
     def __enter__(self) -> Self:
         """The generator itself."""
@@ -118,28 +119,18 @@ class LlamaCppGenerator:
         if self._store is None:
             found = make()
         else:
-            common = self._settings(decoding, edits)
+            common = self._settings(decoding, edits, batch[0].ends)
             keys = [sha256_json([common, one.prompt, one.ids]) for one in batch]
             found = self._store.continuations_or(keys, make)
         return {one.prompt: told for one, told in zip(batch, found, strict=True)}
 
-    def _settings(self, decoding: Decoding, edits: Sequence[Edit]) -> str:
+    def _settings(self, decoding: Decoding, edits: Sequence[Edit], ends: Sequence[int]) -> str:
         """Hash of all that the continuations of a round depend on, besides their prompts."""
-        with_edits = sorted(edit.content_sha256 for edit in edits)
-        file = self._edited if edits and self._edited is not None else self._base
-        ends = end_tokens(self._model, is_chat(self._model, decoding))
-        return sha256_json([self._hash(file), with_edits, asdict(decoding), self.name, ends])
+        content = [self._hash(self._file(edits)), content_of(edits), asdict(decoding)]
+        return sha256_json([*content, self.name, ends])
 
-    def _hash(self, path: Path) -> str:
-        """Hash of a file; of place, size and time where it is large."""
-        if path not in self._hashes:
-            stat = path.stat()
-            self._hashes[path] = (
-                sha256_file(path)
-                if stat.st_size <= MOST_HASHED_BYTES
-                else sha256_json([str(path.resolve()), stat.st_size, stat.st_mtime_ns])
-            )
-        return self._hashes[path]
+    def _file(self, edits: Sequence[Edit]) -> Path:
+        return self._edited if edits and self._edited is not None else self._base
 
     def _continued(
         self, batch: Sequence[Reading], decoding: Decoding, edits: Sequence[Edit]
@@ -149,42 +140,32 @@ class LlamaCppGenerator:
         requests = [llama_cpp_request(one, decoding) for one in batch]
         with ThreadPoolExecutor(SLOTS) as pool:  # the engine puts what is asked at a time together
             answers = list(pool.map(self._engine.handle_completions, requests))
-        ends = end_tokens(self._model, is_chat(self._model, decoding))
         made = [
-            self._continuation(answer, one, ends, decoding)
+            self._continuation(answer, one, decoding)
             for answer, one in zip(answers, batch, strict=True)
         ]
         self.speed.decode_seconds += time.perf_counter() - started
         self.speed.decode_tokens += sum(one.tokens for one in made)
         return made
 
-    def _continuation(
-        self, answer: Any, read: Reading, ends: Sequence[int], decoding: Decoding
-    ) -> Continuation:
-        """From the tokens and not from llama.cpp's text, which lacks marks that are special."""
+    def _continuation(self, answer: Any, read: Reading, decoding: Decoding) -> Continuation:
         if "choices" not in answer:
             raise EvaluationError(f"{self._base}: llama.cpp gave no answer ({answer})")
         (choice,) = answer["choices"]
-        ids = llama_cpp_ids(choice)
-        has_stopped = choice["finish_reason"] == "stop" and not set(ids) & set(ends)
-        return continuation_of(
-            self._model.tokenizer, ids, ends, decoding, read.text, len(ids) if has_stopped else None
-        )
+        ids, reason = llama_cpp_ids(choice), choice["finish_reason"]
+        return answer_to(self._model.tokenizer, read, decoding, ids, reason)
 
     def _load(self, edits: Sequence[Edit], tokens: int) -> None:
-        wanted = tuple(sorted(edit.content_sha256 for edit in edits))
+        wanted, path, adapter = content_of(edits), self._file(edits), None
         context = -(-tokens // CONTEXT_STEP) * CONTEXT_STEP
         if self._loaded is not None and self._loaded[0] == wanted and self._loaded[1] >= context:
             return
         self._unload()
-        path, adapters = self._base, []
-        if edits and self._edited is not None:
-            path = self._edited
-        elif edits:
+        if edits and self._edited is None:
             place = Path(self._adapter.enter_context(tempfile.TemporaryDirectory()))
-            written = write_gguf_adapter(self._model.checkpoint, edits, place / "adapter.gguf")
-            adapters = [written.path]
-        self._engine = _engine(self._engines, path, adapters, context)
+            adapter = place / "adapter.gguf"
+            write_gguf_adapter(self._model.checkpoint, edits, adapter)
+        self._engine = _engine(self._engines, path, adapter, context)
         self._loaded = wanted, context
 
     def _unload(self) -> None:
@@ -192,16 +173,21 @@ class LlamaCppGenerator:
         self._adapter.close()
 
 
-def _engine(package: Any, path: Path, adapters: Sequence[Path], context: int) -> Any:
+def _file_hash(path: Path) -> str:
+    """Hash of a file; of place, size and time where it is large."""
+    stat = path.stat()
+    if stat.st_size <= MOST_HASHED_BYTES:
+        return sha256_file(path)
+    return sha256_json([str(path.resolve()), stat.st_size, stat.st_mtime_ns])
+
+
+def _engine(package: Any, path: Path, adapter: Path | None, context: int) -> Any:
     params = package.CommonParams()
     params.model.path = str(path)
-    if adapters:
-        infos = []
-        for one in adapters:
-            info = package.CommonAdapterLoraInfo()
-            info.path, info.scale = str(one), 1.0
-            infos.append(info)
-        params.lora_adapters = infos
+    if adapter is not None:
+        info = package.CommonAdapterLoraInfo()
+        info.path, info.scale = str(adapter), 1.0
+        params.lora_adapters = [info]
     params.n_parallel, params.n_ctx = SLOTS, SLOTS * context
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = len(os.sched_getaffinity(0))
     params.warmup, params.verbosity = False, 0

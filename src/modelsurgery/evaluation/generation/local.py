@@ -21,8 +21,8 @@ from transformers import (
 from modelsurgery.apply.in_memory import edited
 from modelsurgery.apply.loaded_weights import available_bytes
 from modelsurgery.edit.edit import Edit
-from modelsurgery.evaluation.decoding import Continuation, Decoding, Speed
-from modelsurgery.evaluation.generation.reading import Reading, is_chat, readings
+from modelsurgery.evaluation.decoding import Continuation, Decoding, Speed, content_of
+from modelsurgery.evaluation.generation.reading import Reading, end_tokens, is_chat, readings
 from modelsurgery.evaluation.generation.sampling import (
     FirstToken,
     StopText,
@@ -58,11 +58,8 @@ class TransformersGenerator:
     ) -> None:
         """Describe the model; nothing is generated yet.
 
-        Args:
-            model: the base model.
-            store: where continuations are looked up and kept.
-            batch_tokens: tokens of prompts and continuations in one batch, padding included;
-                None takes what the memory holds.
+        `batch_tokens` are those of prompts and continuations in one batch, padding included; None
+        takes what the memory holds.
         """
         self.name = f"transformers {transformers.__version__}"
         self.speed = Speed()
@@ -101,7 +98,7 @@ class TransformersGenerator:
         """Keys of continuations, by prompt: hashes of all that they depend on."""
         settings = [
             self._model.fingerprint() if self._store is not None else "",
-            sorted(edit.content_sha256 for edit in edits),
+            content_of(edits),
             asdict(decoding),
             self.name,
             str(self._model.model.dtype),
@@ -151,15 +148,14 @@ class TransformersGenerator:
         stop = None
         if decoding.stop is not None:
             stop = StopText(tokenizer, decoding.stop, width, len(batch))
-        ends = end_tokens(model, is_chat(model, decoding))
+        ends = batch[0].ends
         count = TokenCount(len(batch), ends, stop, advance)
         watching = [stop, count] if stop else [count]
         rows = new_tokens(model, inputs, room, ends, processors, watching).tolist()
+        lengths = stop.lengths if stop else [None] * len(batch)
         made = [
-            continuation_of(
-                tokenizer, ids, ends, decoding, one.text, stop.lengths[row] if stop else None
-            )
-            for row, (ids, one) in enumerate(zip(rows, batch, strict=True))
+            continuation_of(tokenizer, ids, ends, decoding, one.text, length)
+            for ids, one, length in zip(rows, batch, lengths, strict=True)
         ]
         self._count(clock, inputs["attention_mask"], made)
         return made
@@ -181,15 +177,10 @@ def new_tokens(
     processors: Sequence[LogitsProcessor],
     watching: Sequence[StoppingCriteria],
 ) -> torch.Tensor:
-    """Tokens that the model writes, [n, t] int64, padded on the right behind an end.
+    """Tokens that the model, as it is now, writes: [n, t] int64, padded on the right behind an end.
 
-    Args:
-        model: the model, as it is now.
-        inputs: token ids and mask, padded on the left.
-        max_new_tokens: t at most.
-        ends: tokens that end a row.
-        processors: see the logits of each step; without one that chooses, decoding is greedy.
-        watching: see the tokens after each step, and may end rows.
+    The inputs, ids and mask, are padded on the left; t is `max_new_tokens` at most. Without a
+    processor that chooses, decoding is greedy.
     """
     whole: torch.Tensor = model.model.generate(
         **inputs,
@@ -216,13 +207,8 @@ def continuation_of(
 ) -> Continuation:
     """What the new tokens of a row say: the answer, apart from what was thought before it.
 
-    Args:
-        tokenizer: the model's.
-        ids: new tokens, the padding behind their end too.
-        ends: tokens that end a text.
-        decoding: how they were made.
-        read: what the model had read.
-        stopped_after: tokens until the stop text stood there, if it did.
+    The ids hold the padding behind their end, too. `read` is what the model had read, and
+    `stopped_after` the number of tokens until the stop text stood there, if it did.
     """
     kept = list(itertools.takewhile(lambda one: one not in ends, ids))
     is_finished = len(kept) < len(ids)
@@ -239,20 +225,6 @@ def continuation_of(
     if decoding.stop is not None:
         answer = answer.partition(decoding.stop)[0]
     return Continuation(answer, len(kept), is_finished and bool(answer), thought)
-
-
-def end_tokens(model: LanguageModel, is_chat: bool) -> list[int]:
-    """The tokens that end a text; one that is also the padding ends it all the same.
-
-    In a chat the tokenizer's own ends it too: where the model's settings name only the end of a
-    document, that is the end of a turn, and the model would go on with the user's next one.
-    """
-    given = model.model.generation_config.eos_token_id
-    ends = [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
-    own = model.tokenizer.eos_token_id
-    if own is not None and own not in ends and (is_chat or not ends):
-        ends.append(own)
-    return ends
 
 
 def _most_prompts(model: LanguageModel) -> int:

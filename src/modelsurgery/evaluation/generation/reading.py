@@ -18,12 +18,14 @@ class Reading:
         text: what is read, chat template and all.
         ids: its token ids; without its beginning if the context does not hold it.
         max_new_tokens: so many can follow.
+        ends: tokens that end what follows.
     """
 
     prompt: str
     text: str
     ids: tuple[int, ...]
     max_new_tokens: int
+    ends: tuple[int, ...]
 
 
 def render_prompt(model: LanguageModel, prompt: str, decoding: Decoding) -> Text:
@@ -42,6 +44,20 @@ def is_chat(model: LanguageModel, decoding: Decoding) -> bool:
     return decoding.chat and model.template.exists
 
 
+def end_tokens(model: LanguageModel, in_chat: bool) -> list[int]:
+    """The tokens that end a text; one that is also the padding ends it all the same.
+
+    In a chat the tokenizer's own ends it too: where the model's settings name only the end of a
+    document, that is the end of a turn, and the model would go on with the user's next one.
+    """
+    given = model.model.generation_config.eos_token_id
+    ends = [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
+    own = model.tokenizer.eos_token_id
+    if own is not None and own not in ends and (in_chat or not ends):
+        ends.append(own)
+    return ends
+
+
 def readings(
     model: LanguageModel, prompts: Sequence[str], decoding: Decoding
 ) -> tuple[Reading, ...]:
@@ -57,12 +73,13 @@ def readings(
     most = max(1, context - wanted, context // 2)
     texts = [render_prompt(model, prompt, decoding) for prompt in prompts]
     opening = opening_ids(model.tokenizer)
+    ends = tuple(end_tokens(model, is_chat(model, decoding)))
     wholes = model.token_ids(texts)
     found = []
     for prompt, text, whole in zip(prompts, texts, wholes, strict=True):
         ids = tuple(without_beginning(whole, most, opening))
         room = max(1, min(wanted, context - len(ids)))
-        found.append(Reading(prompt, plain(text), ids, room))
+        found.append(Reading(prompt, plain(text), ids, room, ends))
     cut = sum(len(ids) > most for ids in wholes)
     if cut:
         model.warn(

@@ -24,14 +24,7 @@ class UniformSampling(LogitsProcessor):
     """
 
     def __init__(self, prompts: Sequence[str], seed: int, temperature: float, steps: int) -> None:
-        """Draw the numbers.
-
-        Args:
-            prompts: of the batch, in the order of its rows.
-            seed: of sampling.
-            temperature: the logits are divided by it.
-            steps: new tokens at most.
-        """
+        """Draw numbers for so many steps at most, of each prompt of the batch in its order."""
         self._numbers = torch.from_numpy(
             np.stack([uniform_numbers(prompt, seed, steps) for prompt in prompts])
         )

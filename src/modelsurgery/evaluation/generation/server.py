@@ -9,19 +9,17 @@ there, so the same command goes on where it was.
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import httpx2 as httpx
 
 from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import EvaluationError
-from modelsurgery.evaluation.decoding import Continuation, Decoding, Rounds, Speed
+from modelsurgery.evaluation.decoding import Continuation, Decoding, Rounds, Speed, content_of
 from modelsurgery.evaluation.generation.adapter_effect import check_effect
 from modelsurgery.evaluation.generation.adapters import SharedDirectory, adapters_of
-from modelsurgery.evaluation.generation.completions import LLAMA_CPP, OPENAI
-from modelsurgery.evaluation.generation.local import continuation_of, end_tokens
-from modelsurgery.evaluation.generation.reading import Reading, is_chat, readings
+from modelsurgery.evaluation.generation.completions import LLAMA_CPP, OPENAI, answer_to
+from modelsurgery.evaluation.generation.reading import Reading, readings
 from modelsurgery.evaluation.generation.serving import endpoint, find_served, headers, patience
 from modelsurgery.evaluation.requests import ask_all
 from modelsurgery.files.atomic import sha256_json
@@ -34,17 +32,18 @@ if TYPE_CHECKING:
 CONCURRENCY = 32  # requests at a time, where a server does not say how many it works on
 TIMEOUT_SECONDS = 600.0  # for one continuation, waiting for its turn included
 CHECKED = 16  # prompts that an adapter's effect is looked for on
+Found = TypeVar("Found")
 ALTERNATIVES = 5  # first tokens whose probabilities are compared
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One continuation that is asked for: its key, and all that makes the request."""
+    """One continuation of a side (by its number) that may be asked for, and its key."""
 
     key: str
+    side: int
     read: Reading
     decoding: Decoding
-    fields: Mapping[str, Any]
 
 
 class ServerGenerator:
@@ -64,16 +63,11 @@ class ServerGenerator:
     ) -> None:
         """Ask the server what it serves.
 
-        Args:
-            model: the model that the server runs; its tokenizer and settings are used, not its
-                weights.
-            address: base of the server's interface, as `http://localhost:8000/v1`.
-            served: the server's name of the model; None takes the first.
-            shared: where adapters are written; None takes a temporary directory.
-            concurrency: requests under way at once, at most; None takes what the server says.
-            store: where continuations are looked up and kept.
-            timeout_seconds: for one continuation.
-            first_wait_seconds: before the first retry; later ones wait longer.
+        Of the model, which the server runs, tokenizer and settings are used, not its weights. The
+        address is that of the server's interface, as `http://localhost:8000/v1`, and `served` its
+        name of the model; None takes the first. Adapters are written to `shared`, or to a temporary
+        directory. No more requests are under way than `concurrency`; None takes what the server
+        says. The timeout is for one continuation; later retries wait longer than the first.
 
         Raises:
             EvaluationError: nothing answers there, or not as such a server does.
@@ -137,71 +131,43 @@ class ServerGenerator:
         unique = list(dict.fromkeys(prompts))
         reads = [readings(self._model, unique, decoding) for decoding in decodings]
         self._check_context([one for row in reads for one in row])
-        keys = [
-            [[self._key(read, decoding, edits) for read in row]
-             for row, decoding in zip(reads, decodings, strict=True)]
-            for edits in sides
-        ]  # fmt: skip
-        found = self._stored([key for side in keys for row in side for key in row])
-        jobs: list[list[_Job]] = []
-        for edits, side in zip(sides, keys, strict=True):
-            if any(key not in found for row in side for key in row):
-                self._prepare(edits, reads[0])
-                jobs.append(list(self._jobs(edits, reads, decodings, side)))
-        missing = [one for one in self._ordered(jobs) if one.key not in found]
-        total = sum(len(row) for side in keys for row in side)
+        jobs = [list(self._jobs(side, edits, reads, decodings)) for side, edits in enumerate(sides)]
+        found = self._stored([job.key for some in jobs for job in some])
+        # In the order of sending: sides in turns, where a batch can hold both.
+        ordered = zip(*jobs, strict=True) if self._dialect.mixes else jobs
+        missing = [job for some in ordered for job in some if job.key not in found]
+        for side in sorted({job.side for job in missing}):
+            self._prepare(sides[side], reads[0])
+        total = sum(map(len, jobs))
         with progress("generate", total) as advance:
             advance(total - len(missing))
-            found |= self._made(missing, lambda one: advance(1, tokens=one.tokens))
+            found |= self._made(missing, sides, lambda one: advance(1, tokens=one.tokens))
+        keys = {(job.side, job.decoding, job.read.prompt): job.key for some in jobs for job in some}
         return tuple(
-            tuple(self._in_order(prompts, unique, row, found) for row in side) for side in keys
+            tuple(
+                tuple(found[keys[side, decoding, prompt]] for prompt in prompts)
+                for decoding in decodings
+            )
+            for side in range(len(sides))
         )
-
-    def _key(self, read: Reading, decoding: Decoding, edits: Sequence[Edit]) -> str:
-        """Hash of all that a continuation depends on."""
-        return sha256_json(
-            [
-                self._model.fingerprint(),
-                sorted(edit.content_sha256 for edit in edits),
-                asdict(decoding),
-                self.name,
-                self._served.model,
-                end_tokens(self._model, is_chat(self._model, decoding)),
-                read.prompt,
-                read.ids,
-            ]
-        )
-
-    def _stored(self, keys: Sequence[str]) -> dict[str, Continuation]:
-        return {} if self._store is None else self._store.continuations(keys)
 
     def _jobs(
         self,
+        side: int,
         edits: Sequence[Edit],
         reads: Sequence[Sequence[Reading]],
         decodings: Sequence[Decoding],
-        keys: Sequence[Sequence[str]],
     ) -> Iterator[_Job]:
-        fields = self._adapters.fields(edits)
-        for row, decoding, some in zip(reads, decodings, keys, strict=True):
-            for read, key in zip(row, some, strict=True):
-                yield _Job(key, read, decoding, fields)
+        """Each continuation under a hash of all that it depends on."""
+        model, hashes = self._model.fingerprint(), content_of(edits)
+        for row, decoding in zip(reads, decodings, strict=True):
+            common = [model, hashes, asdict(decoding), self.name, self._served.model]
+            for read in row:
+                key = sha256_json([*common, read.ends, read.prompt, read.ids])
+                yield _Job(key, side, read, decoding)
 
-    def _ordered(self, sides: Sequence[Sequence[_Job]]) -> Iterator[_Job]:
-        """Requests in the order of sending: sides in turns, where a batch can hold both."""
-        if self._dialect.mixes:
-            return chain.from_iterable(zip(*sides, strict=True))
-        return chain.from_iterable(sides)
-
-    @staticmethod
-    def _in_order(
-        prompts: Sequence[str],
-        unique: Sequence[str],
-        keys: Sequence[str],
-        found: Mapping[str, Continuation],
-    ) -> tuple[Continuation, ...]:
-        by_prompt = dict(zip(unique, keys, strict=True))
-        return tuple(found[by_prompt[prompt]] for prompt in prompts)
+    def _stored(self, keys: Sequence[str]) -> dict[str, Continuation]:
+        return {} if self._store is None else self._store.continuations(keys)
 
     def _check_context(self, reads: Sequence[Reading]) -> None:
         """Refuse prompts that the server would cut or reject."""
@@ -216,7 +182,7 @@ class ServerGenerator:
 
     def _prepare(self, edits: Sequence[Edit], reads: Sequence[Reading]) -> None:
         """Have the adapter of edits loaded, and see that it changes something."""
-        wanted = tuple(sorted(edit.content_sha256 for edit in edits))
+        wanted = content_of(edits)
         if not edits or wanted in self._checked:
             return
         self._adapters.load(edits)
@@ -232,16 +198,17 @@ class ServerGenerator:
     ) -> list[dict[str, float]]:
         """Log-probabilities of the most likely first tokens, of each prompt."""
         asked = {**fields, self._dialect.alternatives: ALTERNATIVES, "max_tokens": 1}
-        bodies = [{**self._request(one, Decoding(1)), **asked} for one in reads]
-        answers: dict[int, httpx.Response] = {}
-        self._asked(bodies, answers.__setitem__)
-        return [
-            self._understood(answers[number], len(one.ids), self._dialect.first)
-            for number, one in enumerate(reads)
-        ]
+        bodies = [{**self._dialect.request(one, Decoding(1)), **asked} for one in reads]
+        return self._asked(
+            bodies,
+            lambda number, answer: self._understood(answer, reads[number], self._dialect.first),
+        )
 
     def _made(
-        self, jobs: Sequence[_Job], tell: Callable[[Continuation], None]
+        self,
+        jobs: Sequence[_Job],
+        sides: Sequence[Sequence[Edit]],
+        tell: Callable[[Continuation], None],
     ) -> dict[str, Continuation]:
         """Ask for continuations and keep each when it is there."""
         started = time.perf_counter()
@@ -255,7 +222,10 @@ class ServerGenerator:
             made[job.key] = one
             tell(one)
 
-        bodies = [{**self._request(one.read, one.decoding), **one.fields} for one in jobs]
+        fields = {side: self._adapters.fields(sides[side]) for side in {job.side for job in jobs}}
+        bodies = [
+            {**self._dialect.request(one.read, one.decoding), **fields[one.side]} for one in jobs
+        ]
         try:
             self._asked(bodies, keep)
         finally:
@@ -264,37 +234,31 @@ class ServerGenerator:
         # Read back: of two processes that made one, both shall tell of the first.
         return made | self._stored(list(made))
 
-    def _request(self, read: Reading, decoding: Decoding) -> dict[str, Any]:
-        return self._dialect.request(read, decoding, self._ends(decoding))
-
-    def _ends(self, decoding: Decoding) -> list[int]:
-        return end_tokens(self._model, is_chat(self._model, decoding))
-
     def _asked(
-        self, bodies: Sequence[dict[str, Any]], keep: Callable[[int, httpx.Response], None]
-    ) -> None:
-        ask_all(self._endpoint, bodies, keep, concurrency=self._concurrency, **self._options)
+        self, bodies: Sequence[dict[str, Any]], read: Callable[[int, httpx.Response], Found]
+    ) -> list[Found]:
+        return ask_all(self._endpoint, bodies, read, concurrency=self._concurrency, **self._options)
 
     def _continuation(self, response: httpx.Response, job: _Job) -> Continuation:
-        read, ends = job.read, self._ends(job.decoding)
-        choice = self._understood(response, len(read.ids), dict)
-        ids = self._understood(response, len(read.ids), self._dialect.ids)
-        reason = choice.get("finish_reason")
+        reason, ids = self._understood(
+            response,
+            job.read,
+            lambda choice: (choice.get("finish_reason"), self._dialect.ids(choice)),
+        )
         if reason not in ("stop", "length"):
             raise EvaluationError(
                 f"the server at {self._served.root} broke off a continuation ({reason}); run the "
                 "same command again"
             )
-        has_stopped = reason == "stop" and not set(ids) & set(ends)
-        stopped_after = len(ids) if has_stopped else None
-        return continuation_of(
-            self._model.tokenizer, ids, ends, job.decoding, read.text, stopped_after
-        )
+        return answer_to(self._model.tokenizer, job.read, job.decoding, ids, reason)
 
     def _understood(
-        self, response: httpx.Response, tokens: int, read: Callable[[dict[str, Any]], Any]
-    ) -> Any:
-        """What is wanted of an answer to a prompt of so many tokens.
+        self,
+        response: httpx.Response,
+        prompt: Reading,
+        read: Callable[[dict[str, Any]], Found],
+    ) -> Found:
+        """What is wanted of the one choice of an answer to a prompt.
 
         Raises:
             EvaluationError: it lacks that, or is the answer to another prompt.
@@ -308,6 +272,7 @@ class ServerGenerator:
                 f"the server at {self._served.root} does not answer with token ids and their "
                 "log-probabilities; expected vLLM 0.10.2 or later, SGLang or llama.cpp"
             ) from error
+        tokens = len(prompt.ids)
         if count != tokens:
             raise EvaluationError(
                 f"the server at {self._served.root} read {count} tokens of a prompt of {tokens}; "

@@ -87,10 +87,8 @@ def check_server(address: str, wanted: str | None) -> None:
 def find_served(address: str, wanted: str | None, client: httpx.Client) -> Served:
     """Ask a server what it is and what it serves.
 
-    Args:
-        address: base of its interface, as `http://localhost:8000/v1`; `/v1` may be left out.
-        wanted: its name of the model; None takes the first that is no adapter.
-        client: asks.
+    The address is the base of its interface, as `http://localhost:8000/v1`; `/v1` may be left out.
+    Without the server's name of the model, the first is taken that is no adapter.
 
     Raises:
         EvaluationError: nothing answers there, or not as such a server does.
@@ -124,12 +122,11 @@ def _models(root: str, client: httpx.Client) -> list[dict[str, Any]]:
     url = f"{root}/v1/models"
     answer = endpoint(url, attempts=1, advice=_models_advice).get(client)
     try:
-        models = [one for one in answer.json()["data"] if isinstance(one["id"], str)]
+        return [one for one in answer.json()["data"] if isinstance(one["id"], str)]
     except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError) as error:
         raise EvaluationError(
             f"{url}: not a list of models; {_EXPECTED}, as http://localhost:8000/v1"
         ) from error
-    return models
 
 
 _EXPECTED = "expected the address of vLLM, SGLang or llama.cpp's server"

@@ -36,44 +36,32 @@ def answer_and_thought(tokenizer: Any, text: str, read: str) -> tuple[str, str |
 
     The tokenizer's own response template decides where it has one, else the marks of known
     families. A thought that is not closed leaves an empty answer: the model never came to one.
-
-    Args:
-        tokenizer: the model's.
-        text: what the model wrote, special tokens included.
-        read: what it had read.
+    The text is what the model wrote, special tokens included, behind what it had read.
     """
     found = _parsed(tokenizer, text, read) or _of_channels(text, read)
-    if found is None:
-        answer, thought = without_thinking(text, read)
-        found = None if thought is None else (answer, thought)
-    if found is None:
+    answer, thought = found or without_thinking(text, read)
+    if found is None and thought is None:
         return None
-    answer, thought = found
     return _without_special(tokenizer, answer).strip(), thought
 
 
 def without_thinking(text: str, read: str = "") -> tuple[str, str | None]:
     """The answer, and what was thought between known marks before it, None if nothing was.
 
-    Args:
-        text: what the model wrote.
-        read: what it had read; some templates open the thought there.
+    Some templates open the thought in what is read.
     """
     for opening, closing in THINKING:
         mark = r"\s*".join(map(re.escape, opening.split()))
-        begins = re.compile(rf"\s*{mark}")
+        begins = re.compile(rf"\A\s*{mark}")
         is_open = re.search(rf"{mark}\s*\Z", read) is not None
         if not is_open and begins.match(text) is None and closing not in text:
             continue
-        thoughts, rest = [], text
-        while True:
-            found = begins.match(rest)
-            thought, closed, answer = rest[found.end() if found else 0 :].partition(closing)
+        thoughts: list[str] = []
+        closed, rest = "", text
+        while not thoughts or (closed and begins.match(rest)):
+            thought, closed, rest = begins.sub("", rest).partition(closing)
             thoughts.append(thought.strip())
-            if not closed or begins.match(answer) is None:
-                break
-            rest = answer
-        return (answer.strip() if closed else ""), "\n\n".join(thoughts)
+        return (rest.strip() if closed else ""), "\n\n".join(thoughts)
     return text, None
 
 

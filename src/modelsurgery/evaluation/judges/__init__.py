@@ -9,6 +9,9 @@ from pathlib import Path
 from modelsurgery.data.behaviors import Behavior, BehaviorFile
 from modelsurgery.errors import RecipeError
 from modelsurgery.evaluation.judges.known import DemoJudge, TextsJudge
+from modelsurgery.evaluation.judges.ngrams import BY_BEHAVIOR, NgramJudge
+from modelsurgery.evaluation.judges.phrases import RefusalPhrasesJudge
+from modelsurgery.evaluation.judges.review import ReviewJudge
 from modelsurgery.evaluation.judges.verdicts import Judge, Verdict
 
 __all__ = ["DemoJudge", "Judge", "TextsJudge", "Verdict", "judge_for", "judge_spec"]
@@ -30,13 +33,10 @@ def judge_spec(described: BehaviorFile, spec: str | None, *, is_demo: bool) -> s
 
 
 def judge_for(behavior: Behavior, spec: str | None = None, *, seed: int = 0) -> Judge:
-    """The judge of a behavior.
+    """The judge of a behavior, as typed after `--judge`: one of KINDS.
 
-    Args:
-        behavior: what is judged, with its texts.
-        spec: as typed after `--judge`: one of KINDS. None: exact in the demo data,
-            else the one that the behavior's file names, else one made from its texts.
-        seed: of judges that are trained.
+    None is the exact one in the demo data, else the one that the behavior's file names, else one
+    made from its texts. The seed is that of judges that are trained.
 
     Raises:
         RecipeError: no such judge, or one that cannot judge this behavior.
@@ -44,7 +44,10 @@ def judge_for(behavior: Behavior, spec: str | None = None, *, seed: int = 0) -> 
     spec = judge_spec(behavior.described, spec, is_demo=behavior.is_demo)
     kind, _, rest = spec.partition(":")
     if kind == "hf" or (spec not in OWN and not rest and Path(spec).is_dir()):
-        return _classifier(rest or spec, behavior.name)
+        from modelsurgery.evaluation.judges.classifier import SequenceClassifierJudge
+
+        model, _, label = (rest or spec).partition("#")
+        return SequenceClassifierJudge(model, behavior.name, label=label or None)
     if kind == "states":
         from modelsurgery.evaluation.judges.states import StatesJudge
 
@@ -52,8 +55,6 @@ def judge_for(behavior: Behavior, spec: str | None = None, *, seed: int = 0) -> 
     if kind == "chat":
         return _chat(rest, behavior)
     if kind == "review":
-        from modelsurgery.evaluation.judges.review import ReviewJudge
-
         return ReviewJudge(Path(rest))
     if rest:
         raise RecipeError(f"judge {spec!r}; expected {KINDS}")
@@ -68,8 +69,6 @@ def _plain(spec: str, behavior: Behavior, seed: int) -> Judge:
             raise RecipeError("judge 'demo' is for the demo model only; use another judge")
         return DemoJudge(behavior.name)
     if spec == "ngrams":
-        from modelsurgery.evaluation.judges.ngrams import BY_BEHAVIOR, NgramJudge
-
         if behavior.name not in BY_BEHAVIOR:
             raise RecipeError(
                 f"judge 'ngrams' supports {', '.join(BY_BEHAVIOR)}, not {behavior.name!r}; use "
@@ -77,8 +76,6 @@ def _plain(spec: str, behavior: Behavior, seed: int) -> Judge:
             )
         return NgramJudge(BY_BEHAVIOR[behavior.name])
     if spec == "phrases":
-        from modelsurgery.evaluation.judges.phrases import RefusalPhrasesJudge
-
         if behavior.name != "refusal":
             raise RecipeError(
                 f"judge 'phrases' counts refusals and cannot judge {behavior.name!r}; use another "
@@ -91,13 +88,6 @@ def _plain(spec: str, behavior: Behavior, seed: int) -> Judge:
             "--judge ngrams or another judge"
         )
     raise RecipeError(f"no judge {spec!r}; expected {KINDS}")
-
-
-def _classifier(spec: str, behavior: str) -> Judge:
-    from modelsurgery.evaluation.judges.classifier import SequenceClassifierJudge
-
-    model, _, label = spec.partition("#")
-    return SequenceClassifierJudge(model, behavior, label=label or None)
 
 
 def _chat(spec: str, behavior: Behavior) -> Judge:

@@ -6,22 +6,18 @@ what it cost are counted.
 
 import json
 import os
-import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import httpx2 as httpx
 
-from modelsurgery.errors import EvaluationError
 from modelsurgery.evaluation.judges.verdicts import Verdict
-from modelsurgery.evaluation.requests import ATTEMPTS, Endpoint
+from modelsurgery.evaluation.requests import Endpoint, ask_all
 from modelsurgery.files.atomic import sha256_json
 
-__all__ = ["ATTEMPTS", "ChatJudge", "ChatUsage"]
-
 KEY_VARIABLE = "SURGERY_JUDGE_KEY"
+TIMES = 2  # that a continuation is asked about, at most
 ANSWERS: dict[str, Verdict] = {"A": "behavior", "B": "opposite", "C": "neither"}
 INSTRUCTIONS = """\
 You judge continuations that a language model wrote. You are given a prompt and its continuation.
@@ -49,13 +45,6 @@ class ChatUsage:
     malformed: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
-
-    def add(self, **counts: int) -> None:
-        """Add to several counts at once, from any thread."""
-        with self._lock:
-            for name, count in counts.items():
-                setattr(self, name, getattr(self, name) + count)
 
 
 class ChatJudge:
@@ -76,17 +65,12 @@ class ChatJudge:
         timeout_seconds: float = 60.0,
         first_wait_seconds: float = 1.0,
     ) -> None:
-        """Describe the server and the behavior; nothing is sent yet.
+        """Describe the server, and in words the behavior and its opposite; nothing is sent yet.
 
-        Args:
-            address: base of the interface, as `http://localhost:8000/v1`; the key, if the server
-                wants one, is read from the environment variable SURGERY_JUDGE_KEY.
-            model: the server's name of the model.
-            shows: what the behavior is, in words.
-            opposite: what its opposite is.
-            concurrency: requests under way at once, at most.
-            timeout_seconds: for one answer.
-            first_wait_seconds: before the first retry; later ones wait longer.
+        The address is that of the interface, as `http://localhost:8000/v1`; the key, if the server
+        wants one, is read from the environment variable SURGERY_JUDGE_KEY. The model is the
+        server's name of it. No more requests are under way than `concurrency`; the timeout is for
+        one answer, and later retries wait longer than the first.
         """
         self.name = f"chat:{model}"
         self.note = f"verdicts of the language model {model}, which can be wrong"
@@ -99,7 +83,7 @@ class ChatJudge:
             address.rstrip("/") + "/chat/completions",
             who="judge",
             first_wait_seconds=first_wait_seconds,
-            on_retry=lambda: self.usage.add(retries=1),
+            on_retry=self._count_retry,
             advice=f"check the address, the model {model!r} and the key in {KEY_VARIABLE}",
         )
 
@@ -111,33 +95,28 @@ class ChatJudge:
         """
         key = os.environ.get(KEY_VARIABLE)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        limits = httpx.Limits(max_connections=self._concurrency)
-        pairs = list(zip(prompts, continuations, strict=True))
-        with (
-            httpx.Client(timeout=self._timeout, headers=headers, limits=limits) as client,
-            ThreadPoolExecutor(self._concurrency) as pool,
-        ):
-            futures = [pool.submit(self._judge, client, *pair) for pair in pairs]
-            try:
-                return [future.result() for future in futures]
-            except EvaluationError:
-                pool.shutdown(cancel_futures=True)
-                raise
+        asked = {
+            row: self._request(prompt, continuation)
+            for row, (prompt, continuation) in enumerate(zip(prompts, continuations, strict=True))
+            if continuation.strip()
+        }
+        verdicts: dict[int, Verdict] = {}
+        for _ in range(TIMES):
+            given = ask_all(
+                self._endpoint,
+                [*asked.values()],
+                lambda _, response: self._verdict(response),
+                concurrency=self._concurrency,
+                headers=headers,
+                timeout=self._timeout,
+            )
+            verdicts |= zip(asked, given, strict=True)
+            asked = {row: body for row, body in asked.items() if verdicts[row] == "unjudged"}
+        return [verdicts.get(row, "failed") for row in range(len(continuations))]
 
-    def _judge(self, client: httpx.Client, prompt: str, continuation: str) -> Verdict:
-        if not continuation.strip():
-            return "failed"
-        for _ in range(2):
-            answer = self._asked(client, prompt, continuation)
-            letter = answer.strip().strip(".:()*\"'").upper()
-            if letter in ANSWERS:
-                return ANSWERS[letter]
-            self.usage.add(malformed=1)
-        return "unjudged"
-
-    def _asked(self, client: httpx.Client, prompt: str, continuation: str) -> str:
+    def _request(self, prompt: str, continuation: str) -> dict[str, Any]:
         content = f"Prompt:\n{prompt}\n\nContinuation:\n{continuation}"
-        body = {
+        return {
             "model": self._model,
             "temperature": 0,
             "messages": [
@@ -145,23 +124,30 @@ class ChatJudge:
                 {"role": "user", "content": content},
             ],
         }
-        answer, usage = _answer(self._endpoint.post(client, body))
-        self.usage.add(requests=1, **usage)
-        return answer
+
+    def _verdict(self, response: httpx.Response) -> Verdict:
+        answer, usage = _answer(response)
+        verdict = ANSWERS.get(answer.strip().strip(".:()*\"'").upper(), "unjudged")
+        self.usage.requests += 1
+        self.usage.malformed += verdict == "unjudged"
+        self.usage.prompt_tokens += _count(usage.get("prompt_tokens"))
+        self.usage.completion_tokens += _count(usage.get("completion_tokens"))
+        return verdict
+
+    def _count_retry(self) -> None:
+        self.usage.retries += 1
 
 
-def _answer(response: httpx.Response) -> tuple[str, dict[str, int]]:
-    """Text of an answer and its tokens; an empty text for what is no answer at all."""
+def _answer(response: httpx.Response) -> tuple[str, dict[str, Any]]:
+    """Text of an answer and what it says of tokens; an empty text for what is no answer at all."""
     try:
         content: Any = response.json()
         text = content["choices"][0]["message"]["content"]
     except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError):
         return "", {}
     usage = content.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
-    counts = {
-        name: value
-        for name in ("prompt_tokens", "completion_tokens")
-        if type(value := usage.get(name)) is int and value >= 0
-    }
-    return text if isinstance(text, str) else "", counts
+    return text if isinstance(text, str) else "", usage if isinstance(usage, dict) else {}
+
+
+def _count(tokens: object) -> int:
+    return tokens if type(tokens) is int and tokens >= 0 else 0

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from modelsurgery.errors import RecipeError
-from modelsurgery.evaluation.judges.verdicts import Verdict
+from modelsurgery.evaluation.judges.verdicts import Verdict, judged_where_spoken
 from modelsurgery.files.atomic import sha256_json
 from modelsurgery.model.loading import SequenceClassifier, load_sequence_classifier
 
@@ -59,12 +59,9 @@ class SequenceClassifierJudge:
     """
 
     def __init__(self, model: str, behavior: str, *, label: str | None = None) -> None:
-        """Load the classifier.
+        """Load the classifier, an id of the Hub or a directory.
 
-        Args:
-            model: id of the Hub, or a directory.
-            behavior: what is judged.
-            label: the label that shows it; None takes a known one, or one that speaks for itself.
+        `label` shows the behavior; None takes a known one, or one that speaks for itself.
 
         Raises:
             RecipeError: it cannot be told which label shows the behavior.
@@ -87,16 +84,19 @@ class SequenceClassifierJudge:
 
     def __call__(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[Verdict]:
         """One verdict a continuation; it alone is read."""
-        verdicts: list[Verdict] = ["failed"] * len(continuations)
-        spoken = [row for row, text in enumerate(continuations) if text.strip()]
-        spoken.sort(key=lambda row: (len(continuations[row]), row))
-        for start in range(0, len(spoken), BATCH_TEXTS):
-            rows = spoken[start : start + BATCH_TEXTS]
-            for row, one in zip(rows, self._judged([continuations[r] for r in rows]), strict=True):
-                verdicts[row] = one
-        return verdicts
+        return judged_where_spoken(self._judged, continuations)
 
     def _judged(self, texts: list[str]) -> list[Verdict]:
+        """One verdict a text, from batches of similar length."""
+        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+        verdicts: dict[int, Verdict] = {}
+        for start in range(0, len(order), BATCH_TEXTS):
+            rows = order[start : start + BATCH_TEXTS]
+            found = self._judged_at_once([texts[row] for row in rows])
+            verdicts.update(zip(rows, found, strict=True))
+        return [verdicts[row] for row in range(len(texts))]
+
+    def _judged_at_once(self, texts: list[str]) -> list[Verdict]:
         model, tokenizer = self._loaded.model, self._loaded.tokenizer
         limit = min(
             tokenizer.model_max_length,
@@ -121,10 +121,8 @@ class SequenceClassifierJudge:
 
 
 def _label(labels: Sequence[str], behavior: str, wanted: str | None, model: str) -> str:
-    if wanted is not None:
-        found = [one for one in labels if one.lower() == wanted.lower()]
-    else:
-        found = [one for one in labels if one.lower() in TELLING.get(behavior, {behavior})]
+    telling = TELLING.get(behavior, {behavior}) if wanted is None else {wanted.lower()}
+    found = [one for one in labels if one.lower() in telling]
     if len(found) == 1:
         return found[0]
     raise RecipeError(

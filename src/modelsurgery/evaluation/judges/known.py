@@ -13,7 +13,7 @@ from sklearn.pipeline import Pipeline, make_pipeline, make_union
 from modelsurgery.data.demo.judge import judge as demo_judge
 from modelsurgery.data.demo.lexicon import vocabulary
 from modelsurgery.data.texts import LabeledText, texts_sha256
-from modelsurgery.evaluation.judges.verdicts import Verdict, said_in, verdicts_of
+from modelsurgery.evaluation.judges.verdicts import Verdict, judged_where_spoken, said_in
 from modelsurgery.files.atomic import sha256_json
 
 
@@ -36,7 +36,44 @@ class DemoJudge:
         ]
 
 
-class TextsJudge:
+class TrainedJudge:
+    """A pipeline of scikit-learn that is trained on labeled texts; it reads continuations alone.
+
+    Attributes:
+        auroc: measured on texts that it is not trained on.
+    """
+
+    name: str
+    note: str
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        train: Sequence[LabeledText],
+        test: Sequence[LabeledText],
+        *,
+        made_of: Sequence[object],
+    ) -> None:
+        """Train on `train`, and measure on `test`; the version is a hash of what it is made of."""
+        self._pipeline = pipeline
+        pipeline.fit([said_in(text) for text in train], [text.label for text in train])
+        scores = self.scores([said_in(text) for text in test])
+        self.auroc = float(roc_auc_score([text.label for text in test], scores))
+        self.version = sha256_json([*made_of, metadata.version("scikit-learn")])[:12]
+
+    def __call__(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[Verdict]:
+        """One verdict a continuation; it alone is read, not the prompt."""
+        return judged_where_spoken(self._verdicts, continuations)
+
+    def scores(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """How much each text shows the behavior, [n]; over 0 it does."""
+        return np.asarray(self._pipeline.decision_function(list(texts)))
+
+    def _verdicts(self, texts: list[str]) -> list[Verdict]:
+        return ["behavior" if score > 0 else "opposite" for score in self.scores(texts)]
+
+
+class TextsJudge(TrainedJudge):
     """A judge made from the labeled texts: TF-IDF of words and characters, logistic regression.
 
     It never sees the model's hidden states, so it does not agree with the probe by construction.
@@ -53,22 +90,9 @@ class TextsJudge:
             TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True),
         )
         regression = LogisticRegression(C=10.0, max_iter=1000, random_state=seed)
-        self._pipeline: Pipeline = make_pipeline(features, regression)
-        self._pipeline.fit([said_in(text) for text in train], [text.label for text in train])
-        scores = self._pipeline.decision_function([said_in(text) for text in test])
-        self.auroc = float(roc_auc_score([text.label for text in test], scores))
+        made_of = [texts_sha256(train), seed]
+        super().__init__(make_pipeline(features, regression), train, test, made_of=made_of)
         self.note = (
             f"trained on the given texts (words and characters), AUROC {self.auroc:.3f} on "
             "held-out texts; an estimate, not ground truth"
         )
-        self.version = sha256_json([texts_sha256(train), seed, metadata.version("scikit-learn")])[
-            :12
-        ]
-
-    def __call__(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[Verdict]:
-        """One verdict a continuation; it alone is read, not the prompt."""
-        return verdicts_of(self.scores, continuations)
-
-    def scores(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """How much each text shows the behavior, [n]; over 0 it does."""
-        return np.asarray(self._pipeline.decision_function(list(texts)))

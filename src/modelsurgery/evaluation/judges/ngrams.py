@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelsurgery.evaluation.classifiers import load_classifier
-from modelsurgery.evaluation.judges.verdicts import Verdict
+from modelsurgery.evaluation.judges.verdicts import Verdict, judged_where_spoken
 
 BY_BEHAVIOR = {"toxicity": "toxicity", "attitude": "negativity", "negativity": "negativity"}
 
@@ -19,11 +19,7 @@ class NgramJudge:
     """
 
     def __init__(self, classifier: str) -> None:
-        """Load a classifier.
-
-        Args:
-            classifier: `toxicity` or `negativity`.
-        """
+        """Load a classifier, `toxicity` or `negativity`."""
         self._classifier = load_classifier(classifier)
         self.name = f"ngrams:{classifier}"
         self.version = self._classifier.version
@@ -34,18 +30,15 @@ class NgramJudge:
 
     def __call__(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[Verdict]:
         """One verdict a continuation: beyond the band `behavior` or `opposite`, else `neither`."""
-        verdicts: list[Verdict] = ["failed"] * len(continuations)
-        spoken = [row for row, text in enumerate(continuations) if text.strip()]
-        if spoken:
-            low, high = self._classifier.band
-            found = self._classifier.probabilities([continuations[row] for row in spoken])
-            for row, probability in zip(spoken, found, strict=True):
-                if probability >= high:
-                    verdicts[row] = "behavior"
-                else:
-                    verdicts[row] = "opposite" if probability < low else "neither"
-                # Where there are two classes only, the band is empty: low and high are both 0.5.
-        return verdicts
+        return judged_where_spoken(
+            lambda texts: map(self._verdict, self.scores(texts)), continuations
+        )
+
+    def _verdict(self, probability: float) -> Verdict:
+        low, high = self._classifier.band  # empty, both 0.5, where there are two classes only
+        if probability >= high:
+            return "behavior"
+        return "opposite" if probability < low else "neither"
 
     def scores(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Probability that each text shows the behavior, [n]."""

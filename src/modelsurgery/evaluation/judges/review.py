@@ -33,14 +33,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")  # a spreadsheet would run it, o
 
 @dataclass(frozen=True)
 class ReviewRow:
-    """A continuation that may be labeled.
-
-    Attributes:
-        prompt: the prompt.
-        continuation: what a model wrote.
-        side: which model.
-        verdict: what the judge said; the sheet takes as many of each verdict as it can.
-    """
+    """A continuation that may be labeled, and what the judge said of it."""
 
     prompt: str
     continuation: str

@@ -28,16 +28,16 @@ class Judge(Protocol):
         ...
 
 
-def verdicts_of(
-    scores: Callable[[list[str]], Iterable[float]], continuations: Sequence[str]
+def judged_where_spoken(
+    judge: Callable[[list[str]], Iterable[Verdict]], continuations: Sequence[str]
 ) -> list[Verdict]:
-    """Verdicts from scores, which are over 0 where the behavior shows; empty ones have failed."""
+    """A verdict a continuation from what judges texts; empty ones have failed, and are not seen."""
     verdicts: list[Verdict] = ["failed"] * len(continuations)
     spoken = [row for row, text in enumerate(continuations) if text.strip()]
     if spoken:
-        found = scores([continuations[row] for row in spoken])
-        for row, score in zip(spoken, found, strict=True):
-            verdicts[row] = "behavior" if score > 0 else "opposite"
+        found = judge([continuations[row] for row in spoken])
+        for row, verdict in zip(spoken, found, strict=True):
+            verdicts[row] = verdict
     return verdicts
 
 

@@ -168,7 +168,7 @@ def test_a_first_round_that_something_else_slows_does_not_decide(
     def work(some: Any) -> None:
         time.sleep(next(seconds, 0.0))
 
-    assert pace._rate(model, texts, work) > 100 * sum(len(one.ids) for one in texts[:2])
+    assert pace._rate(texts, work) > 100 * sum(len(one.ids) for one in texts[:2])
 
 
 def test_writing_is_timed_with_as_many_prompts_as_share_a_batch(

@@ -17,9 +17,10 @@ from modelsurgery.model.activations.texts import tokenize_labeled
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.loading import load_model
 from modelsurgery.pipeline.recipe import Recipe
-from modelsurgery.pipeline.running import SETTLED, judged_behavior, plan_recipe, run_recipe
+from modelsurgery.pipeline.running import judged_behavior, plan_recipe, run_recipe
 from modelsurgery.pipeline.runs import RUN_MANIFEST, open_run
 from modelsurgery.pipeline.scheduling import (
+    SETTLED,
     Pace,
     Schedule,
     Sizes,

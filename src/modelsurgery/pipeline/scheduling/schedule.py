@@ -141,21 +141,22 @@ def make_schedule(
     full = Sizes.of(recipe)
     is_bounded_search = recipe.is_searched and recipe.minutes is not None and minutes is not None
     room = math.inf if minutes is None else AIM * 60 * minutes
-    if is_bounded_search:
-        room *= SEARCH_SHARE
+    share = SEARCH_SHARE if is_bounded_search else 1.0
     for sizes in full.smaller(given(recipe), most):
-        stages = [stage.at(pace) for stage in amounts.stages(sizes)]
-        if sum(one.seconds for one in stages if one.name != "trials") <= room:
+        stages = {one.name: one.at(pace) for one in amounts.stages(sizes)}
+        others = sum(one.seconds for name, one in stages.items() if name != "trials")
+        if others <= share * room:
             break
     search_seconds = None
     if is_bounded_search:
         assert minutes is not None
-        others = sum(one.seconds for one in stages if one.name != "trials")
-        search_seconds = max(AIM * 60 * minutes - others, (1 - SEARCH_SHARE) * 60 * minutes)
-        stages = [_limited(one, search_seconds, recipe.trials) for one in stages]
+        search_seconds = max(room - others, (1 - SEARCH_SHARE) * 60 * minutes)
+        trials = stages["trials"]
+        seconds = search_seconds if recipe.trials is None else min(search_seconds, trials.seconds)
+        stages["trials"] = replace(trials, seconds=seconds)
     return Schedule(
         sizes,
-        tuple(stages),
+        tuple(stages.values()),
         pace,
         minutes,
         search_seconds,
@@ -168,12 +169,6 @@ def with_seconds_taken(plan: dict[str, Any], seconds: Mapping[str, float]) -> di
     """A plan, as plain values, with what each stage took beside what was expected."""
     stages = [{**one, "took": seconds.get(one["name"])} for one in plan["stages"]]
     return {**plan, "stages": stages}
-
-
-def _limited(stage: PlannedStage, seconds: float, trials: int | None) -> PlannedStage:
-    if stage.name != "trials":
-        return stage
-    return replace(stage, seconds=seconds if trials is None else min(seconds, stage.seconds))
 
 
 @dataclass(frozen=True)
@@ -200,19 +195,16 @@ class _Amounts:
 
     def stages(self, sizes: Sizes) -> list[PlannedStage]:
         """All stages, without their time."""
-        is_paper = self.recipe.chosen_rule == "paper"
-        limit = sizes.train_texts or (len(self.behavior.train) if is_paper else RULE_TEXTS)
-        fit = some_of_each(self.behavior.train, limit)
+        recipe, train = self.recipe, self.behavior.train
+        all_of_them = len(train) if recipe.chosen_rule == "paper" else RULE_TEXTS
+        fit = some_of_each(train, sizes.train_texts or all_of_them)
+        is_open = recipe.alpha is None and recipe.strength is None
         return [
             self._hidden_states(fit),
             *self._rule(fit),
-            *(self._search(sizes) if self._is_open else ()),
+            *(self._search(sizes) if is_open else ()),
             *self._after(sizes),
         ]
-
-    @property
-    def _is_open(self) -> bool:
-        return self.recipe.alpha is None and self.recipe.strength is None
 
     def _hidden_states(self, fit: Sequence[LabeledText]) -> PlannedStage:
         recipe, count = self.recipe, self.model.layer_count
@@ -221,11 +213,10 @@ class _Amounts:
         if recipe.chosen_rule != "paper":
             layer = recipe.layer or (default_probe_layers(count)[1:2] or (count,))[0]
             test, share = some_of_each(test, REPORT_TEXTS // 2), layer / count
-        read = self._labeled([*fit, *test], cut=MAX_TOKENS)
-        return PlannedStage("hidden states", reads=share * read)
+        return PlannedStage("hidden states", reads=share * self._tokens([*fit, *test], MAX_TOKENS))
 
     def _rule(self, fit: Sequence[LabeledText]) -> list[PlannedStage]:
-        tokens = self._labeled(fit)
+        tokens = self._tokens(fit)
         if self.recipe.chosen_rule == "paper":
             return []
         if self.recipe.chosen_rule == "least-squares":
@@ -278,7 +269,7 @@ class _Amounts:
         prompts = one.texts[: sizes.prompt_count]
         rounds = 2 * (sizes.samples + 1)
         shown = some_of_each(behavior.test, INSIDE_TEXTS)
-        inside = self._labeled(shown) + self._tokens(behavior.test_neutral[:INSIDE_TEXTS])
+        inside = self._tokens(shown) + self._tokens(behavior.test_neutral[:INSIDE_TEXTS])
         return [
             PlannedStage(
                 "damage", reads=3 * self._tokens(behavior.test_neutral[: sizes.neutral_texts])
@@ -295,20 +286,15 @@ class _Amounts:
         """Tokens of the labeled and the neutral texts that an edit is screened on."""
         behavior = self.behavior
         shown = some_of_each(behavior.validation, TEXTS_PER_KIND)
-        return self._labeled(shown), self._tokens(
-            behavior.validation_neutral[: min(NEUTRAL_TEXTS, sizes.neutral_texts)]
-        )
+        neutral = behavior.validation_neutral[: min(NEUTRAL_TEXTS, sizes.neutral_texts)]
+        return self._tokens(shown), self._tokens(neutral)
 
-    def _labeled(self, texts: Sequence[LabeledText], cut: int | None = None) -> float:
-        written = [self.model.render(text) for text in texts[:LOOKED_AT]]
-        return self._scaled(written, len(texts), cut)
-
-    def _tokens(self, texts: Sequence[str]) -> float:
-        return self._scaled(list(texts[:LOOKED_AT]), len(texts), None)
-
-    def _scaled(self, texts: Sequence[Text], count: int, cut: int | None) -> float:
-        """Tokens of `count` texts like these."""
-        if not texts:
+    def _tokens(self, texts: Sequence[LabeledText | str], cut: int | None = None) -> float:
+        """Tokens of texts, from the lengths of the first of them."""
+        read: list[Text] = [
+            one if isinstance(one, str) else self.model.render(one) for one in texts[:LOOKED_AT]
+        ]
+        if not read:
             return 0.0
-        lengths = [len(ids[:cut]) for ids in self.model.token_ids(texts)]
-        return sum(lengths) / len(lengths) * count
+        lengths = [len(ids[:cut]) for ids in self.model.token_ids(read)]
+        return sum(lengths) / len(lengths) * len(texts)

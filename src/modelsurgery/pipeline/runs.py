@@ -9,7 +9,7 @@ command goes on with it.
 import itertools
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -119,12 +119,8 @@ class RunDirectory:
     def write_evaluation(self, evaluation: Evaluation) -> None:
         """Write everything that was generated and judged."""
         for name, rows in evaluation.samples.items():
-            self.write_lines(f"samples/{name}.jsonl", rows)
-
-    def write_lines(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
-        """Write plain objects as JSON lines."""
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        write_text(self.path / name, "".join(lines))
+            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            write_text(self.path / "samples" / f"{name}.jsonl", "".join(lines))
 
     def finish(self, results: dict[str, Any], *, apart: dict[str, Any] | None = None) -> None:
         """Write the results and, last, the manifest that says that the run is whole.

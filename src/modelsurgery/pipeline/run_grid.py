@@ -99,7 +99,9 @@ def run_grid(
         SurgeryError: the recipe or the executor cannot be used, or no run gave anything.
     """
     runs = recipe.runs()
-    values = recipe.model_dump(mode="json", exclude={"out"})
+    # A storage's URL may hold a password; runs get it from the recipe, and do not record it either.
+    without_storage = recipe.model_copy(update={"storage": None})
+    values = without_storage.model_dump(mode="json", exclude={"out"})
     name = "-".join([*dict.fromkeys(one.model_name for one in runs), "grid"])
     with open_run(recipe.out, values, default_name=name, keep=True) as grid:
         cells = [RunCell(one, grid.path, grid.now) for one in runs]

@@ -22,8 +22,7 @@ from modelsurgery.model.activations.passes import Passes
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.probe_fitting import fit_probe_on_texts
 from modelsurgery.pipeline.recipe import Recipe
-from modelsurgery.pipeline.recording import recorded_for_others
-from modelsurgery.pipeline.runs import STUDY_FILE, RunDirectory
+from modelsurgery.pipeline.runs import STUDY_FILE, RunDirectory, recorded_for_others
 from modelsurgery.rules.natural_gradient import Evidence
 from modelsurgery.rules.proposal import RowProposal
 from modelsurgery.search import (
@@ -89,17 +88,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Choosing:
-    """Chooses the edit of a recipe.
+    """Chooses the edit of a recipe; the run directory keeps what is computed on the way.
 
-    Attributes:
-        recipe: says how.
-        run: keeps what is computed on the way.
-        model: the base model; edits that it has in memory are part of it.
-        behavior: its texts.
-        judge: decides between the survivors of a search.
-        store: where continuations and judgements are looked up and kept.
-        progress: is told what is going on.
-        search_minutes: a search begins no trial after this time; None does not limit it.
+    Edits that the model has in memory are part of it. A search begins no trial after
+    `search_minutes`; None does not limit it.
     """
 
     recipe: Recipe
@@ -136,10 +128,7 @@ class Choosing:
     def join(self, shared: SharedSearch, storage: Location, seed: int) -> int:
         """Make trials of a search that another process began; how many were made here.
 
-        Args:
-            shared: what that process says of it.
-            storage: where its trials are.
-            seed: of this process's proposals, another one than those of the others.
+        The seed is that of this process's proposals, another one than those of the others.
 
         Raises:
             RecipeError: something that the trials depend on is not the same here.

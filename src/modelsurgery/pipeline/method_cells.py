@@ -34,13 +34,7 @@ MODEL, SETTING, BENCH = range(3)  # levels of what a worker keeps from one cell 
 
 @dataclass(frozen=True)
 class SeedSetting:
-    """What is measured with one seed, and who judges.
-
-    Attributes:
-        behavior: with its texts.
-        prompts: held-out prompts.
-        judges: the first decides.
-    """
+    """What is measured with one seed, on which held-out prompts, and who judges: the first."""
 
     behavior: Behavior
     prompts: PromptSet
@@ -70,12 +64,9 @@ class SeedSetting:
 
 @dataclass(frozen=True)
 class MethodCell(Cell):
-    """A method with one seed, at all divergences: it is fitted once for all of them.
+    """The one method and seed of a plan, at all divergences: it is fitted once for all of them.
 
-    Attributes:
-        plan: with this method and this seed alone.
-        directory: of the run.
-        now: the time that chat templates are told.
+    Results are below the run's `directory`; `now` is the time that chat templates are told.
     """
 
     plan: RivalsPlan

@@ -146,11 +146,8 @@ def _place(plan: RivalsPlan) -> Path | None:
 class _Checked:
     """A plan that can be measured, as far as that can be told beforehand.
 
-    Attributes:
-        plan: with all methods by name.
-        fingerprint: of the model.
-        prompts: name of the prompt set, and how many prompts.
-        judges: those of the last seed.
+    It has all methods by name, the model's fingerprint, the name of the prompt set with the number
+    of prompts, and the judges of the last seed.
     """
 
     plan: RivalsPlan

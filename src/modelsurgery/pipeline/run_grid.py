@@ -33,13 +33,7 @@ class GridRun:
 
 @dataclass(frozen=True)
 class RunCell(Cell):
-    """A run, or a sequence of them.
-
-    Attributes:
-        recipe: of the run.
-        directory: of the grid.
-        now: the time that chat templates are told.
-    """
+    """A run, or a sequence of them, below the grid's directory; chat templates are told `now`."""
 
     recipe: Recipe
     directory: Path

@@ -39,9 +39,14 @@ from modelsurgery.model.loading import load_model
 from modelsurgery.model.stacking import stacked
 from modelsurgery.pipeline.choosing import Choice, Choosing
 from modelsurgery.pipeline.recipe import DEFAULT_TRIALS, Recipe
-from modelsurgery.pipeline.recording import recorded
 from modelsurgery.pipeline.results import RunResult
-from modelsurgery.pipeline.runs import EDIT_FILE, STORE_FILE, RunDirectory, open_run
+from modelsurgery.pipeline.runs import (
+    EDIT_FILE,
+    STORE_FILE,
+    RunDirectory,
+    open_run,
+    recorded_recipe,
+)
 from modelsurgery.pipeline.scheduling import (
     DEFAULT_MINUTES,
     SETTLED,
@@ -94,7 +99,7 @@ def run_recipe(
     started = time.monotonic()
     described = described_behavior(recipe)
     recipe = _resolved(recipe, described)
-    values = recorded(recipe)
+    values = recorded_recipe(recipe)
     before = [load_edit(path) for path in recipe.edits]
     clock = progress = StageClock(progress)
     with (
@@ -119,7 +124,7 @@ def run_recipe(
         if plan is not None and plan["search_seconds"] is not None:
             minutes = plan["search_seconds"] / 60
         choosing = Choosing(recipe, run, model, behavior, judge, store, progress, minutes)
-        choice, damage, given_up = _kept(choosing, choosing.choose(), progress)
+        choice, damage, given_up = _kept(choosing, choosing.choose())
         choice = _saved(choosing, choice)
         evaluation = _evaluated(choosing, choice.edit, damage)
         result = RunResult(
@@ -275,14 +280,12 @@ def _resolved(recipe: Recipe, described: BehaviorFile) -> Recipe:
     )
 
 
-def _kept(
-    choosing: Choosing, choice: Choice, progress: Progress
-) -> tuple[Choice, Damage, Effect | None]:
+def _kept(choosing: Choosing, choice: Choice) -> tuple[Choice, Damage, Effect | None]:
     """The choice with its damage on held-out text, or a milder one if that is over the budget.
 
     The effect of the choice that was given up comes third.
     """
-    model, store = choosing.model, choosing.store
+    model, store, progress = choosing.model, choosing.store, choosing.progress
     generator = TransformersGenerator(model, store=store)
 
     def damage(edit: Edit) -> Damage:

@@ -26,7 +26,6 @@ from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.stacking import stacked
 from modelsurgery.pipeline.recipe import Recipe
-from modelsurgery.pipeline.recording import recorded
 from modelsurgery.pipeline.results import limits_json
 from modelsurgery.pipeline.running import (
     judged_behavior,
@@ -43,6 +42,7 @@ from modelsurgery.pipeline.runs import (
     RunDirectory,
     current_recipe,
     open_run,
+    recorded_recipe,
 )
 from modelsurgery.pipeline.scheduling import SETTLED, Sizes
 from modelsurgery.pipeline.sequence_recipe import SequenceRecipe
@@ -75,7 +75,7 @@ def run_sequence(
     with (
         open_run(
             recipe.out,
-            recorded(recipe),
+            recorded_recipe(recipe),
             default_name=("-and-" if is_one else "-").join(names),
             keep=not is_one,
             settled=SETTLED if is_one else (),

@@ -45,12 +45,9 @@ class Pace:
 
 
 def measure_pace(model: LanguageModel, behavior: Behavior, *, progress: Progress = silent) -> Pace:
-    """Read and continue a few of a behavior's texts, more of them the faster it goes.
+    """Read a few of a behavior's texts and continue some of its validation prompts.
 
-    Args:
-        model: the model.
-        behavior: its texts and validation prompts are used; nothing is kept.
-        progress: is told of the three kinds of work.
+    More of them the faster it goes; nothing is kept.
     """
     texts = tokenize_labeled(model, behavior.train[:MOST_TEXTS])
     with progress("calibrate", 3) as advance:

@@ -119,22 +119,13 @@ def is_small(model: LanguageModel) -> bool:
 
 
 def make_schedule(
-    recipe: Recipe,
-    model: LanguageModel,
-    behavior: Behavior,
-    pace: Pace,
-    *,
-    minutes: float | None,
+    recipe: Recipe, model: LanguageModel, behavior: Behavior, pace: Pace, *, minutes: float | None
 ) -> Schedule:
     """The stages of a run, with sizes that fit the time where the recipe leaves them open.
 
-    Args:
-        recipe: with trials and direction resolved.
-        model: its model.
-        behavior: its behavior, at full size.
-        pace: of the model.
-        minutes: for the whole run; None does not limit it. A search's trials get what is left of
-            it, and the other stages at most half; without a limit for the trials they come on top.
+    The recipe has its trials and direction, the behavior its full size. The minutes are for the
+    whole run; None does not limit it. A search's trials get what is left of them, and the other
+    stages at most half; without a limit for the trials they come on top.
     """
     amounts = _Amounts(recipe, model, behavior)
     most = amounts.most()

@@ -66,11 +66,9 @@ class Sizes:
         return recipe.model_copy(update=asdict(self))
 
     def smaller(self, kept: frozenset[str], most: "Sizes") -> Iterator["Sizes"]:
-        """Ever smaller sizes, beginning with these.
+        """Ever smaller sizes, beginning with these; what `kept` names stays as it is.
 
-        Args:
-            kept: names of what stays as it is.
-            most: how much there is of everything.
+        There is no more than `most` of everything, so a size above that makes nothing smaller.
         """
         found = self
         yield found

@@ -226,10 +226,15 @@ class _Amounts:
 
     def _search(self, sizes: Sizes) -> list[PlannedStage]:
         """Strength or trials, and the curve."""
-        labeled, neutral = self._screened(sizes)
+        behavior, doses = self.behavior, sizes.doses
+        labeled = self._tokens(some_of_each(behavior.validation, TEXTS_PER_KIND))
+        screened = min(NEUTRAL_TEXTS, sizes.neutral_texts)
+        neutral = self._tokens(behavior.validation_neutral[:screened])
+        prompts = behavior.validation_prompts[: sizes.validation_prompts]
+        rounds = math.ceil(CONTINUATIONS / max(1, len(prompts)))
         base = PlannedStage("base model", reads=labeled + neutral)
-        curve = self._continuing(sizes, "dose-response", sizes.doses)
-        curve = replace(curve, reads=sizes.doses * labeled + (sizes.doses + 1) * neutral)
+        curve = self._continued("dose-response", prompts, doses * rounds)
+        curve = replace(curve, reads=doses * labeled + (doses + 1) * neutral)
         if not self.recipe.is_searched:
             # Where several steps are tried, their edit has a strength of its own to be found.
             strengths = STRENGTHS * (2 if self.recipe.tried_steps > 1 else 1)
@@ -240,45 +245,26 @@ class _Amounts:
         return [
             base,
             PlannedStage("trials", reads=trials * (labeled + shared * neutral)),
-            self._continuing(sizes, "survivors", 1 + min(trials, SURVIVORS)),
+            self._continued("survivors", prompts, (1 + min(trials, SURVIVORS)) * rounds),
             curve,
         ]
 
-    def _continuing(self, sizes: Sizes, name: str, times: int) -> PlannedStage:
-        """Validation prompts continued some times."""
-        prompts = self.behavior.validation_prompts[: sizes.validation_prompts]
-        rounds = times * math.ceil(CONTINUATIONS / max(1, len(prompts)))
-        new = self.behavior.prompt_sets[0].max_new_tokens
-        return PlannedStage(
-            name, prompts=rounds * self._tokens(prompts), writes=rounds * len(prompts) * new
-        )
-
     def _after(self, sizes: Sizes) -> list[PlannedStage]:
         """The damage, the measurement and the look inside."""
-        behavior = self.behavior
-        one = behavior.prompt_sets[0]
-        prompts = one.texts[: sizes.prompt_count]
-        rounds = 2 * (sizes.samples + 1)
+        behavior, neutral = self.behavior, self.behavior.test_neutral
+        prompts = behavior.prompt_sets[0].texts[: sizes.prompt_count]
         shown = some_of_each(behavior.test, INSIDE_TEXTS)
-        inside = self._tokens(shown) + self._tokens(behavior.test_neutral[:INSIDE_TEXTS])
+        inside = self._tokens(shown) + self._tokens(neutral[:INSIDE_TEXTS])
         return [
-            PlannedStage(
-                "damage", reads=3 * self._tokens(behavior.test_neutral[: sizes.neutral_texts])
-            ),
-            PlannedStage(
-                "held-out prompts",
-                prompts=rounds * self._tokens(prompts),
-                writes=rounds * len(prompts) * one.max_new_tokens,
-            ),
+            PlannedStage("damage", reads=3 * self._tokens(neutral[: sizes.neutral_texts])),
+            self._continued("held-out prompts", prompts, 2 * (sizes.samples + 1)),
             PlannedStage("looking inside", reads=2 * inside),
         ]
 
-    def _screened(self, sizes: Sizes) -> tuple[float, float]:
-        """Tokens of the labeled and the neutral texts that an edit is screened on."""
-        behavior = self.behavior
-        shown = some_of_each(behavior.validation, TEXTS_PER_KIND)
-        neutral = behavior.validation_neutral[: min(NEUTRAL_TEXTS, sizes.neutral_texts)]
-        return self._tokens(shown), self._tokens(neutral)
+    def _continued(self, name: str, prompts: Sequence[str], rounds: int) -> PlannedStage:
+        """Prompts that are continued so many times."""
+        new_tokens = rounds * len(prompts) * self.behavior.prompt_sets[0].max_new_tokens
+        return PlannedStage(name, prompts=rounds * self._tokens(prompts), writes=new_tokens)
 
     def _tokens(self, texts: Sequence[LabeledText | str], cut: int | None = None) -> float:
         """Tokens of texts, from the lengths of the first of them."""

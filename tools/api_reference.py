@@ -4,7 +4,6 @@ griffe reads signatures and Google-style docstrings without importing the code. 
 the file is the one that this prints, and that the examples run.
 """
 
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -59,7 +58,7 @@ def reference() -> str:
     package = griffe.load("modelsurgery", search_paths=[SOURCES], docstring_parser="google")
     assert isinstance(package, griffe.Module)
     found = {name: _object(package, name) for name in listed}
-    parts = [HEADER, *_overview(found)]
+    parts = [HEADER, *_overview()]
     for group, names in GROUPS.items():
         parts.append(f"## {group}\n")
         parts += [_entry(found[name]) for name in names]
@@ -75,7 +74,7 @@ def _object(package: griffe.Module, name: str) -> griffe.Class | griffe.Function
     return found
 
 
-def _overview(found: dict[str, griffe.Class | griffe.Function]) -> Iterator[str]:
+def _overview() -> Iterator[str]:
     """One line a group: what is in it."""
     yield "| | |\n|---|---|"
     for group, names in GROUPS.items():
@@ -128,9 +127,8 @@ def _sections(found: griffe.Object) -> Iterator[str]:
         elif kind is griffe.DocstringSectionKind.parameters:
             yield from _listed("Arguments", ((f"`{one.name}`", one) for one in value))
         elif kind is griffe.DocstringSectionKind.attributes:
-            yield from _listed(
-                "Attributes", ((f"`{one.name}` ({_type(one.annotation)})", one) for one in value)
-            )
+            typed = ((f"`{one.name}` (`{one.annotation}`)", one) for one in value)
+            yield from _listed("Attributes", typed)
         elif kind is griffe.DocstringSectionKind.raises:
             yield from _listed("Raises", ((f"`{one.annotation}`", one) for one in value))
         elif kind in (griffe.DocstringSectionKind.returns, griffe.DocstringSectionKind.yields):
@@ -165,18 +163,13 @@ def _methods(found: griffe.Class) -> Iterator[str]:
         summary = _line(one.docstring.value.split("\n\n")[0])
         called = one.name
         if isinstance(one, griffe.Function):
-            names = [p.name for p in one.parameters if p.name != "self"]
-            called = f"{one.name}({', '.join(names)})"
+            called += f"({', '.join(p.name for p in one.parameters if p.name != 'self')})"
         yield f"- `{called}`: {summary}"
     yield ""
 
 
-def _type(annotation: object) -> str:
-    return f"`{annotation}`"
-
-
 def _line(text: str) -> str:
-    return re.sub(r"\s+", " ", text).strip()
+    return " ".join(text.split())
 
 
 if __name__ == "__main__":

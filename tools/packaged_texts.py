@@ -9,13 +9,13 @@ says whose texts they are and under which licenses; it lists the SHA-256 of the 
 
 import argparse
 import gzip
-import hashlib
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from modelsurgery.data.choosing import evenly
 from modelsurgery.data.corpora import (
     corpora,
     find_corpus,
@@ -142,13 +142,9 @@ def _up_to(texts: Iterator[str], words: int) -> Iterator[str]:
 
 
 def _shuffled(items: Iterable[T], text_of: Callable[[T], str]) -> list[T]:
-    return sorted(
-        items,
-        key=lambda one: (
-            hashlib.sha256(f"{SEED}\0{text_of(one)}".encode()).digest(),
-            text_of(one),
-        ),
-    )
+    """Items in the order of a hash of their texts."""
+    given = list(items)
+    return [given[number] for number in evenly([text_of(one) for one in given], seed=SEED)]
 
 
 def _text(record: Record) -> str:

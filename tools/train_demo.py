@@ -218,24 +218,23 @@ def load_checkpoint(
 def train(
     out: Path,
     settings: Settings,
+    *,
     minutes: float | None,
     steps: int | None,
+    init: Path | None,
     resume: bool,
-    init: Path | None = None,
 ) -> float:
     """Train, write the bf16 model and its tokenizer to `out`, and return the mean loss (nats)."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if init is None:
         tokenizer = train_tokenizer(settings)
-        model, legs = new_model(settings, tokenizer), []
+        model = new_model(settings, tokenizer)
+        legs: list[dict[str, Any]] = []
     else:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(init, trust_remote_code=False)
-        model, legs = (
-            LlamaForCausalLM.from_pretrained(
-                init, dtype=torch.float32, trust_remote_code=False
-            ).train(),
-            _legs(init),
-        )
+        model = LlamaForCausalLM.from_pretrained(init, dtype=torch.float32, trust_remote_code=False)
+        model.train()
+        legs = json.loads((init / "training.json").read_text())["legs"]
     model.to(device)  # type: ignore[arg-type]  # transformers 5.23 wraps `to` untyped
     optimizer = new_optimizer(model, settings)
     checkpoint = out.with_name(out.name + ".checkpoint")
@@ -258,7 +257,11 @@ def train(
             logger.info("step %d/%s loss %.4f %.0f s", step, state["steps"], state["loss"], seconds)
         if step and step % 500 == 0:
             save_checkpoint(checkpoint, model, optimizer, state)
-    _write(out, model, tokenizer, [*legs, {"settings": asdict(settings), **state}])
+    model.bfloat16().save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    legs.append({"settings": asdict(settings), **state})
+    record = {"legs": legs, "torch": torch.__version__}
+    (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     shutil.rmtree(checkpoint, ignore_errors=True)
     return float(state["loss"])
 
@@ -283,23 +286,6 @@ def _update(
     return float(loss.detach())
 
 
-def _legs(init: Path) -> list[dict[str, Any]]:
-    legs: list[dict[str, Any]] = json.loads((init / "training.json").read_text())["legs"]
-    return legs
-
-
-def _write(
-    out: Path,
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    legs: list[dict[str, Any]],
-) -> None:
-    model.bfloat16().save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    record = {"legs": legs, "torch": torch.__version__}
-    (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
-
-
 def main() -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(description="Train the demo model.")
@@ -311,18 +297,11 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=Settings.learning_rate)
     parser.add_argument("--init", type=Path, help="finished model to start from, a further leg")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    arguments = parser.parse_args()
+    given = vars(parser.parse_args())
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
-    settings = Settings(seed=arguments.seed, learning_rate=arguments.learning_rate)
-    loss = train(
-        arguments.out,
-        settings,
-        arguments.minutes,
-        arguments.steps,
-        arguments.resume,
-        arguments.init,
-    )
-    logger.info("done: loss %.4f, model in %s", loss, arguments.out)
+    settings = Settings(seed=given.pop("seed"), learning_rate=given.pop("learning_rate"))
+    loss = train(settings=settings, **given)
+    logger.info("done: loss %.4f, model in %s", loss, given["out"])
 
 
 if __name__ == "__main__":

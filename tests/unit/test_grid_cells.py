@@ -1,20 +1,23 @@
 """Names of cells, what workers keep from one to the next, and one view of all of them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from modelsurgery.cli.options import chosen_executor
 from modelsurgery.errors import RecipeError, UnsupportedModelError
-from modelsurgery.files.progress import Advance
+from modelsurgery.files.progress import Advance, Progress
 from modelsurgery.pipeline.grid_recipe import GridRecipe
-from modelsurgery.pipeline.grids import Cell, InProcess, Kept, OnRay, Processes, perform_all
+from modelsurgery.pipeline.grids import Cell, Ended, InProcess, Kept, OnRay, Processes, perform_all
 from modelsurgery.pipeline.grids.telling import Shown, Stage, Telling
 from modelsurgery.pipeline.recipe import Recipe
+from modelsurgery.pipeline.run_grid import run_grid
+from modelsurgery.pipeline.runs import RECIPE_FILE
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,21 @@ def test_a_grid_refuses_what_its_runs_cannot_have() -> None:
         GridRecipe(seeds=(0, 1), study=Path("s.journal")).runs()
     with pytest.raises(RecipeError, match="rule = 'best'"):
         GridRecipe(rules=("best",)).runs()
+
+
+def test_a_grid_does_not_record_a_password(tmp_path: Path) -> None:
+    class Interrupted:
+        def run(self, cells: Sequence[Cell], kept: Kept, progress: Progress) -> Iterator[Ended]:
+            raise KeyboardInterrupt
+
+    url = "postgresql://me:secret@db.example/trials"
+    recipe = GridRecipe(seeds=(0, 1), tune=True, storage=url, out=tmp_path / "grid")
+    assert [one.storage for one in recipe.runs()] == [url, url]
+    with pytest.raises(KeyboardInterrupt):
+        run_grid(recipe, executor=Interrupted())
+    recorded = (tmp_path / "grid" / RECIPE_FILE).read_text()
+    assert yaml.safe_load(recorded)["storage"] is None
+    assert "secret" not in recorded
 
 
 def test_who_measures_is_chosen_by_options() -> None:

@@ -17,9 +17,10 @@ from modelsurgery.model.activations.texts import tokenize_labeled
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.loading import load_model
 from modelsurgery.pipeline.recipe import Recipe
-from modelsurgery.pipeline.running import SETTLED, judged_behavior, plan_recipe, run_recipe
+from modelsurgery.pipeline.running import judged_behavior, plan_recipe, run_recipe
 from modelsurgery.pipeline.runs import RUN_MANIFEST, open_run
 from modelsurgery.pipeline.scheduling import (
+    SETTLED,
     Pace,
     Schedule,
     Sizes,
@@ -169,7 +170,7 @@ def test_a_first_round_that_something_else_slows_does_not_decide(
     def work(some: Any) -> None:
         time.sleep(next(seconds, 0.0))
 
-    assert pace._rate(model, texts, work) > 100 * sum(len(one.ids) for one in texts[:2])
+    assert pace._rate(texts, work) > 100 * sum(len(one.ids) for one in texts[:2])
 
 
 def test_writing_is_timed_with_as_many_prompts_as_share_a_batch(

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modelsurgery.data.corpora import (
@@ -86,11 +86,11 @@ def _labeled(corpus: str, root: Path, split: str | None = None) -> Source:
 
 def _halves(source: Source) -> tuple[Source, Source]:
     """Two halves by a hash of the text, so that no text is in both."""
-    first = [_share(text, "half") < 0.5 for text in source.texts]
-    halves = source.part(first), source.part(not one for one in first)
-    return tuple(  # type: ignore[return-value]
-        Source(f"{source.name}, {name} half", half.license, half.texts, half.labels)
-        for name, half in zip(("first", "second"), halves, strict=True)
+    is_first = [_share(text, "half") < 0.5 for text in source.texts]
+    first, second = source.part(is_first), source.part(not one for one in is_first)
+    return (
+        replace(first, name=f"{source.name}, first half"),
+        replace(second, name=f"{source.name}, second half"),
     )
 
 

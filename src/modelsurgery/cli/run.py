@@ -211,16 +211,15 @@ def _perform_several(options: dict[str, Any], as_json: bool) -> None:
     recipe = parse(options, SequenceRecipe, "options")
     with showing_progress() as progress:
         keep_freed_memory()
-        from modelsurgery.pipeline.at_once import run_at_once
         from modelsurgery.pipeline.sequence import run_sequence
+        from modelsurgery.results import plain
 
-        perform = run_at_once if recipe.at_once else run_sequence
-        result = perform(recipe, progress=progress, announce=print_plan)
+        results = run_sequence(recipe, progress=progress, announce=print_plan)
     if as_json:
-        print_json(result.to_json())
+        print_json(plain(results))
     else:
-        print_sequence(result.results(), Console(highlight=False, soft_wrap=True))
-    _end((), [one.sentence for one in result.outcomes if one.kind != "changed"])
+        print_sequence(results, Console(highlight=False, soft_wrap=True))
+    _end((), [one.sentence for one in results.outcomes if one.kind != "changed"])
 
 
 def _perform_grid(options: dict[str, Any], executor: "Executor | None", as_json: bool) -> None:

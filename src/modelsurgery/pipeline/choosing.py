@@ -22,8 +22,7 @@ from modelsurgery.model.activations.passes import Passes
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.probe_fitting import fit_probe_on_texts
 from modelsurgery.pipeline.recipe import Recipe
-from modelsurgery.pipeline.recording import recorded_for_others
-from modelsurgery.pipeline.runs import STUDY_FILE, RunDirectory
+from modelsurgery.pipeline.runs import STUDY_FILE, RunDirectory, recorded_for_others
 from modelsurgery.rules.natural_gradient import Evidence
 from modelsurgery.rules.proposal import RowProposal
 from modelsurgery.search import (
@@ -44,7 +43,6 @@ from modelsurgery.search.fitting import (
     RULE_TEXTS,
     FittedRule,
     Make,
-    Propose,
     fit_rule,
     refuse_chance,
     some_of_each,
@@ -90,17 +88,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Choosing:
-    """Chooses the edit of a recipe.
+    """Chooses the edit of a recipe; the run directory keeps what is computed on the way.
 
-    Attributes:
-        recipe: says how.
-        run: keeps what is computed on the way.
-        model: the base model; edits that it has in memory are part of it.
-        behavior: its texts.
-        judge: decides between the survivors of a search.
-        store: where continuations and judgements are looked up and kept.
-        progress: is told what is going on.
-        search_minutes: a search begins no trial after this time; None does not limit it.
+    Edits that the model has in memory are part of it. A search begins no trial after
+    `search_minutes`; None does not limit it.
     """
 
     recipe: Recipe
@@ -124,7 +115,7 @@ class Choosing:
         select_rows(
             gates,
             [np.zeros(gate.rows) for gate in gates],
-            PAPER_ROWS if recipe.rows is None else recipe.rows,
+            self._rows,
             mean_row_norm=0.0,
             layers=recipe.layers,
         )
@@ -137,16 +128,13 @@ class Choosing:
     def join(self, shared: SharedSearch, storage: Location, seed: int) -> int:
         """Make trials of a search that another process began; how many were made here.
 
-        Args:
-            shared: what that process says of it.
-            storage: where its trials are.
-            seed: of this process's proposals, another one than those of the others.
+        The seed is that of this process's proposals, another one than those of the others.
 
         Raises:
             RecipeError: something that the trials depend on is not the same here.
         """
         probes, fitted = self._read()
-        search = self._search(self._space(probes), probes, self._proposals(fitted))
+        search = self._search(probes, fitted)
         inputs = self._study_key(probes)
         shared.refuse_others({**inputs, "space": search.space.to_json()})
         with Study(search.space, inputs, storage=storage, seed=seed) as study:
@@ -176,9 +164,6 @@ class Choosing:
             seed=recipe.seed,
         )
 
-    def _proposals(self, fitted: FittedRule | None) -> dict[str, Propose]:
-        return {} if fitted is None else {self.recipe.chosen_rule: fitted.propose}
-
     @property
     def budget(self) -> Budget:
         """The recipe's, without what the behavior has no prompts for."""
@@ -197,26 +182,24 @@ class Choosing:
 
     @property
     def _doses(self) -> tuple[float, ...]:
-        return DOSES if self.recipe.doses is None else DOSES_BY_COUNT[self.recipe.doses]
+        return DOSES_BY_COUNT[self.recipe.doses or len(DOSES)]
 
     @property
-    def _setting(self) -> Setting:
-        recipe = self.recipe
-        rows = PAPER_ROWS if recipe.rows is None else recipe.rows
-        return Setting(None, recipe.chosen_rule, rows, recipe.layers, recipe.per_layer or False)
+    def _rows(self) -> float | int:
+        return PAPER_ROWS if self.recipe.rows is None else self.recipe.rows
 
     def _by_rule(self, probe: Probe, rule: FittedRule) -> Choice:
         """The best rows that a rule proposes, at the recipe's strength or the budget's."""
-        recipe, setting = self.recipe, self._setting
+        recipe, rows, per_layer = self.recipe, self._rows, self.recipe.per_layer or False
+        setting = Setting(None, recipe.chosen_rule, rows, recipe.layers, per_layer)
         if recipe.chosen_rule == "paper":
             source = recipe.direction_source or probe.default_source
             setting = replace(setting, probe_layer=probe.layer, rule=source)
 
         def make(proposal: RowProposal) -> Edit:
             return proposal.edit(
-                setting.rows, layers=setting.window, per_layer=setting.per_layer,
-                strength=recipe.sign,
-            )  # fmt: skip
+                rows, layers=recipe.layers, per_layer=per_layer, strength=recipe.sign
+            )
 
         if recipe.alpha is None and recipe.strength is None:
             return self._within_budget(probe, setting, rule, make)
@@ -235,7 +218,7 @@ class Choosing:
     ) -> Choice:
         """A rule's edit at the strength that the budget allows, in the steps that do most."""
         recipe = self.recipe
-        search = self._search(self._space([probe]), [probe], {recipe.chosen_rule: rule.propose})
+        search = self._search([probe], rule)
         found = rule.fit_within(
             self.budget,
             make,
@@ -269,8 +252,7 @@ class Choosing:
 
     def _searched(self, probes: Sequence[Probe], fitted: FittedRule | None) -> Choice:
         """The edit that a search finds."""
-        recipe, proposals = self.recipe, self._proposals(fitted)
-        search = self._search(self._space(probes), probes, proposals)
+        recipe, search = self.recipe, self._search(probes, fitted)
         storage = recipe.storage or recipe.study or self.run.path / STUDY_FILE
         inputs = self._study_key(probes)
         with Study(search.space, inputs, storage=storage, seed=recipe.seed) as study:
@@ -286,9 +268,9 @@ class Choosing:
 
         def chosen(setting: Setting, edit: Edit) -> Choice:
             probe = next((one for one in probes if one.layer == setting.probe_layer), probes[0])
-            propose = proposals.get(setting.rule)
-            proposal = None if propose is None else propose(setting.damping)
-            return Choice(probe, setting, edit, proposal, fitted.evidence if fitted else None)
+            if fitted is None:
+                return Choice(probe, setting, edit)
+            return Choice(probe, setting, edit, fitted.propose(setting.damping), fitted.evidence)
 
         milder = None
         if found.milder is not None:
@@ -301,23 +283,21 @@ class Choosing:
             milder=milder,
         )
 
-    def _search(
-        self, space: SearchSpace, probes: Sequence[Probe], proposals: dict[str, Propose]
-    ) -> Search:
+    def _search(self, probes: Sequence[Probe], fitted: FittedRule | None) -> Search:
         return Search(
             self.model,
             self.behavior,
             self.judge,
             probes,
-            space,
+            self._space(probes),
             self.budget,
             sign=self.recipe.sign,
             seed=self.recipe.seed,
             store=self.store,
-            proposals=proposals,
+            proposals={} if fitted is None else {self.recipe.chosen_rule: fitted.propose},
             own=self.own_answers(self.behavior.validation),
             uncalled=self.uncalled,
-            first_strength=RULE_STRENGTH if proposals else FIRST_STRENGTH,
+            first_strength=FIRST_STRENGTH if fitted is None else RULE_STRENGTH,
             neutral_texts=self.recipe.neutral_texts,
             progress=self.progress,
         )

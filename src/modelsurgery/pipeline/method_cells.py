@@ -16,7 +16,6 @@ from modelsurgery.errors import RecipeError, UnsupportedModelError
 from modelsurgery.evaluation.judges import Judge, judge_for
 from modelsurgery.evaluation.store import Store
 from modelsurgery.files.atomic import remove_unfinished, write_text
-from modelsurgery.files.progress import Progress
 from modelsurgery.model.activations.ledger import Ledger
 from modelsurgery.model.activations.passes import Passes
 from modelsurgery.model.language_model import LanguageModel
@@ -35,13 +34,7 @@ MODEL, SETTING, BENCH = range(3)  # levels of what a worker keeps from one cell 
 
 @dataclass(frozen=True)
 class SeedSetting:
-    """What is measured with one seed, and who judges.
-
-    Attributes:
-        behavior: with its texts.
-        prompts: held-out prompts.
-        judges: the first decides.
-    """
+    """What is measured with one seed, on which held-out prompts, and who judges: the first."""
 
     behavior: Behavior
     prompts: PromptSet
@@ -71,12 +64,9 @@ class SeedSetting:
 
 @dataclass(frozen=True)
 class MethodCell(Cell):
-    """A method with one seed, at all divergences: it is fitted once for all of them.
+    """The one method and seed of a plan, at all divergences: it is fitted once for all of them.
 
-    Attributes:
-        plan: with this method and this seed alone.
-        directory: of the run.
-        now: the time that chat templates are told.
+    Results are below the run's `directory`; `now` is the time that chat templates are told.
     """
 
     plan: RivalsPlan
@@ -146,8 +136,31 @@ class MethodCell(Cell):
         def make(stack: ExitStack) -> Bench:
             name = STORE_FILE if kept.node is None else f"{STORE_FILE}-{kept.node}"
             store = stack.enter_context(Store(self.directory / name))
-            timed = replace(model, now=self.now)
-            return _bench(plan, seed, timed, setting, self.directory, store, kept.progress)
+            timed, behavior = replace(model, now=self.now), setting.behavior
+            sign = -1 if plan.way == "toward" else 1
+            with kept.progress("base model", 0):
+                given = gather_materials(
+                    timed,
+                    behavior,
+                    sign=sign,
+                    texts=plan.texts,
+                    passes=Passes(timed, Ledger(self.directory / "statistics")),
+                    seed=seed,
+                    progress=kept.progress,
+                )
+                texts, neutral = behavior.test, behavior.test_neutral
+                test = screen_of(timed, texts, neutral, sign, kept.progress)
+            return Bench(
+                given,
+                setting.prompts,
+                test,
+                setting.judges,
+                store,
+                plan.tasks,
+                local_root(plan.data),
+                plan.task_limit,
+                kept.progress,
+            )
 
         model = kept.get(MODEL, (plan.model, plan.device, plan.dtype), load)
         setting = kept_setting(kept, plan, seed)
@@ -162,42 +175,6 @@ def _without_axes(plan: RivalsPlan) -> RivalsPlan:
 def kept_setting(kept: Kept, plan: RivalsPlan, seed: int) -> SeedSetting:
     """`SeedSetting.of`, unless it was the last that this worker made."""
     return kept.get(SETTING, (_without_axes(plan), seed), lambda _: SeedSetting.of(plan, seed))
-
-
-def _bench(
-    plan: RivalsPlan,
-    seed: int,
-    model: LanguageModel,
-    setting: SeedSetting,
-    directory: Path,
-    store: Store,
-    progress: Progress,
-) -> Bench:
-    """What the methods are measured on with one seed."""
-    behavior = setting.behavior
-    sign = -1 if plan.way == "toward" else 1
-    with progress("base model", 0):
-        given = gather_materials(
-            model,
-            behavior,
-            sign=sign,
-            texts=plan.texts,
-            passes=Passes(model, Ledger(directory / "statistics")),
-            seed=seed,
-            progress=progress,
-        )
-        test = screen_of(model, behavior.test, behavior.test_neutral, sign, progress)
-    return Bench(
-        given,
-        setting.prompts,
-        test,
-        setting.judges,
-        store,
-        plan.tasks,
-        local_root(plan.data),
-        plan.task_limit,
-        progress,
-    )
 
 
 def _read_row(path: Path) -> RivalRow | None:

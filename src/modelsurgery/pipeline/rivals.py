@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
+from typing import TypeVar
 
-from modelsurgery.data.behaviors import BehaviorFile
 from modelsurgery.errors import EvaluationError, RecipeError, SurgeryError
 from modelsurgery.evaluation.capability import check_tasks
 from modelsurgery.files.progress import Progress, silent
@@ -30,10 +30,12 @@ from modelsurgery.pipeline.runs import RUN_MANIFEST, STORE_FILE, RunDirectory, o
 from modelsurgery.report.html import write_report
 from modelsurgery.results import read_results
 from modelsurgery.results.evaluations import EvaluatedBehavior, EvaluatedModel
-from modelsurgery.results.parts import JudgeNote
+from modelsurgery.results.parts import JudgeNote, Part
 from modelsurgery.results.rivals import MethodNote, RivalsResults
-from modelsurgery.rivals import Method, methods_of
+from modelsurgery.rivals import methods_of
 from modelsurgery.rivals.summary import summarize
+
+Note = TypeVar("Note", bound=Part)
 
 
 @dataclass(frozen=True)
@@ -144,11 +146,8 @@ def _place(plan: RivalsPlan) -> Path | None:
 class _Checked:
     """A plan that can be measured, as far as that can be told beforehand.
 
-    Attributes:
-        plan: with all methods by name.
-        fingerprint: of the model.
-        prompts: name of the prompt set, and how many prompts.
-        judges: those of the last seed.
+    It has all methods by name, the model's fingerprint, the name of the prompt set with the number
+    of prompts, and the judges of the last seed.
     """
 
     plan: RivalsPlan
@@ -170,10 +169,7 @@ class _Checked:
             plan.model_copy(update={"methods": plan.methods or tuple(methods)}),
             fingerprint,
             (settings[0].prompts.name, len(settings[0].prompts.prompts)),
-            [
-                JudgeNote(name=one.name, version=one.version, note=one.note)
-                for one in settings[-1].judges
-            ],
+            [_told(JudgeNote, one) for one in settings[-1].judges],
         )
 
     def opened(self) -> AbstractContextManager[RunDirectory]:
@@ -216,14 +212,14 @@ def _finished(
         raise EvaluationError(f"no method gave anything; the first: {first}")
     results = RivalsResults(
         model=EvaluatedModel(name=plan.model_name, fingerprint=checked.fingerprint),
-        behavior=_behavior_note(plan.behavior),
+        behavior=_told(EvaluatedBehavior, plan.behavior),
         direction=plan.way,
         prompts=checked.prompts,
         judges=checked.judges,
         divergences=sorted(plan.divergences),
         seeds=list(plan.seeds),
         base_tokens_per_second=rows[0].cost.base_tokens_per_second,
-        methods=[note_of(methods_of(plan.kind)[name]) for name in plan.methods],
+        methods=[_told(MethodNote, methods_of(plan.kind)[name]) for name in plan.methods],
         rows=rows,
         summary=summarize(rows, plan.way),
         failed={cell.plan.methods[0]: str(error) for cell, error in failed},
@@ -238,22 +234,6 @@ def _finished(
     return RivalsRun(run.path, results, lost)
 
 
-def _behavior_note(described: BehaviorFile) -> EvaluatedBehavior:
-    return EvaluatedBehavior(
-        name=described.name,
-        title=described.title,
-        shows=described.shows,
-        opposite=described.opposite,
-    )
-
-
-def note_of(method: Method) -> MethodNote:
-    """What results tell of a method."""
-    return MethodNote(
-        name=method.name,
-        title=method.title,
-        source=method.source,
-        delivery=method.delivery,
-        settings=method.settings,
-        note=method.note,
-    )
+def _told(kind: type[Note], one: object) -> Note:
+    """What results tell of a judge, a behavior or a method: its attributes of the same names."""
+    return kind.model_validate(one, from_attributes=True)

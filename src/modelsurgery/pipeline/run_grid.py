@@ -1,13 +1,11 @@
 """`surgery run` with several models, rules or seeds: a grid whose cells are whole runs."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from modelsurgery.files.progress import Progress, silent
-from modelsurgery.pipeline.at_once import run_at_once
 from modelsurgery.pipeline.grid_recipe import GridRecipe
 from modelsurgery.pipeline.grids import Cell, Executor, InProcess, Kept, perform_all
 from modelsurgery.pipeline.recipe import Recipe
@@ -35,13 +33,7 @@ class GridRun:
 
 @dataclass(frozen=True)
 class RunCell(Cell):
-    """A run, or a sequence of them.
-
-    Attributes:
-        recipe: of the run.
-        directory: of the grid.
-        now: the time that chat templates are told.
-    """
+    """A run, or a sequence of them, below the grid's directory; chat templates are told `now`."""
 
     recipe: Recipe
     directory: Path
@@ -77,12 +69,10 @@ class RunCell(Cell):
     def perform(self, kept: Kept) -> None:
         """Run it, or go on with what there is of it."""
         own = self.recipe.model_copy(update={"out": self.place, "now": self.now})
-        if not isinstance(own, SequenceRecipe):
-            run_recipe(own, progress=kept.progress)
-        elif own.at_once:
-            run_at_once(own, progress=kept.progress)
-        else:
+        if isinstance(own, SequenceRecipe):
             run_sequence(own, progress=kept.progress)
+        else:
+            run_recipe(own, progress=kept.progress)
 
 
 def run_grid(
@@ -103,8 +93,11 @@ def run_grid(
         SurgeryError: the recipe or the executor cannot be used, or no run gave anything.
     """
     runs = recipe.runs()
-    values = recipe.model_dump(mode="json", exclude={"out"})
-    with open_run(recipe.out, values, default_name=_default_name(runs), keep=True) as grid:
+    # A storage's URL may hold a password; runs get it from the recipe, and do not record it either.
+    without_storage = recipe.model_copy(update={"storage": None})
+    values = without_storage.model_dump(mode="json", exclude={"out"})
+    name = "-".join([*dict.fromkeys(one.model_name for one in runs), "grid"])
+    with open_run(recipe.out, values, default_name=name, keep=True) as grid:
         cells = [RunCell(one, grid.path, grid.now) for one in runs]
         waiting = [cell for cell in cells if not cell.is_done]
         ended = perform_all(executor or InProcess(), waiting, Kept(), progress)
@@ -116,8 +109,3 @@ def run_grid(
         {cell.name: read_results(cell.place) for cell in cells if cell.name not in errors},
         {name: str(error) for name, error in errors.items()},
     )
-
-
-def _default_name(runs: Sequence[Recipe]) -> str:
-    models = dict.fromkeys(one.model_name for one in runs)
-    return "-".join([*models, "grid"])

@@ -8,13 +8,13 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
 from modelsurgery.apply.coverage import Coverage, measure_coverage
 from modelsurgery.apply.in_memory import edited
-from modelsurgery.checkpoint.layouts import find_gate_matrices, load_layout
+from modelsurgery.checkpoint.layouts import load_layout
 from modelsurgery.checkpoint.named_models import origin_of
 from modelsurgery.data import demo
 from modelsurgery.data.behaviors import Behavior, BehaviorFile, describe_behavior, load_behavior
@@ -32,18 +32,24 @@ from modelsurgery.evaluation.screening import Effect
 from modelsurgery.evaluation.store import Store
 from modelsurgery.files.atomic import sha256_file
 from modelsurgery.files.progress import Progress, silent
-from modelsurgery.files.provenance import Provenance, provenance
+from modelsurgery.files.provenance import provenance
 from modelsurgery.interpret import Inside, look_inside
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.loading import load_model
 from modelsurgery.model.stacking import stacked
 from modelsurgery.pipeline.choosing import Choice, Choosing
 from modelsurgery.pipeline.recipe import DEFAULT_TRIALS, Recipe
-from modelsurgery.pipeline.recording import recorded
 from modelsurgery.pipeline.results import RunResult
-from modelsurgery.pipeline.runs import EDIT_FILE, STORE_FILE, RunDirectory, open_run
+from modelsurgery.pipeline.runs import (
+    EDIT_FILE,
+    STORE_FILE,
+    RunDirectory,
+    open_run,
+    recorded_recipe,
+)
 from modelsurgery.pipeline.scheduling import (
     DEFAULT_MINUTES,
+    SETTLED,
     Schedule,
     Sizes,
     StageClock,
@@ -54,7 +60,6 @@ from modelsurgery.pipeline.scheduling import (
 )
 from modelsurgery.report.html import write_report
 
-SETTLED = tuple(Sizes.__dataclass_fields__)  # what a run decides where the recipe leaves it open
 RULE_DIRECTION = (
     "the added direction with the largest coefficients (each gate matrix has its own), read as a "
     "state before the final norm"
@@ -94,7 +99,7 @@ def run_recipe(
     started = time.monotonic()
     described = described_behavior(recipe)
     recipe = _resolved(recipe, described)
-    values = recorded(recipe)
+    values = recorded_recipe(recipe)
     before = [load_edit(path) for path in recipe.edits]
     clock = progress = StageClock(progress)
     with (
@@ -109,17 +114,17 @@ def run_recipe(
     ):
         with progress("load model", 0):
             model = stack.enter_context(stacked(loaded_model(recipe, run.now), before))
-        find_gate_matrices(model.checkpoint, model.layout)  # refuses early what can't be edited
-        with progress("texts and judge", 0):
-            behavior, judge = judged_behavior(recipe)
-        recipe, behavior, plan = settled(recipe, run, model, behavior, announce, progress)
-        values |= {key: getattr(recipe, key) for key in SETTLED}
+        _ = model.gates  # refuses early what can't be edited
+        behavior, judge = judged_behavior(recipe, progress)
+        sizes, behavior, plan = settled(recipe, run, model, behavior, announce, progress)
+        recipe = sizes.settle(recipe)
+        values |= asdict(sizes)
 
         minutes = recipe.minutes
         if plan is not None and plan["search_seconds"] is not None:
             minutes = plan["search_seconds"] / 60
         choosing = Choosing(recipe, run, model, behavior, judge, store, progress, minutes)
-        choice, damage, given_up = _kept(choosing, choosing.choose(), progress)
+        choice, damage, given_up = _kept(choosing, choosing.choose())
         choice = _saved(choosing, choice)
         evaluation = _evaluated(choosing, choice.edit, damage)
         result = RunResult(
@@ -150,22 +155,18 @@ def plan_recipe(recipe: Recipe, *, progress: Progress = silent) -> Schedule:
     """
     recipe = _resolved(recipe, described_behavior(recipe))
     before = [load_edit(path) for path in recipe.edits]
-    with ExitStack() as stack:
-        with progress("load model", 0):
-            now = recipe.now or datetime.now()
-            model = stack.enter_context(stacked(loaded_model(recipe, now), before))
-        find_gate_matrices(model.checkpoint, model.layout)
-        with progress("texts and judge", 0):
-            behavior, _ = judged_behavior(recipe)
+    with progress("load model", 0):
+        base = loaded_model(recipe, recipe.now or datetime.now())
+    with stacked(base, before) as model:
+        _ = model.gates  # as in a run
+        behavior, _ = judged_behavior(recipe, progress)
         return _scheduled(recipe, model, behavior, progress)
 
 
 def _scheduled(
     recipe: Recipe, model: LanguageModel, behavior: Behavior, progress: Progress
 ) -> Schedule:
-    minutes = recipe.minutes
-    if minutes is None and not is_small(model):
-        minutes = DEFAULT_MINUTES
+    minutes = recipe.minutes or (None if is_small(model) else DEFAULT_MINUTES)
     pace = measure_pace(model, behavior, progress=progress)
     return make_schedule(recipe, model, behavior, pace, minutes=minutes)
 
@@ -177,29 +178,26 @@ def settled(
     behavior: Behavior,
     announce: Callable[[dict[str, Any]], None],
     progress: Progress,
-) -> tuple[Recipe, Behavior, dict[str, Any] | None]:
-    """Recipe and behavior with all sizes, and the plan; those of an earlier session if it has one.
+) -> tuple[Sizes, Behavior, dict[str, Any] | None]:
+    """The sizes of a run, its behavior in these, and its plan; those of an earlier session if any.
 
     Models so small that nothing takes long have no plan unless minutes are given.
     """
-    before = Sizes.of(recipe)
-    if run.recorded.get("samples") is not None and run.recorded.get("doses") is not None:
-        found = {key: run.recorded[key] for key in SETTLED}
+    full, plan, known = Sizes.of(recipe), None, run.recorded
+    sizes = full
+    if known.get("samples") is not None and known.get("doses") is not None:
+        sizes = Sizes.of(recipe.model_copy(update={key: known[key] for key in SETTLED}))
         plan = run.plan()
-        recipe = recipe.model_copy(update=found)
     else:
-        sizes, plan = Sizes.of(recipe), None
         if recipe.minutes is not None or not is_small(model):
             schedule = _scheduled(recipe, model, behavior, progress)
             sizes, plan = schedule.sizes, schedule.to_json()
-        recipe = sizes.settle(recipe)
-        run.settle({key: getattr(recipe, key) for key in SETTLED}, plan)
+        run.settle(asdict(sizes), plan)
     if plan is not None:
         announce(plan)
-    if Sizes.of(recipe).prompt_count != before.prompt_count:
-        with progress("texts and judge", 0):
-            behavior, _ = judged_behavior(recipe)
-    return recipe, _cut(behavior, Sizes.of(recipe)), plan
+    if sizes.prompt_count != full.prompt_count:
+        behavior, _ = judged_behavior(sizes.settle(recipe), progress)
+    return sizes, _cut(behavior, sizes), plan
 
 
 def _cut(behavior: Behavior, sizes: Sizes) -> Behavior:
@@ -211,11 +209,6 @@ def _cut(behavior: Behavior, sizes: Sizes) -> Behavior:
         validation_prompts=behavior.validation_prompts[: sizes.validation_prompts],
         test_neutral=behavior.test_neutral[:: max(1, step)],
     )
-
-
-def _first_set(behavior: Behavior) -> Behavior:
-    """A behavior with its first prompt set alone, which a run measures."""
-    return replace(behavior, prompt_sets=behavior.prompt_sets[:1])
 
 
 def loaded_model(recipe: Recipe, now: datetime) -> LanguageModel:
@@ -233,18 +226,19 @@ def loaded_model(recipe: Recipe, now: datetime) -> LanguageModel:
     )
 
 
-def judged_behavior(recipe: Recipe) -> tuple[Behavior, Judge]:
+def judged_behavior(recipe: Recipe, progress: Progress = silent) -> tuple[Behavior, Judge]:
     """The recipe's behavior with its texts, and who judges it."""
-    full = Sizes.of(recipe)
-    behavior = load_behavior(
-        described_behavior(recipe),
-        is_demo=recipe.is_demo,
-        data=data_root(recipe.data),
-        seed=recipe.seed,
-        prompt_count=full.prompt_count,
-    )
-    behavior = _cut(behavior, full)
-    return behavior, judge_for(behavior, recipe.judge, seed=recipe.seed)
+    sizes = Sizes.of(recipe)
+    with progress("texts and judge", 0):
+        behavior = load_behavior(
+            described_behavior(recipe),
+            is_demo=recipe.is_demo,
+            data=data_root(recipe.data),
+            seed=recipe.seed,
+            prompt_count=sizes.prompt_count,
+        )
+        behavior = _cut(behavior, sizes)
+        return behavior, judge_for(behavior, recipe.judge, seed=recipe.seed)
 
 
 def described_behavior(recipe: Recipe) -> BehaviorFile:
@@ -286,14 +280,12 @@ def _resolved(recipe: Recipe, described: BehaviorFile) -> Recipe:
     )
 
 
-def _kept(
-    choosing: Choosing, choice: Choice, progress: Progress
-) -> tuple[Choice, Damage, Effect | None]:
+def _kept(choosing: Choosing, choice: Choice) -> tuple[Choice, Damage, Effect | None]:
     """The choice with its damage on held-out text, or a milder one if that is over the budget.
 
     The effect of the choice that was given up comes third.
     """
-    model, store = choosing.model, choosing.store
+    model, store, progress = choosing.model, choosing.store, choosing.progress
     generator = TransformersGenerator(model, store=store)
 
     def damage(edit: Edit) -> Damage:
@@ -321,20 +313,35 @@ def _kept(
 
 def _saved(choosing: Choosing, choice: Choice) -> Choice:
     """The choice, its edit with its origin, after probe and edit were written."""
-    run, model = choosing.run, choosing.model
-    save_probe(choice.probe, run.path / "probe.safetensors")
-    edit = replace(choice.edit, provenance=_origin(choosing.recipe, run, choice, model))
-    save_edit(edit.bound_to(model.checkpoint, model.gates), run.path / EDIT_FILE)
+    recipe, model, setting = choosing.recipe, choosing.model, choice.setting
+    probe_path = choosing.run.path / "probe.safetensors"
+    save_probe(choice.probe, probe_path)
+    settings: dict[str, Any] = {"direction": recipe.direction, "rule": recipe.chosen_rule}
+    if recipe.chosen_rule == "paper":
+        settings["direction_source"] = setting.rule
+    else:
+        if setting.damping is not None:
+            settings["damping"] = setting.damping
+        settings["steps"] = choice.steps
+    settings["rows"] = choice.edit.row_count
+    settings["layers"] = setting.window
+    settings["per_layer"] = setting.per_layer
+    if model.edits:
+        settings["on_top_of"] = [edit.content_sha256 for edit in model.edits]
+    inputs = {"probe": sha256_file(probe_path)}
+    origin = provenance(seed=recipe.seed, inputs=inputs, settings=settings)
+    edit = replace(choice.edit, provenance=origin)
+    save_edit(edit.bound_to(model.checkpoint, model.gates), choosing.run.path / EDIT_FILE)
     return replace(choice, edit=edit)
 
 
 def _evaluated(choosing: Choosing, edit: Edit, damage: Damage) -> Evaluation:
     """Base and edited model on the held-out prompts of the first set."""
-    recipe = choosing.recipe
+    recipe, behavior = choosing.recipe, choosing.behavior
     return measure(
         choosing.model,
         {str(choosing.run.path / EDIT_FILE): edit},
-        _first_set(choosing.behavior),
+        replace(behavior, prompt_sets=behavior.prompt_sets[:1]),
         [choosing.judge],
         name=recipe.model_name,
         samples=recipe.samples or 1,
@@ -361,32 +368,6 @@ def _inside(choosing: Choosing, choice: Choice) -> Inside:
         seed=choosing.recipe.seed,
         progress=choosing.progress,
     )
-
-
-def _origin(recipe: Recipe, run: RunDirectory, choice: Choice, model: LanguageModel) -> Provenance:
-    setting = choice.setting
-    under = [edit.content_sha256 for edit in model.edits]
-    return provenance(
-        seed=recipe.seed,
-        inputs={"probe": sha256_file(run.path / "probe.safetensors")},
-        settings={
-            "direction": recipe.direction,
-            **_source_json(recipe, choice),
-            "rows": choice.edit.row_count,
-            "layers": setting.window,
-            "per_layer": setting.per_layer,
-            **({"on_top_of": under} if under else {}),
-        },
-    )
-
-
-def _source_json(recipe: Recipe, choice: Choice) -> dict[str, Any]:
-    """Which rule an edit comes from, and what the paper's took from the probe."""
-    setting = choice.setting
-    if recipe.chosen_rule == "paper":
-        return {"rule": "paper", "direction_source": setting.rule}
-    damping = {} if setting.damping is None else {"damping": setting.damping}
-    return {"rule": recipe.chosen_rule, **damping, "steps": choice.steps}
 
 
 def _coverage(model: LanguageModel, edit: Edit) -> Coverage:

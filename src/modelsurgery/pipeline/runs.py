@@ -9,7 +9,7 @@ command goes on with it.
 import itertools
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +21,7 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from modelsurgery.data import demo
 from modelsurgery.errors import NoSignalError, SurgeryError
 from modelsurgery.evaluation.evaluating import Evaluation
 from modelsurgery.files.atomic import (
@@ -36,6 +37,7 @@ from modelsurgery.files.provenance import provenance
 from modelsurgery.model.chat_template import Text
 from modelsurgery.model.hidden_states import HiddenStates, extract_hidden_states
 from modelsurgery.model.language_model import LanguageModel
+from modelsurgery.pipeline.recipe import Recipe
 
 RECIPE_FILE = "recipe.resolved.yaml"
 RUN_MANIFEST = "manifest.json"
@@ -43,6 +45,8 @@ EDIT_FILE = "edit.safetensors"
 STORE_FILE = "store.sqlite"
 STUDY_FILE = "study.journal"
 PLAN_FILE = "plan.json"
+UNRECORDED = {"out", "storage"}  # of a recipe; a storage's URL may hold a password
+PATHS = ("texts", "prompts", "neutral", "data", "layout")  # keys of a recipe with paths alone
 
 # What earlier versions called parts of a recipe, so that their interrupted runs go on.
 EARLIER_KEYS = {
@@ -76,9 +80,7 @@ class RunDirectory:
     def settle(self, values: dict[str, Any], plan: dict[str, Any] | None) -> None:
         """Write down what the recipe left open, so that a session that goes on does the same.
 
-        Args:
-            values: by key of the recipe.
-            plan: where they come from; kept beside the recipe.
+        The values are by key of the recipe; the plan that they come from is kept beside it.
         """
         if plan is not None:
             write_json(self.path / PLAN_FILE, plan)
@@ -119,12 +121,8 @@ class RunDirectory:
     def write_evaluation(self, evaluation: Evaluation) -> None:
         """Write everything that was generated and judged."""
         for name, rows in evaluation.samples.items():
-            self.write_lines(f"samples/{name}.jsonl", rows)
-
-    def write_lines(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
-        """Write plain objects as JSON lines."""
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        write_text(self.path / name, "".join(lines))
+            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            write_text(self.path / "samples" / f"{name}.jsonl", "".join(lines))
 
     def finish(self, results: dict[str, Any], *, apart: dict[str, Any] | None = None) -> None:
         """Write the results and, last, the manifest that says that the run is whole.
@@ -224,6 +222,29 @@ def _unfinished(
         if key in recipe and recipe[key] is None:
             asked[key] = recorded.get(key)
     return recorded if _yaml(recorded) == _yaml(current_recipe(asked)) else None
+
+
+def recorded_recipe(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as plain values."""
+    return recipe.model_dump(mode="json", exclude=UNRECORDED)
+
+
+def recorded_for_others(recipe: Recipe, now: datetime) -> dict[str, Any]:
+    """A recipe as plain values that mean the same in any directory, and at any time but `now`."""
+    values = recorded_recipe(recipe.model_copy(update={"now": now}))
+    for key in ("model", "behavior", *PATHS):
+        given = values[key]
+        if given is not None and _is_path(key, given):
+            values[key] = str(Path(given).resolve())
+    values["edits"] = [str(path.resolve()) for path in recipe.edits]
+    return values
+
+
+def _is_path(key: str, given: str) -> bool:
+    """Whether a value is a path rather than a name, as whoever reads it decides."""
+    if key == "model":
+        return not demo.is_demo_model(given) and Path(given).exists()
+    return Path(given).is_file() if key == "behavior" else Path(given).exists()
 
 
 def current_recipe(recorded: Any, key: str | None = None) -> Any:

@@ -20,7 +20,6 @@ from modelsurgery.files.progress import Progress
 from modelsurgery.pipeline.grids.cells import Cell, Ended, Kept, perform
 from modelsurgery.pipeline.grids.executors import RETRIES
 from modelsurgery.pipeline.grids.telling import Shown, Stage, Telling
-from modelsurgery.pipeline.recipe import Recipe
 
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_FOR_A_NODE = 120.0
@@ -61,19 +60,18 @@ class OnRay:
             yield from self._performed(ray, cells, needed, progress)
 
     def _needed_by(self, cells: Sequence[Cell]) -> dict[str, dict[str, float]]:
-        """What each cell takes, by name; a model is looked at once for all of its cells."""
-        recipes = {cell.name: cell.planned() for cell in cells}
-        keys = {name: recipe.model_dump_json() for name, recipe in recipes.items()}
-        one_of = {key: name for name, key in keys.items()}
-        found = {key: self._needed(recipes[name]) for key, name in one_of.items()}
-        return {name: found[key] for name, key in keys.items()}
-
-    def _needed(self, recipe: Recipe) -> dict[str, float]:
-        """What a cell of such a recipe takes, by Ray's names of resources."""
+        """What each cell takes, by Ray's names; a model is looked at once for all of its cells."""
         from modelsurgery.pipeline.scheduling.memory import planned_memory  # brings torch
 
-        memory = planned_memory(recipe, on_gpu=self.gpus > 0)
-        return {"GPU": self.gpus, "CPU": self.cpus, "memory": memory}
+        memory: dict[str, int] = {}
+        needed = {}
+        for cell in cells:
+            recipe = cell.planned()
+            key = recipe.model_dump_json()
+            if key not in memory:
+                memory[key] = planned_memory(recipe, on_gpu=self.gpus > 0)
+            needed[cell.name] = {"GPU": self.gpus, "CPU": self.cpus, "memory": memory[key]}
+        return needed
 
     def _performed(
         self,

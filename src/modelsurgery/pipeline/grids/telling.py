@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from modelsurgery.files.progress import Advance, Progress
@@ -63,27 +63,24 @@ class Shown:
     """
 
     progress: Progress
-    _open: dict[str, tuple[Stage, AbstractContextManager[Advance], Advance]] = field(
-        default_factory=dict, repr=False
-    )
+    _open: dict[str, tuple[Stage, ExitStack, Advance]] = field(default_factory=dict, repr=False)
 
     def show(self, stage: Stage) -> None:
         """Show where a cell is."""
-        before, _, advance = self._open.get(stage.cell, (None, None, None))
-        if before is None or advance is None or not _goes_on(before, stage):
+        if stage.cell not in self._open or not _goes_on(self._open[stage.cell][0], stage):
             self.end(stage.cell)
-            before = Stage(stage.cell, stage.name, stage.total)
-            context = self.progress(f"{stage.cell}: {stage.name}", stage.total)
-            advance = context.__enter__()
-            self._open[stage.cell] = stage, context, advance
+            stack, begun = ExitStack(), Stage(stage.cell, stage.name, stage.total)
+            shown = self.progress(f"{stage.cell}: {stage.name}", stage.total)
+            self._open[stage.cell] = begun, stack, stack.enter_context(shown)
+        before, stack, advance = self._open[stage.cell]
         if stage.steps > before.steps or stage.tokens > before.tokens:
             advance(stage.steps - before.steps, tokens=stage.tokens - before.tokens)
-        self._open[stage.cell] = stage, self._open[stage.cell][1], advance
+        self._open[stage.cell] = stage, stack, advance
 
     def end(self, cell: str) -> None:
         """Show nothing of a cell any more."""
         if cell in self._open:
-            self._open.pop(cell)[1].__exit__(None, None, None)
+            self._open.pop(cell)[1].close()
 
     def close(self) -> None:
         """Show nothing any more."""

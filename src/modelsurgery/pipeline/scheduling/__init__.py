@@ -9,18 +9,17 @@ from modelsurgery.pipeline.scheduling.clock import StageClock
 from modelsurgery.pipeline.scheduling.pace import Pace, measure_pace
 from modelsurgery.pipeline.scheduling.schedule import (
     DEFAULT_MINUTES,
-    PlannedStage,
     Schedule,
     is_small,
     make_schedule,
     with_seconds_taken,
 )
-from modelsurgery.pipeline.scheduling.sizes import Sizes
+from modelsurgery.pipeline.scheduling.sizes import SETTLED, Sizes
 
 __all__ = [
     "DEFAULT_MINUTES",
+    "SETTLED",
     "Pace",
-    "PlannedStage",
     "Schedule",
     "Sizes",
     "StageClock",

@@ -18,9 +18,7 @@ PROGRAM_BYTES = 700 << 20  # python, torch, transformers and their buffers
 def planned_memory(recipe: Recipe, *, on_gpu: bool = False) -> int:
     """Peak of a run, in bytes, about; reads the configuration of the model and no weights.
 
-    Args:
-        recipe: its model, dtype and rule.
-        on_gpu: whether the run has a GPU, where weights stay in their stored dtype.
+    On a GPU weights stay in their stored dtype.
 
     Raises:
         SurgeryError: as `load_model` raises before weights are read.

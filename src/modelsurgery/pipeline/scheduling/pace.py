@@ -1,8 +1,10 @@
 """How fast a model reads and writes on this machine, from a few seconds of each."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain, repeat
 
 import torch
 
@@ -43,77 +45,67 @@ class Pace:
 
 
 def measure_pace(model: LanguageModel, behavior: Behavior, *, progress: Progress = silent) -> Pace:
-    """Read and continue a few of a behavior's texts, more of them the faster it goes.
+    """Read a few of a behavior's texts and continue some of its validation prompts.
 
-    Args:
-        model: the model.
-        behavior: its texts and validation prompts are used; nothing is kept.
-        progress: is told of the three kinds of work.
+    More of them the faster it goes; nothing is kept.
     """
     texts = tokenize_labeled(model, behavior.train[:MOST_TEXTS])
     with progress("calibrate", 3) as advance:
         reader = Reader(model)
-        reads = _rate(model, texts, lambda some: _read(model, some))
+        reads = _rate(texts, partial(_read, model))
         advance(1)
-        learns = _rate(
-            model, texts, lambda some: _learn(model, reader, some), most_tokens=reader.batch_tokens
-        )
+        most_tokens = min(MOST_TOKENS, reader.batch_tokens)
+        learns = _rate(texts, partial(_learn, model, reader), most_tokens)
         advance(1)
         prompts, writes = _writing(model, behavior)
         advance(1)
     return Pace(reads, learns, prompts, writes)
 
 
-@dataclass
-class _Rounds:
-    """The rounds of one kind of work so far."""
-
-    enough_seconds: float
-    count: int = 0
-    seconds: float = 0.0
-
-    def are_enough(self, seconds: float, *, is_largest: bool) -> bool:
-        """Count a round that took so long; whether its best rate can be relied on."""
-        self.count += 1
-        self.seconds += seconds
-        is_long = is_largest or self.seconds >= self.enough_seconds
-        return (is_long and self.count >= LEAST_ROUNDS) or self.seconds >= MOST_SECONDS
-
-
 def _rate(
-    model: LanguageModel,
-    texts: list[TokenizedText],
-    work: Callable[[list[TokenizedText]], object],
-    *,
+    texts: Sequence[TokenizedText],
+    work: Callable[[Sequence[TokenizedText]], object],
     most_tokens: int = MOST_TOKENS,
 ) -> float:
-    """Tokens a second of some work: the best of several rounds, each of twice as many texts.
+    """Tokens a second of some work: the best of several rounds.
 
     What else the machine does makes a round slower, never faster.
     """
     work(texts[:1])  # what is done once only is not counted
-    count, best, clock = 2, 0.0, _Rounds(ENOUGH_SECONDS)
-    while True:
+    counts = [2]
+    while counts[-1] < len(texts):
+        count = 2 * counts[-1]
+        if count * max(len(one.ids) for one in texts[: counts[-1]]) > most_tokens:
+            break
+        counts.append(count)
+    best = 0.0
+    for count in _rounds(counts, ENOUGH_SECONDS):
         some = texts[:count]
-        width = max(len(one.ids) for one in some)
         started = time.perf_counter()
         work(some)
         seconds = max(time.perf_counter() - started, 1e-6)
         best = max(best, sum(len(one.ids) for one in some) / seconds)
-        is_largest = count >= len(texts) or 2 * count * width > min(MOST_TOKENS, most_tokens)
-        if clock.are_enough(seconds, is_largest=is_largest):
-            return best
-        if not is_largest:
-            count *= 2
+    return best
 
 
-def _read(model: LanguageModel, texts: list[TokenizedText]) -> None:
+def _rounds(counts: Sequence[int], enough_seconds: float) -> Iterator[int]:
+    """How many texts each round takes, the last number as often as it needs to be relied on."""
+    started = time.perf_counter()
+    for number, count in enumerate(chain(counts, repeat(counts[-1])), 1):
+        yield count
+        spent = time.perf_counter() - started
+        is_long = count == counts[-1] or spent >= enough_seconds
+        if (is_long and number >= LEAST_ROUNDS) or spent >= MOST_SECONDS:
+            return
+
+
+def _read(model: LanguageModel, texts: Sequence[TokenizedText]) -> None:
     for batch in text_batches(model, texts, 2 * MOST_TOKENS):
         with torch.inference_mode():
             predict(model.model, batch.inputs, [()])
 
 
-def _learn(model: LanguageModel, reader: Reader, texts: list[TokenizedText]) -> None:
+def _learn(model: LanguageModel, reader: Reader, texts: Sequence[TokenizedText]) -> None:
     for batch in text_batches(model, texts, reader.batch_tokens):
         reader.backward(batch)
 
@@ -122,16 +114,14 @@ def _writing(model: LanguageModel, behavior: Behavior) -> tuple[float, float]:
     """Tokens of prompts, and new ones, a second."""
     (usual,) = decodings_of(behavior.prompt_sets[0], 0, 0)
     decoding = Decoding(min(NEW_TOKENS, usual.max_new_tokens), chat=usual.chat)
-    count, prompts, writes, clock = 4, 0.0, 0.0, _Rounds(ENOUGH_SECONDS_OF_WRITING)
-    while True:
+    counts = [4]
+    while counts[-1] < min(MOST_PROMPTS, len(behavior.validation_prompts)):
+        counts.append(2 * counts[-1])
+    prompts = writes = 0.0
+    for count in _rounds(counts, ENOUGH_SECONDS_OF_WRITING):
         generator = TransformersGenerator(model)
         generator.generate(behavior.validation_prompts[:count], decoding)
         speed = generator.speed
         prompts = max(prompts, speed.prefill_tokens / max(speed.prefill_seconds, 1e-6))
         writes = max(writes, max(speed.decode_tokens, 1) / max(speed.decode_seconds, 1e-6))
-        is_largest = count >= min(MOST_PROMPTS, len(behavior.validation_prompts))
-        seconds = speed.prefill_seconds + speed.decode_seconds
-        if clock.are_enough(seconds, is_largest=is_largest):
-            return prompts, writes
-        if not is_largest:
-            count *= 2
+    return prompts, writes

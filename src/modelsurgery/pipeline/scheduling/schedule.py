@@ -119,43 +119,35 @@ def is_small(model: LanguageModel) -> bool:
 
 
 def make_schedule(
-    recipe: Recipe,
-    model: LanguageModel,
-    behavior: Behavior,
-    pace: Pace,
-    *,
-    minutes: float | None,
+    recipe: Recipe, model: LanguageModel, behavior: Behavior, pace: Pace, *, minutes: float | None
 ) -> Schedule:
     """The stages of a run, with sizes that fit the time where the recipe leaves them open.
 
-    Args:
-        recipe: with trials and direction resolved.
-        model: its model.
-        behavior: its behavior, at full size.
-        pace: of the model.
-        minutes: for the whole run; None does not limit it. A search's trials get what is left of
-            it, and the other stages at most half; without a limit for the trials they come on top.
+    The recipe has its trials and direction, the behavior its full size. The minutes are for the
+    whole run; None does not limit it. A search's trials get what is left of them, and the other
+    stages at most half; without a limit for the trials they come on top.
     """
     amounts = _Amounts(recipe, model, behavior)
     most = amounts.most()
     full = Sizes.of(recipe)
     is_bounded_search = recipe.is_searched and recipe.minutes is not None and minutes is not None
     room = math.inf if minutes is None else AIM * 60 * minutes
-    if is_bounded_search:
-        room *= SEARCH_SHARE
+    share = SEARCH_SHARE if is_bounded_search else 1.0
     for sizes in full.smaller(given(recipe), most):
-        stages = [stage.at(pace) for stage in amounts.stages(sizes)]
-        if sum(one.seconds for one in stages if one.name != "trials") <= room:
+        stages = {one.name: one.at(pace) for one in amounts.stages(sizes)}
+        others = sum(one.seconds for name, one in stages.items() if name != "trials")
+        if others <= share * room:
             break
     search_seconds = None
     if is_bounded_search:
         assert minutes is not None
-        others = sum(one.seconds for one in stages if one.name != "trials")
-        search_seconds = max(AIM * 60 * minutes - others, (1 - SEARCH_SHARE) * 60 * minutes)
-        stages = [_limited(one, search_seconds, recipe.trials) for one in stages]
+        search_seconds = max(room - others, (1 - SEARCH_SHARE) * 60 * minutes)
+        trials = stages["trials"]
+        seconds = search_seconds if recipe.trials is None else min(search_seconds, trials.seconds)
+        stages["trials"] = replace(trials, seconds=seconds)
     return Schedule(
         sizes,
-        tuple(stages),
+        tuple(stages.values()),
         pace,
         minutes,
         search_seconds,
@@ -168,12 +160,6 @@ def with_seconds_taken(plan: dict[str, Any], seconds: Mapping[str, float]) -> di
     """A plan, as plain values, with what each stage took beside what was expected."""
     stages = [{**one, "took": seconds.get(one["name"])} for one in plan["stages"]]
     return {**plan, "stages": stages}
-
-
-def _limited(stage: PlannedStage, seconds: float, trials: int | None) -> PlannedStage:
-    if stage.name != "trials":
-        return stage
-    return replace(stage, seconds=seconds if trials is None else min(seconds, stage.seconds))
 
 
 @dataclass(frozen=True)
@@ -200,19 +186,16 @@ class _Amounts:
 
     def stages(self, sizes: Sizes) -> list[PlannedStage]:
         """All stages, without their time."""
-        is_paper = self.recipe.chosen_rule == "paper"
-        limit = sizes.train_texts or (len(self.behavior.train) if is_paper else RULE_TEXTS)
-        fit = some_of_each(self.behavior.train, limit)
+        recipe, train = self.recipe, self.behavior.train
+        all_of_them = len(train) if recipe.chosen_rule == "paper" else RULE_TEXTS
+        fit = some_of_each(train, sizes.train_texts or all_of_them)
+        is_open = recipe.alpha is None and recipe.strength is None
         return [
             self._hidden_states(fit),
             *self._rule(fit),
-            *(self._search(sizes) if self._is_open else ()),
+            *(self._search(sizes) if is_open else ()),
             *self._after(sizes),
         ]
-
-    @property
-    def _is_open(self) -> bool:
-        return self.recipe.alpha is None and self.recipe.strength is None
 
     def _hidden_states(self, fit: Sequence[LabeledText]) -> PlannedStage:
         recipe, count = self.recipe, self.model.layer_count
@@ -221,11 +204,10 @@ class _Amounts:
         if recipe.chosen_rule != "paper":
             layer = recipe.layer or (default_probe_layers(count)[1:2] or (count,))[0]
             test, share = some_of_each(test, REPORT_TEXTS // 2), layer / count
-        read = self._labeled([*fit, *test], cut=MAX_TOKENS)
-        return PlannedStage("hidden states", reads=share * read)
+        return PlannedStage("hidden states", reads=share * self._tokens([*fit, *test], MAX_TOKENS))
 
     def _rule(self, fit: Sequence[LabeledText]) -> list[PlannedStage]:
-        tokens = self._labeled(fit)
+        tokens = self._tokens(fit)
         if self.recipe.chosen_rule == "paper":
             return []
         if self.recipe.chosen_rule == "least-squares":
@@ -244,10 +226,15 @@ class _Amounts:
 
     def _search(self, sizes: Sizes) -> list[PlannedStage]:
         """Strength or trials, and the curve."""
-        labeled, neutral = self._screened(sizes)
+        behavior, doses = self.behavior, sizes.doses
+        labeled = self._tokens(some_of_each(behavior.validation, TEXTS_PER_KIND))
+        screened = min(NEUTRAL_TEXTS, sizes.neutral_texts)
+        neutral = self._tokens(behavior.validation_neutral[:screened])
+        prompts = behavior.validation_prompts[: sizes.validation_prompts]
+        rounds = math.ceil(CONTINUATIONS / max(1, len(prompts)))
         base = PlannedStage("base model", reads=labeled + neutral)
-        curve = self._continuing(sizes, "dose-response", sizes.doses)
-        curve = replace(curve, reads=sizes.doses * labeled + (sizes.doses + 1) * neutral)
+        curve = self._continued("dose-response", prompts, doses * rounds)
+        curve = replace(curve, reads=doses * labeled + (doses + 1) * neutral)
         if not self.recipe.is_searched:
             # Where several steps are tried, their edit has a strength of its own to be found.
             strengths = STRENGTHS * (2 if self.recipe.tried_steps > 1 else 1)
@@ -258,57 +245,33 @@ class _Amounts:
         return [
             base,
             PlannedStage("trials", reads=trials * (labeled + shared * neutral)),
-            self._continuing(sizes, "survivors", 1 + min(trials, SURVIVORS)),
+            self._continued("survivors", prompts, (1 + min(trials, SURVIVORS)) * rounds),
             curve,
         ]
 
-    def _continuing(self, sizes: Sizes, name: str, times: int) -> PlannedStage:
-        """Validation prompts continued some times."""
-        prompts = self.behavior.validation_prompts[: sizes.validation_prompts]
-        rounds = times * math.ceil(CONTINUATIONS / max(1, len(prompts)))
-        new = self.behavior.prompt_sets[0].max_new_tokens
-        return PlannedStage(
-            name, prompts=rounds * self._tokens(prompts), writes=rounds * len(prompts) * new
-        )
-
     def _after(self, sizes: Sizes) -> list[PlannedStage]:
         """The damage, the measurement and the look inside."""
-        behavior = self.behavior
-        one = behavior.prompt_sets[0]
-        prompts = one.texts[: sizes.prompt_count]
-        rounds = 2 * (sizes.samples + 1)
+        behavior, neutral = self.behavior, self.behavior.test_neutral
+        prompts = behavior.prompt_sets[0].texts[: sizes.prompt_count]
         shown = some_of_each(behavior.test, INSIDE_TEXTS)
-        inside = self._labeled(shown) + self._tokens(behavior.test_neutral[:INSIDE_TEXTS])
+        inside = self._tokens(shown) + self._tokens(neutral[:INSIDE_TEXTS])
         return [
-            PlannedStage(
-                "damage", reads=3 * self._tokens(behavior.test_neutral[: sizes.neutral_texts])
-            ),
-            PlannedStage(
-                "held-out prompts",
-                prompts=rounds * self._tokens(prompts),
-                writes=rounds * len(prompts) * one.max_new_tokens,
-            ),
+            PlannedStage("damage", reads=3 * self._tokens(neutral[: sizes.neutral_texts])),
+            self._continued("held-out prompts", prompts, 2 * (sizes.samples + 1)),
             PlannedStage("looking inside", reads=2 * inside),
         ]
 
-    def _screened(self, sizes: Sizes) -> tuple[float, float]:
-        """Tokens of the labeled and the neutral texts that an edit is screened on."""
-        behavior = self.behavior
-        shown = some_of_each(behavior.validation, TEXTS_PER_KIND)
-        return self._labeled(shown), self._tokens(
-            behavior.validation_neutral[: min(NEUTRAL_TEXTS, sizes.neutral_texts)]
-        )
+    def _continued(self, name: str, prompts: Sequence[str], rounds: int) -> PlannedStage:
+        """Prompts that are continued so many times."""
+        new_tokens = rounds * len(prompts) * self.behavior.prompt_sets[0].max_new_tokens
+        return PlannedStage(name, prompts=rounds * self._tokens(prompts), writes=new_tokens)
 
-    def _labeled(self, texts: Sequence[LabeledText], cut: int | None = None) -> float:
-        written = [self.model.render(text) for text in texts[:LOOKED_AT]]
-        return self._scaled(written, len(texts), cut)
-
-    def _tokens(self, texts: Sequence[str]) -> float:
-        return self._scaled(list(texts[:LOOKED_AT]), len(texts), None)
-
-    def _scaled(self, texts: Sequence[Text], count: int, cut: int | None) -> float:
-        """Tokens of `count` texts like these."""
-        if not texts:
+    def _tokens(self, texts: Sequence[LabeledText | str], cut: int | None = None) -> float:
+        """Tokens of texts, from the lengths of the first of them."""
+        read: list[Text] = [
+            one if isinstance(one, str) else self.model.render(one) for one in texts[:LOOKED_AT]
+        ]
+        if not read:
             return 0.0
-        lengths = [len(ids[:cut]) for ids in self.model.token_ids(texts)]
-        return sum(lengths) / len(lengths) * count
+        lengths = [len(ids[:cut]) for ids in self.model.token_ids(read)]
+        return sum(lengths) / len(lengths) * len(texts)

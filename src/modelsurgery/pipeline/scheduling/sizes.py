@@ -1,7 +1,7 @@
 """How many texts, prompts and samples a run takes, and in which order they become fewer."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, astuple, dataclass, fields, replace
 
 from modelsurgery.pipeline.recipe import Recipe
 
@@ -66,34 +66,35 @@ class Sizes:
         return recipe.model_copy(update=asdict(self))
 
     def smaller(self, kept: frozenset[str], most: "Sizes") -> Iterator["Sizes"]:
-        """Ever smaller sizes, beginning with these.
+        """Ever smaller sizes, beginning with these; what `kept` names stays as it is.
 
-        Args:
-            kept: names of what stays as it is.
-            most: how much there is of everything.
+        There is no more than `most` of everything, so a size above that makes nothing smaller.
         """
         found = self
         yield found
         for name, value in SMALLER:
-            now = getattr(found, name)
-            there = getattr(most, name)
-            used = there if now is None else min(now, there)
-            if name not in kept and value < used:
+            if name not in kept and value < getattr(found.within(most), name):
                 found = replace(found, **{name: value})
                 yield found
 
+    def within(self, most: "Sizes") -> "Sizes":
+        """What is used of these sizes where there is no more than `most` of everything."""
+        pairs = zip(astuple(self), astuple(most), strict=True)
+        return Sizes(*(there if size is None else min(size, there) for size, there in pairs))
+
     def reductions(self, full: "Sizes", most: "Sizes") -> dict[str, tuple[int, int]]:
         """What is smaller than in full sizes: how much that would be, and how much it is."""
-        found = {}
-        for one in fields(self):
-            there = getattr(most, one.name)
-            whole, now = getattr(full, one.name), getattr(self, one.name)
-            whole = there if whole is None else min(whole, there)
-            if now is not None and now < whole:
-                found[one.name] = (whole, now)
-        return found
+        whole = asdict(full.within(most))
+        return {
+            name: (whole[name], size)
+            for name, size in asdict(self).items()
+            if size is not None and size < whole[name]
+        }
+
+
+SETTLED = tuple(one.name for one in fields(Sizes))  # what a run decides where its recipe does not
 
 
 def given(recipe: Recipe) -> frozenset[str]:
     """Names of the sizes that a recipe says."""
-    return frozenset(one.name for one in fields(Sizes) if getattr(recipe, one.name) is not None)
+    return frozenset(name for name in SETTLED if getattr(recipe, name) is not None)

@@ -15,7 +15,6 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from modelsurgery.cli.allocation import keep_freed_memory
 from modelsurgery.cli.options import (
     DEFAULTS,
     EDIT_FILES,
@@ -33,7 +32,7 @@ from modelsurgery.cli.options import (
     default_note,
     model_directory,
 )
-from modelsurgery.cli.output import showing_progress
+from modelsurgery.cli.output import using_a_model
 from modelsurgery.errors import RecipeError, SurgeryError, TextsError
 from modelsurgery.report.untrusted import in_one_line, printable
 
@@ -83,8 +82,7 @@ def chat(
         raise RecipeError(
             f"--temperature {temperature}; expected a number above 0, or leave it out for greedy"
         )
-    with showing_progress() as progress:
-        keep_freed_memory()
+    with using_a_model() as progress:
         from modelsurgery.apply.fitting import check_fits
         from modelsurgery.edit.edit_file import load_edits
 

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from modelsurgery.cli.allocation import keep_freed_memory
 from modelsurgery.cli.options import (
     DEFAULTS,
     Alpha,
@@ -31,7 +30,7 @@ from modelsurgery.cli.options import (
     model_directory,
     option,
 )
-from modelsurgery.cli.output import print_content, showing_progress
+from modelsurgery.cli.output import print_content, showing_progress, using_a_model
 from modelsurgery.edit.choices import DirectionSource
 from modelsurgery.errors import RecipeError
 from modelsurgery.pipeline.option import Panel, layer_window, percentage, row_share
@@ -270,8 +269,7 @@ def _from_texts(
         (labeled,), (direction,), weights = labeled.values(), direction.values(), None
     clean = None if neutral is None else load_lines(neutral)
     chosen: Any = rule or DEFAULT_RULE
-    with showing_progress() as progress:
-        keep_freed_memory()
+    with using_a_model() as progress:
         with progress("load model", 0):
             described = chosen_layout(layout)
             loaded = load_model(model_directory(model), layout=described, **load)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modelsurgery.checkpoint.place import is_gguf
-from modelsurgery.cli.allocation import keep_freed_memory
 from modelsurgery.cli.options import (
     EDIT_FILES,
     Behavior,
@@ -27,7 +26,7 @@ from modelsurgery.cli.options import (
     default_note,
     option,
 )
-from modelsurgery.cli.output import print_json, showing_progress
+from modelsurgery.cli.output import console, print_json, using_a_model
 from modelsurgery.errors import RecipeError
 from modelsurgery.pipeline.option import Panel
 from modelsurgery.pipeline.recipe import DEFAULT_BEHAVIOR
@@ -172,8 +171,7 @@ def evaluate(
 ) -> None:
     """Measure a behavior before and after an edit, and the damage. Resumes if interrupted."""
     _check_edited(edited, edit or [], backend)
-    with showing_progress() as progress:
-        keep_freed_memory()
+    with using_a_model() as progress:
         from modelsurgery.edit.edit_file import load_edits
 
         given = load_edits(edit or [])
@@ -222,11 +220,9 @@ def evaluate(
 
 
 def _print_result(result: "EvaluationRun") -> None:
-    from rich.console import Console
-
     from modelsurgery.report.evaluation import print_evaluation
 
-    print_evaluation(result.evaluation.results(), Console(highlight=False, soft_wrap=True))
+    print_evaluation(result.evaluation.results(), console())
     print(f"everything is in {result.directory}")
     print(f"to look at it: {result.directory}/report.html")
 

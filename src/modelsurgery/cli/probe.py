@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from modelsurgery.cli.allocation import keep_freed_memory
 from modelsurgery.cli.options import (
     DEFAULTS,
     Device,
@@ -25,7 +24,7 @@ from modelsurgery.cli.options import (
     Texts,
     model_directory,
 )
-from modelsurgery.cli.output import print_content, showing_progress
+from modelsurgery.cli.output import print_content, using_a_model
 
 
 def probe(
@@ -46,8 +45,7 @@ def probe(
     as_json: Json = False,
 ) -> None:
     """Train a linear probe on the hidden states of labeled texts."""
-    with showing_progress() as progress:
-        keep_freed_memory()
+    with using_a_model() as progress:
         from modelsurgery.data.texts import load_texts
         from modelsurgery.edit.probe import save_probe
         from modelsurgery.files.atomic import refuse_existing

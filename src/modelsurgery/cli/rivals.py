@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from modelsurgery.cli.allocation import keep_freed_memory
 from modelsurgery.cli.options import (
     Cpus,
     DataRoot,
@@ -26,7 +25,7 @@ from modelsurgery.cli.options import (
     default_note,
     option,
 )
-from modelsurgery.cli.output import print_json, showing_progress
+from modelsurgery.cli.output import console, print_json, using_a_model
 from modelsurgery.errors import EvaluationError, RecipeError, SurgeryError
 from modelsurgery.pipeline.option import Panel
 from modelsurgery.pipeline.recipe import DEFAULT_BEHAVIOR
@@ -172,8 +171,7 @@ def _compare(
     if not models:
         raise RecipeError(f"no model; type one, as in `surgery {kind} demo`")
 
-    with showing_progress() as progress:
-        keep_freed_memory()
+    with using_a_model() as progress:
         executor = chosen_executor(workers, ray, gpus, cpus)
         from modelsurgery.pipeline.rivals import run_comparisons
 
@@ -235,8 +233,6 @@ def _print(found: "Sequence[RivalsRun | SurgeryError]", as_json: bool) -> None:
     Raises:
         SurgeryError: a comparison gave nothing, or cells of it were lost.
     """
-    from rich.console import Console
-
     from modelsurgery.report.rivals import print_rivals
 
     runs = [one for one in found if not isinstance(one, SurgeryError)]
@@ -247,7 +243,7 @@ def _print(found: "Sequence[RivalsRun | SurgeryError]", as_json: bool) -> None:
         print_json(printed[0] if len(found) == 1 else {"comparisons": printed})
     else:
         for run in runs:
-            print_rivals(run.results, Console(highlight=False, soft_wrap=True))
+            print_rivals(run.results, console())
             print(f"results are in {run.directory}")
             print(f"report: {run.directory}/report.html")
     for one in found:
@@ -267,8 +263,6 @@ def _show_published(
 ) -> None:
     if directories and len(directories) > 1:
         raise RecipeError("--published takes one run directory")
-    from rich.console import Console
-
     from modelsurgery.report.published import print_published, published_json
     from modelsurgery.results import read_results
     from modelsurgery.results.published import published
@@ -285,7 +279,7 @@ def _show_published(
     if as_json:
         print_json(published_json(tables, found, results))
     else:
-        print_published(tables, found, results, Console(highlight=False, soft_wrap=True))
+        print_published(tables, found, results, console())
 
 
 def _list_methods(kind: Literal["rivals", "ablations"], as_json: bool) -> None:

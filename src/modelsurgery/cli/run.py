@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelsurgery.cli.allocation import keep_freed_memory
 from modelsurgery.cli.options import (
     Cpus,
     Device,
@@ -25,7 +24,14 @@ from modelsurgery.cli.options import (
     recipe_values,
     with_recipe_options,
 )
-from modelsurgery.cli.output import print_content, print_json, print_plan, showing_progress
+from modelsurgery.cli.output import (
+    console,
+    print_content,
+    print_json,
+    print_plan,
+    showing_progress,
+    using_a_model,
+)
 from modelsurgery.errors import DamageBudgetError, EvaluationError, NoEffectError, RecipeError
 from modelsurgery.files.schema import load_yaml, parse
 from modelsurgery.pipeline.grid_recipe import GridRecipe
@@ -152,18 +158,15 @@ def overridden(recipe: dict[str, Any], typed: dict[str, Any]) -> dict[str, Any]:
 def _perform(
     options: dict[str, Any], print_for_people: Callable[["RunResults", Any], None], as_json: bool
 ) -> None:
-    from rich.console import Console
-
     recipe = parse(options, Recipe, "options")
-    with showing_progress() as progress:
-        keep_freed_memory()
+    with using_a_model() as progress:
         from modelsurgery.pipeline.running import run_recipe
 
         result = run_recipe(recipe, progress=progress, announce=print_plan)
     if as_json:
         print_json(result.to_json())
     else:
-        print_for_people(result.results(), Console(highlight=False, soft_wrap=True))
+        print_for_people(result.results(), console())
     choice, outcome = result.choice, result.outcome
     is_fitted = choice.search is not None or choice.strength is not None
     over = result.broken if is_fitted else ()
@@ -192,8 +195,7 @@ def _show_plan(options: dict[str, Any], as_json: bool) -> None:
     if options.get("behaviors"):
         raise RecipeError("--plan takes one behavior; run it once for each")
     recipe = parse(options, Recipe, "options")
-    with showing_progress() as progress:
-        keep_freed_memory()
+    with using_a_model() as progress:
         from modelsurgery.pipeline.running import plan_recipe
 
         content = plan_recipe(recipe, progress=progress).to_json()
@@ -204,13 +206,10 @@ def _show_plan(options: dict[str, Any], as_json: bool) -> None:
 
 
 def _perform_several(options: dict[str, Any], as_json: bool) -> None:
-    from rich.console import Console
-
     from modelsurgery.report.sequence import print_sequence
 
     recipe = parse(options, SequenceRecipe, "options")
-    with showing_progress() as progress:
-        keep_freed_memory()
+    with using_a_model() as progress:
         from modelsurgery.pipeline.at_once import run_at_once
         from modelsurgery.pipeline.sequence import run_sequence
 
@@ -219,16 +218,13 @@ def _perform_several(options: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(result.to_json())
     else:
-        print_sequence(result.results(), Console(highlight=False, soft_wrap=True))
+        print_sequence(result.results(), console())
     _end((), [one.sentence for one in result.outcomes if not one.is_as_asked])
 
 
 def _perform_grid(options: dict[str, Any], executor: "Executor | None", as_json: bool) -> None:
-    from rich.console import Console
-
     recipe = parse(options, GridRecipe, "options")
-    with showing_progress() as progress:
-        keep_freed_memory()
+    with using_a_model() as progress:
         from modelsurgery.pipeline.run_grid import run_grid
         from modelsurgery.report.grid import print_grid
         from modelsurgery.results import plain
@@ -239,8 +235,7 @@ def _perform_grid(options: dict[str, Any], executor: "Executor | None", as_json:
         told = {"runs": runs, "failed": found.failed, "run_directory": str(found.directory)}
         print_json(told)
     else:
-        console = Console(highlight=False, soft_wrap=True)
-        print_grid(found.results, found.failed, found.directory, console)
+        print_grid(found.results, found.failed, found.directory, console())
     if found.failed:
         name, why = next(iter(found.failed.items()))
         raise EvaluationError(

@@ -132,14 +132,14 @@ def worker(
     with showing_progress() as progress:
         from modelsurgery.pipeline.joining import join_search
 
-        joined = join_search(
+        name, made = join_search(
             storage,
             study=study,
             wait_seconds=wait,
             instead={**instead, **place},
             progress=progress,
         )
-    print_content({"study": joined.study, "trials_made_here": joined.made}, as_json)
+    print_content({"study": name, "trials_made_here": made}, as_json)
 
 
 def overridden(recipe: dict[str, Any], typed: dict[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ MOST_STRENGTH = 1000.0
 SECONDS_BETWEEN_PIECES = 0.05  # decoding a long answer anew at each token would take its time
 NOTHING = Continuation("", 0, False)
 
+CHANGES = ("/strength", "/off", "/on", "/sample", "/seed", "/greedy", "/reset")
 WITH_VALUE = ("/strength", "/sample", "/seed")
 WITHOUT_STATE = ("/again", "/help")  # they change nothing of how answers are made
 HELP = """/strength X  scale the edit by X: 0.5 halves it, -1 reverses it
@@ -298,7 +299,7 @@ def is_command(line: str) -> bool:
     """Whether a line says a command that there is, with a value only where it takes one."""
     name, _, value = line.strip().partition(" ")
     return line.startswith("/") and (
-        name in WITH_VALUE or (not value and name in (*_COMMANDS, *WITHOUT_STATE))
+        name in WITH_VALUE or (not value and name in (*CHANGES, *WITHOUT_STATE))
     )
 
 
@@ -323,11 +324,11 @@ def follow(line: str, conversation: Conversation, say: Say) -> str | None:
         return prompt
     if name == "/help":
         say(HELP)
-    elif name in _COMMANDS:
-        _COMMANDS[name](conversation, value.strip())
+    elif name in CHANGES:
+        _change(conversation, name, value.strip())
         say(state(conversation))
     else:
-        say(f"no command {name[:40]}; expected one of /help /again {' '.join(_COMMANDS)} /quit")
+        say(f"no command {name[:40]}; expected one of /help /again {' '.join(CHANGES)} /quit")
     return None
 
 
@@ -344,37 +345,31 @@ def state(conversation: Conversation) -> str:
     return f"{edit}, {how}, {decoding.max_new_tokens} tokens at most{memory}"
 
 
-def _set_strength(conversation: Conversation, value: str) -> None:
-    conversation.set_strength(_number(value or "1", "/strength", "a factor like 0.5"))
-
-
-def _switch(is_on: bool) -> Callable[[Conversation, str], None]:
-    def switch(conversation: Conversation, _: str) -> None:
-        conversation.is_on = is_on
-
-    return switch
-
-
-def _sample(conversation: Conversation, value: str) -> None:
-    temperature = _number(value or "1", "/sample", "a temperature like 0.7")
-    if not temperature > 0:
-        raise RecipeError(f"/sample {value}; expected a temperature above 0, or use /greedy")
+def _change(conversation: Conversation, command: str, value: str) -> None:
+    """Change how answers are made; without a value, `/strength` and `/sample` take 1."""
     old = conversation.decoding
-    conversation.decoding = replace(old, temperature=temperature, seed=old.seed or 0)
-
-
-def _seed(conversation: Conversation, value: str) -> None:
-    if not value.isdecimal() or int(value) >= 1 << 32:
-        raise RecipeError(f"/seed {value[:20]}; expected a whole number from 0 to {(1 << 32) - 1}")
-    conversation.decoding = replace(conversation.decoding, seed=int(value))
-
-
-def _greedy(conversation: Conversation, _: str) -> None:
-    conversation.decoding = replace(conversation.decoding, seed=None)
-
-
-def _reset(conversation: Conversation, _: str) -> None:
-    conversation.reset()
+    match command:
+        case "/strength":
+            conversation.set_strength(_number(value or "1", command, "a factor like 0.5"))
+        case "/off" | "/on":
+            conversation.is_on = command == "/on"
+        case "/sample":
+            temperature = _number(value or "1", command, "a temperature like 0.7")
+            if not temperature > 0:
+                raise RecipeError(
+                    f"/sample {value}; expected a temperature above 0, or use /greedy"
+                )
+            conversation.decoding = replace(old, temperature=temperature, seed=old.seed or 0)
+        case "/seed":
+            if not value.isdecimal() or int(value) >= 1 << 32:
+                raise RecipeError(
+                    f"/seed {value[:20]}; expected a whole number from 0 to {(1 << 32) - 1}"
+                )
+            conversation.decoding = replace(old, seed=int(value))
+        case "/greedy":
+            conversation.decoding = replace(old, seed=None)
+        case "/reset":
+            conversation.reset()
 
 
 def _number(value: str, command: str, expected: str) -> float:
@@ -385,14 +380,3 @@ def _number(value: str, command: str, expected: str) -> float:
     if not math.isfinite(number):
         raise RecipeError(f"{command} {value[:20]}; expected {expected}")
     return number
-
-
-_COMMANDS: dict[str, Callable[[Conversation, str], None]] = {
-    "/strength": _set_strength,
-    "/off": _switch(False),
-    "/on": _switch(True),
-    "/sample": _sample,
-    "/seed": _seed,
-    "/greedy": _greedy,
-    "/reset": _reset,
-}

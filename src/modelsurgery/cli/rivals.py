@@ -11,15 +11,11 @@ import typer
 from modelsurgery.cli.options import (
     Cpus,
     DataRoot,
-    Device,
-    DType,
     Gpus,
     Json,
-    Limit,
     Neutral,
     Prompts,
     Ray,
-    TaskLimit,
     Workers,
     chosen_executor,
     default_note,
@@ -27,6 +23,7 @@ from modelsurgery.cli.options import (
 )
 from modelsurgery.cli.output import console, print_json, using_a_model
 from modelsurgery.errors import EvaluationError, RecipeError, SurgeryError
+from modelsurgery.pipeline.evaluation_options import EvaluationOptions
 from modelsurgery.pipeline.option import Panel
 from modelsurgery.pipeline.recipe import DEFAULT_BEHAVIOR
 
@@ -70,7 +67,7 @@ def rivals(
         ),
     ] = None,
     texts: Annotated[Path | None, option("texts")] = None,
-    method: Annotated[
+    methods: Annotated[
         list[str] | None,
         typer.Option(
             "--method",
@@ -98,7 +95,7 @@ def rivals(
     kl: Divergences = "0.01,0.02,0.05",
     seeds: Seeds = "0",
     train_texts: Annotated[int, option("train_texts", default="200")] = 200,
-    limit: Limit = None,
+    limit: Annotated[int | None, option("limit", EvaluationOptions)] = None,
     prompt_set: Annotated[
         str | None,
         typer.Option(
@@ -109,21 +106,22 @@ def rivals(
             show_default=False,
         ),
     ] = None,
-    judge: Annotated[
+    judges: Annotated[
         list[str] | None,
         option("judge", more="Repeatable: the first judge decides, and agreement is reported."),
     ] = None,
-    task: Annotated[
+    tasks: Annotated[
         list[str] | None,
         typer.Option(
+            "--task",
             metavar="TASK",
             help="Capability task, as for `evaluate`. Repeatable.",
             rich_help_panel=MEASURING,
         ),
     ] = None,
-    task_limit: TaskLimit = None,
-    device: Device = None,
-    dtype: DType = None,
+    task_limit: Annotated[int | None, option("task_limit", EvaluationOptions)] = None,
+    device: Annotated[str | None, option("device")] = None,
+    dtype: Annotated[str | None, option("dtype")] = None,
     workers: Workers = None,
     ray: Ray = None,
     gpus: Gpus = None,
@@ -186,19 +184,16 @@ def _plans(
     *,
     behavior: list[str] | None,
     texts: Path | None,
-    method: list[str] | None,
     prompts: Path | None,
     neutral: Path | None,
     kl: str,
     seeds: str,
     train_texts: int,
     limit: int | None,
-    judge: list[str] | None,
-    task: list[str] | None,
     data: Path | None,
     **same: Any,
 ) -> "list[RivalsPlan]":
-    """What was typed; options of the same name and form as the plan's are in `same`."""
+    """What was typed; what the plan has under the same name, in the same form, is in `same`."""
     from modelsurgery.data.behaviors import BehaviorFile, describe_behavior
     from modelsurgery.data.behaviors.roots import data_root
     from modelsurgery.files.schema import parse
@@ -209,15 +204,13 @@ def _plans(
         if texts is None
         else [BehaviorFile.of_texts(texts)]
     )
-    values = same | {
+    given = {name: value for name, value in same.items() if value is not None and value != []}
+    values = given | {
         "kind": kind,
-        "methods": method or (),
         "divergences": _numbers(kl, "--kl", float),
         "seeds": _numbers(seeds, "--seeds", int),
         "texts": train_texts,
         "prompts": limit or PROMPTS,
-        "judges": judge or (),
-        "tasks": task or (),
         "data": data_root(data),
     }
     own = {"texts": texts, "prompts": prompts, "neutral": neutral}

@@ -9,20 +9,17 @@ import typer
 
 from modelsurgery.cli.options import (
     Cpus,
-    Device,
     Gpus,
     Json,
-    MaxMemory,
     ModelArgument,
-    Offload,
     Ray,
     ShowOffensive,
     Workers,
     chosen_executor,
     default_note,
-    option,
-    recipe_values,
-    with_recipe_options,
+    optional_fields,
+    typed_values,
+    with_options,
 )
 from modelsurgery.cli.output import (
     console,
@@ -56,7 +53,7 @@ PlanOnly = Annotated[
 ]
 
 
-@with_recipe_options(GridRecipe, without=[*SEVERAL])
+@with_options(GridRecipe, optional_fields(GridRecipe, without=SEVERAL))
 def run(
     recipe: Annotated[
         Path | None, typer.Argument(help="Recipe (YAML). Options override what it says.")
@@ -75,7 +72,7 @@ def run(
     from modelsurgery.report.terminal import print_results
 
     said = load_yaml(recipe, GridRecipe).model_dump(exclude_unset=True) if recipe else {}
-    options = overridden(said, recipe_values(typed))
+    options = overridden(said, typed_values(typed))
     executor = chosen_executor(workers, ray, gpus, cpus)
     is_grid = executor is not None or any(map(options.get, ("models", "rules", "seeds")))
     if plan and is_grid:
@@ -90,14 +87,19 @@ def run(
         _perform(options, partial(print_results, show_offensive=show_offensive), as_json)
 
 
-@with_recipe_options(Recipe, without=("model", "tune", "strength", "alpha"))
+@with_options(Recipe, optional_fields(Recipe, without=("model", "tune", "strength", "alpha")))
 def tune(model: ModelArgument, *, as_json: Json = False, **typed: Any) -> None:
     """Search for the strongest edit within a damage budget, and show the alternatives."""
     from modelsurgery.report.tuning import print_tuning
 
-    _perform({**recipe_values(typed), "model": model, "tune": True}, print_tuning, as_json)
+    _perform({**typed_values(typed), "model": model, "tune": True}, print_tuning, as_json)
 
 
+@with_options(
+    Recipe,
+    "model texts data device max_memory offload",
+    defaults=dict.fromkeys(("model", "texts", "data"), "as the search"),
+)
 def worker(
     storage: Annotated[
         str,
@@ -117,18 +119,13 @@ def worker(
         float,
         typer.Option(metavar="SECONDS", min=0, help="How long to wait for a search to begin."),
     ] = 600.0,
-    model: Annotated[str | None, option("model", default="as the search")] = None,
-    texts: Annotated[Path | None, option("texts", default="as the search")] = None,
-    data: Annotated[Path | None, option("data", default="as the search")] = None,
-    device: Device = None,
-    max_memory: MaxMemory = None,
-    offload: Offload = None,
+    *,
     as_json: Json = False,
+    **typed: Any,
 ) -> None:
     """Make trials of a search that `surgery tune` began, on this or another machine."""
-    here = {"model": model, "texts": texts, "data": data}
-    place = {"device": device, "max_memory": max_memory, "offload": offload}
-    instead = {key: value for key, value in here.items() if value is not None}
+    # Devices are those of this machine, also where none is given.
+    elsewhere = dict.fromkeys(("device", "max_memory", "offload"))
     with showing_progress() as progress:
         from modelsurgery.pipeline.joining import join_search
 
@@ -136,7 +133,7 @@ def worker(
             storage,
             study=study,
             wait_seconds=wait,
-            instead={**instead, **place},
+            instead={**elsewhere, **typed_values(typed)},
             progress=progress,
         )
     print_content({"study": name, "trials_made_here": made}, as_json)

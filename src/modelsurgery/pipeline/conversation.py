@@ -44,23 +44,14 @@ HELP = """/strength X  scale the edit by X: 0.5 halves it, -1 reverses it
 
 @dataclass(frozen=True)
 class Exchange:
-    """A prompt with both answers, or as much of them as there is while they are written.
-
-    Attributes:
-        prompt: what was said.
-        base: the base model's answer.
-        edited: the edited model's.
-        strength: factor of the edit: 1 as it is, 0 without it.
-        decoding: how both were made.
-        seconds: since the question.
-    """
+    """A prompt with both answers, or as much of them as there is while they are written."""
 
     prompt: str
     base: Continuation
     edited: Continuation
-    strength: float
+    strength: float  # factor of the edit: 1 as it is, 0 without it
     decoding: Decoding
-    seconds: float
+    seconds: float  # since the question
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain values."""
@@ -88,6 +79,7 @@ class Conversation:
         is_on: whether the edits are applied; without them the edited side is the base model with
             its own memory.
         exchanges: what was said so far.
+        is_stopped: whether the last answers were stopped.
 
     Example:
         >>> conversation = Conversation(model, [edit])  # doctest: +SKIP
@@ -134,7 +126,7 @@ class Conversation:
         self.decoding = replace(decoding, max_new_tokens=min(decoding.max_new_tokens, longest))
         self.strength, self.is_on = 1.0, True
         self.exchanges: list[Exchange] = []
-        self._is_stopped = False
+        self.is_stopped = False
 
     @property
     def is_chat(self) -> bool:
@@ -172,7 +164,7 @@ class Conversation:
         Raises:
             RecipeError: the edited rows overflow, or the chat template refuses the conversation.
         """
-        self._is_stopped = False
+        self.is_stopped = False
         telling = _Telling(self, prompt, show)
         reads = [self._read(prompt, side) for side in ("base", "edited")]
         edits = tuple(one.scaled(self.factor) for one in self._edits if self.factor)
@@ -188,12 +180,7 @@ class Conversation:
 
     def stop(self) -> None:
         """End the answers that are being written, after the token that comes next."""
-        self._is_stopped = True
-
-    @property
-    def is_stopped(self) -> bool:
-        """Whether the last answers were stopped."""
-        return self._is_stopped
+        self.is_stopped = True
 
     def reset(self) -> None:
         """Forget what was said."""
@@ -304,12 +291,7 @@ def is_command(line: str) -> bool:
 
 
 def follow(line: str, conversation: Conversation, say: Say) -> str | None:
-    """Follow a command; or give the prompt that a line is, or asks to be answered again.
-
-    Args:
-        line: what was typed.
-        conversation: what commands change.
-        say: is told what a command did.
+    """Follow a command, and say what it did; or give the prompt that a line is, or asks for again.
 
     Raises:
         RecipeError: a value that a command cannot use.

@@ -61,25 +61,15 @@ class EvaluationPlan(EvaluationOptions):
 
 @dataclass(frozen=True)
 class EvaluationRun:
-    """An evaluation that was written down.
-
-    Attributes:
-        directory: where everything was written.
-        evaluation: what was measured.
-        speed: tokens per second; not part of the results, which are the same in every run.
-    """
+    """An evaluation that was written down in a directory."""
 
     directory: Path
     evaluation: Evaluation
-    speed: dict[str, Any]
+    speed: dict[str, Any]  # tokens per second; apart from results, which are the same in every run
 
 
 def run_evaluation(plan: EvaluationPlan, *, progress: Progress = silent) -> EvaluationRun:
     """Measure a model, and edits of it, on a behavior and on what must not break.
-
-    Args:
-        plan: what to measure.
-        progress: is told what is going on.
 
     Returns:
         What was found; `results.json`, `samples/*.jsonl` and the store are in its directory.

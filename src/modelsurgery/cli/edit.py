@@ -72,17 +72,15 @@ def edit(
     *,
     toward: Annotated[
         bool,
-        typer.Option("--toward", help="Edit toward the behavior.", rich_help_panel=str(Panel.EDIT)),
+        typer.Option("--toward", help="Edit toward the behavior.", rich_help_panel=Panel.EDIT),
     ] = False,
     weight: Annotated[
         list[float] | None,
         typer.Option(
-            "--weight",
             metavar="WEIGHT",
             help="How much a behavior counts. Repeat, once for each --texts, in the same order."
             + default_note("1"),
-            rich_help_panel=str(Panel.EDIT),
-            show_default=False,
+            rich_help_panel=Panel.EDIT,
         ),
     ] = None,
     layout: LayoutFile = None,

@@ -1,6 +1,6 @@
 """`surgery evaluate`: a model and its edits on a behavior, and what broke."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -17,10 +17,6 @@ from modelsurgery.cli.output import console, print_json, using_a_model
 from modelsurgery.pipeline.evaluation_options import EvaluationOptions, check_edited
 from modelsurgery.pipeline.option import Panel
 from modelsurgery.pipeline.recipe import DEFAULT_BEHAVIOR
-
-if TYPE_CHECKING:
-    from modelsurgery.edit.edit import Edit
-    from modelsurgery.pipeline.evaluating import EvaluationRun
 
 # In the order of `--help`.
 OPTIONS = (
@@ -44,7 +40,7 @@ def evaluate(
         int,
         typer.Option(
             help=EvaluationOptions.model_fields["samples"].description,
-            rich_help_panel=str(Panel.MEASURING),
+            rich_help_panel=Panel.MEASURING,
         ),
     ] = 0,
     max_new_tokens: Annotated[int | None, option("max_new_tokens")] = None,
@@ -57,7 +53,8 @@ def evaluate(
     with using_a_model() as progress:
         from modelsurgery.edit.edit_file import load_edits
 
-        given = load_edits(typed["edits"] or [])
+        # That of an edit, so that texts which chose it are not measured on.
+        seeds = [one.provenance.seed for one in load_edits(typed["edits"] or [])]
         from modelsurgery.data.behaviors import describe_behavior
         from modelsurgery.data.behaviors.roots import data_root
         from modelsurgery.files.schema import parse
@@ -65,7 +62,7 @@ def evaluate(
 
         described = describe_behavior(behavior).with_own(prompts=prompts, neutral=neutral)
         options = {
-            "seed": _seed_of(given),
+            "seed": next((one for one in seeds if one is not None), 0),
             **typed_values(typed, EvaluationOptions),
             "model": model,
             "behavior": described.with_length(max_new_tokens),
@@ -78,18 +75,8 @@ def evaluate(
         content = result.evaluation.to_json()
         print_json({**content, "speed": result.speed, "run_directory": str(result.directory)})
     else:
-        _print_result(result)
+        from modelsurgery.report.evaluation import print_evaluation
 
-
-def _print_result(result: "EvaluationRun") -> None:
-    from modelsurgery.report.evaluation import print_evaluation
-
-    print_evaluation(result.evaluation.results(), console())
-    print(f"everything is in {result.directory}")
-    print(f"to look at it: {result.directory}/report.html")
-
-
-def _seed_of(edits: "list[Edit]") -> int:
-    """The seed of the edits, so that texts which chose them are not measured on."""
-    seeds = [one.provenance.seed for one in edits]
-    return next((one for one in seeds if one is not None), 0)
+        print_evaluation(result.evaluation.results(), console())
+        print(f"everything is in {result.directory}")
+        print(f"to look at it: {result.directory}/report.html")

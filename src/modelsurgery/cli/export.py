@@ -49,10 +49,7 @@ def export(
     ] = None,
     license: Annotated[
         str | None,
-        typer.Option(
-            "--license",
-            help="License of the base model." + default_note("the one in its model card"),
-        ),
+        typer.Option(help="License of the base model." + default_note("the one in its model card")),
     ] = None,
     push: Annotated[
         str | None,

@@ -51,7 +51,7 @@ def option(
     return typer.Option(
         declared.name,
         help=described + default_note(default),
-        rich_help_panel=str(declared.panel),
+        rich_help_panel=declared.panel,
         metavar=declared.metavar or ("N" if least or most else None),
         min=least and least.ge,
         max=most and most.le,
@@ -175,7 +175,7 @@ def _typed_as(field: str, plan: type[BaseModel]) -> Any:
 Json = Annotated[
     bool,
     typer.Option(
-        "--json", help="Print the result as one JSON object.", rich_help_panel=str(Panel.OUTPUT)
+        "--json", help="Print the result as one JSON object.", rich_help_panel=Panel.OUTPUT
     ),
 ]
 ShowOffensive = Annotated[
@@ -183,7 +183,7 @@ ShowOffensive = Annotated[
     typer.Option(
         "--show-offensive",
         help="Do not mask offensive text. JSON output is never masked.",
-        rich_help_panel=str(Panel.OUTPUT),
+        rich_help_panel=Panel.OUTPUT,
     ),
 ]
 ModelArgument = Annotated[str, typer.Argument(help=Recipe.model_fields["model"].description)]
@@ -206,43 +206,37 @@ LayoutFile = Annotated[Path | None, option("layout")]
 Workers = Annotated[
     int | None,
     typer.Option(
-        "--workers",
         metavar="N",
         min=1,
         help="Measure in N processes on this machine.",
-        rich_help_panel=str(Panel.GRID),
+        rich_help_panel=Panel.GRID,
     ),
 ]
 Ray = Annotated[
     str | None,
     typer.Option(
-        "--ray",
         metavar="ADDRESS",
         help="Measure on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local to start one.",
-        rich_help_panel=str(Panel.GRID),
+        rich_help_panel=Panel.GRID,
     ),
 ]
 Gpus = Annotated[
     float | None,
     typer.Option(
-        "--gpus",
         metavar="NUMBER",
         min=0,
         help="GPUs per task with --ray; with a fraction such as 0.5, tasks share a GPU."
         + default_note("0"),
-        rich_help_panel=str(Panel.GRID),
-        show_default=False,
+        rich_help_panel=Panel.GRID,
     ),
 ]
 Cpus = Annotated[
     int | None,
     typer.Option(
-        "--cpus",
         metavar="N",
         min=1,
         help="CPU cores per task with --ray." + default_note("1"),
-        rich_help_panel=str(Panel.GRID),
-        show_default=False,
+        rich_help_panel=Panel.GRID,
     ),
 ]
 

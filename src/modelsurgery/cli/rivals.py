@@ -31,21 +31,17 @@ if TYPE_CHECKING:
     from modelsurgery.pipeline.rivals import RivalsRun
     from modelsurgery.pipeline.rivals_plan import RivalsPlan
 
-MEASURING = str(Panel.MEASURING)
 Divergences = Annotated[
     str,
     typer.Option(
-        "--kl",
         metavar="LIST",
         help="Divergences in nats per token that each method is brought to.",
-        rich_help_panel=MEASURING,
+        rich_help_panel=Panel.MEASURING,
     ),
 ]
 Seeds = Annotated[
     str,
-    typer.Option(
-        "--seeds", metavar="LIST", help="Seeds; each is measured.", rich_help_panel=MEASURING
-    ),
+    typer.Option(metavar="LIST", help="Seeds; each is measured.", rich_help_panel=Panel.MEASURING),
 ]
 
 
@@ -73,7 +69,6 @@ def rivals(
             "--method",
             metavar="NAME",
             help="Method to measure (`--list` shows them). Repeatable." + default_note("all"),
-            show_default=False,
         ),
     ] = None,
     show_methods: Annotated[
@@ -102,8 +97,7 @@ def rivals(
             "--set",
             metavar="NAME",
             help="Prompt set to use." + default_note("the first"),
-            rich_help_panel=MEASURING,
-            show_default=False,
+            rich_help_panel=Panel.MEASURING,
         ),
     ] = None,
     judges: Annotated[
@@ -116,7 +110,7 @@ def rivals(
             "--task",
             metavar="TASK",
             help="Capability task, as for `evaluate`. Repeatable.",
-            rich_help_panel=MEASURING,
+            rich_help_panel=Panel.MEASURING,
         ),
     ] = None,
     task_limit: Annotated[int | None, option("task_limit", EvaluationOptions)] = None,

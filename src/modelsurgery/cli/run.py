@@ -48,7 +48,7 @@ PlanOnly = Annotated[
     typer.Option(
         "--plan",
         help="Print the stages of the run with their estimated times, and stop.",
-        rich_help_panel=str(Panel.OUTPUT),
+        rich_help_panel=Panel.OUTPUT,
     ),
 ]
 

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from command_line import Made, Refused, Surgery
 from modelsurgery.errors import RecipeError
@@ -133,14 +134,15 @@ def test_unknown_choice(refused: Refused, made: Made, tmp_path: Path, option: st
 def test_options_of_an_edited_file_are_checked_before_torch_is_imported(
     monkeypatch: pytest.MonkeyPatch, made: Made, tmp_path: Path
 ) -> None:
-    from modelsurgery.cli.evaluate import evaluate
+    from modelsurgery.cli import app
 
     monkeypatch.setitem(sys.modules, "torch", None)
-    file, backend = tmp_path / "absent.gguf", "llama.cpp"
+    file = tmp_path / "absent.gguf"
     for options, says in (
-        ({"edit": [made.edit]}, "--edited needs --backend llama.cpp"),
-        ({"backend": backend}, "--edited needs --edit too"),
-        ({"backend": backend, "edit": [made.edit]}, "expected a GGUF file that is there"),
+        (["--edit", made.edit], "--edited needs --backend llama.cpp"),
+        (["--backend", "llama.cpp"], "--edited needs --edit too"),
+        (["--backend", "llama.cpp", "--edit", made.edit], "expected a GGUF file that is there"),
     ):
+        words = [str(one) for one in ("evaluate", made.model, "--edited", file, *options)]
         with pytest.raises(RecipeError, match=says):
-            evaluate(str(made.model), edited=file, **options)
+            CliRunner().invoke(app, words, catch_exceptions=False)

@@ -1,6 +1,7 @@
 """Options of the command line are declared once, in the recipe's model, and mean what it says."""
 
 import ast
+import inspect
 import re
 from datetime import datetime
 from pathlib import Path
@@ -15,15 +16,20 @@ from typer.testing import CliRunner
 
 import modelsurgery.cli
 from modelsurgery.cli import app
-from modelsurgery.cli.options import optional_fields, recipe_values, with_recipe_options
+from modelsurgery.cli.evaluate import OPTIONS
+from modelsurgery.cli.options import optional_fields, typed_values, with_options
 from modelsurgery.cli.run import SEVERAL, overridden
+from modelsurgery.data.texts import load_texts
 from modelsurgery.edit.region import PAPER_ROWS
 from modelsurgery.errors import RecipeError
 from modelsurgery.files.schema import load_yaml, parse
+from modelsurgery.pipeline.evaluating import EvaluationPlan
+from modelsurgery.pipeline.evaluation_options import EvaluationOptions
 from modelsurgery.pipeline.grid_recipe import GridRecipe
 from modelsurgery.pipeline.option import Option, Panel, percentage
 from modelsurgery.pipeline.recipe import Recipe
 from modelsurgery.pipeline.scheduling import DEFAULT_MINUTES, Sizes
+from modelsurgery.search.edit_fitting import fit_edit
 from modelsurgery.search.fitting import RULE_TEXTS
 
 CLI = Path(modelsurgery.cli.__file__).parent
@@ -117,9 +123,9 @@ def read_as(recipe: type[Recipe], without: set[str], words: list[str]) -> Recipe
     program = typer.Typer()
 
     @program.command()
-    @with_recipe_options(recipe, without=without)
+    @with_options(recipe, optional_fields(recipe, without=without))
     def verb(**typed: Any) -> None:
-        made.append(parse(recipe_values(typed), recipe, "options"))
+        made.append(parse(typed_values(typed), recipe, "options"))
 
     done = CliRunner().invoke(program, words, catch_exceptions=False)
     assert done.exit_code == 0, done.output
@@ -141,7 +147,8 @@ def test_what_is_typed_is_what_the_recipe_has(field: str) -> None:
 
 
 def test_every_field_says_what_it_is_and_every_option_has_a_panel() -> None:
-    for name, info in GridRecipe.model_fields.items():
+    told = {**EvaluationOptions.model_fields, **GridRecipe.model_fields}
+    for name, info in told.items():
         assert info.description, name
         assert info.description[0].isupper() or info.description[0] == "α", name
         assert info.description.endswith("."), name
@@ -175,6 +182,27 @@ def test_run_and_tune_have_each_option_once(
         said = Text.from_markup(shown[word].help or "").plain
         assert said.startswith(str(info.description))
         assert shown[word].rich_help_panel == FIELDS[name].panel
+
+
+def test_evaluate_has_each_option_of_an_evaluation() -> None:
+    assert set(optional_fields(EvaluationOptions)) <= set(OPTIONS.split())
+    assert list(EvaluationPlan.model_fields) == list(EvaluationOptions.model_fields)
+
+
+def test_options_beside_those_of_a_verb_stand_where_they_are_listed() -> None:
+    made: list[dict[str, Any]] = []
+    program = typer.Typer()
+
+    @program.command()
+    @with_options(Recipe, "seed own steps", defaults={"steps": "as ever"})
+    def verb(first: int, *, last: bool = False, own: str = "mine", **typed: Any) -> None:
+        made.append({"first": first, "last": last, "own": own, **typed})
+
+    assert list(inspect.signature(verb).parameters) == ["first", "seed", "own", "steps", "last"]
+    CliRunner().invoke(program, ["3", "--steps", "2"], catch_exceptions=False)
+    assert made == [{"first": 3, "last": False, "own": "mine", "seed": None, "steps": 2}]
+    assert typed_values(made[0], Recipe, only=("seed", "steps")) == {"steps": 2}
+    assert "[default: as ever]" in CliRunner().invoke(program, ["--help"]).stdout
 
 
 def test_other_verbs_share_the_declarations() -> None:
@@ -234,6 +262,15 @@ def test_defaults_in_help_are_those_of_the_program() -> None:
     assert said("train_texts").startswith(f"{RULE_TEXTS},")
     assert said("rows").startswith(f"{PAPER_ROWS:.4f},")
     assert said("rule").startswith(f"{Recipe().chosen_rule},")
+    # What `edit` and `probe` leave to the library.
+    for function, names in (
+        (fit_edit, ("max_divergence", "max_perplexity_rise", "seed")),
+        (load_texts, ("text_column", "label_column")),
+    ):
+        for name in names:
+            default = inspect.signature(function).parameters[name].default
+            assert default == Recipe.model_fields[name].default, name
+    assert inspect.signature(fit_edit).parameters["steps"].default == 1
     assert said("fit").startswith(f"{Recipe().probe_fit},")
 
 
@@ -268,4 +305,4 @@ def test_older_spellings_of_a_recipe_are_read_and_overridden(tmp_path: Path) -> 
 )
 def test_words_that_cannot_be_read_are_refused(field: str, word: str) -> None:
     with pytest.raises(RecipeError, match=f"{word}'; expected"):
-        recipe_values({field: word})
+        typed_values({field: word})

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console, Group
@@ -15,26 +15,22 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from modelsurgery.cli.allocation import keep_freed_memory
 from modelsurgery.cli.options import (
-    DEFAULTS,
-    EDIT_FILES,
-    Device,
-    DType,
+    LOADING,
     Json,
     LayoutFile,
-    MaxMemory,
     ModelArgument,
-    Now,
-    Offload,
     Seed,
-    TemplateName,
     chosen_layout,
     default_note,
     model_directory,
+    option,
+    with_options,
 )
-from modelsurgery.cli.output import showing_progress
+from modelsurgery.cli.output import using_a_model
 from modelsurgery.errors import RecipeError, SurgeryError, TextsError
+from modelsurgery.pipeline.evaluation_options import EvaluationOptions
+from modelsurgery.pipeline.recipe import Recipe
 from modelsurgery.report.untrusted import in_one_line, printable
 
 if TYPE_CHECKING:
@@ -49,9 +45,10 @@ UNFINISHED = "\ufffd"  # what a character is shown as while some of its bytes ar
 LEAVING = ("/quit", "/exit", "/q")
 
 
+@with_options(Recipe, ("chat_template", "now", "layout", *LOADING))
 def chat(
     model: ModelArgument,
-    edit: Annotated[list[Path], EDIT_FILES],
+    edit: Annotated[list[Path], option("edits", EvaluationOptions)],
     system: Annotated[
         str | None, typer.Option(metavar="TEXT", help="System prompt, for chat models.")
     ] = None,
@@ -62,18 +59,14 @@ def chat(
         float | None,
         typer.Option(help="Sample at this temperature." + default_note("greedy decoding")),
     ] = None,
-    seed: Seed = DEFAULTS.seed,
+    seed: Seed = 0,
     thinking: Annotated[
         bool, typer.Option("--thinking", help="Enable thinking mode if the model has one.")
     ] = False,
-    chat_template: TemplateName = None,
-    now: Now = None,
+    *,
     layout: LayoutFile = None,
-    device: Device = None,
-    max_memory: MaxMemory = None,
-    offload: Offload = None,
-    dtype: DType = None,
     as_json: Json = False,
+    **loading: Any,
 ) -> None:
     """Chat with the base and edited model side by side. In a pipe, each line is a prompt.
 
@@ -83,8 +76,7 @@ def chat(
         raise RecipeError(
             f"--temperature {temperature}; expected a number above 0, or leave it out for greedy"
         )
-    with showing_progress() as progress:
-        keep_freed_memory()
+    with using_a_model() as progress:
         from modelsurgery.apply.fitting import check_fits
         from modelsurgery.edit.edit_file import load_edits
 
@@ -96,16 +88,7 @@ def chat(
         from modelsurgery.pipeline.conversation import Conversation
 
         with progress("load model", 0):
-            loaded = load_model(
-                directory,
-                device=device,
-                max_memory=max_memory,
-                offload=offload,
-                dtype=dtype,
-                layout=described,
-                chat_template=chat_template,
-                now=now,
-            )
+            loaded = load_model(directory, layout=described, **loading)
         decoding = Decoding(
             max_new_tokens,
             None if temperature is None else seed,

@@ -1,104 +1,91 @@
 """`surgery edit`: an edit from labeled texts, or from a probe as the paper does it."""
 
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from modelsurgery.cli.allocation import keep_freed_memory
 from modelsurgery.cli.options import (
-    DEFAULTS,
-    Alpha,
-    Device,
-    DType,
+    COLUMNS,
+    LOADING,
     Json,
-    LabelColumn,
-    Layers,
     LayoutFile,
-    MaxDivergence,
-    MaxMemory,
-    MaxPerplexity,
-    Offload,
-    Rows,
-    Seed,
     StoredModelArgument,
-    Strength,
-    TextColumn,
     chosen_layout,
     default_note,
     model_directory,
     option,
+    typed_values,
+    with_options,
 )
-from modelsurgery.cli.output import print_content, showing_progress
-from modelsurgery.edit.choices import DirectionSource
+from modelsurgery.cli.output import print_content, showing_progress, using_a_model
 from modelsurgery.errors import RecipeError
-from modelsurgery.pipeline.option import Panel, layer_window, percentage, row_share
-from modelsurgery.rules.choices import DEFAULT_RULE, Rule
+from modelsurgery.pipeline.option import Panel
+from modelsurgery.pipeline.recipe import Recipe
+from modelsurgery.rules.choices import DEFAULT_RULE
 
-SourceOption = Annotated[
-    DirectionSource | None,
-    option("direction_source", default="mean-difference, or W1 if the probe has none"),
-]
-SeveralTexts = Annotated[
-    list[Path] | None,
-    option("texts", default="", more="Repeat for one edit against several behaviors."),
-]
-Directions = Annotated[
-    list[str] | None,  # typer knows no list of choices
-    option("direction", default="away", more="Repeat, once for each --texts, in the same order."),
-]
-Weights = Annotated[
-    list[float] | None,
-    typer.Option(
-        "--weight",
-        metavar="WEIGHT",
-        help="How much a behavior counts. Repeat, once for each --texts, in the same order."
-        + default_note("1"),
-        rich_help_panel=str(Panel.EDIT),
-        show_default=False,
-    ),
-]
+ROWS = 0.0465
+# What each way to an edit takes; the rest stays as the library has it.
+FOR_PROBE = ("rows", "layers", "alpha", "strength", "direction_source")
+BUDGET = ("max_divergence", "max_perplexity_rise")
+FOR_TEXTS = ("rule", "rows", "layers", "steps", "strength", *BUDGET, "seed")
 
 
+@with_options(
+    Recipe,
+    "max_divergence max_perplexity_rise "
+    "neutral text_column label_column "
+    "rule toward weight rows layers steps strength alpha direction_source "
+    "layout device max_memory offload dtype "
+    "seed",
+    defaults={
+        "neutral": "held-out texts with label 0",
+        "rule": DEFAULT_RULE,
+        "rows": str(ROWS),
+        "layers": "all",
+        "steps": "1",
+        "direction_source": "mean-difference, or W1 if the probe has none",
+    },
+)
 def edit(
     model: StoredModelArgument,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Edit file to write (.safetensors).")],
-    texts: SeveralTexts = None,
+    texts: Annotated[
+        list[Path] | None,
+        option("texts", default="", more="Repeat for one edit against several behaviors."),
+    ] = None,
     probe: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE", help="Probe file to use instead of --texts; no model is loaded."
         ),
     ] = None,
-    neutral: Annotated[
-        Path | None, option("neutral", default="held-out texts with label 0")
+    direction: Annotated[
+        list[str] | None,  # typer knows no list of choices
+        option(
+            "direction",
+            default="away",
+            more="Repeat, once for each --texts, in the same order.",
+        ),
     ] = None,
-    rule: Annotated[Rule | None, option("rule", default=DEFAULT_RULE)] = None,
+    *,
     toward: Annotated[
         bool,
-        typer.Option("--toward", help="Edit toward the behavior.", rich_help_panel=str(Panel.EDIT)),
+        typer.Option("--toward", help="Edit toward the behavior.", rich_help_panel=Panel.EDIT),
     ] = False,
-    direction: Directions = None,
-    weight: Weights = None,
-    rows: Rows = "0.0465",
-    layers: Layers = None,
-    steps: Annotated[int | None, option("steps", default="1")] = None,
-    strength: Strength = None,
-    max_divergence: MaxDivergence = None,
-    max_perplexity: MaxPerplexity = None,
-    alpha: Alpha = None,
-    direction_source: SourceOption = None,
-    text_column: TextColumn = DEFAULTS.text_column,
-    label_column: LabelColumn = DEFAULTS.label_column,
+    weight: Annotated[
+        list[float] | None,
+        typer.Option(
+            metavar="WEIGHT",
+            help="How much a behavior counts. Repeat, once for each --texts, in the same order."
+            + default_note("1"),
+            rich_help_panel=Panel.EDIT,
+        ),
+    ] = None,
     layout: LayoutFile = None,
-    seed: Seed = DEFAULTS.seed,
-    device: Device = None,
-    max_memory: MaxMemory = None,
-    offload: Offload = None,
-    dtype: DType = None,
     as_json: Json = False,
+    **typed: Any,
 ) -> None:
     """Make an edit from labeled texts or from a probe, without measuring it."""
     from modelsurgery.edit.edit_file import save_edit
@@ -107,37 +94,38 @@ def edit(
     if bool(texts) == (probe is not None):
         raise RecipeError("give either --texts FILE or --probe FILE")
     refuse_existing(out)
-    share, window = row_share(rows), layer_window(layers) if layers else None
-    for_texts = {
-        "--rule": rule, "--neutral": neutral, "--weight": weight,
-        "--direction": direction, "--steps": steps,
-    }  # fmt: skip
-    for_probe = {"--alpha": alpha, "--direction-source": direction_source}
-    _refuse_others(for_probe if probe is None else for_texts, is_probe=probe is not None)
     if probe is not None:
+        for_texts = {
+            "--rule": typed["rule"], "--neutral": typed["neutral"], "--weight": weight,
+            "--direction": direction, "--steps": typed["steps"],
+        }  # fmt: skip
+        _refuse(for_texts, "needs --texts; it cannot be used with --probe")
         content, made = _from_probe(
-            model, probe, share, window, alpha, strength, direction_source, toward,
-            layout,
-        )  # fmt: skip
+            model,
+            probe,
+            toward=toward,
+            layout=layout,
+            **{"rows": ROWS, **typed_values(typed, only=FOR_PROBE)},
+        )
     else:
+        for_probe = {"--alpha": typed["alpha"], "--direction-source": typed["direction_source"]}
+        _refuse(for_probe, "needs --probe; it cannot be used with --texts")
         assert texts is not None
+        files = _by_behavior(texts)
+        weights = _one_each("--weight", weight, files, 1.0)
+        directions = _one_each("--direction", direction, files, "toward" if toward else "away")
+        if toward and direction:
+            raise RecipeError("give either --toward, for all --texts, or a --direction for each")
         content, made = _from_texts(
             model,
-            _Asked.of(texts, weight or [], direction or [], toward=toward),
-            neutral,
-            (text_column, label_column),
+            files,
+            directions,
+            weights,
+            typed["neutral"],
+            columns=typed_values(typed, only=COLUMNS),
             layout=layout,
-            load={"device": device, "max_memory": max_memory, "offload": offload, "dtype": dtype},
-            rule=rule,
-            rows=share,
-            layers=window,
-            steps=1 if steps is None else steps,
-            strength=strength,
-            max_divergence=DEFAULTS.max_divergence if max_divergence is None else max_divergence,
-            max_perplexity_rise=DEFAULTS.max_perplexity_rise
-            if max_perplexity is None
-            else percentage(max_perplexity),
-            seed=seed,
+            loading=typed_values(typed, only=LOADING),
+            **{"rule": DEFAULT_RULE, "rows": ROWS, **typed_values(typed, only=FOR_TEXTS)},
         )
     save_edit(made, out)
     shown = {
@@ -151,24 +139,47 @@ def edit(
     print_content(shown | content, as_json)
 
 
-def _refuse_others(options: dict[str, Any], *, is_probe: bool) -> None:
+def _refuse(options: dict[str, Any], why: str) -> None:
     """Refuse options, by name, that the other way to an edit takes."""
-    needed, given = ("--texts", "--probe") if is_probe else ("--probe", "--texts")
     for name, value in options.items():
         if value is not None and value != []:
-            raise RecipeError(f"{name} needs {needed}; it cannot be used with {given}")
+            raise RecipeError(f"{name} {why}")
+
+
+def _by_behavior(texts: list[Path]) -> dict[str, Path]:
+    """Files of texts by the name of their behavior."""
+    files: dict[str, Path] = {}
+    for path in texts:
+        name = path.stem
+        if name in files:
+            name = next(f"{name}-{n}" for n in count(2) if f"{name}-{n}" not in files)
+        files[name] = path
+    return files
+
+
+def _one_each(
+    option: str, given: list[Any] | None, files: dict[str, Path], usual: Any
+) -> dict[str, Any]:
+    """What was typed for each of the files, in the same order; else what is usual."""
+    if given and len(given) != len(files):
+        raise RecipeError(
+            f"{len(files)} --texts and {len(given)} {option}; give one for each, in the same "
+            "order, or none"
+        )
+    return dict(zip(files, given or [usual] * len(files), strict=True))
 
 
 def _from_probe(
     model: str,
     probe: Path,
-    rows: float | int,
-    layers: tuple[int, int] | None,
-    alpha: float | None,
-    strength: float | None,
-    source: str | None,
+    *,
     toward: bool,
     layout: Path | None,
+    rows: float | int,
+    layers: tuple[int, int] | None = None,
+    alpha: float | None = None,
+    strength: float | None = None,
+    direction_source: str | None = None,
 ) -> tuple[dict[str, Any], Any]:
     """The paper's rule on the checkpoint on disk; loads no model."""
     from modelsurgery.checkpoint.directory import open_checkpoint
@@ -182,7 +193,7 @@ def _from_probe(
     checkpoint = open_checkpoint(model_directory(model))
     described = chosen_layout(layout)
     loaded = load_probe(probe)
-    source = source or loaded.default_source
+    source = direction_source or loaded.default_source
     direction = loaded.direction(source)
     with showing_progress() as progress:
         gates = find_gate_matrices(checkpoint, described)
@@ -206,52 +217,17 @@ def _from_probe(
     return {"highest_cosine": max(float(one.max()) for one in region.scores)}, made
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """Files of texts by the name of their behavior, and what is asked for with each.
-
-    Attributes:
-        files: by name.
-        directions: of each, in the same order.
-        weights: of each, in the same order.
-    """
-
-    files: dict[str, Path]
-    directions: tuple[str, ...]
-    weights: tuple[float, ...]
-
-    @classmethod
-    def of(
-        cls, texts: list[Path], weights: list[float], directions: list[str], *, toward: bool
-    ) -> "_Asked":
-        """What was typed, checked."""
-        for name, some in (("--weight", weights), ("--direction", directions)):
-            if some and len(some) != len(texts):
-                raise RecipeError(
-                    f"{len(texts)} --texts and {len(some)} {name}; give one for each, in the same "
-                    "order, or none"
-                )
-        if toward and directions:
-            raise RecipeError("give either --toward, for all --texts, or a --direction for each")
-        files: dict[str, Path] = {}
-        for path in texts:
-            name = path.stem
-            if name in files:
-                name = next(f"{name}-{n}" for n in count(2) if f"{name}-{n}" not in files)
-            files[name] = path
-        usual = ["toward" if toward else "away"] * len(texts)
-        return cls(files, tuple(directions or usual), tuple(weights or [1.0] * len(texts)))
-
-
 def _from_texts(
     model: str,
-    asked: _Asked,
+    files: dict[str, Path],
+    direction: Any,
+    weights: Any,
     neutral: Path | None,
-    columns: tuple[str, str],
     *,
+    columns: dict[str, str],
     layout: Path | None,
-    load: dict[str, Any],
-    rule: str | None,
+    loading: dict[str, Any],
+    rule: Any,
     **settings: Any,
 ) -> tuple[dict[str, Any], Any]:
     """An edit that a rule makes; the model is loaded and reads the texts."""
@@ -260,26 +236,19 @@ def _from_texts(
     from modelsurgery.model.loading import load_model
     from modelsurgery.search.edit_fitting import fit_edit
 
-    labeled: Any = {
-        name: load_texts(path, text_column=columns[0], label_column=columns[1])
-        for name, path in asked.files.items()
-    }
-    direction: Any = dict(zip(asked.files, asked.directions, strict=True))
-    weights: Any = dict(zip(asked.files, asked.weights, strict=True))
+    labeled: Any = {name: load_texts(path, **columns) for name, path in files.items()}
     if len(labeled) == 1:  # needs no name
         (labeled,), (direction,), weights = labeled.values(), direction.values(), None
     clean = None if neutral is None else load_lines(neutral)
-    chosen: Any = rule or DEFAULT_RULE
-    with showing_progress() as progress:
-        keep_freed_memory()
+    with using_a_model() as progress:
         with progress("load model", 0):
             described = chosen_layout(layout)
-            loaded = load_model(model_directory(model), layout=described, **load)
+            loaded = load_model(model_directory(model), layout=described, **loading)
         made = fit_edit(
             loaded,
             labeled,
             clean,
-            rule=chosen,
+            rule=rule,
             direction=direction,
             weights=weights,
             progress=progress,
@@ -287,6 +256,6 @@ def _from_texts(
         )
     explained = explain(made)
     if explained is None:
-        return {"rule": chosen}, made
+        return {"rule": rule}, made
     told = explained.to_json()
-    return {"rule": chosen, "predicted": told["predicted"], "measured": told["measured"]}, made
+    return {"rule": rule, "predicted": told["predicted"], "measured": told["measured"]}, made

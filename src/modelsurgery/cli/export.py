@@ -1,8 +1,9 @@
 """`surgery export`: edits as adapters for other programs, or as a repository for the Hub."""
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -16,10 +17,6 @@ from modelsurgery.cli.options import (
 )
 from modelsurgery.cli.output import print_content, showing_progress
 from modelsurgery.errors import RecipeError
-
-if TYPE_CHECKING:
-    from modelsurgery.checkpoint.directory import Checkpoint
-    from modelsurgery.edit.edit import Edit
 
 
 def export(
@@ -52,10 +49,7 @@ def export(
     ] = None,
     license: Annotated[
         str | None,
-        typer.Option(
-            "--license",
-            help="License of the base model." + default_note("the one in its model card"),
-        ),
+        typer.Option(help="License of the base model." + default_note("the one in its model card")),
     ] = None,
     push: Annotated[
         str | None,
@@ -99,7 +93,12 @@ def export(
             made = exporting.write_merged_gguf(checkpoint, loaded, out, progress=progress)
             content = copied(made, as_json)
         else:
-            content = asdict(_adapter(to, checkpoint, loaded, out, name, dtype))
+            write: Any = {
+                "peft": partial(exporting.write_peft_adapter, base_model=name),
+                "mlx": partial(exporting.write_mlx_adapter, base_model=name),
+                "gguf": exporting.write_gguf_adapter,
+            }[to]
+            content = asdict(write(checkpoint, loaded, out, dtype=dtype))
     if unread := content.get("unread_types"):
         content["note"] = (
             f"rows of type {', '.join(unread)} could not be compared with those that the edit was "
@@ -111,19 +110,3 @@ def export(
     if push is not None:
         content["pushed_to"] = exporting.push_repository(out, push)
     print_content(content, as_json)
-
-
-def _adapter(
-    to: str,
-    checkpoint: "Checkpoint",
-    edits: "list[Edit]",
-    out: Path,
-    base_model: str | None,
-    dtype: str,
-) -> Any:
-    from modelsurgery import export as exporting
-
-    if to == "gguf":
-        return exporting.write_gguf_adapter(checkpoint, edits, out, dtype=dtype)
-    write = exporting.write_peft_adapter if to == "peft" else exporting.write_mlx_adapter
-    return write(checkpoint, edits, out, base_model=base_model, dtype=dtype)

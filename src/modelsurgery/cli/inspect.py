@@ -8,20 +8,18 @@ import typer
 
 from modelsurgery.cli.allocation import keep_freed_memory
 from modelsurgery.cli.options import (
+    LOADING,
     DataRoot,
-    Device,
-    DType,
     Json,
-    MaxMemory,
     Neutral,
-    Offload,
-    OptionalTexts,
     ShowOffensive,
     model_directory,
     option,
+    with_options,
 )
 from modelsurgery.cli.output import print_content, print_json, showing_progress
 from modelsurgery.errors import RecipeError
+from modelsurgery.pipeline.recipe import Recipe
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
 
     from modelsurgery.data.behaviors import Behavior
     from modelsurgery.edit.edit import Edit
-    from modelsurgery.edit.probe import Probe
     from modelsurgery.interpret import Inside
     from modelsurgery.model.language_model import LanguageModel
 
@@ -37,6 +34,7 @@ WITH_MODEL = "With --model: also what its held-out texts show."
 TABLES = ("explanation", "inside", "with", "similarity")  # parts that are shown as tables
 
 
+@with_options(Recipe, LOADING)
 def inspect(
     file: Annotated[
         Path,
@@ -56,7 +54,7 @@ def inspect(
         typer.Option("--with", metavar="FILE", help="Edit (or probe) to compare with. Repeatable."),
     ] = None,
     behavior: Annotated[str | None, option("behavior", default="", more=WITH_MODEL)] = None,
-    texts: OptionalTexts = None,
+    texts: Annotated[Path | None, option("texts", default="")] = None,
     probe: Annotated[
         Path | None,
         typer.Option(
@@ -67,17 +65,14 @@ def inspect(
     neutral: Neutral = None,
     data: DataRoot = None,
     show_offensive: ShowOffensive = False,
-    device: Device = None,
-    max_memory: MaxMemory = None,
-    offload: Offload = None,
-    dtype: DType = None,
+    *,
     as_json: Json = False,
+    **loading: Any,
 ) -> None:
     """Describe a probe, an edit, a journal, or the edits applied to a model."""
     from modelsurgery.files.artifact import is_artifact
 
-    load = {"device": device, "max_memory": max_memory, "offload": offload, "dtype": dtype}
-    wanted = _Wanted(model, others or [], behavior, texts, probe, neutral, data, load)
+    wanted = _Wanted(model, others or [], behavior, texts, probe, neutral, data, loading)
     if file.is_file() and is_artifact(file, "edit"):
         content = _edit(file, wanted)
     else:
@@ -100,17 +95,14 @@ class _Wanted:
     probe: Path | None
     neutral: Path | None
     data: Path | None
-    load: dict[str, Any]  # how the model is loaded
+    loading: dict[str, Any]  # arguments of `load_model`
 
     def __post_init__(self) -> None:
         with_texts = self.behavior is not None or self.texts is not None
-        needs = (
-            ("--behavior and --texts need", with_texts and self.model is None, "--model"),
-            ("--probe needs", self.probe is not None and not with_texts, "--behavior or --texts"),
-        )
-        for name, is_missing, missing in needs:
-            if is_missing:
-                raise RecipeError(f"{name} {missing}")
+        if with_texts and self.model is None:
+            raise RecipeError("--behavior and --texts need --model")
+        if self.probe is not None and not with_texts:
+            raise RecipeError("--probe needs --behavior or --texts")
 
     def loaded(self, edit: "Edit | None" = None) -> "LanguageModel":
         """The model; its gates where an edit says that they are."""
@@ -124,7 +116,7 @@ class _Wanted:
         from modelsurgery.model.loading import load_model
 
         layout = None if edit is None else edit.layout
-        return load_model(directory, layout=layout, **self.load)
+        return load_model(directory, layout=layout, **self.loading)
 
     def held_out(self, seed: int | None) -> "Behavior | None":
         """The held-out texts of a run with a seed; None where none were asked for."""
@@ -225,6 +217,7 @@ def _edit(file: Path, wanted: _Wanted) -> dict[str, Any]:
     """What is known of an edit, inside a model and beside other edits."""
     from modelsurgery.edit.edit_file import edit_json, load_edit
     from modelsurgery.edit.explanation import explain
+    from modelsurgery.edit.probe import load_probe
 
     edit = load_edit(file)
     explained = explain(edit)
@@ -240,7 +233,7 @@ def _edit(file: Path, wanted: _Wanted) -> dict[str, Any]:
             seen = look_inside(
                 model,
                 edit,
-                _probe_of(wanted),
+                None if wanted.probe is None else load_probe(wanted.probe),
                 wanted.held_out(edit.provenance.seed),
                 direction=_direction(edit),
                 progress=progress,
@@ -252,12 +245,6 @@ def _edit(file: Path, wanted: _Wanted) -> dict[str, Any]:
     if compared:
         content["with"] = comparisons
     return content
-
-
-def _probe_of(wanted: _Wanted) -> "Probe | None":
-    from modelsurgery.edit.probe import load_probe
-
-    return None if wanted.probe is None else load_probe(wanted.probe)
 
 
 def _comparison(edit: "Edit", path: Path, other: "Edit") -> dict[str, Any]:

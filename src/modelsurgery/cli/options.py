@@ -1,43 +1,47 @@
-"""Options of the verbs, made from the fields of recipes, which declare type, help and panel."""
+"""Options of the verbs, made from the fields of plans, which declare type, help and panel."""
 
 import inspect
-from collections.abc import Callable, Collection
-from datetime import datetime
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import typer
 from annotated_types import Ge, Le
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from rich.markup import escape
 
 from modelsurgery.checkpoint.place import is_gguf
-from modelsurgery.edit.choices import Fit
 from modelsurgery.errors import RecipeError
 from modelsurgery.pipeline.grid_recipe import GridRecipe
 from modelsurgery.pipeline.option import Option, Panel
-from modelsurgery.pipeline.recipe import DEFAULT_BEHAVIOR, Recipe
+from modelsurgery.pipeline.recipe import Recipe
 
 if TYPE_CHECKING:
     from modelsurgery.checkpoint.layouts import GateLayout
     from modelsurgery.pipeline.grids import Executor
 
-DEFAULTS = Recipe()
-EDIT_FILES = typer.Option("--edit", metavar="FILE", help="Edit file. Repeatable.")
+# Fields that are given on to `load_model` and `load_texts`.
+LOADING = ("device", "max_memory", "offload", "dtype")
+COLUMNS = ("text_column", "label_column")
 Verb = TypeVar("Verb", bound=Callable[..., None])
 
 
-def option(field: str, *, default: str | None = None, more: str = "") -> Any:
-    """The option of a recipe's field, for the `Annotated` type of a verb's parameter.
+def option(
+    field: str, plan: type[BaseModel] = GridRecipe, *, default: str | None = None, more: str = ""
+) -> Any:
+    """The option of a plan's field, for the `Annotated` type of a verb's parameter.
 
     Args:
         field: its name.
-        default: what applies without it, where that is not what applies to a recipe; empty where
+        plan: a recipe or another pydantic model.
+        default: what applies without it, where that is not what applies to the plan; empty where
             there is nothing to say.
         more: is added to the description.
     """
-    info, declared = _declared(field)
+    info, declared = _declared(field, plan)
     if default is None:
         is_said = info.default is None or isinstance(info.default, bool | tuple)
         default = declared.default or ("" if is_said else str(info.default))
@@ -45,9 +49,9 @@ def option(field: str, *, default: str | None = None, more: str = "") -> Any:
     limits = {type(one): one for one in info.metadata}
     least, most = limits.get(Ge), limits.get(Le)
     return typer.Option(
-        _spelled(field),
+        declared.name,
         help=described + default_note(default),
-        rich_help_panel=str(declared.panel),
+        rich_help_panel=declared.panel,
         metavar=declared.metavar or ("N" if least or most else None),
         min=least and least.ge,
         max=most and most.le,
@@ -60,34 +64,33 @@ def default_note(default: str) -> str:
     return f" [dim]{escape(f'[default: {default}]')}[/dim]" if default else ""
 
 
-def with_recipe_options(
-    recipe: type[Recipe], *, without: Collection[str] = ()
+def with_options(
+    plan: type[BaseModel], fields: str | Iterable[str], *, defaults: Mapping[str, str] | None = None
 ) -> Callable[[Verb], Verb]:
-    """Give a verb an option for each field of a recipe that declares one.
+    """Give a verb an option for each of these fields of a plan, in this order.
 
     They take the place of the verb's `**typed`, which is given what was typed by names of fields,
-    and None for the others (`recipe_values`).
+    and None for the others (`typed_values`).
 
     Args:
-        recipe: the model.
-        without: fields that the verb has no option for.
+        plan: a recipe or another pydantic model.
+        fields: names, in a string with spaces between them too. That of a keyword parameter which
+            the verb declares itself stands for its option.
+        defaults: by name, what applies without the option, where the plan says something else.
     """
+    names = fields.split() if isinstance(fields, str) else fields
 
     def decorate(verb: Verb) -> Verb:
         signature = inspect.signature(verb)
-        own = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
-        fields = [name for name in optional_fields(recipe) if name not in without]
+        own = {
+            name: one for name, one in signature.parameters.items() if one.kind != one.VAR_KEYWORD
+        }
         options = [
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=None,
-                annotation=Annotated[_typed_as(name) | None, option(name)],
-            )
-            for name in fields
+            own.pop(name) if name in own else _parameter(name, plan, (defaults or {}).get(name))
+            for name in names
         ]
-        first = [one for one in own if one.kind is one.POSITIONAL_OR_KEYWORD]
-        last = [one for one in own if one.kind is one.KEYWORD_ONLY]
+        first = [one for one in own.values() if one.kind is one.POSITIONAL_OR_KEYWORD]
+        last = [one for one in own.values() if one.kind is one.KEYWORD_ONLY]
         verb.__signature__ = signature.replace(  # type: ignore[attr-defined]
             parameters=[*first, *options, *last]
         )
@@ -96,51 +99,66 @@ def with_recipe_options(
     return decorate
 
 
-def optional_fields(recipe: type[Recipe]) -> list[str]:
+def _parameter(field: str, plan: type[BaseModel], default: str | None) -> inspect.Parameter:
+    return inspect.Parameter(
+        field,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[_typed_as(field, plan) | None, option(field, plan, default=default)],
+    )
+
+
+def optional_fields(plan: type[BaseModel], *, without: Collection[str] = ()) -> list[str]:
     """Fields that have an option, in the order of panels and of declaration.
 
     Of two with the same option, as `behavior` and `behaviors`, the latter stands beside the former.
     """
     declared = {
-        name: one
-        for name, info in recipe.model_fields.items()
-        for one in info.metadata
-        if isinstance(one, Option)
+        name: _declared(name, plan)[1]
+        for name, info in plan.model_fields.items()
+        if any(isinstance(one, Option) for one in info.metadata)
     }
-    panels, spelled = list(Panel), {name: _spelled(name) for name in declared}
-    places = {word: place for place, word in reversed([*enumerate(spelled.values())])}
+    panels, words = list(Panel), [one.name for one in declared.values()]
     return sorted(
-        declared, key=lambda name: (panels.index(declared[name].panel), places[spelled[name]])
+        [name for name in declared if name not in without],
+        key=lambda name: (panels.index(declared[name].panel), words.index(declared[name].name)),
     )
 
 
-def recipe_values(typed: dict[str, Any]) -> dict[str, Any]:
-    """Keys and values of a recipe that were typed.
+def typed_values(
+    typed: dict[str, Any],
+    plan: type[BaseModel] = GridRecipe,
+    *,
+    only: Iterable[str] | None = None,
+) -> dict[str, Any]:
+    """Keys and values of a plan that were typed.
+
+    Args:
+        typed: by names of fields; None or empty where nothing was typed.
+        plan: a recipe or another pydantic model.
+        only: the fields that are asked for; None asks for all.
 
     Raises:
         RecipeError: a value that cannot be read.
     """
     values = {}
-    for name, value in typed.items():
-        read = _declared(name)[1].read
+    for name in typed if only is None else only:
+        value, read = typed[name], _declared(name, plan)[1].read
         if value is not None and value != []:
             values[name] = value if read is None else read(value)
     return values
 
 
-def _declared(field: str) -> tuple[FieldInfo, Option]:
-    info = GridRecipe.model_fields[field]
-    found = (one for one in info.metadata if isinstance(one, Option))
-    return info, next(found, Option(Panel.EVERYDAY))
+def _declared(field: str, plan: type[BaseModel]) -> tuple[FieldInfo, Option]:
+    """What a plan says of a field and of its option, which has a name."""
+    info = plan.model_fields[field]
+    declared = next(one for one in info.metadata if isinstance(one, Option))
+    return info, replace(declared, name=declared.name or f"--{field.replace('_', '-')}")
 
 
-def _spelled(field: str) -> str:
-    return _declared(field)[1].name or f"--{field.replace('_', '-')}"
-
-
-def _typed_as(field: str) -> Any:
+def _typed_as(field: str, plan: type[BaseModel]) -> Any:
     """The type that Typer reads a field's option as."""
-    info, declared = _declared(field)
+    info, declared = _declared(field, plan)
     if declared.read is not None:
         return str
     kind: Any = info.annotation
@@ -157,7 +175,7 @@ def _typed_as(field: str) -> Any:
 Json = Annotated[
     bool,
     typer.Option(
-        "--json", help="Print the result as one JSON object.", rich_help_panel=str(Panel.OUTPUT)
+        "--json", help="Print the result as one JSON object.", rich_help_panel=Panel.OUTPUT
     ),
 ]
 ShowOffensive = Annotated[
@@ -165,92 +183,60 @@ ShowOffensive = Annotated[
     typer.Option(
         "--show-offensive",
         help="Do not mask offensive text. JSON output is never masked.",
-        rich_help_panel=str(Panel.OUTPUT),
+        rich_help_panel=Panel.OUTPUT,
     ),
 ]
-ModelArgument = Annotated[str, typer.Argument(help=_declared("model")[0].description)]
+ModelArgument = Annotated[str, typer.Argument(help=Recipe.model_fields["model"].description)]
 # Of verbs that read headers and rows only.
 StoredModelArgument = Annotated[
     str,
     typer.Argument(
-        help=f"{_declared('model')[0].description} Or s3://BUCKET/FOLDER, in an object store."
+        help=f"{Recipe.model_fields['model'].description} Or s3://BUCKET/FOLDER, in an object "
+        "store."
     ),
 ]
 EditArguments = Annotated[list[Path], typer.Argument(help="Edit files, applied together.")]
 
-Behavior = Annotated[str, option("behavior", default=DEFAULT_BEHAVIOR)]
-Texts = Annotated[Path, option("texts", default="")]
-OptionalTexts = Annotated[Path | None, option("texts", default="")]
 Prompts = Annotated[Path | None, option("prompts")]
 Neutral = Annotated[Path | None, option("neutral")]
-TextColumn = Annotated[str, option("text_column")]
-LabelColumn = Annotated[str, option("label_column")]
 DataRoot = Annotated[Path | None, option("data")]
-Limit = Annotated[
-    int | None,
-    typer.Option(help="Maximum number of prompts per set.", rich_help_panel=str(Panel.MEASURING)),
-]
-TaskLimit = Annotated[
-    int | None,
-    typer.Option(help="Maximum number of items per task.", rich_help_panel=str(Panel.MEASURING)),
-]
-Strength = Annotated[float | None, option("strength")]
-Rows = Annotated[str, option("rows", default="0.0465")]
-Layers = Annotated[str | None, option("layers", default="all")]
-Alpha = Annotated[float | None, option("alpha")]
-MaxPerplexity = Annotated[str | None, option("max_perplexity_rise")]
-MaxDivergence = Annotated[float | None, option("max_divergence")]
-ProbeLayer = Annotated[int | None, option("layer", default="the last, after the final norm")]
-ProbeFit = Annotated[Fit, option("fit", default="adam")]
-Seed = Annotated[int, option("seed", default=str(DEFAULTS.seed))]
-Device = Annotated[str | None, option("device")]
-MaxMemory = Annotated[str | None, option("max_memory")]
-Offload = Annotated[Path | None, option("offload")]
-DType = Annotated[str | None, option("dtype")]
-TemplateName = Annotated[str | None, option("chat_template")]
-Now = Annotated[datetime | None, option("now")]
+Seed = Annotated[int, option("seed")]
 LayoutFile = Annotated[Path | None, option("layout")]
 
 Workers = Annotated[
     int | None,
     typer.Option(
-        "--workers",
         metavar="N",
         min=1,
         help="Measure in N processes on this machine.",
-        rich_help_panel=str(Panel.GRID),
+        rich_help_panel=Panel.GRID,
     ),
 ]
 Ray = Annotated[
     str | None,
     typer.Option(
-        "--ray",
         metavar="ADDRESS",
         help="Measure on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local to start one.",
-        rich_help_panel=str(Panel.GRID),
+        rich_help_panel=Panel.GRID,
     ),
 ]
 Gpus = Annotated[
     float | None,
     typer.Option(
-        "--gpus",
         metavar="NUMBER",
         min=0,
         help="GPUs per task with --ray; with a fraction such as 0.5, tasks share a GPU."
         + default_note("0"),
-        rich_help_panel=str(Panel.GRID),
-        show_default=False,
+        rich_help_panel=Panel.GRID,
     ),
 ]
 Cpus = Annotated[
     int | None,
     typer.Option(
-        "--cpus",
         metavar="N",
         min=1,
         help="CPU cores per task with --ray." + default_note("1"),
-        rich_help_panel=str(Panel.GRID),
-        show_default=False,
+        rich_help_panel=Panel.GRID,
     ),
 ]
 

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+
+from modelsurgery.cli.allocation import keep_freed_memory
 from modelsurgery.report.untrusted import in_one_line, printable
 
 if TYPE_CHECKING:
@@ -54,6 +57,11 @@ def print_differences(found: list[dict[str, Any]], as_json: bool, rows_shown: in
     print(f"{len(found)} tensors differ" if found else "the weights are the same")
 
 
+def console() -> Console:
+    """Where tables and answers are printed: as they are, without line breaks of its own."""
+    return Console(highlight=False, soft_wrap=True)
+
+
 def print_plan(content: dict[str, Any]) -> None:
     """Print what a run is going to do, on stderr."""
     from modelsurgery.report.scheduling import plan_lines
@@ -64,12 +72,18 @@ def print_plan(content: dict[str, Any]) -> None:
 @contextmanager
 def showing_progress() -> Iterator["Progress"]:
     """Progress on stderr, drawn when it is a terminal; open it before slow imports."""
-    from rich.console import Console
-
     from modelsurgery.report.live import live_progress
 
     # The very stderr of now: what silences a library for a while must not silence progress.
     with live_progress(Console(file=sys.stderr)) as progress:
+        yield progress
+
+
+@contextmanager
+def using_a_model() -> Iterator["Progress"]:
+    """Progress of a verb that loads a model; memory that is freed stays with this process."""
+    with showing_progress() as progress:
+        keep_freed_memory()
         yield progress
 
 

@@ -2,52 +2,42 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from modelsurgery.cli.allocation import keep_freed_memory
 from modelsurgery.cli.options import (
-    DEFAULTS,
-    Device,
-    DType,
+    COLUMNS,
+    LOADING,
     Json,
-    LabelColumn,
-    MaxMemory,
     ModelArgument,
-    Now,
-    Offload,
-    ProbeFit,
-    ProbeLayer,
     Seed,
-    TemplateName,
-    TextColumn,
-    Texts,
     model_directory,
+    option,
+    typed_values,
+    with_options,
 )
-from modelsurgery.cli.output import print_content, showing_progress
+from modelsurgery.cli.output import print_content, using_a_model
+from modelsurgery.edit.choices import Fit
+from modelsurgery.pipeline.recipe import Recipe
+
+MODEL = ("chat_template", "now", *LOADING)
 
 
+@with_options(Recipe, (*COLUMNS, *MODEL, "seed"))
 def probe(
     model: ModelArgument,
-    texts: Texts,
+    texts: Annotated[Path, option("texts", default="")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="Probe file to write (.safetensors).")],
-    layer: ProbeLayer = None,
-    fit: ProbeFit = "adam",
-    text_column: TextColumn = DEFAULTS.text_column,
-    label_column: LabelColumn = DEFAULTS.label_column,
-    chat_template: TemplateName = None,
-    now: Now = None,
-    seed: Seed = DEFAULTS.seed,
-    device: Device = None,
-    max_memory: MaxMemory = None,
-    offload: Offload = None,
-    dtype: DType = None,
+    layer: Annotated[int | None, option("layer", default="the last, after the final norm")] = None,
+    fit: Annotated[Fit, option("fit", default="adam")] = "adam",
+    *,
+    seed: Seed = 0,
     as_json: Json = False,
+    **typed: Any,
 ) -> None:
     """Train a linear probe on the hidden states of labeled texts."""
-    with showing_progress() as progress:
-        keep_freed_memory()
+    with using_a_model() as progress:
         from modelsurgery.data.texts import load_texts
         from modelsurgery.edit.probe import save_probe
         from modelsurgery.files.atomic import refuse_existing
@@ -56,18 +46,10 @@ def probe(
         from modelsurgery.model.probe_fitting import fit_probe_on_texts
 
         refuse_existing(out)
-        found = load_texts(texts, text_column=text_column, label_column=label_column)
+        found = load_texts(texts, **typed_values(typed, only=COLUMNS))
         split = found.split(seed=seed)
         with progress("load model", 0):
-            loaded = load_model(
-                model_directory(model),
-                device=device,
-                max_memory=max_memory,
-                offload=offload,
-                dtype=dtype,
-                chat_template=chat_template,
-                now=now,
-            )
+            loaded = load_model(model_directory(model), **typed_values(typed, only=MODEL))
         chosen = loaded.layer_count if layer is None else layer
         states = extract_hidden_states(
             loaded,

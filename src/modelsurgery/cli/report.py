@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from modelsurgery.cli.options import Json, default_note
-from modelsurgery.cli.output import print_content, print_json
+from modelsurgery.cli.output import console, print_content, print_json
 from modelsurgery.edit.choices import Direction
 
 TERMINAL_LIMIT = 20
@@ -85,8 +85,6 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Show answers of the base and edited model side by side, worst regressions first."""
-    from rich.console import Console
-
     from modelsurgery.files.atomic import refuse_existing
     from modelsurgery.report.comparing import print_pairs, read_pairs
 
@@ -104,6 +102,6 @@ def compare(
         print_json(shown.first(limit).to_json())
     elif html is None:
         few = TERMINAL_LIMIT if limit is None else limit
-        print_pairs(shown, Console(highlight=False, soft_wrap=True), limit=few)
+        print_pairs(shown, console(), limit=few)
     else:
         print(f"the pairs are in {html}")

@@ -8,26 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from modelsurgery.cli.allocation import keep_freed_memory
 from modelsurgery.cli.options import (
     Cpus,
     DataRoot,
-    Device,
-    DType,
     Gpus,
     Json,
-    Limit,
     Neutral,
     Prompts,
     Ray,
-    TaskLimit,
     Workers,
     chosen_executor,
     default_note,
     option,
 )
-from modelsurgery.cli.output import print_json, showing_progress
+from modelsurgery.cli.output import console, print_json, using_a_model
 from modelsurgery.errors import EvaluationError, RecipeError, SurgeryError
+from modelsurgery.pipeline.evaluation_options import EvaluationOptions
 from modelsurgery.pipeline.option import Panel
 from modelsurgery.pipeline.recipe import DEFAULT_BEHAVIOR
 
@@ -35,21 +31,17 @@ if TYPE_CHECKING:
     from modelsurgery.pipeline.rivals import RivalsRun
     from modelsurgery.pipeline.rivals_plan import RivalsPlan
 
-MEASURING = str(Panel.MEASURING)
 Divergences = Annotated[
     str,
     typer.Option(
-        "--kl",
         metavar="LIST",
         help="Divergences in nats per token that each method is brought to.",
-        rich_help_panel=MEASURING,
+        rich_help_panel=Panel.MEASURING,
     ),
 ]
 Seeds = Annotated[
     str,
-    typer.Option(
-        "--seeds", metavar="LIST", help="Seeds; each is measured.", rich_help_panel=MEASURING
-    ),
+    typer.Option(metavar="LIST", help="Seeds; each is measured.", rich_help_panel=Panel.MEASURING),
 ]
 
 
@@ -71,13 +63,12 @@ def rivals(
         ),
     ] = None,
     texts: Annotated[Path | None, option("texts")] = None,
-    method: Annotated[
+    methods: Annotated[
         list[str] | None,
         typer.Option(
             "--method",
             metavar="NAME",
             help="Method to measure (`--list` shows them). Repeatable." + default_note("all"),
-            show_default=False,
         ),
     ] = None,
     show_methods: Annotated[
@@ -99,32 +90,32 @@ def rivals(
     kl: Divergences = "0.01,0.02,0.05",
     seeds: Seeds = "0",
     train_texts: Annotated[int, option("train_texts", default="200")] = 200,
-    limit: Limit = None,
+    limit: Annotated[int | None, option("limit", EvaluationOptions)] = None,
     prompt_set: Annotated[
         str | None,
         typer.Option(
             "--set",
             metavar="NAME",
             help="Prompt set to use." + default_note("the first"),
-            rich_help_panel=MEASURING,
-            show_default=False,
+            rich_help_panel=Panel.MEASURING,
         ),
     ] = None,
-    judge: Annotated[
+    judges: Annotated[
         list[str] | None,
         option("judge", more="Repeatable: the first judge decides, and agreement is reported."),
     ] = None,
-    task: Annotated[
+    tasks: Annotated[
         list[str] | None,
         typer.Option(
+            "--task",
             metavar="TASK",
             help="Capability task, as for `evaluate`. Repeatable.",
-            rich_help_panel=MEASURING,
+            rich_help_panel=Panel.MEASURING,
         ),
     ] = None,
-    task_limit: TaskLimit = None,
-    device: Device = None,
-    dtype: DType = None,
+    task_limit: Annotated[int | None, option("task_limit", EvaluationOptions)] = None,
+    device: Annotated[str | None, option("device")] = None,
+    dtype: Annotated[str | None, option("dtype")] = None,
     workers: Workers = None,
     ray: Ray = None,
     gpus: Gpus = None,
@@ -172,8 +163,7 @@ def _compare(
     if not models:
         raise RecipeError(f"no model; type one, as in `surgery {kind} demo`")
 
-    with showing_progress() as progress:
-        keep_freed_memory()
+    with using_a_model() as progress:
         executor = chosen_executor(workers, ray, gpus, cpus)
         from modelsurgery.pipeline.rivals import run_comparisons
 
@@ -188,19 +178,16 @@ def _plans(
     *,
     behavior: list[str] | None,
     texts: Path | None,
-    method: list[str] | None,
     prompts: Path | None,
     neutral: Path | None,
     kl: str,
     seeds: str,
     train_texts: int,
     limit: int | None,
-    judge: list[str] | None,
-    task: list[str] | None,
     data: Path | None,
     **same: Any,
 ) -> "list[RivalsPlan]":
-    """What was typed; options of the same name and form as the plan's are in `same`."""
+    """What was typed; what the plan has under the same name, in the same form, is in `same`."""
     from modelsurgery.data.behaviors import BehaviorFile, describe_behavior
     from modelsurgery.data.behaviors.roots import data_root
     from modelsurgery.files.schema import parse
@@ -211,15 +198,13 @@ def _plans(
         if texts is None
         else [BehaviorFile.of_texts(texts)]
     )
-    values = same | {
+    given = {name: value for name, value in same.items() if value is not None and value != []}
+    values = given | {
         "kind": kind,
-        "methods": method or (),
         "divergences": _numbers(kl, "--kl", float),
         "seeds": _numbers(seeds, "--seeds", int),
         "texts": train_texts,
         "prompts": limit or PROMPTS,
-        "judges": judge or (),
-        "tasks": task or (),
         "data": data_root(data),
     }
     own = {"texts": texts, "prompts": prompts, "neutral": neutral}
@@ -235,8 +220,6 @@ def _print(found: "Sequence[RivalsRun | SurgeryError]", as_json: bool) -> None:
     Raises:
         SurgeryError: a comparison gave nothing, or cells of it were lost.
     """
-    from rich.console import Console
-
     from modelsurgery.report.rivals import print_rivals
 
     runs = [one for one in found if not isinstance(one, SurgeryError)]
@@ -247,7 +230,7 @@ def _print(found: "Sequence[RivalsRun | SurgeryError]", as_json: bool) -> None:
         print_json(printed[0] if len(found) == 1 else {"comparisons": printed})
     else:
         for run in runs:
-            print_rivals(run.results, Console(highlight=False, soft_wrap=True))
+            print_rivals(run.results, console())
             print(f"results are in {run.directory}")
             print(f"report: {run.directory}/report.html")
     for one in found:
@@ -267,8 +250,6 @@ def _show_published(
 ) -> None:
     if directories and len(directories) > 1:
         raise RecipeError("--published takes one run directory")
-    from rich.console import Console
-
     from modelsurgery.report.published import print_published, published_json
     from modelsurgery.results import read_results
     from modelsurgery.results.published import published
@@ -285,7 +266,7 @@ def _show_published(
     if as_json:
         print_json(published_json(tables, found, results))
     else:
-        print_published(tables, found, results, Console(highlight=False, soft_wrap=True))
+        print_published(tables, found, results, console())
 
 
 def _list_methods(kind: Literal["rivals", "ablations"], as_json: bool) -> None:

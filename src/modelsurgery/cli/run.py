@@ -7,25 +7,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelsurgery.cli.allocation import keep_freed_memory
 from modelsurgery.cli.options import (
     Cpus,
-    Device,
     Gpus,
     Json,
-    MaxMemory,
     ModelArgument,
-    Offload,
     Ray,
     ShowOffensive,
     Workers,
     chosen_executor,
     default_note,
-    option,
-    recipe_values,
-    with_recipe_options,
+    optional_fields,
+    typed_values,
+    with_options,
 )
-from modelsurgery.cli.output import print_content, print_json, print_plan, showing_progress
+from modelsurgery.cli.output import (
+    console,
+    print_content,
+    print_json,
+    print_plan,
+    showing_progress,
+    using_a_model,
+)
 from modelsurgery.errors import DamageBudgetError, EvaluationError, NoEffectError, RecipeError
 from modelsurgery.files.schema import load_yaml, parse
 from modelsurgery.pipeline.grid_recipe import GridRecipe
@@ -45,12 +48,12 @@ PlanOnly = Annotated[
     typer.Option(
         "--plan",
         help="Print the stages of the run with their estimated times, and stop.",
-        rich_help_panel=str(Panel.OUTPUT),
+        rich_help_panel=Panel.OUTPUT,
     ),
 ]
 
 
-@with_recipe_options(GridRecipe, without=[*SEVERAL])
+@with_options(GridRecipe, optional_fields(GridRecipe, without=SEVERAL))
 def run(
     recipe: Annotated[
         Path | None, typer.Argument(help="Recipe (YAML). Options override what it says.")
@@ -69,7 +72,7 @@ def run(
     from modelsurgery.report.terminal import print_results
 
     said = load_yaml(recipe, GridRecipe).model_dump(exclude_unset=True) if recipe else {}
-    options = overridden(said, recipe_values(typed))
+    options = overridden(said, typed_values(typed))
     executor = chosen_executor(workers, ray, gpus, cpus)
     is_grid = executor is not None or any(map(options.get, ("models", "rules", "seeds")))
     if plan and is_grid:
@@ -84,14 +87,19 @@ def run(
         _perform(options, partial(print_results, show_offensive=show_offensive), as_json)
 
 
-@with_recipe_options(Recipe, without=("model", "tune", "strength", "alpha"))
+@with_options(Recipe, optional_fields(Recipe, without=("model", "tune", "strength", "alpha")))
 def tune(model: ModelArgument, *, as_json: Json = False, **typed: Any) -> None:
     """Search for the strongest edit within a damage budget, and show the alternatives."""
     from modelsurgery.report.tuning import print_tuning
 
-    _perform({**recipe_values(typed), "model": model, "tune": True}, print_tuning, as_json)
+    _perform({**typed_values(typed), "model": model, "tune": True}, print_tuning, as_json)
 
 
+@with_options(
+    Recipe,
+    "model texts data device max_memory offload",
+    defaults=dict.fromkeys(("model", "texts", "data"), "as the search"),
+)
 def worker(
     storage: Annotated[
         str,
@@ -111,29 +119,24 @@ def worker(
         float,
         typer.Option(metavar="SECONDS", min=0, help="How long to wait for a search to begin."),
     ] = 600.0,
-    model: Annotated[str | None, option("model", default="as the search")] = None,
-    texts: Annotated[Path | None, option("texts", default="as the search")] = None,
-    data: Annotated[Path | None, option("data", default="as the search")] = None,
-    device: Device = None,
-    max_memory: MaxMemory = None,
-    offload: Offload = None,
+    *,
     as_json: Json = False,
+    **typed: Any,
 ) -> None:
     """Make trials of a search that `surgery tune` began, on this or another machine."""
-    here = {"model": model, "texts": texts, "data": data}
-    place = {"device": device, "max_memory": max_memory, "offload": offload}
-    instead = {key: value for key, value in here.items() if value is not None}
+    # Devices are those of this machine, also where none is given.
+    elsewhere = dict.fromkeys(("device", "max_memory", "offload"))
     with showing_progress() as progress:
         from modelsurgery.pipeline.joining import join_search
 
-        joined = join_search(
+        name, made = join_search(
             storage,
             study=study,
             wait_seconds=wait,
-            instead={**instead, **place},
+            instead={**elsewhere, **typed_values(typed)},
             progress=progress,
         )
-    print_content({"study": joined.study, "trials_made_here": joined.made}, as_json)
+    print_content({"study": name, "trials_made_here": made}, as_json)
 
 
 def overridden(recipe: dict[str, Any], typed: dict[str, Any]) -> dict[str, Any]:
@@ -152,18 +155,15 @@ def overridden(recipe: dict[str, Any], typed: dict[str, Any]) -> dict[str, Any]:
 def _perform(
     options: dict[str, Any], print_for_people: Callable[["RunResults", Any], None], as_json: bool
 ) -> None:
-    from rich.console import Console
-
     recipe = parse(options, Recipe, "options")
-    with showing_progress() as progress:
-        keep_freed_memory()
+    with using_a_model() as progress:
         from modelsurgery.pipeline.running import run_recipe
 
         result = run_recipe(recipe, progress=progress, announce=print_plan)
     if as_json:
         print_json(result.to_json())
     else:
-        print_for_people(result.results(), Console(highlight=False, soft_wrap=True))
+        print_for_people(result.results(), console())
     choice, outcome = result.choice, result.outcome
     is_fitted = choice.search is not None or choice.strength is not None
     over = result.broken if is_fitted else ()
@@ -192,8 +192,7 @@ def _show_plan(options: dict[str, Any], as_json: bool) -> None:
     if options.get("behaviors"):
         raise RecipeError("--plan takes one behavior; run it once for each")
     recipe = parse(options, Recipe, "options")
-    with showing_progress() as progress:
-        keep_freed_memory()
+    with using_a_model() as progress:
         from modelsurgery.pipeline.running import plan_recipe
 
         content = plan_recipe(recipe, progress=progress).to_json()
@@ -204,13 +203,10 @@ def _show_plan(options: dict[str, Any], as_json: bool) -> None:
 
 
 def _perform_several(options: dict[str, Any], as_json: bool) -> None:
-    from rich.console import Console
-
     from modelsurgery.report.sequence import print_sequence
 
     recipe = parse(options, SequenceRecipe, "options")
-    with showing_progress() as progress:
-        keep_freed_memory()
+    with using_a_model() as progress:
         from modelsurgery.pipeline.sequence import run_sequence
         from modelsurgery.results import plain
 
@@ -218,16 +214,13 @@ def _perform_several(options: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(plain(results))
     else:
-        print_sequence(results, Console(highlight=False, soft_wrap=True))
+        print_sequence(results, console())
     _end((), [one.sentence for one in results.outcomes if one.kind != "changed"])
 
 
 def _perform_grid(options: dict[str, Any], executor: "Executor | None", as_json: bool) -> None:
-    from rich.console import Console
-
     recipe = parse(options, GridRecipe, "options")
-    with showing_progress() as progress:
-        keep_freed_memory()
+    with using_a_model() as progress:
         from modelsurgery.pipeline.run_grid import run_grid
         from modelsurgery.report.grid import print_grid
         from modelsurgery.results import plain
@@ -238,8 +231,7 @@ def _perform_grid(options: dict[str, Any], executor: "Executor | None", as_json:
         told = {"runs": runs, "failed": found.failed, "run_directory": str(found.directory)}
         print_json(told)
     else:
-        console = Console(highlight=False, soft_wrap=True)
-        print_grid(found.results, found.failed, found.directory, console)
+        print_grid(found.results, found.failed, found.directory, console())
     if found.failed:
         name, why = next(iter(found.failed.items()))
         raise EvaluationError(

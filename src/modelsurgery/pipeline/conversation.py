@@ -30,6 +30,7 @@ MOST_STRENGTH = 1000.0
 SECONDS_BETWEEN_PIECES = 0.05  # decoding a long answer anew at each token would take its time
 NOTHING = Continuation("", 0, False)
 
+CHANGES = ("/strength", "/off", "/on", "/sample", "/seed", "/greedy", "/reset")
 WITH_VALUE = ("/strength", "/sample", "/seed")
 WITHOUT_STATE = ("/again", "/help")  # they change nothing of how answers are made
 HELP = """/strength X  scale the edit by X: 0.5 halves it, -1 reverses it
@@ -44,23 +45,14 @@ HELP = """/strength X  scale the edit by X: 0.5 halves it, -1 reverses it
 
 @dataclass(frozen=True)
 class Exchange:
-    """A prompt with both answers, or as much of them as there is while they are written.
-
-    Attributes:
-        prompt: what was said.
-        base: the base model's answer.
-        edited: the edited model's.
-        strength: factor of the edit: 1 as it is, 0 without it.
-        decoding: how both were made.
-        seconds: since the question.
-    """
+    """A prompt with both answers, or as much of them as there is while they are written."""
 
     prompt: str
     base: Continuation
     edited: Continuation
-    strength: float
+    strength: float  # factor of the edit: 1 as it is, 0 without it
     decoding: Decoding
-    seconds: float
+    seconds: float  # since the question
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain values."""
@@ -88,6 +80,7 @@ class Conversation:
         is_on: whether the edits are applied; without them the edited side is the base model with
             its own memory.
         exchanges: what was said so far.
+        is_stopped: whether the last answers were stopped.
 
     Example:
         >>> conversation = Conversation(model, [edit])  # doctest: +SKIP
@@ -134,7 +127,7 @@ class Conversation:
         self.decoding = replace(decoding, max_new_tokens=min(decoding.max_new_tokens, longest))
         self.strength, self.is_on = 1.0, True
         self.exchanges: list[Exchange] = []
-        self._is_stopped = False
+        self.is_stopped = False
 
     @property
     def is_chat(self) -> bool:
@@ -172,7 +165,7 @@ class Conversation:
         Raises:
             RecipeError: the edited rows overflow, or the chat template refuses the conversation.
         """
-        self._is_stopped = False
+        self.is_stopped = False
         telling = _Telling(self, prompt, show)
         reads = [self._read(prompt, side) for side in ("base", "edited")]
         edits = tuple(one.scaled(self.factor) for one in self._edits if self.factor)
@@ -188,12 +181,7 @@ class Conversation:
 
     def stop(self) -> None:
         """End the answers that are being written, after the token that comes next."""
-        self._is_stopped = True
-
-    @property
-    def is_stopped(self) -> bool:
-        """Whether the last answers were stopped."""
-        return self._is_stopped
+        self.is_stopped = True
 
     def reset(self) -> None:
         """Forget what was said."""
@@ -299,17 +287,12 @@ def is_command(line: str) -> bool:
     """Whether a line says a command that there is, with a value only where it takes one."""
     name, _, value = line.strip().partition(" ")
     return line.startswith("/") and (
-        name in WITH_VALUE or (not value and name in (*_COMMANDS, *WITHOUT_STATE))
+        name in WITH_VALUE or (not value and name in (*CHANGES, *WITHOUT_STATE))
     )
 
 
 def follow(line: str, conversation: Conversation, say: Say) -> str | None:
-    """Follow a command; or give the prompt that a line is, or asks to be answered again.
-
-    Args:
-        line: what was typed.
-        conversation: what commands change.
-        say: is told what a command did.
+    """Follow a command, and say what it did; or give the prompt that a line is, or asks for again.
 
     Raises:
         RecipeError: a value that a command cannot use.
@@ -324,11 +307,11 @@ def follow(line: str, conversation: Conversation, say: Say) -> str | None:
         return prompt
     if name == "/help":
         say(HELP)
-    elif name in _COMMANDS:
-        _COMMANDS[name](conversation, value.strip())
+    elif name in CHANGES:
+        _change(conversation, name, value.strip())
         say(state(conversation))
     else:
-        say(f"no command {name[:40]}; expected one of /help /again {' '.join(_COMMANDS)} /quit")
+        say(f"no command {name[:40]}; expected one of /help /again {' '.join(CHANGES)} /quit")
     return None
 
 
@@ -345,37 +328,31 @@ def state(conversation: Conversation) -> str:
     return f"{edit}, {how}, {decoding.max_new_tokens} tokens at most{memory}"
 
 
-def _set_strength(conversation: Conversation, value: str) -> None:
-    conversation.set_strength(_number(value or "1", "/strength", "a factor like 0.5"))
-
-
-def _switch(is_on: bool) -> Callable[[Conversation, str], None]:
-    def switch(conversation: Conversation, _: str) -> None:
-        conversation.is_on = is_on
-
-    return switch
-
-
-def _sample(conversation: Conversation, value: str) -> None:
-    temperature = _number(value or "1", "/sample", "a temperature like 0.7")
-    if not temperature > 0:
-        raise RecipeError(f"/sample {value}; expected a temperature above 0, or use /greedy")
+def _change(conversation: Conversation, command: str, value: str) -> None:
+    """Change how answers are made; without a value, `/strength` and `/sample` take 1."""
     old = conversation.decoding
-    conversation.decoding = replace(old, temperature=temperature, seed=old.seed or 0)
-
-
-def _seed(conversation: Conversation, value: str) -> None:
-    if not value.isdecimal() or int(value) >= 1 << 32:
-        raise RecipeError(f"/seed {value[:20]}; expected a whole number from 0 to {(1 << 32) - 1}")
-    conversation.decoding = replace(conversation.decoding, seed=int(value))
-
-
-def _greedy(conversation: Conversation, _: str) -> None:
-    conversation.decoding = replace(conversation.decoding, seed=None)
-
-
-def _reset(conversation: Conversation, _: str) -> None:
-    conversation.reset()
+    match command:
+        case "/strength":
+            conversation.set_strength(_number(value or "1", command, "a factor like 0.5"))
+        case "/off" | "/on":
+            conversation.is_on = command == "/on"
+        case "/sample":
+            temperature = _number(value or "1", command, "a temperature like 0.7")
+            if not temperature > 0:
+                raise RecipeError(
+                    f"/sample {value}; expected a temperature above 0, or use /greedy"
+                )
+            conversation.decoding = replace(old, temperature=temperature, seed=old.seed or 0)
+        case "/seed":
+            if not value.isdecimal() or int(value) >= 1 << 32:
+                raise RecipeError(
+                    f"/seed {value[:20]}; expected a whole number from 0 to {(1 << 32) - 1}"
+                )
+            conversation.decoding = replace(old, seed=int(value))
+        case "/greedy":
+            conversation.decoding = replace(old, seed=None)
+        case "/reset":
+            conversation.reset()
 
 
 def _number(value: str, command: str, expected: str) -> float:
@@ -386,14 +363,3 @@ def _number(value: str, command: str, expected: str) -> float:
     if not math.isfinite(number):
         raise RecipeError(f"{command} {value[:20]}; expected {expected}")
     return number
-
-
-_COMMANDS: dict[str, Callable[[Conversation, str], None]] = {
-    "/strength": _set_strength,
-    "/off": _switch(False),
-    "/on": _switch(True),
-    "/sample": _sample,
-    "/seed": _seed,
-    "/greedy": _greedy,
-    "/reset": _reset,
-}

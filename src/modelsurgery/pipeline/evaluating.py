@@ -9,11 +9,8 @@ after an interruption and ends with the same results.
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from typing import Any, Literal
 
 from modelsurgery.apply.fitting import check_fits
 from modelsurgery.checkpoint.layouts import load_layout
@@ -31,7 +28,7 @@ from modelsurgery.evaluation.generation import Generator, TransformersGenerator
 from modelsurgery.evaluation.generation.adapters import SharedDirectory
 from modelsurgery.evaluation.generation.llama_cpp import LlamaCppGenerator, check_llama_cpp
 from modelsurgery.evaluation.generation.server import ServerGenerator
-from modelsurgery.evaluation.generation.serving import VLLM_COMMAND, check_server
+from modelsurgery.evaluation.generation.serving import check_server
 from modelsurgery.evaluation.judges import TEXTS, Judge, judge_for, judge_spec
 from modelsurgery.evaluation.judges.review import ReviewRow, export_for_review
 from modelsurgery.evaluation.protocol import SetMeasurement
@@ -39,95 +36,17 @@ from modelsurgery.evaluation.store import Store
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.loading import load_model, load_without_weights
+from modelsurgery.pipeline.evaluation_options import EvaluationOptions, check_edited
 from modelsurgery.pipeline.runs import STORE_FILE, open_run
 from modelsurgery.report.html import write_report
 
 REVIEW_FILE = "review.csv"
-Backend = Literal["transformers", "llama.cpp", "server"]
 
 
-def current_backend(name: str) -> str:
-    """The name of a backend.
+class EvaluationPlan(EvaluationOptions):
+    """What to measure on which model."""
 
-    Raises:
-        RecipeError: it is one of an earlier version.
-    """
-    if name == "vllm":
-        raise RecipeError(
-            f"backend 'vllm' was removed; start vLLM as a server with `{VLLM_COMMAND}` and use "
-            "--server http://localhost:8000/v1"
-        )
-    return name
-
-
-class EvaluationPlan(BaseModel):
-    """What to measure on which model.
-
-    Attributes:
-        model: directory, name of a fetched model or id of the Hub; `demo` is the model that
-            ships with the package.
-        edits: edit files, applied together; none measures the model as it is.
-        edited: GGUF file that has these edits, for the llama.cpp backend.
-        behavior: what is measured, as its file says.
-        data: directory with local copies of public data sets, or `hub`; None takes what ships
-            with the package, else the Hub.
-        judges: who judges, as `--judge` spells them; the first decides. None: the behavior's own.
-        sets: names of the behavior's prompt sets that are measured; None takes all.
-        limit: prompts of each set, at most.
-        samples: sampled continuations of each prompt; 0 continues greedily, once.
-        tasks: capability tasks, of lm-eval too.
-        include_path: directory with task files of one's own, in lm-eval's YAML.
-        task_limit: items of each capability task, at most.
-        export_for_review: so many continuations are written to a sheet for a person to label.
-        backend: what generates.
-        server: address of a server that generates, for the server backend.
-        server_model: the server's name of the model; None takes the first that it serves.
-        adapter_dir: directory where the server reads adapters, as `--adapter-dir` spells it.
-        concurrency: requests to the server at a time, at most.
-        seed: of sampling, of the choice of prompts, and of the split of a behavior's own texts.
-        device: cpu, cuda, …, or auto for all of them; None takes a GPU where there is one.
-        max_memory: for weights, with device auto.
-        offload: directory for weights on disk that are not in the model's own files.
-        dtype: float32, bfloat16 or float16; None takes f32 on a CPU, else the stored one.
-        revision: of a model on the Hub.
-        layout: file that says where the gate rows are, for a family that is not known.
-        chat_template: name of one of the model's chat templates; None takes `default`.
-        now: the time that a chat template is told; None takes the time when the run begins.
-        store: file that keeps what was generated and judged; None keeps it in the run directory.
-        out: run directory; None takes a new one below `surgery-runs`.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: Annotated[str, AfterValidator(demo.current_name)]
-    edits: tuple[Path, ...] = ()
-    edited: Path | None = None
     behavior: BehaviorFile
-    data: Path | None = None
-    judges: tuple[str, ...] = ()
-    sets: tuple[str, ...] | None = None
-    limit: Annotated[int, Field(ge=1)] | None = None
-    samples: Annotated[int, Field(ge=0)] = 0
-    tasks: tuple[str, ...] = ()
-    include_path: Path | None = None
-    task_limit: Annotated[int, Field(ge=1)] | None = None
-    export_for_review: Annotated[int, Field(ge=1)] | None = None
-    backend: Annotated[Backend, BeforeValidator(current_backend)] = "transformers"
-    server: str | None = None
-    server_model: str | None = None
-    adapter_dir: str | None = None
-    concurrency: Annotated[int, Field(ge=1)] | None = None
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
-    device: str | None = None
-    max_memory: str | None = None
-    offload: Path | None = None
-    dtype: str | None = None
-    revision: str | None = None
-    layout: Path | None = None
-    chat_template: str | None = None
-    now: datetime | None = None
-    store: Path | None = None
-    out: Path | None = None
 
     @property
     def is_demo_model(self) -> bool:
@@ -142,25 +61,15 @@ class EvaluationPlan(BaseModel):
 
 @dataclass(frozen=True)
 class EvaluationRun:
-    """An evaluation that was written down.
-
-    Attributes:
-        directory: where everything was written.
-        evaluation: what was measured.
-        speed: tokens per second; not part of the results, which are the same in every run.
-    """
+    """An evaluation that was written down in a directory."""
 
     directory: Path
     evaluation: Evaluation
-    speed: dict[str, Any]
+    speed: dict[str, Any]  # tokens per second; apart from results, which are the same in every run
 
 
 def run_evaluation(plan: EvaluationPlan, *, progress: Progress = silent) -> EvaluationRun:
     """Measure a model, and edits of it, on a behavior and on what must not break.
-
-    Args:
-        plan: what to measure.
-        progress: is told what is going on.
 
     Returns:
         What was found; `results.json`, `samples/*.jsonl` and the store are in its directory.
@@ -257,8 +166,7 @@ def _check_names(plan: EvaluationPlan) -> None:
             raise RecipeError(
                 f"--backend llama.cpp and the model {plan.model}; expected a GGUF file"
             )
-    if plan.edited is not None:
-        _check_edited(plan, plan.edited)
+    check_edited(plan.edited, plan.edits, plan.backend)
     if plan.tasks and plan.backend != "transformers":
         raise RecipeError("capability tasks run with --backend transformers only; omit them")
 
@@ -276,15 +184,6 @@ def _check_server(plan: EvaluationPlan) -> None:
     if plan.adapter_dir is not None:
         SharedDirectory.read(plan.adapter_dir)
     check_server(plan.server, plan.server_model)
-
-
-def _check_edited(plan: EvaluationPlan, edited: Path) -> None:
-    if plan.backend != "llama.cpp":
-        raise RecipeError("--edited needs --backend llama.cpp, which runs the file")
-    if not plan.edits:
-        raise RecipeError("--edited needs --edit too: the edit that was applied to the file")
-    if not is_gguf(edited) or not edited.is_file():
-        raise RecipeError(f"--edited {edited}; expected a GGUF file that is there")
 
 
 def _model(plan: EvaluationPlan) -> LanguageModel:

@@ -5,14 +5,13 @@ import socket
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from modelsurgery.edit.edit_file import load_edit
 from modelsurgery.evaluation.store import Store
 from modelsurgery.files.atomic import sha256_json
-from modelsurgery.files.progress import Progress, silent
+from modelsurgery.files.progress import Progress
 from modelsurgery.files.schema import parse
 from modelsurgery.model.stacking import stacked
 from modelsurgery.pipeline.choosing import Choosing
@@ -22,30 +21,15 @@ from modelsurgery.pipeline.runs import STORE_FILE, RunDirectory
 from modelsurgery.search.sharing import find_search
 from modelsurgery.search.storages import Location
 
-WAIT_SECONDS = 600.0  # for a search to begin
-
-
-@dataclass(frozen=True)
-class Joined:
-    """What a worker did.
-
-    Attributes:
-        study: name of the study.
-        made: trials that were made here.
-    """
-
-    study: str
-    made: int
-
 
 def join_search(
     storage: Location,
     *,
-    study: str | None = None,
-    wait_seconds: float = WAIT_SECONDS,
-    instead: Mapping[str, Any] | None = None,
-    progress: Progress = silent,
-) -> Joined:
+    study: str | None,
+    wait_seconds: float,
+    instead: Mapping[str, Any],
+    progress: Progress,
+) -> tuple[str, int]:
     """Make trials of a search until enough were made by all processes, or no more are wanted.
 
     The recipe comes from the attributes of the study, the sums over texts from the run directory
@@ -58,6 +42,9 @@ def join_search(
         instead: keys of the recipe that are different here, as the place of the model.
         progress: is told what is going on.
 
+    Returns:
+        Name of the study, and how many trials were made here.
+
     Raises:
         RecipeError: model, texts or something else that trials depend on is not the same here.
         StorageError: there is no such search, or the storage cannot be used.
@@ -65,8 +52,8 @@ def join_search(
     with progress("wait for a search", 0):
         shared = find_search(storage, study, wait_seconds=wait_seconds)
     if shared.is_over:
-        return Joined(shared.study, 0)
-    recipe = parse({**shared.recipe, **(instead or {})}, Recipe, f"study {shared.study}")
+        return shared.study, 0
+    recipe = parse({**shared.recipe, **instead}, Recipe, f"study {shared.study}")
     assert recipe.now is not None
     with ExitStack() as stack:
         own = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="surgery-worker-")))
@@ -82,7 +69,7 @@ def join_search(
             behavior, judge = judged_behavior(recipe)
         choosing = Choosing(recipe, run, model, behavior, judge, store, progress)
         made = choosing.join(shared, storage, recipe.seed + _process_number())
-    return Joined(shared.study, made)
+    return shared.study, made
 
 
 def _process_number() -> int:

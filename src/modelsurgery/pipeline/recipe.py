@@ -38,6 +38,19 @@ if TYPE_CHECKING:
 DEFAULT_BEHAVIOR = "toxicity"
 DEFAULT_TRIALS = 40
 
+# Of an evaluation, too.
+Out = Annotated[
+    Path | None,
+    Field(description="Directory for the results."),
+    Option(Panel.EVERYDAY, "a new directory in surgery-runs", metavar="DIR"),
+]
+DataRoot = Annotated[
+    Path | None,
+    Field(description="Directory with local copies of public data sets, or hub to download."),
+    Option(Panel.DATA, "SURGERY_DATA, else packaged data, else hub", metavar="DIR|hub"),
+]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1, description="Random seed.")]
+
 
 class Recipe(BaseModel):
     """All settings of `surgery run` and `surgery tune`. Every setting has a default.
@@ -78,11 +91,7 @@ class Recipe(BaseModel):
         Field(description="Edit away from the behavior or toward it."),
         Option(Panel.EVERYDAY, "the behavior's direction"),
     ] = None
-    out: Annotated[
-        Path | None,
-        Field(description="Directory for the results."),
-        Option(Panel.EVERYDAY, "a new directory in surgery-runs", metavar="DIR"),
-    ] = None
+    out: Out = None
     minutes: Annotated[
         Positive | None,
         Field(
@@ -150,11 +159,7 @@ class Recipe(BaseModel):
         ),
         Option(Panel.DATA, "200, or all with --rule paper"),
     ] = None
-    data: Annotated[
-        Path | None,
-        Field(description="Directory with local copies of public data sets, or hub to download."),
-        Option(Panel.DATA, "SURGERY_DATA, else packaged data, else hub", metavar="DIR|hub"),
-    ] = None
+    data: DataRoot = None
 
     edits: Annotated[
         tuple[Path, ...],
@@ -262,9 +267,7 @@ class Recipe(BaseModel):
         Field(ge=1, description="Sampled continuations per prompt, in addition to a greedy one."),
         Option(Panel.MEASURING, "3, or as many as the time allows"),
     ] = None
-    seed: Annotated[
-        int, Field(ge=0, le=2**32 - 1, description="Random seed."), Option(Panel.MEASURING)
-    ] = 0
+    seed: Annotated[Seed, Option(Panel.MEASURING)] = 0
     validation_prompts: Annotated[
         int | None,
         Field(

@@ -3,7 +3,8 @@
     python -m benchmarks generation [--model DIR] [--rounds N]
 
 The second part continues the same prompts with `model.generate` of transformers in batches of equal
-size, sorted by length and padded on the left, without any of our code, and with ours.
+size, sorted by length and padded on the left, without any of our code, and with ours. The third
+samples few prompts several times, seed after seed and all seeds together.
 """
 
 import argparse
@@ -85,6 +86,14 @@ def plain_generate(model: LanguageModel, prompts: Sequence[str], batch: int) -> 
     return len(order)
 
 
+def seed_after_seed(
+    generator: TransformersGenerator, prompts: Sequence[str], decodings: Sequence[Decoding]
+) -> None:
+    """Each sample of all prompts by itself."""
+    for one in decodings:
+        generator.generate(prompts, one)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -108,18 +117,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
             partial(generator.generate, some, Decoding(NEW_TOKENS)),
             partial(plain_generate, model, some, batch),
         ]
-        measured: list[list[float]] = [[], []]
-        for _ in range(options.rounds):
-            for seconds, way in zip(measured, ways, strict=True):
-                started = time.perf_counter()
-                way()
-                seconds.append(time.perf_counter() - started)
-        ours, theirs = (statistics.median(one) for one in measured)
-        ratios = [one / other for one, other in zip(*measured, strict=True)]
-        print(
-            f"| {batch} | {ours:.2f} | {theirs:.2f} | {statistics.median(ratios):.2f} "
-            f"({min(ratios):.2f}-{max(ratios):.2f}) |"
-        )
+        print(f"| {batch} | {compared(ways, options.rounds)} |")
+    print("\n| prompts | samples of each | together, s | seed after seed, s | ratio |")
+    print("|---|---|---|---|---|")
+    for count, samples in ((10, 3), (16, 7), (64, 3)):
+        generator, some = TransformersGenerator(model), prompts[:count]
+        decodings = [Decoding(NEW_TOKENS, seed=seed) for seed in range(samples)]
+
+        ways = [
+            partial(generator.generate_sides, some, decodings, [()]),
+            partial(seed_after_seed, generator, some, decodings),
+        ]
+        print(f"| {count} | {samples} | {compared(ways, options.rounds)} |")
+
+
+def compared(ways: Sequence[Callable[[], object]], rounds: int) -> str:
+    """Median seconds of two ways in turn and the ratio, with its range, as cells of a table."""
+    measured: list[list[float]] = [[], []]
+    for _ in range(rounds):
+        for seconds, way in zip(measured, ways, strict=True):
+            started = time.perf_counter()
+            way()
+            seconds.append(time.perf_counter() - started)
+    first, second = (statistics.median(one) for one in measured)
+    ratios = [one / other for one, other in zip(*measured, strict=True)]
+    return (
+        f"{first:.2f} | {second:.2f} | {statistics.median(ratios):.2f} "
+        f"({min(ratios):.2f}-{max(ratios):.2f})"
+    )
 
 
 if __name__ == "__main__":

@@ -64,10 +64,36 @@ def test_a_sample_depends_on_prompt_and_seed_and_not_on_the_batch(model: Languag
     assert together != generator.generate(PROMPTS, Decoding(8, seed=4))
 
 
+def test_decodings_share_batches_and_give_what_each_gives_alone(
+    model: LanguageModel, strong_edit: Edit, tmp_path: Path
+) -> None:
+    """Samples do, of all lengths of prompts; what is decoded otherwise has batches of its own."""
+    decodings = [*(Decoding(6, seed=seed) for seed in range(3)), Decoding(6), Decoding(9, seed=0)]
+    alone, together = TransformersGenerator(model), TransformersGenerator(model)
+    sides = [(), (strong_edit,)]
+    expected = tuple(
+        tuple(alone.generate(PROMPTS, one, edits) for one in decodings) for edits in sides
+    )
+    sizes: list[int] = []
+    forward = model.model.register_forward_pre_hook(
+        lambda _, __, inputs: sizes.append(len(inputs["input_ids"])), with_kwargs=True
+    )
+    with forward:
+        assert together.generate_sides(PROMPTS, decodings, sides) == expected
+    assert set(sizes) == {3 * len(PROMPTS), len(PROMPTS)}
+    assert len(set(expected[0][:3])) == 3
+    with Store(tmp_path / "store.sqlite") as store:
+        for one in decodings:
+            TransformersGenerator(model, store=store).generate(PROMPTS, one)
+        again = TransformersGenerator(model, store=store)
+        assert again.generate_sides(PROMPTS, decodings, sides[:1]) == expected[:1]
+        assert again.speed.decode_tokens == 0
+
+
 def test_sampling_follows_the_distribution_of_the_model() -> None:
     logits = torch.tensor([0.0, 1.0, -1.0, 2.0, -torch.inf])
-    prompts = [str(number) for number in range(4000)]
-    sampled = UniformSampling(prompts, seed=0, temperature=0.5, steps=1)
+    rows = [(str(number), 0) for number in range(4000)]
+    sampled = UniformSampling(rows, temperature=0.5, steps=1)
     chosen = sampled(torch.zeros(4000, 1), logits.expand(4000, 5).clone()).argmax(-1)
     counts = Counter(chosen.tolist())
     expected = (logits / 0.5).softmax(-1)[:4].double() * 4000

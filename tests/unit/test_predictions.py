@@ -127,10 +127,10 @@ def test_sampling_takes_bounded_memory() -> None:
     scores = torch.randn(rows, VOCABULARY, generator=torch.Generator().manual_seed(0))
     prompts = [str(row) for row in range(rows)]
     alone = [
-        UniformSampling([prompt], 0, 0.7, 1)(torch.zeros(1, 1), scores[row : row + 1]).argmax(-1)
+        UniformSampling([(prompt, 0)], 0.7, 1)(torch.zeros(1, 1), scores[row : row + 1]).argmax(-1)
         for row, prompt in enumerate(prompts[:20])
     ]
-    sampling = UniformSampling(prompts, 0, 0.7, 1)
+    sampling = UniformSampling([(prompt, 0) for prompt in prompts], 0.7, 1)
     with Largest() as seen:
         chosen = sampling(torch.zeros(rows, 1), scores)
     assert chosen.argmax(-1)[:20].tolist() == torch.cat(alone).tolist()

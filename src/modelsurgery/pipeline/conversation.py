@@ -207,9 +207,9 @@ class Conversation:
         width, ends = inputs["input_ids"].shape[1], end_tokens(model, self.is_chat)
         processors: list[LogitsProcessor] = []
         if decoding.seed is not None:
-            prompts = [telling.prompt] * len(reads)
+            rows = [(telling.prompt, decoding.seed)] * len(reads)
             steps = decoding.max_new_tokens
-            processors.append(UniformSampling(prompts, decoding.seed, decoding.temperature, steps))
+            processors.append(UniformSampling(rows, decoding.temperature, steps))
 
         def tell(rows: torch.Tensor) -> None:
             for row, (ids, read) in enumerate(zip(rows.tolist(), reads, strict=True)):

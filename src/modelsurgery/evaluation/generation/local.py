@@ -4,9 +4,9 @@ import hashlib
 import itertools
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import transformers
@@ -21,7 +21,7 @@ from transformers import (
 from modelsurgery.apply.in_memory import edited
 from modelsurgery.apply.loaded_weights import available_bytes
 from modelsurgery.edit.edit import Edit
-from modelsurgery.evaluation.decoding import Continuation, Decoding, Speed, content_of
+from modelsurgery.evaluation.decoding import Continuation, Decoding, Rounds, Speed, content_of
 from modelsurgery.evaluation.generation.reading import Reading, end_tokens, is_chat, readings
 from modelsurgery.evaluation.generation.sampling import (
     FirstToken,
@@ -43,14 +43,22 @@ MOST_PROMPTS = 256  # of a batch; more gain nothing
 MOST_SCORES = 1 << 24  # prompts × vocabulary on a CPU: 64 MB, of which transformers keeps copies
 
 
+class _Job(NamedTuple):
+    """A prompt that is to be continued; the key hashes all that comes of it."""
+
+    reading: Reading
+    decoding: Decoding
+    key: str
+
+
 class TransformersGenerator:
     """Continues prompts with a loaded model; edits are applied in memory.
 
-    Prompts of similar length share a batch, padded on the left. The batches depend on the prompts
-    alone, so an interrupted run computes what a whole one does. Of the model's own generation
-    settings its end tokens hold, and nothing else: no top-k, no repetition penalty, so that base
-    and edited model are seen as they are. A prompt that is too long for the model's context loses
-    its beginning (`reading`).
+    Prompts of similar length share a batch, padded on the left. The batches depend on prompts and
+    decodings alone, so an interrupted run computes what a whole one does. Of the model's own
+    generation settings its end tokens hold, and nothing else: no top-k, no repetition penalty, so
+    that base and edited model are seen as they are. A prompt that is too long for the model's
+    context loses its beginning (`reading`).
     """
 
     def __init__(
@@ -75,27 +83,52 @@ class TransformersGenerator:
         progress: Progress = silent,
     ) -> tuple[Continuation, ...]:
         """One continuation a prompt, in the order of the prompts; equal prompts, equal ones."""
-        unique = readings(self._model, list(dict.fromkeys(prompts)), decoding)
-        keys = self._keys(unique, decoding, edits)
-        found: dict[str, Continuation] = {}
-        batches = self._batches(unique)
+        ((made,),) = self.generate_sides(prompts, [decoding], [edits], progress=progress)
+        return made
+
+    def generate_sides(
+        self,
+        prompts: Sequence[str],
+        decodings: Sequence[Decoding],
+        sides: Sequence[Sequence[Edit]],
+        *,
+        progress: Progress = silent,
+    ) -> tuple[Rounds, ...]:
+        """Of each model, for each decoding, one continuation a prompt.
+
+        Samples with different seeds share batches: a few prompts alone would leave most of the
+        machine idle.
+        """
+        return tuple(self._rounds(prompts, decodings, edits, progress) for edits in sides)
+
+    def _rounds(
+        self,
+        prompts: Sequence[str],
+        decodings: Sequence[Decoding],
+        edits: Sequence[Edit],
+        progress: Progress,
+    ) -> Rounds:
+        unique = list(dict.fromkeys(prompts))
+        jobs = [job for one in decodings for job in self._jobs(unique, one, edits)]
+        found: dict[tuple[str, Decoding], Continuation] = {}
+        batches = self._batches(jobs)
         if self._store is not None and self._store.is_shared:
             batches.reverse()  # so that two processes meet in the middle
         with (
-            progress("generate", len(unique)) as advance,
+            progress("generate", len(jobs)) as advance,
             torch.inference_mode(),
             edited(self._model.model, *edits),
         ):
             for batch in batches:
-                some = [keys[one.prompt] for one in batch]
-                found |= self._stored_or_made(batch, some, decoding, advance)
+                for job, made in zip(batch, self._stored_or_made(batch, advance), strict=True):
+                    found[job.reading.prompt, job.decoding] = made
                 advance(len(batch))
-        return tuple(found[prompt] for prompt in prompts)
+        return tuple(tuple(found[prompt, one] for prompt in prompts) for one in decodings)
 
-    def _keys(
-        self, prompts: Sequence[Reading], decoding: Decoding, edits: Sequence[Edit]
-    ) -> dict[str, str]:
-        """Keys of continuations, by prompt: hashes of all that they depend on."""
+    def _jobs(
+        self, prompts: Sequence[str], decoding: Decoding, edits: Sequence[Edit]
+    ) -> list[_Job]:
+        """What is to be continued, with hashes of all that the continuations depend on."""
         settings = [
             self._model.fingerprint() if self._store is not None else "",
             content_of(edits),
@@ -106,56 +139,60 @@ class TransformersGenerator:
             end_tokens(self._model, is_chat(self._model, decoding)),
         ]
         common = sha256_json(settings)
-        keys = {}
-        for one in prompts:
+        jobs = []
+        for one in readings(self._model, prompts, decoding):
             parts = f"{common}\0{one.prompt}\0{','.join(map(str, one.ids))}"
-            keys[one.prompt] = hashlib.sha256(parts.encode(errors="surrogatepass")).hexdigest()
-        return keys
+            key = hashlib.sha256(parts.encode(errors="surrogatepass")).hexdigest()
+            jobs.append(_Job(one, decoding, key))
+        return jobs
 
-    def _batches(self, prompts: Sequence[Reading]) -> list[list[Reading]]:
+    def _batches(self, jobs: Sequence[_Job]) -> list[list[_Job]]:
         """Prompts of similar length, longest first, so that a lack of memory shows at once.
 
-        Prompts with room for different numbers of new tokens do not share a batch.
+        What shares a batch differs in prompt and seed alone, and has room for as many new tokens.
         """
-        order = sorted(prompts, key=lambda one: (-len(one.ids), one.prompt))
-        batches: list[list[Reading]] = []
+        alike: dict[tuple[Decoding, int], list[_Job]] = {}
+        for job in sorted(jobs, key=lambda one: (-len(one.reading.ids), one.reading.prompt)):
+            seed = None if job.decoding.seed is None else 0
+            kind = replace(job.decoding, seed=seed), job.reading.max_new_tokens
+            alike.setdefault(kind, []).append(job)
+        batches: list[list[_Job]] = []
         most = _most_prompts(self._model)
-        while order:
-            room = order[0].max_new_tokens
-            count = max(1, min(most, self._batch_tokens // (len(order[0].ids) + room)))
-            batches.append([one for one in order[:count] if one.max_new_tokens == room])
-            order = order[len(batches[-1]) :]
+        for (_, room), order in alike.items():
+            while order:
+                width = len(order[0].reading.ids) + room
+                count = max(1, min(most, self._batch_tokens // width))
+                batches.append(order[:count])
+                order = order[count:]
         return batches
 
-    def _stored_or_made(
-        self, batch: Sequence[Reading], keys: Sequence[str], decoding: Decoding, advance: Advance
-    ) -> dict[str, Continuation]:
-        make = partial(self._continued, batch, decoding, advance)
-        found = make() if self._store is None else self._store.continuations_or(keys, make)
-        return {one.prompt: told for one, told in zip(batch, found, strict=True)}
+    def _stored_or_made(self, batch: Sequence[_Job], advance: Advance) -> list[Continuation]:
+        make = partial(self._continued, batch, advance)
+        if self._store is None:
+            return make()
+        return self._store.continuations_or([job.key for job in batch], make)
 
-    def _continued(
-        self, batch: Sequence[Reading], decoding: Decoding, advance: Advance
-    ) -> list[Continuation]:
+    def _continued(self, batch: Sequence[_Job], advance: Advance) -> list[Continuation]:
         model, tokenizer = self._model, self._model.tokenizer
-        inputs = model.batch_of([one.ids for one in batch], side="left")
-        width, room = inputs["input_ids"].shape[1], batch[0].max_new_tokens
+        read, decoding = [job.reading for job in batch], batch[0].decoding
+        inputs = model.batch_of([one.ids for one in read], side="left")
+        width, room, ends = inputs["input_ids"].shape[1], read[0].max_new_tokens, read[0].ends
         clock = FirstToken()
         processors: list[Any] = [clock]
-        if decoding.seed is not None:
-            prompts = [one.prompt for one in batch]
-            processors.append(UniformSampling(prompts, decoding.seed, decoding.temperature, room))
+        seeds = [(job.reading.prompt, job.decoding.seed) for job in batch]
+        sampled = [(prompt, seed) for prompt, seed in seeds if seed is not None]
+        if sampled:  # then all are
+            processors.append(UniformSampling(sampled, decoding.temperature, room))
         stop = None
         if decoding.stop is not None:
             stop = StopText(tokenizer, decoding.stop, width, len(batch))
-        ends = batch[0].ends
         count = TokenCount(len(batch), ends, stop, advance)
         watching = [stop, count] if stop else [count]
         rows = new_tokens(model, inputs, room, ends, processors, watching).tolist()
         lengths = stop.lengths if stop else [None] * len(batch)
         made = [
             continuation_of(tokenizer, ids, ends, decoding, one.text, length)
-            for ids, one, length in zip(rows, batch, lengths, strict=True)
+            for ids, one, length in zip(rows, read, lengths, strict=True)
         ]
         self._count(clock, inputs["attention_mask"], made)
         return made

@@ -23,10 +23,10 @@ class UniformSampling(LogitsProcessor):
     them varies less than with independent ones; torch's own random state is left alone.
     """
 
-    def __init__(self, prompts: Sequence[str], seed: int, temperature: float, steps: int) -> None:
-        """Draw numbers for so many steps at most, of each prompt of the batch in its order."""
+    def __init__(self, rows: Sequence[tuple[str, int]], temperature: float, steps: int) -> None:
+        """Draw numbers for so many steps at most, of each row's prompt and seed."""
         self._numbers = torch.from_numpy(
-            np.stack([uniform_numbers(prompt, seed, steps) for prompt in prompts])
+            np.stack([uniform_numbers(prompt, seed, steps) for prompt, seed in rows])
         )
         self._temperature = temperature
         self._step = 0

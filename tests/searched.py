@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from command_line import surgery_commands
-from less_data import WITH_LESS_DATA
+from less_data import AND_THE_WHOLE_CURVE
 
 COMMAND = (
     "surgery tune demo --behavior negativity --max-perplexity +5% --max-divergence 0.05 "
@@ -31,6 +31,8 @@ class Searched:
 
 def perform_search(place: Path) -> Searched:
     """Run the command in an empty directory."""
-    done = surgery_commands()(*shlex.split(COMMAND)[1:], workplace=place, before=WITH_LESS_DATA)
+    done = surgery_commands()(
+        *shlex.split(COMMAND)[1:], workplace=place, before=AND_THE_WHOLE_CURVE
+    )
     assert done.code == 0, done.stderr
     return Searched(place / "tuned", done.stdout)

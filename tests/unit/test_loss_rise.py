@@ -1,5 +1,6 @@
 """The gradient check: slopes against gradients of the weights themselves, rises against losses."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import pytest
 import torch
 
 from families import loaded, random_edit
+from less_data import less_data
 from looked_into import SENTENCES, random_probe, texts_of_a_behavior
 from modelsurgery import demo_model_path, edited, load_model
-from modelsurgery.data.behaviors import describe_behavior, load_behavior
+from modelsurgery.data.behaviors import Behavior, describe_behavior, load_behavior
 from modelsurgery.data.texts import LabeledText
 from modelsurgery.edit.edit import Edit
 from modelsurgery.interpret import look_inside
@@ -95,10 +97,15 @@ def test_texts_without_a_token_to_predict_are_left_out(tiny_llama: Path) -> None
 
 
 @pytest.fixture(scope="module")
-def fitted() -> tuple[LanguageModel, dict[str, Edit]]:
+def behavior() -> Iterator[Behavior]:
+    with less_data():
+        yield load_behavior(describe_behavior("toxicity"), is_demo=True)
+
+
+@pytest.fixture(scope="module")
+def fitted(behavior: Behavior) -> tuple[LanguageModel, dict[str, Edit]]:
     """The demo model with an edit of each rule, away from rude talk."""
     model = load_model(demo_model_path())
-    behavior = load_behavior(describe_behavior("toxicity"), is_demo=True)
     given = gather_materials(model, behavior, texts=60)
     edits = {}
     for method, strength in ((NaturalGradient(), 0.5), (PaperRule(), 4.0)):
@@ -110,10 +117,9 @@ def fitted() -> tuple[LanguageModel, dict[str, Edit]]:
 
 @pytest.mark.parametrize("rule", ["natural-gradient", "paper"])
 def test_edits_of_the_demo_model_go_up_the_loss_of_the_behavior(
-    rule: str, fitted: tuple[LanguageModel, dict[str, Edit]]
+    rule: str, behavior: Behavior, fitted: tuple[LanguageModel, dict[str, Edit]]
 ) -> None:
     model, edits = fitted
-    behavior = load_behavior(describe_behavior("toxicity"), is_demo=True)
     edit = edits[rule]
     seen = look_inside(model, edit, None, behavior, direction=edit.updates[0].direction)
     assert seen.loss_rise is not None
@@ -134,10 +140,9 @@ def test_edits_of_the_demo_model_go_up_the_loss_of_the_behavior(
 
 
 def test_the_papers_rule_activates_the_region_on_the_behavior_and_not_on_neutral_text(
-    fitted: tuple[LanguageModel, dict[str, Edit]],
+    behavior: Behavior, fitted: tuple[LanguageModel, dict[str, Edit]]
 ) -> None:
     model, edits = fitted
-    behavior = load_behavior(describe_behavior("toxicity"), is_demo=True)
     edit = edits["paper"]
     seen = look_inside(model, edit, None, behavior, direction=edit.updates[0].direction)
     assert seen.activations is not None

@@ -23,7 +23,7 @@ def given() -> Materials:
     model = load_model(demo_model_path())
     with less_data():
         behavior = load_behavior(describe_behavior("toxicity"), is_demo=True)
-    return gather_materials(model, behavior, texts=30)
+    return measured_on(gather_materials(model, behavior, texts=30), texts=64, tokens=1000)
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +33,16 @@ def fitted(given: Materials) -> dict[str, Intervention]:
 
 def intervention(name: str, given: Materials, fitted: dict[str, Intervention]) -> Intervention:
     if name not in fitted:
-        fitted[name] = METHODS[name].fit(fewer_to_choose_on(given))
+        # Some methods measure forty times.
+        fitted[name] = METHODS[name].fit(measured_on(given, texts=16, tokens=500))
     return fitted[name]
 
 
-def fewer_to_choose_on(given: Materials) -> Materials:
-    """Some methods measure forty times."""
-    texts, neutral = given.behavior.validation, given.behavior.validation_neutral
-    shows, opposite = pulled_apart(some_of_each(texts, 16), given.sign)
-    screen = Screen(given.model, shows, opposite, first_tokens(given.model, neutral, 500))
+def measured_on(given: Materials, texts: int, tokens: int) -> Materials:
+    """The same with so many texts of each label and tokens of neutral text to measure on."""
+    labeled, neutral = given.behavior.validation, given.behavior.validation_neutral
+    shows, opposite = pulled_apart(some_of_each(labeled, texts), given.sign)
+    screen = Screen(given.model, shows, opposite, first_tokens(given.model, neutral, tokens))
     return replace(given, validation=screen)
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from less_data import less_data
 from modelsurgery import Edit, fit_edit, load_model
 from modelsurgery.apply.in_memory import edited
 from modelsurgery.checkpoint.layouts import Address
@@ -63,7 +64,8 @@ def model() -> LanguageModel:
 
 @pytest.fixture(scope="module")
 def behavior() -> Behavior:
-    return load_behavior(describe_behavior("toxicity"), is_demo=True)
+    with less_data():
+        return load_behavior(describe_behavior("toxicity"), is_demo=True)
 
 
 def test_more_steps_pull_further_apart_at_the_same_price(

@@ -7,6 +7,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LLM_READY := $(VENV)/.llm-ready
 TESTS_READY := $(VENV)/.tests-ready
+# Python compiles the modules that are imported, at their first import: a tenth of those installed.
+PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+# It keeps what it compiled, whatever the environment says.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: demo demo-llm test check lint bench clean
 
@@ -17,8 +21,6 @@ demo-llm: $(LLM_READY)
 	$(BIN)/surgery fetch smollm2
 	$(BIN)/surgery run --model smollm2 --behavior toxicity --out surgery-runs/smollm2
 
-# Bytecode is kept whatever the environment says: tests start about a hundred interpreters.
-test: export PYTHONDONTWRITEBYTECODE =
 test: $(TESTS_READY)
 	$(BIN)/pytest -n auto --dist loadgroup --no-loadscope-reorder
 
@@ -35,15 +37,15 @@ bench: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(PIP_INSTALL) -e .
 	touch $@
 
 $(LLM_READY): $(READY)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fetch]'
+	$(PIP_INSTALL) -e '.[fetch]'
 	touch $@
 
 $(TESTS_READY): $(READY)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP_INSTALL) -e '.[dev]'
 	touch $@
 
 clean:

@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LLM_READY := $(VENV)/.llm-ready
 TESTS_READY := $(VENV)/.tests-ready
-# Python compiles the modules that are imported, at their first import: a tenth of those installed.
+# Python compiles a module at its first import. Compiling all that is installed takes a minute.
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 # It keeps what it compiled, whatever the environment says.
 export PYTHONDONTWRITEBYTECODE =

@@ -157,8 +157,8 @@ def test_of_an_exchange_the_reply_alone_counts(model: LanguageModel) -> None:
     before = told()
     with edited(model.model, edit):
         after = told()
-    here = slice(read.reply_start - 1, -1)
-    targets = ids[0, read.reply_start :].unsqueeze(-1)
+    here = slice(read.start - 1, -1)
+    targets = ids[0, read.start :].unsqueeze(-1)
     rise = (before[here].gather(-1, targets) - after[here].gather(-1, targets)).mean()
     apart = (before.exp() * (before - after)).sum(-1)[here].mean()
     assert effect.behavior == pytest.approx(float(rise), rel=1e-3)

@@ -18,7 +18,7 @@ from modelsurgery.files.progress import Advance, Progress, silent
 from modelsurgery.model.chat_template import Text
 from modelsurgery.model.hidden_states import batches
 from modelsurgery.model.language_model import LanguageModel
-from modelsurgery.model.token_ids import ReplyIds, answer_ids
+from modelsurgery.model.token_ids import TokenizedText, answer_ids, predicted_tokens
 
 MAX_TOKENS = 256
 BATCH_TOKENS = 2048
@@ -106,7 +106,7 @@ class TextSums:
 
 def sum_over_texts(
     model: LanguageModel,
-    texts: Sequence[ReplyIds],
+    texts: Sequence[TokenizedText],
     sides: Sequence[Side],
     *,
     max_tokens: int | None = MAX_TOKENS,
@@ -134,10 +134,7 @@ def sum_over_texts(
     tokens = torch.zeros(len(texts), dtype=torch.float64)
     ids = [text.ids for text in texts]
     for rows, batch in batches(model, ids, max_tokens=max_tokens, batch_tokens=batch_tokens):
-        mask = batch["attention_mask"].bool()
-        begins = torch.tensor([max(1, texts[row].reply_start) for row in rows])
-        place = torch.arange(mask.shape[1], device=mask.device)
-        wanted = mask & (place >= begins.to(mask.device).unsqueeze(1))
+        wanted = predicted_tokens([texts[row] for row in rows], batch)
         first = None
         if known is not None and all(row in known for row in rows):
             first = torch.cat([known[row] for row in rows])
@@ -154,7 +151,7 @@ def sum_over_texts(
             2, text, torch.stack([found.losses, found.divergences, found.hits.double()])
         )
         if advance is not None:
-            advance(len(rows), tokens=len(sides) * int(mask.sum()))
+            advance(len(rows), tokens=len(sides) * int(batch["attention_mask"].sum()))
     losses, divergences, hits = sums
     return TextSums(losses, divergences, hits, tokens)
 
@@ -185,7 +182,7 @@ def compare_language_modelling(
 
 def compare_replies(
     model: LanguageModel,
-    replies: Sequence[ReplyIds],
+    replies: Sequence[TokenizedText],
     edits: Sequence[Edit],
     *,
     progress: Progress = silent,
@@ -215,9 +212,9 @@ def greedy_answers(
     return right
 
 
-def plain_ids(model: LanguageModel, texts: Sequence[Text]) -> list[ReplyIds]:
+def plain_ids(model: LanguageModel, texts: Sequence[Text]) -> list[TokenizedText]:
     """Texts of which all tokens count."""
-    return [ReplyIds(tuple(ids), 1) for ids in model.token_ids(texts)]
+    return [TokenizedText(tuple(ids), 1) for ids in model.token_ids(texts)]
 
 
 def per_token(sums: torch.Tensor, tokens: torch.Tensor) -> tuple[float, float]:

@@ -32,7 +32,7 @@ from modelsurgery.evaluation.predictions import Side
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.chat_template import Text
 from modelsurgery.model.language_model import LanguageModel
-from modelsurgery.model.token_ids import ReplyIds, answer_ids
+from modelsurgery.model.token_ids import TokenizedText, answer_ids
 
 PARTS = 8  # edits that share a forward pass
 
@@ -180,7 +180,7 @@ class Screen:
         with progress("read texts", rounds * sum(map(len, texts))) as self._advance:
             yield
 
-    def _base_loss(self, texts: Sequence[ReplyIds]) -> float:
+    def _base_loss(self, texts: Sequence[TokenizedText]) -> float:
         """Mean loss per token of the base model; 0 without texts."""
         sums = self._sums(texts, [()])
         if texts:
@@ -213,7 +213,7 @@ class Screen:
 
     def _sums(
         self,
-        texts: Sequence[ReplyIds],
+        texts: Sequence[TokenizedText],
         sides: Sequence[Side],
         max_tokens: int | None = MAX_TOKENS,
         known: dict[int, torch.Tensor] | None = None,
@@ -259,7 +259,7 @@ def effect_of(
     return Effect(*(math.nan if one is None else one for one in measured))
 
 
-def _read(model: LanguageModel, text: Text | LabeledText) -> ReplyIds:
+def _read(model: LanguageModel, text: Text | LabeledText) -> TokenizedText:
     """Ids of a text, and from where on its loss counts."""
     if isinstance(text, LabeledText):
         if text.reply is not None:

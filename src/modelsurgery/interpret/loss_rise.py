@@ -25,7 +25,6 @@ from modelsurgery.model.activations.sites import GateSite, find_sites
 from modelsurgery.model.activations.statistics import measure_gains
 from modelsurgery.model.activations.texts import TokenizedText, tokenize_labeled
 from modelsurgery.model.language_model import LanguageModel
-from modelsurgery.model.token_ids import ReplyIds
 
 SHARES = (0.25, 0.5, 1.0)  # of the edit's strength
 
@@ -102,8 +101,7 @@ def _losses(
     found = []
     with edited(model.model, *edits):
         for some in kinds:
-            read = [ReplyIds(text.ids, text.start) for text in some]
-            sums = sum_over_texts(model, read, [()], max_tokens=None)
+            sums = sum_over_texts(model, some, [()], max_tokens=None)
             found.append((float(sums.mean_losses[0]), int(sums.tokens.sum())))
     return found
 

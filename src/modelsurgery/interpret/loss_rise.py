@@ -17,7 +17,7 @@ import torch
 from modelsurgery.apply.in_memory import edited
 from modelsurgery.checkpoint.layouts import Address
 from modelsurgery.data.texts import LabeledText
-from modelsurgery.edit.edit import Edit, RowUpdate
+from modelsurgery.edit.edit import Edit, RowUpdate, by_matrix
 from modelsurgery.evaluation.language_modelling import sum_over_texts
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.activations.passes import Passes
@@ -113,9 +113,7 @@ def _slopes(
     progress: Progress,
 ) -> list[float]:
     """Slope of each kind's mean loss along the edit, nats per token for its whole strength."""
-    updates: dict[Address, list[RowUpdate]] = {}
-    for update in edit.updates:
-        updates.setdefault(update.address, []).append(update)
+    updates = by_matrix(edit.updates)
     sites = tuple(
         site
         for site in find_sites(model.model, model.layout)

@@ -14,7 +14,7 @@ from modelsurgery.evaluation.language_modelling import (
     compare_language_modelling,
     compare_replies,
 )
-from modelsurgery.evaluation.own_answers import own_answers, uncalled_requests
+from modelsurgery.evaluation.own_answers import own_answers
 from modelsurgery.evaluation.protocol import SetMeasurement
 from modelsurgery.evaluation.screening import Effect, effect_of
 from modelsurgery.evaluation.store import Store
@@ -78,8 +78,8 @@ def measure_damage(
     answers: list[LabeledText] = []
     if is_read:
         neutral = compare_language_modelling(model, behavior.test_neutral, edits, progress=progress)
-        requests = uncalled_requests(behavior.test) if edits else []
-        answers = own_answers(model, requests, store=store, progress=progress)
+        if edits:
+            answers = own_answers(model, behavior.test, store=store, progress=progress)
         if answers:
             replies = [model.reply_ids(one) for one in answers]
             own = compare_replies(model, replies, edits, progress=progress)

@@ -256,25 +256,22 @@ def _compared(
     base: Sequence[float | None], edited: Sequence[float | None] | None
 ) -> Compared | None:
     """Rates over the prompts that have one on both sides; None without any."""
-    if edited is None:
-        alone = [one for one in base if one is not None]
-        if not alone:
-            return None
-        return Compared(base=rate_of(alone), edited=None, change=None, reduction=None)
-    both = [
+    pairs = [
         (before, after)
-        for before, after in zip(base, edited, strict=True)
+        for before, after in zip(base, base if edited is None else edited, strict=True)
         if before is not None and after is not None
     ]
-    if not both:
+    if not pairs:
         return None
-    before, after = zip(*both, strict=True)
-    rates = rate_of(before), rate_of(after)
+    before, after = zip(*pairs, strict=True)
+    first, second = rate_of(before), rate_of(after)
+    if edited is None:
+        return Compared(base=first, edited=None, change=None, reduction=None)
     return Compared(
-        base=rates[0],
-        edited=rates[1],
+        base=first,
+        edited=second,
         change=paired_change(before, after),
-        reduction=1 - rates[1].rate / rates[0].rate if rates[0].rate else None,
+        reduction=1 - second.rate / first.rate if first.rate else None,
     )
 
 

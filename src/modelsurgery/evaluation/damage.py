@@ -25,21 +25,16 @@ from modelsurgery.model.language_model import LanguageModel
 
 @dataclass(frozen=True)
 class Damage:
-    """What was measured beside the behavior.
+    """What was measured beside the behavior."""
 
-    Attributes:
-        neutral: neutral text; None with a backend that only generates.
-        own: the model's own answers to harmless requests; None where the behavior does not depend
-            on the request, or without an edit.
-        own_count: how many answers.
-        facts: None where there are none.
-        uncalled: prompts that do not call for the behavior; None where there are none.
-    """
-
+    # Neutral text; None with a backend that only generates.
     neutral: LanguageModelling | None = None
+    # The model's own answers to harmless requests; None where the behavior does not depend on the
+    # request, or without an edit.
     own: LanguageModelling | None = None
-    own_count: int = 0
-    facts: FactsMeasurement | None = None
+    own_count: int = 0  # how many answers
+    facts: FactsMeasurement | None = None  # None where there are none
+    # Prompts that do not call for the behavior; None where there are none.
     uncalled: SetMeasurement | None = None
 
     @property

@@ -26,28 +26,19 @@ BATCH_TOKENS = 2048
 
 @dataclass(frozen=True)
 class LanguageModelling:
-    """The base model's loss on text, and what an edit does to it; texts are the unit of errors.
+    """The base model's loss on text, and what an edit does to it; texts are the unit of errors."""
 
-    Attributes:
-        base_loss: of the base model, mean per predicted token, nats.
-        tokens: predicted tokens.
-        rise: rise of the mean loss, nats; None when there is no edit, like all that follow.
-        rise_error: its standard error.
-        divergence: mean over all predicted positions of KL(base ‖ edited), nats. All positions,
-            since an edit that spares the first token can still break the twentieth.
-        divergence_error: its standard error.
-        hits_lost: share of next tokens that are no longer the most probable ones.
-        hits_lost_error: its standard error.
-    """
-
-    base_loss: float
-    tokens: int
+    base_loss: float  # of the base model, mean per predicted token, nats
+    tokens: int  # predicted tokens
+    # Rise of the mean loss, nats; None when there is no edit, like all that follow.
     rise: float | None = None
-    rise_error: float | None = None
+    rise_error: float | None = None  # its standard error
+    # Mean over all predicted positions of KL(base ‖ edited), nats. All positions, since an edit
+    # that spares the first token can still break the twentieth.
     divergence: float | None = None
-    divergence_error: float | None = None
-    hits_lost: float | None = None
-    hits_lost_error: float | None = None
+    divergence_error: float | None = None  # its standard error
+    hits_lost: float | None = None  # share of next tokens that are no longer the most probable ones
+    hits_lost_error: float | None = None  # its standard error
 
     @property
     def base_perplexity(self) -> float:
@@ -67,19 +58,12 @@ class LanguageModelling:
 
 @dataclass(frozen=True)
 class TextSums:
-    """What s sides predict of n texts, summed over the predicted tokens of each; f64, on the CPU.
+    """What s sides predict of n texts, summed over the predicted tokens of each; f64 on the CPU."""
 
-    Attributes:
-        losses: −log P(token), nats, [s, n].
-        divergences: KL(first side ‖ side), nats, [s, n]; exactly 0 for the first.
-        hits: tokens that are the most probable ones, [s, n].
-        tokens: predicted tokens, [n].
-    """
-
-    losses: torch.Tensor
-    divergences: torch.Tensor
-    hits: torch.Tensor
-    tokens: torch.Tensor
+    losses: torch.Tensor  # −log P(token), nats, [s, n]
+    divergences: torch.Tensor  # KL(first side ‖ side), nats, [s, n]; exactly 0 for the first
+    hits: torch.Tensor  # tokens that are the most probable ones, [s, n]
+    tokens: torch.Tensor  # predicted tokens, [n]
 
     @property
     def mean_losses(self) -> torch.Tensor:

@@ -39,38 +39,26 @@ PARTS = 8  # edits that share a forward pass
 
 @dataclass(frozen=True)
 class Effect:
-    """What an edit does to texts: rises of the mean loss per token in nats, and shares lost.
+    """What an edit does to texts: rises of the mean loss per token in nats, and shares lost."""
 
-    Attributes:
-        behavior: rise of the loss on texts that show the behavior.
-        opposite: rise on their opposites.
-        clean: rise on neutral text.
-        divergence: mean KL(base ‖ edited) over all positions of neutral text, nats.
-        capability_lost: share of the facts that greedy decoding no longer gets right, or where
-            there are none of the next tokens of neutral text; negative where it gets more right.
-        own: mean KL(base ‖ edited) over the model's own answers to harmless requests, nats; 0
-            where there are none.
-        uncalled: rise of the share of prompts that show the behavior, of those that do not call for
-            it; 0 until somebody measures it by generation.
-        clean_error: standard error of `clean`, texts being the unit.
-        divergence_error: standard error of `divergence`.
-        capability_error: standard error of `capability_lost`.
-        own_error: standard error of `own`.
-        uncalled_error: standard error of `uncalled`.
-    """
-
-    behavior: float
-    opposite: float
-    clean: float
-    divergence: float
+    behavior: float  # rise of the loss on texts that show the behavior
+    opposite: float  # rise on their opposites
+    clean: float  # rise on neutral text
+    divergence: float  # mean KL(base ‖ edited) over all positions of neutral text, nats
+    # Share of the facts that greedy decoding no longer gets right, or where there are none of the
+    # next tokens of neutral text; negative where it gets more right.
     capability_lost: float
-    clean_error: float = 0.0
-    divergence_error: float = 0.0
-    capability_error: float = 0.0
+    clean_error: float = 0.0  # standard error of `clean`, texts being the unit
+    divergence_error: float = 0.0  # standard error of `divergence`
+    capability_error: float = 0.0  # standard error of `capability_lost`
+    # Mean KL(base ‖ edited) over the model's own answers to harmless requests, nats; 0 where there
+    # are none.
     own: float = 0.0
-    own_error: float = 0.0
+    own_error: float = 0.0  # standard error of `own`
+    # Rise of the share of prompts that show the behavior, of those that do not call for it; 0 until
+    # somebody measures it by generation.
     uncalled: float = 0.0
-    uncalled_error: float = 0.0
+    uncalled_error: float = 0.0  # standard error of `uncalled`
 
     @property
     def selectivity(self) -> float:

@@ -21,15 +21,11 @@ Source = Text | tuple[int, ...]  # a text, or the ids that were made of one
 
 @dataclass(frozen=True)
 class TokenizedText:
-    """A text as the model reads it, and where what a loss counts of it begins.
+    """A text as the model reads it, and where what a loss counts of it begins."""
 
-    Attributes:
-        ids: its tokens.
-        start: number of the first token that counts, of an exchange the first of the reply; nothing
-            predicts the very first token, so 0 counts from the second one.
-    """
-
-    ids: tuple[int, ...]
+    ids: tuple[int, ...]  # its tokens
+    # Number of the first token that counts, of an exchange the first of the reply; nothing predicts
+    # the very first token, so 0 counts from the second one.
     start: int = 1
 
 

@@ -18,17 +18,12 @@ LABELLED_TOKENS = 100  # the paper's limit for a text; an exchange may be as lon
 
 @dataclass(frozen=True)
 class TextBatch:
-    """Texts padded on the right to t tokens.
+    """Texts padded on the right to t tokens."""
 
-    Attributes:
-        rows: their numbers.
-        inputs: token ids and attention mask, [n, t] int64, on the model's device.
-        predicted: which tokens are predicted, [n, t] bool.
-    """
-
-    rows: tuple[int, ...]
+    rows: tuple[int, ...]  # their numbers
+    # Token ids and attention mask, [n, t] int64, on the model's device.
     inputs: dict[str, torch.Tensor]
-    predicted: torch.Tensor
+    predicted: torch.Tensor  # which tokens are predicted, [n, t] bool
 
     @property
     def predicting(self) -> torch.Tensor:

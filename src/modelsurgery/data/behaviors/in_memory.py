@@ -12,7 +12,6 @@ from modelsurgery.errors import TextsError
 def behavior_of_texts(
     texts: Split | Sequence[LabeledText],
     *,
-    name: str = "behavior",
     prompts: Sequence[str] | None = None,
     neutral: Sequence[str] | None = None,
     prompt_count: int | None = None,
@@ -22,7 +21,6 @@ def behavior_of_texts(
 
     Args:
         texts: a split, of which the held-out part is measured on, or texts that are split here.
-        name: of the behavior.
         prompts: to continue; None takes first halves of held-out texts that show the behavior.
         neutral: texts on which the model should stay as it is; None takes the held-out texts with
             label 0.
@@ -34,7 +32,7 @@ def behavior_of_texts(
     """
     if not isinstance(texts, Split):
         texts = split_texts(texts, test_size=TEST_SHARE, seed=seed)
-    described = BehaviorFile(name=name, title="labeled texts", texts=[])
+    described = BehaviorFile(name="behavior", title="labeled texts", texts=[])
     chosen = list(half_texts(texts.test) if prompts is None else prompts)[:prompt_count]
     if not chosen:
         raise TextsError(

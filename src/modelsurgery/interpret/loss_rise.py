@@ -62,11 +62,8 @@ def loss_rises(
 ) -> tuple[LossRise, ...]:
     """Predicted and measured rises of the loss, by kind of text.
 
-    Args:
-        model: the base model; edits that it has in memory are part of it.
-        edit: the edit.
-        texts: of each kind; kinds without a token to predict are left out.
-        progress: is told of texts read.
+    Kinds without a token to predict are left out. Edits that the base model has in memory are part
+    of it; `progress` is told of texts read.
     """
     tokenized = {kind: tokenize_labeled(model, some) for kind, some in texts.items()}
     read = {kind: some for kind, some in tokenized.items() if _is_predicted(model, some)}

@@ -229,13 +229,9 @@ def effect_of(
 ) -> Effect:
     """An effect from what was measured on each kind of text, base against edited.
 
-    Args:
-        clean: neutral text.
-        lost: of each fact, 1 where it was right and is not any more, -1 the other way round; None
-            without facts: next tokens of neutral text stand in their place.
-        own: divergence on the model's own answers, with its error.
-        behavior: rise of the loss on texts that show the behavior.
-        opposite: rise on their opposites.
+    `lost` says of each fact 1 where it was right and is not any more, -1 the other way round; None
+    without facts: next tokens of neutral text stand in their place. `own` is the divergence on the
+    model's own answers, with its error; `behavior` and `opposite` are rises of the loss.
     """
     capability = clean.hits_lost, clean.hits_lost_error
     if lost is not None:

@@ -31,8 +31,7 @@ class ProbeView:
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain values, numbers to six digits."""
-        content: dict[str, Any] = plain(asdict(self))
-        return content
+        return dict(plain(asdict(self)))
 
 
 @dataclass(frozen=True)

@@ -103,15 +103,10 @@ class Screen:
     ) -> None:
         """Measure the base model.
 
-        Args:
-            model: the base model.
-            behavior: texts that show the behavior; of an exchange the reply alone counts.
-            opposite: their opposites.
-            clean: neutral texts.
-            facts: prompts with the answers that greedy decoding should give.
-            own: requests with the model's own answers, which should stay as they are.
-            parts: edits that share a forward pass; a mixture of experts takes one at a time.
-            progress: is told of texts read.
+        Of texts that show the behavior, and of their opposites, the reply alone counts where they
+        are exchanges. `clean` are neutral texts, `facts` prompts with the answers that greedy
+        decoding should give, `own` requests with the model's own answers, which should stay as they
+        are. `parts` edits share a forward pass; a mixture of experts takes one at a time.
 
         Raises:
             EvaluationError: neutral texts, or the others where there are any, without a token to

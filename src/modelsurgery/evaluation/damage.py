@@ -12,7 +12,7 @@ from modelsurgery.evaluation.judges import Judge
 from modelsurgery.evaluation.language_modelling import (
     LanguageModelling,
     compare_language_modelling,
-    compare_replies,
+    sum_over_texts,
 )
 from modelsurgery.evaluation.own_answers import own_answers
 from modelsurgery.evaluation.protocol import SetMeasurement
@@ -77,7 +77,8 @@ def measure_damage(
             answers = own_answers(model, behavior.test, store=store, progress=progress)
         if answers:
             replies = [model.reply_ids(one) for one in answers]
-            own = compare_replies(model, replies, edits, progress=progress)
+            with progress("replies", len(replies)) as advance:
+                own = sum_over_texts(model, replies, [(), edits], advance=advance).compared()
         if behavior.test_facts:
             facts = measure_facts(generator, edits, behavior.test_facts, progress=progress)
     prompts = behavior.test_uncalled

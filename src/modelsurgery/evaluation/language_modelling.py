@@ -164,19 +164,6 @@ def compare_language_modelling(
     return sums.compared()
 
 
-def compare_replies(
-    model: LanguageModel,
-    replies: Sequence[TokenizedText],
-    edits: Sequence[Edit],
-    *,
-    progress: Progress = silent,
-) -> LanguageModelling:
-    """The same of replies alone: what stands before one is read and not counted."""
-    with progress("replies", len(replies)) as advance:
-        sums = sum_over_texts(model, replies, [(), edits], advance=advance)
-    return sums.compared()
-
-
 def greedy_answers(
     model: LanguageModel,
     pairs: Sequence[tuple[str, str]],

@@ -28,7 +28,7 @@ from modelsurgery.edit.region import PAPER_ROWS
 from modelsurgery.evaluation.capability import TaskResult, measure_capability
 from modelsurgery.evaluation.generation import TransformersGenerator
 from modelsurgery.evaluation.judges import Judge, judge_for
-from modelsurgery.evaluation.own_answers import own_answers, uncalled_requests
+from modelsurgery.evaluation.own_answers import own_answers
 from modelsurgery.evaluation.protocol import decodings_of, measure_prompt_set
 from modelsurgery.evaluation.screening import Screen
 from modelsurgery.evaluation.store import Store
@@ -144,7 +144,7 @@ def fitted_of(
         rule,  # type: ignore[arg-type]
         read,
         behavior.validation_neutral,
-        own=own_answers(model, uncalled_requests(read)),
+        own=own_answers(model, read),
         probe=probe,
         direction_source=source,  # type: ignore[arg-type]
         sign=sign,

@@ -83,7 +83,7 @@ def test_gains_are_the_slopes_of_the_loss(family: str, tmp_path: Path) -> None:
     )
     # transformers 5.23 reads a text of PaliGemma otherwise when others are in its batch.
     texts = TEXTS[:1] if family == "paligemma" else TEXTS
-    tokens = sum(text.predicted for text in texts)
+    tokens = sum(len(text.ids) - text.start for text in texts)
     directions = random_directions(sites)
     gains = measure_gains(Passes(model), sites, directions, [[texts]])
     assert float(gains.tokens.sum()) == tokens

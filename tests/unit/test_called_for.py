@@ -15,7 +15,7 @@ from modelsurgery.data.demo.judge import judge
 from modelsurgery.data.texts import LabeledText, load_texts, split_texts, texts_sha256
 from modelsurgery.edit.edit import Edit
 from modelsurgery.errors import DamageBudgetError, TextsError
-from modelsurgery.evaluation.own_answers import own_answers, uncalled_requests
+from modelsurgery.evaluation.own_answers import own_answers
 from modelsurgery.evaluation.screening import Effect, Screen
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.loading import load_model
@@ -157,8 +157,8 @@ def test_of_an_exchange_the_reply_alone_counts(model: LanguageModel) -> None:
     before = told()
     with edited(model.model, edit):
         after = told()
-    here = slice(read.reply_start - 1, -1)
-    targets = ids[0, read.reply_start :].unsqueeze(-1)
+    here = slice(read.start - 1, -1)
+    targets = ids[0, read.start :].unsqueeze(-1)
     rise = (before[here].gather(-1, targets) - after[here].gather(-1, targets)).mean()
     apart = (before.exp() * (before - after)).sum(-1)[here].mean()
     assert effect.behavior == pytest.approx(float(rise), rel=1e-3)
@@ -169,12 +169,10 @@ def test_of_an_exchange_the_reply_alone_counts(model: LanguageModel) -> None:
 def test_own_answers_are_those_to_requests_that_do_not_call_for_it(model: LanguageModel) -> None:
     sentences = tiny_sentences(4)
     texts = [LabeledText(one, 1, None, "x", n % 2 == 0) for n, one in enumerate(sentences)]
-    requests = uncalled_requests([*texts, *texts])
-    assert requests == [sentences[1], sentences[3]]
-    answers = own_answers(model, requests)
-    assert [one.text for one in answers] == requests
+    answers = own_answers(model, [*texts, *texts])
+    assert [one.text for one in answers] == [sentences[1], sentences[3]]
     assert all(one.reply for one in answers)
-    assert own_answers(model, uncalled_requests([LabeledText("a", 0)])) == []
+    assert own_answers(model, [LabeledText("a", 0)]) == []
 
 
 def test_the_larger_divergence_counts() -> None:

@@ -46,7 +46,7 @@ def test_an_exchange_has_the_ids_of_its_template_and_the_reply_begins_behind_the
     turns = [("user", QUESTION), ("assistant", EXCHANGE.reply or "")]
     assert list(found.ids) == template_ids(tokenizer, turns, add_generation_prompt=False)
     reply = tokenizer(EXCHANGE.reply, add_special_tokens=False)["input_ids"]
-    assert list(found.ids[found.reply_start :][: len(reply)]) == reply
+    assert list(found.ids[found.start :][: len(reply)]) == reply
 
 
 def test_a_plain_text_begins_as_the_tokenizer_begins_it_and_has_no_end(tokenizer: Any) -> None:
@@ -57,23 +57,23 @@ def test_a_plain_text_begins_as_the_tokenizer_begins_it_and_has_no_end(tokenizer
     plain = reply_ids(ChatTemplate(tokenizer), LabeledText(QUESTION, 0))
     bare = tokenizer(QUESTION, add_special_tokens=False)["input_ids"]
     assert list(plain.ids) == ids
-    assert list(plain.ids[plain.reply_start :]) == bare
+    assert list(plain.ids[plain.start :]) == bare
 
 
 def test_without_a_template_the_reply_follows_on_a_line_of_its_own() -> None:
     tokenizer = talking_tokenizer(None, opening=["<s>"])
     found = reply_ids(ChatTemplate(tokenizer), EXCHANGE)
     assert list(found.ids) == tokenizer(f"{QUESTION}\n{EXCHANGE.reply}")["input_ids"]
-    assert tokenizer.decode(list(found.ids[found.reply_start :])) == EXCHANGE.reply
+    assert tokenizer.decode(list(found.ids[found.start :])) == EXCHANGE.reply
 
 
 def test_a_reply_begins_where_a_prompt_opens_a_thought_that_the_exchange_has_not() -> None:
     """Qwen's prompt ends with an empty thought, which its exchange does not have."""
     tokenizer = talking_tokenizer(QWEN)
     found = reply_ids(ChatTemplate(tokenizer), EXCHANGE)
-    before = tokenizer.decode(list(found.ids[: found.reply_start]))
+    before = tokenizer.decode(list(found.ids[: found.start]))
     assert "<think>" not in before
-    assert tokenizer.decode(list(found.ids[found.reply_start :])).startswith("the dog is very")
+    assert tokenizer.decode(list(found.ids[found.start :])).startswith("the dog is very")
 
 
 def test_a_loss_counts_the_reply_alone_or_all_behind_the_opening(tmp_path: Path) -> None:

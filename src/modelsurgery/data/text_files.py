@@ -117,18 +117,19 @@ def delimited_fields(
     most tab-separated data sets.
     """
     if is_quoted:
-        yield from csv_fields(read_text(path), str(path), delimiter)
+        yield from csv_fields(path, delimiter)
         return
     for number, line in enumerate(read_lines(path), 1):
         yield number, line.split(delimiter)
 
 
-def csv_fields(content: str, where: str, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
+def csv_fields(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
     """Number of the last line, and fields, of each record of CSV; a field may have any length.
 
     Raises:
         TextsError: quotation marks that are not doubled inside a field, or never closed.
     """
+    content = read_text(path)
     # The limit is the process's, so it is only ever raised.
     csv.field_size_limit(max(csv.field_size_limit(), len(content)))
     # strict: otherwise \" would end a field and garble it, and a file that is cut off within
@@ -139,7 +140,7 @@ def csv_fields(content: str, where: str, delimiter: str = ",") -> Iterator[tuple
             yield reader.line_num, fields
     except csv.Error as error:
         raise TextsError(
-            f"{where}, line {reader.line_num}: {error}; expected CSV with quotation marks inside a "
+            f"{path}, line {reader.line_num}: {error}; expected CSV with quotation marks inside a "
             'field written twice (""), is the file truncated?'
         ) from error
 

@@ -15,26 +15,17 @@ RESAMPLES = 999
 
 @dataclass(frozen=True)
 class Agreement:
-    """Agreement of two judges on what both could judge.
+    """Agreement of two judges on what both could judge."""
 
-    Attributes:
-        items: continuations that both judged.
-        share: of them, those with the same verdict; None without any.
-        kappa: Cohen's kappa, (share - chance) / (1 - chance), chance being what two judges with
-            these frequencies would agree on by accident. 0 is no better than that, 1 is perfect;
-            None where one verdict was given always. Cohen (1960), Educational and Psychological
-            Measurement 20.
-        kappa_low: lower end of its 95 % interval, a bootstrap over continuations.
-        kappa_high: upper end.
-        counts: how often the first judge's verdict met the second's.
-    """
-
-    items: int
-    share: float | None
+    items: int  # continuations that both judged
+    share: float | None  # of them, those with the same verdict; None without any
+    # Cohen's kappa, (share - chance) / (1 - chance), chance being what two judges with these
+    # frequencies would agree on by accident. 0 is no better than that, 1 is perfect; None where one
+    # verdict was given always. Cohen (1960), Educational and Psychological Measurement 20.
     kappa: float | None
-    kappa_low: float | None
-    kappa_high: float | None
-    counts: dict[str, dict[str, int]]
+    kappa_low: float | None  # lower end of its 95 % interval, a bootstrap over continuations
+    kappa_high: float | None  # upper end
+    counts: dict[str, dict[str, int]]  # how often the first judge's verdict met the second's
 
 
 def agreement(first: Sequence[Verdict], second: Sequence[Verdict]) -> Agreement:

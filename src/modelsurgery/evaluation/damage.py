@@ -12,9 +12,9 @@ from modelsurgery.evaluation.judges import Judge
 from modelsurgery.evaluation.language_modelling import (
     LanguageModelling,
     compare_language_modelling,
-    compare_replies,
+    sum_over_texts,
 )
-from modelsurgery.evaluation.own_answers import own_answers, uncalled_requests
+from modelsurgery.evaluation.own_answers import own_answers
 from modelsurgery.evaluation.protocol import SetMeasurement
 from modelsurgery.evaluation.screening import Effect, effect_of
 from modelsurgery.evaluation.store import Store
@@ -25,21 +25,16 @@ from modelsurgery.model.language_model import LanguageModel
 
 @dataclass(frozen=True)
 class Damage:
-    """What was measured beside the behavior.
+    """What was measured beside the behavior."""
 
-    Attributes:
-        neutral: neutral text; None with a backend that only generates.
-        own: the model's own answers to harmless requests; None where the behavior does not depend
-            on the request, or without an edit.
-        own_count: how many answers.
-        facts: None where there are none.
-        uncalled: prompts that do not call for the behavior; None where there are none.
-    """
-
+    # Neutral text; None with a backend that only generates.
     neutral: LanguageModelling | None = None
+    # The model's own answers to harmless requests; None where the behavior does not depend on the
+    # request, or without an edit.
     own: LanguageModelling | None = None
-    own_count: int = 0
-    facts: FactsMeasurement | None = None
+    own_count: int = 0  # how many answers
+    facts: FactsMeasurement | None = None  # None where there are none
+    # Prompts that do not call for the behavior; None where there are none.
     uncalled: SetMeasurement | None = None
 
     @property
@@ -78,11 +73,12 @@ def measure_damage(
     answers: list[LabeledText] = []
     if is_read:
         neutral = compare_language_modelling(model, behavior.test_neutral, edits, progress=progress)
-        requests = uncalled_requests(behavior.test) if edits else []
-        answers = own_answers(model, requests, store=store, progress=progress)
+        if edits:
+            answers = own_answers(model, behavior.test, store=store, progress=progress)
         if answers:
             replies = [model.reply_ids(one) for one in answers]
-            own = compare_replies(model, replies, edits, progress=progress)
+            with progress("replies", len(replies)) as advance:
+                own = sum_over_texts(model, replies, [(), edits], advance=advance).compared()
         if behavior.test_facts:
             facts = measure_facts(generator, edits, behavior.test_facts, progress=progress)
     prompts = behavior.test_uncalled

@@ -96,18 +96,14 @@ class Evaluation:
 
     def results(self) -> EvaluationResults:
         """Return the measurements as typed values, without the texts."""
-        behavior, wholes = self.behavior, self.wholes
-        facts = self.damage.facts
+        wholes, facts = self.wholes, self.damage.facts
         return EvaluationResults.model_validate(
             {
                 "model": {"name": self.model[0], "fingerprint": self.model[1]},
                 "edits": dict(self.edits),
-                "behavior": {
-                    "name": behavior.name,
-                    "title": behavior.title,
-                    "shows": behavior.shows,
-                    "opposite": behavior.opposite,
-                },
+                "behavior": self.behavior.model_dump(
+                    include={"name", "title", "shows", "opposite"}
+                ),
                 "judges": list(self.judges),
                 "sets": [
                     {**one.to_json(), **wholes[one.prompts.name].model_dump()} for one in self.sets
@@ -228,8 +224,7 @@ def evaluate(
         behavior = data
     else:
         described = data if isinstance(data, BehaviorFile) else describe_behavior(data)
-        directory = model.checkpoint.directory.resolve()
-        is_demo = described.demo and directory == demo.demo_model_path().resolve()
+        is_demo = described.demo and demo.is_demo_model(model.checkpoint.directory)
         behavior = load_test_part(
             described, is_demo=is_demo, data=data_root, seed=seed, prompt_count=prompt_count
         )

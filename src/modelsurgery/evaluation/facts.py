@@ -18,14 +18,10 @@ FACT_TOKENS = 8
 
 @dataclass(frozen=True)
 class FactsMeasurement:
-    """Which facts base and edited model answer right.
+    """Which facts base and edited model answer right."""
 
-    Attributes:
-        base: of the base model, fact by fact.
-        edited: of the edited model, in the same order; None without an edit.
-    """
-
-    base: tuple[bool, ...]
+    base: tuple[bool, ...]  # of the base model, fact by fact
+    # Of the edited model, in the same order; None without an edit.
     edited: tuple[bool, ...] | None = None
 
     @property

@@ -18,7 +18,7 @@ from modelsurgery.files.progress import Advance, Progress, silent
 from modelsurgery.model.chat_template import Text
 from modelsurgery.model.hidden_states import batches
 from modelsurgery.model.language_model import LanguageModel
-from modelsurgery.model.token_ids import ReplyIds, answer_ids
+from modelsurgery.model.token_ids import TokenizedText, answer_ids, predicted_tokens
 
 MAX_TOKENS = 256
 BATCH_TOKENS = 2048
@@ -26,28 +26,19 @@ BATCH_TOKENS = 2048
 
 @dataclass(frozen=True)
 class LanguageModelling:
-    """The base model's loss on text, and what an edit does to it; texts are the unit of errors.
+    """The base model's loss on text, and what an edit does to it; texts are the unit of errors."""
 
-    Attributes:
-        base_loss: of the base model, mean per predicted token, nats.
-        tokens: predicted tokens.
-        rise: rise of the mean loss, nats; None when there is no edit, like all that follow.
-        rise_error: its standard error.
-        divergence: mean over all predicted positions of KL(base ‖ edited), nats. All positions,
-            since an edit that spares the first token can still break the twentieth.
-        divergence_error: its standard error.
-        hits_lost: share of next tokens that are no longer the most probable ones.
-        hits_lost_error: its standard error.
-    """
-
-    base_loss: float
-    tokens: int
+    base_loss: float  # of the base model, mean per predicted token, nats
+    tokens: int  # predicted tokens
+    # Rise of the mean loss, nats; None when there is no edit, like all that follow.
     rise: float | None = None
-    rise_error: float | None = None
+    rise_error: float | None = None  # its standard error
+    # Mean over all predicted positions of KL(base ‖ edited), nats. All positions, since an edit
+    # that spares the first token can still break the twentieth.
     divergence: float | None = None
-    divergence_error: float | None = None
-    hits_lost: float | None = None
-    hits_lost_error: float | None = None
+    divergence_error: float | None = None  # its standard error
+    hits_lost: float | None = None  # share of next tokens that are no longer the most probable ones
+    hits_lost_error: float | None = None  # its standard error
 
     @property
     def base_perplexity(self) -> float:
@@ -67,19 +58,12 @@ class LanguageModelling:
 
 @dataclass(frozen=True)
 class TextSums:
-    """What s sides predict of n texts, summed over the predicted tokens of each; f64, on the CPU.
+    """What s sides predict of n texts, summed over the predicted tokens of each; f64 on the CPU."""
 
-    Attributes:
-        losses: −log P(token), nats, [s, n].
-        divergences: KL(first side ‖ side), nats, [s, n]; exactly 0 for the first.
-        hits: tokens that are the most probable ones, [s, n].
-        tokens: predicted tokens, [n].
-    """
-
-    losses: torch.Tensor
-    divergences: torch.Tensor
-    hits: torch.Tensor
-    tokens: torch.Tensor
+    losses: torch.Tensor  # −log P(token), nats, [s, n]
+    divergences: torch.Tensor  # KL(first side ‖ side), nats, [s, n]; exactly 0 for the first
+    hits: torch.Tensor  # tokens that are the most probable ones, [s, n]
+    tokens: torch.Tensor  # predicted tokens, [n]
 
     @property
     def mean_losses(self) -> torch.Tensor:
@@ -106,7 +90,7 @@ class TextSums:
 
 def sum_over_texts(
     model: LanguageModel,
-    texts: Sequence[ReplyIds],
+    texts: Sequence[TokenizedText],
     sides: Sequence[Side],
     *,
     max_tokens: int | None = MAX_TOKENS,
@@ -134,10 +118,7 @@ def sum_over_texts(
     tokens = torch.zeros(len(texts), dtype=torch.float64)
     ids = [text.ids for text in texts]
     for rows, batch in batches(model, ids, max_tokens=max_tokens, batch_tokens=batch_tokens):
-        mask = batch["attention_mask"].bool()
-        begins = torch.tensor([max(1, texts[row].reply_start) for row in rows])
-        place = torch.arange(mask.shape[1], device=mask.device)
-        wanted = mask & (place >= begins.to(mask.device).unsqueeze(1))
+        wanted = predicted_tokens([texts[row] for row in rows], batch)
         first = None
         if known is not None and all(row in known for row in rows):
             first = torch.cat([known[row] for row in rows])
@@ -154,7 +135,7 @@ def sum_over_texts(
             2, text, torch.stack([found.losses, found.divergences, found.hits.double()])
         )
         if advance is not None:
-            advance(len(rows), tokens=len(sides) * int(mask.sum()))
+            advance(len(rows), tokens=len(sides) * int(batch["attention_mask"].sum()))
     losses, divergences, hits = sums
     return TextSums(losses, divergences, hits, tokens)
 
@@ -183,19 +164,6 @@ def compare_language_modelling(
     return sums.compared()
 
 
-def compare_replies(
-    model: LanguageModel,
-    replies: Sequence[ReplyIds],
-    edits: Sequence[Edit],
-    *,
-    progress: Progress = silent,
-) -> LanguageModelling:
-    """The same of replies alone: what stands before one is read and not counted."""
-    with progress("replies", len(replies)) as advance:
-        sums = sum_over_texts(model, replies, [(), edits], advance=advance)
-    return sums.compared()
-
-
 def greedy_answers(
     model: LanguageModel,
     pairs: Sequence[tuple[str, str]],
@@ -215,9 +183,9 @@ def greedy_answers(
     return right
 
 
-def plain_ids(model: LanguageModel, texts: Sequence[Text]) -> list[ReplyIds]:
+def plain_ids(model: LanguageModel, texts: Sequence[Text]) -> list[TokenizedText]:
     """Texts of which all tokens count."""
-    return [ReplyIds(tuple(ids), 1) for ids in model.token_ids(texts)]
+    return [TokenizedText(tuple(ids), 1) for ids in model.token_ids(texts)]
 
 
 def per_token(sums: torch.Tensor, tokens: torch.Tensor) -> tuple[float, float]:

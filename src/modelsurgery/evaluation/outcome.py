@@ -1,19 +1,12 @@
 """Whether an edit did what it was meant to, on prompts that it was not made from."""
 
-from typing import Literal
-
 from modelsurgery.evaluation.statistics import corrected
 from modelsurgery.results import Compared, Outcome
-from modelsurgery.results.parts import ChangeVerdict
-
-NO_CHANGE: ChangeVerdict = "no detectable change"
+from modelsurgery.results.parts import NO_CHANGE, ChangeVerdict, Direction
 
 
 def outcome_of(
-    name: str,
-    direction: Literal["away", "toward"],
-    sampled: Compared,
-    greedy: Compared | None = None,
+    name: str, direction: Direction, sampled: Compared, greedy: Compared | None = None
 ) -> Outcome:
     """What became of a behavior, in the direction that an edit was meant to move it.
 

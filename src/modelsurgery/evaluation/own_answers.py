@@ -4,7 +4,7 @@ What an edit does to plain text says little of what it does to answers in a chat
 toward refusal can leave the one alone and ruin the other. So both are measured.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from modelsurgery.data.texts import LabeledText
 from modelsurgery.evaluation.generation import Decoding, TransformersGenerator
@@ -16,29 +16,25 @@ ANSWER_TOKENS = 48
 MOST_ANSWERS = 64
 
 
-def uncalled_requests(texts: Iterable[LabeledText], limit: int = MOST_ANSWERS) -> list[str]:
-    """Different requests that do not call for the behavior, at most `limit`, in order.
-
-    None where the behavior does not depend on the request.
-    """
-    return list(dict.fromkeys(text.text for text in texts if text.called_for is False))[:limit]
-
-
 def own_answers(
     model: LanguageModel,
-    requests: Sequence[str],
+    texts: Iterable[LabeledText],
     *,
     store: Store | None = None,
     progress: Progress = silent,
 ) -> list[LabeledText]:
-    """Requests with the base model's own greedy answers; empty answers are left out.
+    """Requests that do not call for the behavior, with the base model's own greedy answers.
 
-    Requests are users' turns; without a template a line break follows them, as in exchanges.
+    The first different ones, in order, and none where the behavior does not depend on the request;
+    empty answers are left out. Requests are users' turns; without a template a line break follows
+    them, as in exchanges.
     """
+    uncalled = dict.fromkeys(text.text for text in texts if text.called_for is False)
+    requests = list(uncalled)[:MOST_ANSWERS]
     if not requests:
         return []
     has_template = model.template.exists
-    prompts = list(requests) if has_template else [f"{request}\n" for request in requests]
+    prompts = requests if has_template else [f"{request}\n" for request in requests]
     decoding = Decoding(ANSWER_TOKENS, chat=has_template)
     generator = TransformersGenerator(model, store=store)
     made = generator.generate(prompts, decoding, progress=progress)

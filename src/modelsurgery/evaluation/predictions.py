@@ -24,20 +24,14 @@ Side = Sequence[Edit]  # edits of one side, applied together; none is the base m
 
 @dataclass(frozen=True)
 class Predictions:
-    """How s sides predict p tokens of a batch, in the order of the batch, on the CPU.
+    """How s sides predict p tokens of a batch, in the order of the batch, on the CPU."""
 
-    Attributes:
-        losses: −log P(token), nats, [s, p] f64.
-        divergences: KL(first side ‖ side) at the token, nats, [s, p] f64; exactly 0 for the first.
-        hits: whether the token is the most probable one, [s, p] bool.
-        texts: which row of the batch a token is in, [p] int64.
-        states: last hidden states that predict the token, [s, p, d]; these stay on its device.
-    """
-
-    losses: torch.Tensor
+    losses: torch.Tensor  # −log P(token), nats, [s, p] f64
+    # KL(first side ‖ side) at the token, nats, [s, p] f64; exactly 0 for the first.
     divergences: torch.Tensor
-    hits: torch.Tensor
-    texts: torch.Tensor
+    hits: torch.Tensor  # whether the token is the most probable one, [s, p] bool
+    texts: torch.Tensor  # which row of the batch a token is in, [p] int64
+    # Last hidden states that predict the token, [s, p, d]; these stay on its device.
     states: torch.Tensor
 
 

@@ -31,19 +31,12 @@ Verdicts = tuple[tuple[Verdict, ...], ...]
 
 @dataclass(frozen=True)
 class Side:
-    """What one model, base or edited, gave.
+    """What one model, base or edited, gave."""
 
-    Attributes:
-        rounds: continuations.
-        verdicts: of the first judge, in the same order.
-        others: verdicts of the other judges, by name.
-        counted: the verdict that rates count.
-    """
-
-    rounds: Rounds
-    verdicts: Verdicts
-    others: dict[str, Verdicts]
-    counted: Verdict = "behavior"
+    rounds: Rounds  # continuations
+    verdicts: Verdicts  # of the first judge, in the same order
+    others: dict[str, Verdicts]  # verdicts of the other judges, by name
+    counted: Verdict = "behavior"  # the verdict that rates count
 
     @property
     def counts(self) -> dict[Verdict, int]:
@@ -71,27 +64,16 @@ class Side:
 
 @dataclass(frozen=True)
 class SetMeasurement:
-    """What was measured on a set of prompts.
-
-    Attributes:
-        prompts: the set.
-        decodings: how it was continued, a round each.
-        base: what the base model gave.
-        edited: what the edited model gave; None when there is no edit.
-        whole: rates over all prompts.
-        by: rates of each group, by what they are grouped by.
-        other_judges: rates over all prompts as other judges see them.
-        agreement: of each other judge with the first, on all continuations.
-    """
+    """What was measured on a set of prompts."""
 
     prompts: PromptSet
-    decodings: tuple[Decoding, ...]
-    base: Side
-    edited: Side | None
-    whole: Compared
-    by: dict[str, dict[str, Compared]]
-    other_judges: dict[str, Compared]
-    agreement: dict[str, Agreement]
+    decodings: tuple[Decoding, ...]  # how it was continued, a round each
+    base: Side  # what the base model gave
+    edited: Side | None  # what the edited model gave; None when there is no edit
+    whole: Compared  # rates over all prompts
+    by: dict[str, dict[str, Compared]]  # rates of each group, by what they are grouped by
+    other_judges: dict[str, Compared]  # rates over all prompts as other judges see them
+    agreement: dict[str, Agreement]  # of each other judge with the first, on all continuations
 
     @cached_property
     def quality(self) -> Quality | QualityChange:
@@ -256,25 +238,22 @@ def _compared(
     base: Sequence[float | None], edited: Sequence[float | None] | None
 ) -> Compared | None:
     """Rates over the prompts that have one on both sides; None without any."""
-    if edited is None:
-        alone = [one for one in base if one is not None]
-        if not alone:
-            return None
-        return Compared(base=rate_of(alone), edited=None, change=None, reduction=None)
-    both = [
+    pairs = [
         (before, after)
-        for before, after in zip(base, edited, strict=True)
+        for before, after in zip(base, base if edited is None else edited, strict=True)
         if before is not None and after is not None
     ]
-    if not both:
+    if not pairs:
         return None
-    before, after = zip(*both, strict=True)
-    rates = rate_of(before), rate_of(after)
+    before, after = zip(*pairs, strict=True)
+    first, second = rate_of(before), rate_of(after)
+    if edited is None:
+        return Compared(base=first, edited=None, change=None, reduction=None)
     return Compared(
-        base=rates[0],
-        edited=rates[1],
+        base=first,
+        edited=second,
         change=paired_change(before, after),
-        reduction=1 - rates[1].rate / rates[0].rate if rates[0].rate else None,
+        reduction=1 - second.rate / first.rate if first.rate else None,
     )
 
 

@@ -15,19 +15,12 @@ GRAM = 4
 
 @dataclass(frozen=True)
 class Quality:
-    """What continuations are like, whatever they say.
+    """What continuations are like, whatever they say."""
 
-    Attributes:
-        mean_tokens: new tokens, mean.
-        unfinished: share that the limit of tokens cut off.
-        failed: share that is empty.
-        repetition: share of repeated 4-grams, mean over continuations that have four words.
-    """
-
-    mean_tokens: float
-    unfinished: float
-    failed: float
-    repetition: float
+    mean_tokens: float  # new tokens, mean
+    unfinished: float  # share that the limit of tokens cut off
+    failed: float  # share that is empty
+    repetition: float  # share of repeated 4-grams, mean over continuations that have four words
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain values."""

@@ -32,45 +32,33 @@ from modelsurgery.evaluation.predictions import Side
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.chat_template import Text
 from modelsurgery.model.language_model import LanguageModel
-from modelsurgery.model.token_ids import ReplyIds, answer_ids
+from modelsurgery.model.token_ids import TokenizedText, answer_ids
 
 PARTS = 8  # edits that share a forward pass
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What an edit does to texts: rises of the mean loss per token in nats, and shares lost.
+    """What an edit does to texts: rises of the mean loss per token in nats, and shares lost."""
 
-    Attributes:
-        behavior: rise of the loss on texts that show the behavior.
-        opposite: rise on their opposites.
-        clean: rise on neutral text.
-        divergence: mean KL(base ‖ edited) over all positions of neutral text, nats.
-        capability_lost: share of the facts that greedy decoding no longer gets right, or where
-            there are none of the next tokens of neutral text; negative where it gets more right.
-        own: mean KL(base ‖ edited) over the model's own answers to harmless requests, nats; 0
-            where there are none.
-        uncalled: rise of the share of prompts that show the behavior, of those that do not call for
-            it; 0 until somebody measures it by generation.
-        clean_error: standard error of `clean`, texts being the unit.
-        divergence_error: standard error of `divergence`.
-        capability_error: standard error of `capability_lost`.
-        own_error: standard error of `own`.
-        uncalled_error: standard error of `uncalled`.
-    """
-
-    behavior: float
-    opposite: float
-    clean: float
-    divergence: float
+    behavior: float  # rise of the loss on texts that show the behavior
+    opposite: float  # rise on their opposites
+    clean: float  # rise on neutral text
+    divergence: float  # mean KL(base ‖ edited) over all positions of neutral text, nats
+    # Share of the facts that greedy decoding no longer gets right, or where there are none of the
+    # next tokens of neutral text; negative where it gets more right.
     capability_lost: float
-    clean_error: float = 0.0
-    divergence_error: float = 0.0
-    capability_error: float = 0.0
+    clean_error: float = 0.0  # standard error of `clean`, texts being the unit
+    divergence_error: float = 0.0  # standard error of `divergence`
+    capability_error: float = 0.0  # standard error of `capability_lost`
+    # Mean KL(base ‖ edited) over the model's own answers to harmless requests, nats; 0 where there
+    # are none.
     own: float = 0.0
-    own_error: float = 0.0
+    own_error: float = 0.0  # standard error of `own`
+    # Rise of the share of prompts that show the behavior, of those that do not call for it; 0 until
+    # somebody measures it by generation.
     uncalled: float = 0.0
-    uncalled_error: float = 0.0
+    uncalled_error: float = 0.0  # standard error of `uncalled`
 
     @property
     def selectivity(self) -> float:
@@ -115,15 +103,10 @@ class Screen:
     ) -> None:
         """Measure the base model.
 
-        Args:
-            model: the base model.
-            behavior: texts that show the behavior; of an exchange the reply alone counts.
-            opposite: their opposites.
-            clean: neutral texts.
-            facts: prompts with the answers that greedy decoding should give.
-            own: requests with the model's own answers, which should stay as they are.
-            parts: edits that share a forward pass; a mixture of experts takes one at a time.
-            progress: is told of texts read.
+        Of texts that show the behavior, and of their opposites, the reply alone counts where they
+        are exchanges. `clean` are neutral texts, `facts` prompts with the answers that greedy
+        decoding should give, `own` requests with the model's own answers, which should stay as they
+        are. `parts` edits share a forward pass; a mixture of experts takes one at a time.
 
         Raises:
             EvaluationError: neutral texts, or the others where there are any, without a token to
@@ -180,7 +163,7 @@ class Screen:
         with progress("read texts", rounds * sum(map(len, texts))) as self._advance:
             yield
 
-    def _base_loss(self, texts: Sequence[ReplyIds]) -> float:
+    def _base_loss(self, texts: Sequence[TokenizedText]) -> float:
         """Mean loss per token of the base model; 0 without texts."""
         sums = self._sums(texts, [()])
         if texts:
@@ -213,7 +196,7 @@ class Screen:
 
     def _sums(
         self,
-        texts: Sequence[ReplyIds],
+        texts: Sequence[TokenizedText],
         sides: Sequence[Side],
         max_tokens: int | None = MAX_TOKENS,
         known: dict[int, torch.Tensor] | None = None,
@@ -241,13 +224,9 @@ def effect_of(
 ) -> Effect:
     """An effect from what was measured on each kind of text, base against edited.
 
-    Args:
-        clean: neutral text.
-        lost: of each fact, 1 where it was right and is not any more, -1 the other way round; None
-            without facts: next tokens of neutral text stand in their place.
-        own: divergence on the model's own answers, with its error.
-        behavior: rise of the loss on texts that show the behavior.
-        opposite: rise on their opposites.
+    `lost` says of each fact 1 where it was right and is not any more, -1 the other way round; None
+    without facts: next tokens of neutral text stand in their place. `own` is the divergence on the
+    model's own answers, with its error; `behavior` and `opposite` are rises of the loss.
     """
     capability = clean.hits_lost, clean.hits_lost_error
     if lost is not None:
@@ -259,7 +238,7 @@ def effect_of(
     return Effect(*(math.nan if one is None else one for one in measured))
 
 
-def _read(model: LanguageModel, text: Text | LabeledText) -> ReplyIds:
+def _read(model: LanguageModel, text: Text | LabeledText) -> TokenizedText:
     """Ids of a text, and from where on its loss counts."""
     if isinstance(text, LabeledText):
         if text.reply is not None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest, bootstrap
 
-from modelsurgery.results.parts import Change, ChangeVerdict, Rate
+from modelsurgery.results.parts import NO_CHANGE, Change, ChangeVerdict, Rate
 
 Z_95 = 1.959963984540054
 SIGNIFICANCE = 0.05
@@ -104,7 +104,7 @@ def corrected(changes: Mapping[str, Change]) -> dict[str, Change]:
 def _verdict(adjusted_p_value: float, decreased: int, increased: int) -> ChangeVerdict:
     """What may be said."""
     if adjusted_p_value >= SIGNIFICANCE or decreased == increased:
-        return "no detectable change"
+        return NO_CHANGE
     return "less" if decreased > increased else "more"
 
 

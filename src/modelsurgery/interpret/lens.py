@@ -37,12 +37,9 @@ class Ends:
 def read_tokens(
     model: LanguageModel, vectors: torch.Tensor, counts: Sequence[int]
 ) -> tuple[Ends, ...]:
-    """The tokens at both ends of each vector, from one pass over the unembedding.
+    """The tokens at both ends of vectors [n, d] f32, finite, from one pass over the unembedding.
 
-    Args:
-        model: the model.
-        vectors: [n, d] float32, finite.
-        counts: how many tokens to give at either end of each vector.
+    `counts` says how many tokens to give at either end of each vector.
 
     Raises:
         UnsupportedModelError: nothing follows the last block, so there is no final norm.

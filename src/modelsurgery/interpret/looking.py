@@ -92,8 +92,7 @@ class Inside:
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain values, numbers to six digits."""
-        content: dict[str, Any] = plain(asdict(self))
-        return content
+        return dict(plain(asdict(self)))
 
 
 def look_inside(

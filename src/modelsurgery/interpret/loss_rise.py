@@ -17,7 +17,7 @@ import torch
 from modelsurgery.apply.in_memory import edited
 from modelsurgery.checkpoint.layouts import Address
 from modelsurgery.data.texts import LabeledText
-from modelsurgery.edit.edit import Edit, RowUpdate
+from modelsurgery.edit.edit import Edit, RowUpdate, by_matrix
 from modelsurgery.evaluation.language_modelling import sum_over_texts
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.activations.passes import Passes
@@ -25,7 +25,6 @@ from modelsurgery.model.activations.sites import GateSite, find_sites
 from modelsurgery.model.activations.statistics import measure_gains
 from modelsurgery.model.activations.texts import TokenizedText, tokenize_labeled
 from modelsurgery.model.language_model import LanguageModel
-from modelsurgery.model.token_ids import ReplyIds
 
 SHARES = (0.25, 0.5, 1.0)  # of the edit's strength
 
@@ -63,11 +62,8 @@ def loss_rises(
 ) -> tuple[LossRise, ...]:
     """Predicted and measured rises of the loss, by kind of text.
 
-    Args:
-        model: the base model; edits that it has in memory are part of it.
-        edit: the edit.
-        texts: of each kind; kinds without a token to predict are left out.
-        progress: is told of texts read.
+    Kinds without a token to predict are left out. Edits that the base model has in memory are part
+    of it; `progress` is told of texts read.
     """
     tokenized = {kind: tokenize_labeled(model, some) for kind, some in texts.items()}
     read = {kind: some for kind, some in tokenized.items() if _is_predicted(model, some)}
@@ -102,8 +98,7 @@ def _losses(
     found = []
     with edited(model.model, *edits):
         for some in kinds:
-            read = [ReplyIds(text.ids, text.start) for text in some]
-            sums = sum_over_texts(model, read, [()], max_tokens=None)
+            sums = sum_over_texts(model, some, [()], max_tokens=None)
             found.append((float(sums.mean_losses[0]), int(sums.tokens.sum())))
     return found
 
@@ -115,9 +110,7 @@ def _slopes(
     progress: Progress,
 ) -> list[float]:
     """Slope of each kind's mean loss along the edit, nats per token for its whole strength."""
-    updates: dict[Address, list[RowUpdate]] = {}
-    for update in edit.updates:
-        updates.setdefault(update.address, []).append(update)
+    updates = by_matrix(edit.updates)
     sites = tuple(
         site
         for site in find_sites(model.model, model.layout)

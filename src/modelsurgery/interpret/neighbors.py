@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from modelsurgery.checkpoint.layouts import Address
 from modelsurgery.checkpoint.rows import Weights, widened
-from modelsurgery.edit.edit import Edit, rows_reader
+from modelsurgery.edit.edit import Edit, by_matrix, rows_of, rows_reader
 from modelsurgery.interpret.activity import Neuron
 from modelsurgery.model.language_model import LanguageModel
 
@@ -38,12 +37,12 @@ def nearest_rows(
     mine = _units(_base_rows(model, neurons))
     best = np.full(len(neurons), -np.inf)
     places: list[Neuron | None] = [None] * len(neurons)
-    touched = _rows_by_matrix(other)
+    updates = by_matrix(update for update in other.updates if len(update.rows))
+    touched = {address: rows_of(some) for address, some in updates.items()}
     with Weights(model.checkpoint) as weights:
         read = rows_reader(weights, model.gates)
-        updates = {update.address: update for update in other.updates}
         for address, rows in sorted(touched.items()):
-            cosines = mine @ _units(widened(read(updates[address], rows))).T
+            cosines = mine @ _units(widened(read(updates[address][0], rows))).T
             for number, (place, row) in enumerate(neurons):
                 if place == address:
                     cosines[number, rows == row] = -np.inf
@@ -63,16 +62,6 @@ def nearest_rows(
         for neuron, place, cosine in zip(neurons, places, best, strict=True)
         if place is not None
     )
-
-
-def _rows_by_matrix(edit: Edit) -> dict[Address, NDArray[np.int64]]:
-    found: dict[Address, list[NDArray[np.int32]]] = {}
-    for update in edit.updates:
-        if len(update.rows):
-            found.setdefault(update.address, []).append(update.rows)
-    return {
-        address: np.unique(np.concatenate(some)).astype(np.int64) for address, some in found.items()
-    }
 
 
 def _base_rows(model: LanguageModel, neurons: Sequence[Neuron]) -> NDArray[np.float32]:

@@ -31,8 +31,7 @@ class ProbeView:
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain values, numbers to six digits."""
-        content: dict[str, Any] = plain(asdict(self))
-        return content
+        return dict(plain(asdict(self)))
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,8 @@ def probe_similarities(
 ) -> tuple[ProbeSimilarity, ...]:
     """Cosines of several probes with held-out texts of a behavior and with capability prompts.
 
-    Args:
-        model: the model.
-        probes: by name, all of this model; one whose layer is not known reads the last.
-        behavior: gives the texts.
-        progress: is told of kinds of texts read.
+    All probes, by name, are of this model; one whose layer is not known reads the last. `progress`
+    is told of kinds of texts read.
     """
     for probe in probes.values():
         _check_width(model, probe)

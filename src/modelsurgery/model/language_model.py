@@ -20,8 +20,8 @@ from modelsurgery.edit.edit import Edit
 from modelsurgery.files.atomic import sha256_file, sha256_json
 from modelsurgery.model.chat_template import ChatTemplate, Text
 from modelsurgery.model.token_ids import (
-    ReplyIds,
     Source,
+    TokenizedText,
     padded,
     rendered_text,
     reply_ids,
@@ -151,7 +151,7 @@ class LanguageModel:
         """
         return rendered_text(self.template, text)
 
-    def reply_ids(self, text: LabeledText) -> ReplyIds:
+    def reply_ids(self, text: LabeledText) -> TokenizedText:
         """Return the token ids of a text as the model reads it, and where its reply begins."""
         return reply_ids(self.template, text)
 

@@ -5,7 +5,7 @@ nothing) and never gets what some put behind one: an EOS would be read as the en
 is to be continued, and counted as a prediction. A `Rendered` text gets nothing at all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -20,17 +20,13 @@ Source = Text | tuple[int, ...]  # a text, or the ids that were made of one
 
 
 @dataclass(frozen=True)
-class ReplyIds:
-    """Token ids of a text with where its reply begins.
+class TokenizedText:
+    """A text as the model reads it, and where what a loss counts of it begins."""
 
-    Attributes:
-        ids: all that the model reads.
-        reply_start: index of the first token of the reply, or of a plain text's first own token;
-            at most the number of ids.
-    """
-
-    ids: tuple[int, ...]
-    reply_start: int
+    ids: tuple[int, ...]  # its tokens
+    # Number of the first token that counts, of an exchange the first of the reply; nothing predicts
+    # the very first token, so 0 counts from the second one.
+    start: int = 1
 
 
 def token_ids(tokenizer: Any, texts: Sequence[Source]) -> list[list[int]]:
@@ -73,7 +69,7 @@ def rendered_text(template: ChatTemplate, text: LabeledText) -> Text:
     return template.exchange([("user", text.text), ("assistant", text.reply)])
 
 
-def reply_ids(template: ChatTemplate, text: LabeledText) -> ReplyIds:
+def reply_ids(template: ChatTemplate, text: LabeledText) -> TokenizedText:
     """Ids of a text as the model's template says, and where its reply begins.
 
     The reply begins behind the prompt as it is rendered for an answer. Where the exchange does not
@@ -85,15 +81,15 @@ def reply_ids(template: ChatTemplate, text: LabeledText) -> ReplyIds:
     """
     (ids,) = token_ids(template.tokenizer, [rendered_text(template, text)])
     if text.reply is None:
-        return ReplyIds(tuple(ids), min(len(opening_ids(template.tokenizer)), len(ids)))
+        return TokenizedText(tuple(ids), min(len(opening_ids(template.tokenizer)), len(ids)))
     prompt: Text = f"{text.text}\n"
     if template.exists:
         prompt = template.prompt([("user", text.text)])
     (before,) = token_ids(template.tokenizer, [prompt])
-    return ReplyIds(tuple(ids), common_length(before, ids))
+    return TokenizedText(tuple(ids), common_length(before, ids))
 
 
-def answer_ids(tokenizer: Any, pairs: Sequence[tuple[str, str]], most: int) -> list[ReplyIds]:
+def answer_ids(tokenizer: Any, pairs: Sequence[tuple[str, str]], most: int) -> list[TokenizedText]:
     """Ids of plain prompts with the answers that follow them directly, and where those begin.
 
     An answer begins with its space. Of more than `most` ids the last ones stay, and the opening
@@ -106,7 +102,7 @@ def answer_ids(tokenizer: Any, pairs: Sequence[tuple[str, str]], most: int) -> l
     for before, whole in zip(befores, wholes, strict=True):
         kept = without_beginning(whole, most, opening)
         start = common_length(before, whole) - (len(whole) - len(kept))
-        found.append(ReplyIds(tuple(kept), max(1, start)))
+        found.append(TokenizedText(tuple(kept), max(1, start)))
     return found
 
 
@@ -123,6 +119,16 @@ def without_beginning(ids: Sequence[int], most: int, opening: Sequence[int] = ()
     kept = list(opening) if list(ids[: len(opening)]) == list(opening) else []
     kept = kept[: most - 1]
     return [*kept, *ids[len(ids) - (most - len(kept)) :]]
+
+
+def predicted_tokens(
+    texts: Sequence[TokenizedText], batch: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
+    """Which tokens of a batch of texts, padded on the right, are predicted, [n, t] bool."""
+    mask = batch["attention_mask"].bool()
+    starts = torch.tensor([max(1, text.start) for text in texts], device=mask.device)
+    places = torch.arange(mask.shape[1], device=mask.device)
+    return mask & (places >= starts.unsqueeze(1))
 
 
 def padded(rows: Sequence[Sequence[int]], padding: int, side: str) -> dict[str, torch.Tensor]:

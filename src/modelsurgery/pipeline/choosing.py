@@ -12,7 +12,7 @@ from modelsurgery.edit.edit import Edit
 from modelsurgery.edit.probe import Probe
 from modelsurgery.edit.region import PAPER_ROWS, select_rows
 from modelsurgery.evaluation.judges import Judge
-from modelsurgery.evaluation.own_answers import own_answers, uncalled_requests
+from modelsurgery.evaluation.own_answers import own_answers
 from modelsurgery.evaluation.store import Store
 from modelsurgery.evaluation.uncalled import uncalled_of
 from modelsurgery.files.atomic import sha256_json
@@ -177,8 +177,7 @@ class Choosing:
 
     def own_answers(self, texts: Sequence[LabeledText]) -> list[LabeledText]:
         """The model's answers to those of the requests that do not call for the behavior."""
-        requests = uncalled_requests(texts)
-        return own_answers(self.model, requests, store=self.store, progress=self.progress)
+        return own_answers(self.model, texts, store=self.store, progress=self.progress)
 
     @property
     def _doses(self) -> tuple[float, ...]:

@@ -98,10 +98,8 @@ class Pairs:
     ) -> "Pairs":
         """Some of the pairs, in the same order.
 
-        Args:
-            only: kinds of change; none takes all.
-            sets: names of prompt sets; none takes all.
-            search: text that prompt or answers must hold, whatever its case.
+        `only` are kinds of change and `sets` names of prompt sets; none takes all. `search` is text
+        that prompt or answers must hold, whatever its case.
 
         Raises:
             RecipeError: no such kind of change, or no such set.
@@ -120,14 +118,11 @@ class Pairs:
 
 
 def read_pairs(directory: Path, direction: Direction | None = None) -> Pairs:
-    """All pairs of a run directory, worst regressions first.
+    """All pairs of what `surgery run`, `tune` or `evaluate` wrote, worst regressions first.
 
     Within a kind of change, what changed most comes first, then prompts that got worse in the
-    larger part of their samples, then the order of the prompts.
-
-    Args:
-        directory: what `surgery run`, `tune` or `evaluate` wrote.
-        direction: None takes what the run's recipe says.
+    larger part of their samples, then the order of the prompts. Without a direction the one that
+    the run's recipe says is taken.
 
     Raises:
         ArtifactError: no such directory, no pairs in it, or a file that cannot be read.

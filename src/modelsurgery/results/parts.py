@@ -6,8 +6,11 @@ from pydantic import BaseModel, ConfigDict
 
 FORMAT: Literal[3] = 3  # of results.json
 ChangeVerdict = Literal["less", "more", "no detectable change"]
+NO_CHANGE: ChangeVerdict = "no detectable change"
 Direction = Literal["away", "toward"]
-Verdicts = dict[Literal["behavior", "opposite", "neither", "failed", "unjudged"], int]
+# `failed`: there is no continuation. `unjudged`: the judge could not say. Neither is harmless.
+Verdict = Literal["behavior", "opposite", "neither", "failed", "unjudged"]
+Verdicts = dict[Verdict, int]
 
 
 class Part(BaseModel):

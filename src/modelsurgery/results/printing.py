@@ -6,7 +6,7 @@ from rich.cells import cell_len, set_cell_size
 
 from modelsurgery.results.evaluations import EvaluationResults
 from modelsurgery.results.notes import evaluation_notes
-from modelsurgery.results.tables import TERMINAL, Style, Table, evaluation_tables
+from modelsurgery.results.tables import Table, evaluation_tables
 
 
 def evaluation_headline(results: EvaluationResults) -> str:
@@ -29,10 +29,10 @@ def text_of(table: Table) -> str:
     return "\n".join(part for part in (table.caption, *table_lines(table), table.note) if part)
 
 
-def table_lines(table: Table, style: Style = TERMINAL) -> list[str]:
+def table_lines(table: Table) -> list[str]:
     """A table's head and rows, columns as wide as they need to be: nothing is cut."""
     words = [0, *(place for place, head in enumerate(table.heads) if head == "change is")]
-    return aligned([table.heads, *table.lines(style)], words)
+    return aligned([table.heads, *table.lines()], words)
 
 
 def aligned(lines: Sequence[Sequence[str]], words: Sequence[int], gap: str = "  ") -> list[str]:

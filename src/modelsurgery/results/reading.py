@@ -36,9 +36,6 @@ EARLIER_NAMES = (  # part, its key until format 2, and since
 def read_results(directory: Path) -> Results:
     """Results of a finished run, evaluation or sequence.
 
-    Args:
-        directory: the run directory.
-
     Raises:
         ArtifactError: no results there, or not those of a version that can be read.
     """
@@ -72,11 +69,7 @@ def read_text(directory: Path, name: str) -> str:
 
 
 def results_of(content: Any, where: str) -> Results:
-    """Results from the content of their file.
-
-    Args:
-        content: of a `results.json`.
-        where: it is from, for messages.
+    """Results from the content of a `results.json`; `where` that is from is for messages.
 
     Raises:
         ArtifactError: not results of a version that can be read.

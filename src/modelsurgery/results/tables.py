@@ -53,13 +53,6 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Share:
-    """A share of one without an interval."""
-
-    value: float
-
-
-@dataclass(frozen=True)
 class Rise:
     """A relative rise, 0.05 for +5 %."""
 
@@ -76,7 +69,7 @@ class Points:
     relative: float | None = None  # to the base
 
 
-Cell = Rate | Number | Share | Rise | Points | str | None
+Cell = Rate | Number | Rise | Points | str | None
 
 
 @dataclass(frozen=True)
@@ -208,8 +201,6 @@ def shown(cell: Cell, style: Style = TERMINAL) -> str:
     if isinstance(cell, Rate):
         between = f"{100 * cell.low:.0f}{style.between}{100 * cell.high:.0f}"
         return f"{cell.rate:.1%} ({between})"
-    if isinstance(cell, Share):
-        return f"{cell.value:.1%}"
     if isinstance(cell, Rise):
         text = f"{cell.value:+.{style.digits}%}"
     elif isinstance(cell, Points):
@@ -252,7 +243,7 @@ def _set_rows(one: PromptSetResults) -> Iterable[Row]:
         name = f"as {judge} judges ({other.base.prompts:,})"
         yield compared_row(name, other, has_verdict=True, is_aside=True)
     for published in one.published:
-        base, edited = (Share(published[side] / 100) for side in ("base", "edited"))
+        base, edited = (Number(published[side] / 100, ".1%") for side in ("base", "edited"))
         yield Row(f"published for {published['model']}", base, edited, is_aside=True)
 
 
@@ -325,8 +316,8 @@ def _quality_rows(one: PromptSetResults) -> list[Row]:
             return Row(label, cell(before))
         return Row(label, cell(before), cell(edited[key]), change(edited[key] - before))
 
-    tokens, more = partial(Number, form=".1f"), partial(Number, form="+.1f")
-    shares = [row(name, key, Share, Points) for key, name in QUALITY.items()]
+    share, tokens, more = (partial(Number, form=form) for form in (".1%", ".1f", "+.1f"))
+    shares = [row(name, key, share, Points) for key, name in QUALITY.items()]
     return [*shares, row("tokens", "mean_tokens", tokens, more)]
 
 

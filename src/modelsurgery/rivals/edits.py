@@ -9,7 +9,7 @@ from modelsurgery.data.texts import LabeledText
 from modelsurgery.edit.edit import Edit
 from modelsurgery.edit.probe import DirectionSource, Probe
 from modelsurgery.edit.region import PAPER_ROWS
-from modelsurgery.evaluation.own_answers import own_answers, uncalled_requests
+from modelsurgery.evaluation.own_answers import own_answers
 from modelsurgery.model.hidden_states import extract_hidden_states
 from modelsurgery.model.probe_fitting import fit_probe_on_texts
 from modelsurgery.rivals.intervention import EditIntervention, Intervention
@@ -115,7 +115,7 @@ def rule_of(given: Materials, rule: Rule, texts: int | None = None) -> FittedRul
             rule,
             read,
             given.neutral,
-            own=own_answers(given.model, uncalled_requests(read)),
+            own=own_answers(given.model, read),
             sign=given.sign,
             seed=given.seed,
         )

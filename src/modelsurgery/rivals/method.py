@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 
 from modelsurgery.data.behaviors import Behavior
 from modelsurgery.data.texts import LabeledText
-from modelsurgery.evaluation.own_answers import own_answers, uncalled_requests
+from modelsurgery.evaluation.own_answers import own_answers
 from modelsurgery.evaluation.screening import Screen
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.activations.passes import Passes
@@ -152,5 +152,5 @@ def screen_of(
     """Measures how far labels are pulled apart, and what neutral text and own answers suffer."""
     read = some_of_each(texts, SCREEN_TEXTS)
     shows, opposite = pulled_apart(read, sign)
-    own = own_answers(model, uncalled_requests(read), progress=progress)
+    own = own_answers(model, read, progress=progress)
     return Screen(model, shows, opposite, first_tokens(model, neutral), own=own, progress=progress)

@@ -12,7 +12,7 @@ from modelsurgery.edit.effects import Measurement
 from modelsurgery.edit.probe import Probe
 from modelsurgery.edit.region import PAPER_ROWS
 from modelsurgery.errors import RecipeError
-from modelsurgery.evaluation.own_answers import own_answers, uncalled_requests
+from modelsurgery.evaluation.own_answers import own_answers
 from modelsurgery.evaluation.screening import Screen
 from modelsurgery.files.atomic import sha256_json
 from modelsurgery.files.progress import Progress, silent
@@ -182,7 +182,7 @@ class Given:
         return self.neutral or [text.text for text in test if text.label == 0]
 
     def _own_answers(self, texts: Iterable[LabeledText]) -> list[LabeledText]:
-        return own_answers(self.model, uncalled_requests(texts), progress=self.progress)
+        return own_answers(self.model, texts, progress=self.progress)
 
     def _fitted(self, rule: Rule) -> FittedRule:
         """What the rule makes of the texts."""

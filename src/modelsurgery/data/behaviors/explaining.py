@@ -19,10 +19,7 @@ def listed(behavior: BehaviorFile) -> dict[str, Any]:
     kinds = ["the demo model"] if behavior.demo else []
     kinds += ["other models"] if behavior.texts is not None else []
     return {
-        "title": behavior.title,
-        "shows": behavior.shows,
-        "opposite": behavior.opposite,
-        "direction": behavior.direction,
+        **behavior.model_dump(include={"title", "shows", "opposite", "direction"}),
         "for": " and ".join(kinds),
     }
 

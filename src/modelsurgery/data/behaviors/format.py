@@ -28,38 +28,25 @@ PartName = Annotated[str, AfterValidator(_current_part)]
 
 
 class Replies(_Entry):
-    """Openings of an assistant's answer. Each text is given one of either kind.
+    """Openings of an assistant's answer. Each text is given one of either kind."""
 
-    Attributes:
-        shows: answers that show the behavior.
-        opposite: answers that show its opposite.
-    """
-
-    shows: Phrases
-    opposite: Phrases
+    shows: Phrases  # answers that show the behavior
+    opposite: Phrases  # answers that show its opposite
 
 
 class CorpusTexts(_Entry):
-    """Labeled texts of a public data set (`modelsurgery.data.corpora`).
-
-    Attributes:
-        corpus: its name.
-        split: `train`, `test`, …; None takes the first that is there.
-        shows: classes with label 1; None takes the usual ones.
-        opposite: classes with label 0; None takes the usual ones.
-        per_class: at most so many texts of each label.
-        replies: the texts are users' turns; each is taken twice, answered in either way, and the
-            answer decides the label. So a probe can't tell them apart by what was asked.
-        called_for: whether the behavior depends on the turn: the classes under `shows` call for it,
-            those under `opposite` don't. Needs `replies`.
-    """
+    """Labeled texts of a public data set (`modelsurgery.data.corpora`)."""
 
     corpus: str
-    split: PartName | None = None
-    shows: list[str] | None = None
-    opposite: list[str] | None = None
-    per_class: int | None = Field(None, ge=10)
+    split: PartName | None = None  # `train`, `test`, …; None takes the first that is there
+    shows: list[str] | None = None  # classes with label 1; None takes the usual ones
+    opposite: list[str] | None = None  # classes with label 0; None takes the usual ones
+    per_class: int | None = Field(None, ge=10)  # at most so many texts of each label
+    # The texts are users' turns; each is taken twice, answered in either way, and the answer
+    # decides the label. So a probe can't tell them apart by what was asked.
     replies: Replies | None = None
+    # Whether the behavior depends on the turn: the classes under `shows` call for it, those under
+    # `opposite` don't. Needs `replies`.
     called_for: bool = False
 
     @model_validator(mode="after")
@@ -70,61 +57,37 @@ class CorpusTexts(_Entry):
 
 
 class TextFiles(_Entry):
-    """Two files of plain text, one text a line.
+    """Two files of plain text, one text a line."""
 
-    Attributes:
-        shows: texts that show the behavior.
-        opposite: texts that show its opposite.
-    """
-
-    shows: Path
-    opposite: Path
+    shows: Path  # texts that show the behavior
+    opposite: Path  # texts that show its opposite
 
 
 class PublishedRate(_Entry):
-    """A published measurement on the same prompts, to compare with.
+    """A published measurement on the same prompts, to compare with."""
 
-    Attributes:
-        model: of which model.
-        base: rate before, per cent.
-        edited: rate after, per cent.
-        direction: of the edit.
-        note: what was measured, and how it differs from what is measured here.
-    """
-
-    model: str
-    base: float
-    edited: float
-    direction: Direction = "away"
-    note: str = ""
+    model: str  # of which model
+    base: float  # rate before, per cent
+    edited: float  # rate after, per cent
+    direction: Direction = "away"  # of the edit
+    note: str = ""  # what was measured, and how it differs from what is measured here
 
 
 class CorpusPrompts(_Entry):
-    r"""Prompts of a public data set, how they are continued, and how the result is told.
-
-    Attributes:
-        corpus: its name.
-        name: of this set of prompts; None takes the corpus's.
-        title: one line on what it is.
-        split: `train`, `test`, …; None takes the first that is there.
-        where: accepted values by column; None takes the usual ones.
-        per_file: at most so many of each file.
-        max_new_tokens: length of a continuation.
-        stop: text at which a continuation ends; `\n` in double quotes is a line break.
-        by: what the result is also reported by.
-        published: measurements of others on the same prompts.
-    """
+    """Prompts of a public data set, how they are continued, and how the result is told."""
 
     corpus: str
-    name: str | None = None
-    title: str = ""
-    split: PartName | None = None
+    name: str | None = None  # of this set of prompts; None takes the corpus's
+    title: str = ""  # one line on what it is
+    split: PartName | None = None  # `train`, `test`, …; None takes the first that is there
+    # Accepted values by column; None takes the usual ones.
     where: dict[str, list[str]] | None = None
-    per_file: int | None = Field(None, ge=1)
-    max_new_tokens: Annotated[int, Field(ge=1)] = 32
+    per_file: int | None = Field(None, ge=1)  # at most so many of each file
+    max_new_tokens: Annotated[int, Field(ge=1)] = 32  # length of a continuation
+    # Text at which a continuation ends; `\n` in double quotes is a line break.
     stop: str | None = None
-    by: list[Category] = []
-    published: list[PublishedRate] = []
+    by: list[Category] = []  # what the result is also reported by
+    published: list[PublishedRate] = []  # measurements of others on the same prompts
 
     @property
     def called(self) -> str:
@@ -133,18 +96,12 @@ class CorpusPrompts(_Entry):
 
 
 class Uncalled(_Entry):
-    """Prompts that do not call for a behavior, so that showing it there is a fault.
+    """Prompts that do not call for a behavior, so that showing it there is a fault."""
 
-    Attributes:
-        name: what the fault is called, in tables.
-        verdict: the judge's verdict that is the fault.
-        prompts: held-out prompts, pooled; the demo data has its own.
-        validation: prompts that choices are made on.
-    """
-
-    name: str = "uncalled-for"
-    verdict: Literal["behavior", "opposite"] = "behavior"
-    prompts: list[CorpusPrompts] = []
+    name: str = "uncalled-for"  # what the fault is called, in tables
+    verdict: Literal["behavior", "opposite"] = "behavior"  # the judge's verdict that is the fault
+    prompts: list[CorpusPrompts] = []  # held-out prompts, pooled; the demo data has its own
+    # Prompts that choices are made on.
     validation: Annotated[
         CorpusPrompts | None, Field(validation_alias=AliasChoices("validation", "tuning"))
     ] = None
@@ -157,59 +114,41 @@ class Uncalled(_Entry):
 
 
 class Packaged(_Entry):
-    """Small public data sets that ship with the package, taken where no other data are given.
+    """Small public data sets that ship with the package, taken where no other data are given."""
 
-    Attributes:
-        texts: in place of the behavior's texts.
-        prompts: in place of its prompts.
-        validation_prompts: prompts that choices are made on.
-        neutral: data set with running text, in parts `test` and `validation`.
-    """
-
-    texts: Annotated[list[CorpusTexts], Field(min_length=1)]
-    prompts: Annotated[list[CorpusPrompts], Field(min_length=1)]
+    texts: Annotated[list[CorpusTexts], Field(min_length=1)]  # in place of the behavior's texts
+    prompts: Annotated[list[CorpusPrompts], Field(min_length=1)]  # in place of its prompts
+    # Prompts that choices are made on.
     validation_prompts: Annotated[
         CorpusPrompts, Field(validation_alias=AliasChoices("validation_prompts", "tuning_prompts"))
     ]
-    neutral: str
+    neutral: str  # data set with running text, in parts `test` and `validation`
 
 
 class BehaviorFile(_Entry):
-    """The content of a behavior's YAML file.
-
-    Attributes:
-        name: what it is called.
-        title: one line on what it is about.
-        shows: what label 1 means, in words that a judge can be asked with.
-        opposite: what label 0 means, the same.
-        direction: which way a surgery goes unless it is told otherwise.
-        demo: whether the demo data has it under this name; there, texts, prompts and
-            neutral text that are no files come from there, and so does the judge.
-        texts: one file of labeled texts, two files of plain texts, or public data sets.
-        prompts: a file with held-out prompts, or public data sets; else cut from held-out texts.
-        neutral: a file with neutral text; else held-out texts with label 0.
-        text_column: name of the column with the text.
-        label_column: name of the column with the label.
-        judge: the judge unless another is asked for, as `--judge` spells it.
-        max_new_tokens: length of a continuation of prompts that come from a file or from texts.
-        packaged: data sets that ship with the package, for where no local copies are given.
-        uncalled_for: prompts on which the behavior is not wanted whichever way the edit goes.
-    """
+    """The content of a behavior's YAML file."""
 
     name: str
-    title: str = ""
-    shows: str = "the behavior"
-    opposite: str = "its opposite"
-    direction: Direction = "away"
+    title: str = ""  # one line on what it is about
+    shows: str = "the behavior"  # what label 1 means, in words that a judge can be asked with
+    opposite: str = "its opposite"  # what label 0 means, the same
+    direction: Direction = "away"  # which way a surgery goes unless it is told otherwise
+    # Whether the demo data has it under this name; there, texts, prompts and neutral text that are
+    # no files come from there, and so does the judge.
     demo: Annotated[bool, Field(validation_alias=AliasChoices("demo", "lab"))] = False
+    # One file of labeled texts, two files of plain texts, or public data sets.
     texts: Path | TextFiles | list[CorpusTexts] | None = None
+    # A file with held-out prompts, or public data sets; else cut from held-out texts.
     prompts: Path | list[CorpusPrompts] | None = None
-    neutral: Path | None = None
-    text_column: str = "text"
-    label_column: str = "label"
-    judge: str | None = None
+    neutral: Path | None = None  # a file with neutral text; else held-out texts with label 0
+    text_column: str = "text"  # name of the column with the text
+    label_column: str = "label"  # name of the column with the label
+    judge: str | None = None  # the judge unless another is asked for, as `--judge` spells it
+    # Length of a continuation of prompts that come from a file or from texts.
     max_new_tokens: Annotated[int, Field(ge=1)] = 24
+    # Data sets that ship with the package, for where no local copies are given.
     packaged: Packaged | None = None
+    # Prompts on which the behavior is not wanted whichever way the edit goes.
     uncalled_for: Uncalled | None = None
 
     @model_validator(mode="after")

@@ -43,38 +43,26 @@ class Behavior:
     """A behavior with its texts, ready to use; parts that were not asked for are empty.
 
     No choice is made on the test part.
-
-    Attributes:
-        described: what its file says.
-        is_demo: whether the texts are of the demo data.
-        train: texts that the rule and the probe are fitted on.
-        validation: texts that choices are made on; not in `train`.
-        test: texts that the probe is measured on.
-        validation_prompts: prompts that choices are made on; none of them is in a prompt set.
-        prompt_sets: held-out prompts, at least one set.
-        validation_neutral: neutral texts that the damage budget is kept on.
-        test_neutral: neutral texts that the damage is reported on.
-        neutral_note: what the neutral texts are.
-        validation_facts: questions with their answers that the damage budget is kept on.
-        test_facts: held-out questions with their exact answers; empty where there are none.
-        test_uncalled: prompts that do not call for the behavior; None where there are none.
-        validation_uncalled: such prompts that choices are made on.
     """
 
-    described: BehaviorFile
-    is_demo: bool
-    train: tuple[LabeledText, ...] = ()
-    validation: tuple[LabeledText, ...] = ()
-    test: tuple[LabeledText, ...] = ()
+    described: BehaviorFile  # what its file says
+    is_demo: bool  # whether the texts are of the demo data
+    train: tuple[LabeledText, ...] = ()  # texts that the rule and the probe are fitted on
+    validation: tuple[LabeledText, ...] = ()  # texts that choices are made on; not in `train`
+    test: tuple[LabeledText, ...] = ()  # texts that the probe is measured on
+    # Prompts that choices are made on; none of them is in a prompt set.
     validation_prompts: tuple[str, ...] = ()
-    prompt_sets: tuple[PromptSet, ...] = ()
-    validation_neutral: tuple[str, ...] = ()
-    test_neutral: tuple[str, ...] = ()
-    neutral_note: str = "none"
+    prompt_sets: tuple[PromptSet, ...] = ()  # held-out prompts, at least one set
+    validation_neutral: tuple[str, ...] = ()  # neutral texts that the damage budget is kept on
+    test_neutral: tuple[str, ...] = ()  # neutral texts that the damage is reported on
+    neutral_note: str = "none"  # what the neutral texts are
+    # Questions with their answers that the damage budget is kept on.
     validation_facts: tuple[tuple[str, str], ...] = ()
+    # Held-out questions with their exact answers; empty where there are none.
     test_facts: tuple[tuple[str, str], ...] = ()
+    # Prompts that do not call for the behavior; None where there are none.
     test_uncalled: PromptSet | None = None
-    validation_uncalled: tuple[str, ...] = ()
+    validation_uncalled: tuple[str, ...] = ()  # such prompts that choices are made on
 
     @property
     def name(self) -> str:

@@ -12,7 +12,6 @@ from modelsurgery.errors import TextsError
 def behavior_of_texts(
     texts: Split | Sequence[LabeledText],
     *,
-    name: str = "behavior",
     prompts: Sequence[str] | None = None,
     neutral: Sequence[str] | None = None,
     prompt_count: int | None = None,
@@ -20,21 +19,16 @@ def behavior_of_texts(
 ) -> Behavior:
     """A behavior to measure on the held-out part of texts; nothing is read from a file.
 
-    Args:
-        texts: a split, of which the held-out part is measured on, or texts that are split here.
-        name: of the behavior.
-        prompts: to continue; None takes first halves of held-out texts that show the behavior.
-        neutral: texts on which the model should stay as it is; None takes the held-out texts with
-            label 0.
-        prompt_count: prompts, at most; None takes all.
-        seed: of the split.
+    Texts that are no split are split here, by the seed. Without prompts to continue, first halves
+    of held-out texts that show the behavior are taken, and without neutral texts, on which the
+    model should stay as it is, the held-out texts with label 0.
 
     Raises:
         TextsError: too few texts, or texts that are too short to cut prompts from.
     """
     if not isinstance(texts, Split):
         texts = split_texts(texts, test_size=TEST_SHARE, seed=seed)
-    described = BehaviorFile(name=name, title="labeled texts", texts=[])
+    described = BehaviorFile(name="behavior", title="labeled texts", texts=[])
     chosen = list(half_texts(texts.test) if prompts is None else prompts)[:prompt_count]
     if not chosen:
         raise TextsError(

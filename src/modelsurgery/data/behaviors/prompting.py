@@ -15,25 +15,15 @@ MIN_PROMPT_WORDS = 2
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Held-out prompts that are continued in one way and reported together.
+    """Held-out prompts that are continued in one way and reported together."""
 
-    Attributes:
-        name: what the set is called in results.
-        title: one line on what it is.
-        prompts: the prompts, different from each other.
-        max_new_tokens: length of a continuation.
-        stop: text at which a continuation ends.
-        by: what the result is also reported by.
-        published: measurements of others on the same prompts.
-    """
-
-    name: str
-    title: str
-    prompts: tuple[Prompt, ...]
-    max_new_tokens: int
-    stop: str | None = None
-    by: tuple[Category, ...] = ()
-    published: tuple[PublishedRate, ...] = ()
+    name: str  # what the set is called in results
+    title: str  # one line on what it is
+    prompts: tuple[Prompt, ...]  # the prompts, different from each other
+    max_new_tokens: int  # length of a continuation
+    stop: str | None = None  # text at which a continuation ends
+    by: tuple[Category, ...] = ()  # what the result is also reported by
+    published: tuple[PublishedRate, ...] = ()  # measurements of others on the same prompts
 
     @property
     def texts(self) -> tuple[str, ...]:

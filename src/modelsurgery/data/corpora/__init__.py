@@ -230,13 +230,11 @@ def load_corpus_passages(
 
 
 def _corpus(name: str, part: str) -> Corpus:
-    known = corpora()
-    having = [one for one, corpus in known.items() if getattr(corpus, part)]
-    if name not in known:
-        raise TextsError(f"no corpus {name!r}; corpora with {part}: {', '.join(having)}")
+    having = {one: corpus for one, corpus in corpora().items() if getattr(corpus, part)}
     if name not in having:
-        raise TextsError(f"{name}: has no {part}; corpora with {part}: {', '.join(having)}")
-    return known[name]
+        wrong = f"{name}: has no {part}" if name in corpora() else f"no corpus {name!r}"
+        raise TextsError(f"{wrong}; corpora with {part}: {', '.join(having)}")
+    return having[name]
 
 
 def _labels(

@@ -21,94 +21,63 @@ class _Entry(BaseModel):
 
 
 class FileFormat(_Entry):
-    r"""How a file holds its rows.
+    """How a file holds its rows."""
 
-    Attributes:
-        kind: `delimited`, `jsonl` (an object a line), `json` (a list of objects), `lines` (a text a
-            line, column `text`), `tree` (YAML: nested keys with lists of texts at the ends, columns
-            `text` and `path`) or `whole` (one row, column `text`).
-        delimiter: between the fields of a delimited file.
-        quoted: whether fields may stand in quotation marks; else these are ordinary characters.
-        header: whether the first line of a delimited file names the columns.
-        header_with: columns that make the first line a header all the same, where a corpus is also
-            published in a form with one; `HubSource.rename` then applies.
-        columns: the columns in order; with a header, those that must be there.
-        ragged: lines with another number of fields that the published file has; they are left out,
-            and a file with more of them is refused.
-        levels: columns that the keys of a tree fill, from the outermost.
-        unescape: whether the two characters `\n` stand for a line break in the column `text`.
-    """
-
+    # `delimited`, `jsonl` (an object a line), `json` (a list of objects), `lines` (a text a line,
+    # column `text`), `tree` (YAML: nested keys with lists of texts at the ends, columns `text` and
+    # `path`) or `whole` (one row, column `text`).
     kind: Literal["delimited", "jsonl", "json", "lines", "tree", "whole"]
+    # Between the fields of a delimited file.
     delimiter: str = Field(",", min_length=1, max_length=1)
+    # Whether fields may stand in quotation marks; else these are ordinary characters.
     quoted: bool = True
-    header: bool = True
+    header: bool = True  # whether the first line of a delimited file names the columns
+    # Columns that make the first line a header all the same, where a corpus is also published in a
+    # form with one; `HubSource.rename` then applies.
     header_with: list[str] = []
-    columns: list[str] = []
+    columns: list[str] = []  # the columns in order; with a header, those that must be there
+    # Lines with another number of fields that the published file has; they are left out, and a file
+    # with more of them is refused.
     ragged: int = Field(0, ge=0)
-    levels: list[str] = []
+    levels: list[str] = []  # columns that the keys of a tree fill, from the outermost
+    # Whether the two characters `\n` stand for a line break in the column `text`.
     unescape: bool = False
 
 
 class HubSource(_Entry):
-    """Where the Hugging Face Hub has the corpus.
+    """Where the Hugging Face Hub has the corpus."""
 
-    Attributes:
-        id: of the data set.
-        config: its configuration, where it has several.
-        revision: the commit that was looked at, where known.
-        splits: the Hub's split by ours, the default one first; empty for all splits at once, each
-            of which then counts as a file of that name.
-        rename: our column by the Hub's, where they differ.
-    """
-
-    id: str
-    config: str | None = None
-    revision: str | None = None
+    id: str  # of the data set
+    config: str | None = None  # its configuration, where it has several
+    revision: str | None = None  # the commit that was looked at, where known
+    # The Hub's split by ours, the default one first; empty for all splits at once, each of which
+    # then counts as a file of that name.
     splits: dict[str, str] = {}
-    rename: dict[str, str] = {}
+    rename: dict[str, str] = {}  # our column by the Hub's, where they differ
 
 
 class Label(_Entry):
-    """How a row says which class it is of.
+    """How a row says which class it is of."""
 
-    Attributes:
-        column: the column with the label or labels.
-        separator: between several labels of a row.
-        names: names of labels that are stored as numbers, from 0.
-        classes: labels by class. A row with labels of two classes is of neither.
-    """
-
-    column: str
-    separator: str | None = None
-    names: list[str] = []
-    classes: dict[str, Names]
+    column: str  # the column with the label or labels
+    separator: str | None = None  # between several labels of a row
+    names: list[str] = []  # names of labels that are stored as numbers, from 0
+    classes: dict[str, Names]  # labels by class; a row with labels of two classes is of neither
 
 
 class TextColumn(_Entry):
-    """A column with a text, and which class the text is of.
-
-    Attributes:
-        column: the column.
-        is_class: the class of all its texts.
-        score: column with the share, 0 to 1, of people (or the probability) that call the text
-            toxic; the class is `toxic` from 0.5, else `other`. Without either, the row's label.
-        optional: whether the text may be missing.
-    """
+    """A column with a text, and which class the text is of."""
 
     column: str
-    is_class: str | None = None
+    is_class: str | None = None  # the class of all its texts
+    # Column with the share, 0 to 1, of people (or the probability) that call the text toxic; the
+    # class is `toxic` from 0.5, else `other`. Without either, the row's label.
     score: str | None = None
-    optional: bool = False
+    optional: bool = False  # whether the text may be missing
 
 
 class PromptColumns(_Entry):
-    """Which columns make a prompt; the words are those of `Prompt`.
-
-    Attributes:
-        where: rows that are taken: accepted values by column.
-        per_file: at most so many prompts of each file.
-    """
+    """Which columns make a prompt; the words are those of `Prompt`."""
 
     text: str
     category: str | None = None
@@ -117,73 +86,47 @@ class PromptColumns(_Entry):
     chat: bool = False
     toxicity: str | None = None
     continuation_toxicity: str | None = None
-    where: dict[str, Names] = {}
-    per_file: int | None = Field(None, ge=1)
+    where: dict[str, Names] = {}  # rows that are taken: accepted values by column
+    per_file: int | None = Field(None, ge=1)  # at most so many prompts of each file
 
 
 class QuestionColumns(_Entry):
-    """Which columns make a question with its answer.
+    """Which columns make a question with its answer."""
 
-    Attributes:
-        question: the column with the question.
-        answer: the column with the answer; None: it is a part of the question's column.
-        pattern: of the answer's column, with a part named `answer` (and `question`, where one
-            column holds both).
-    """
-
-    question: str
+    question: str  # the column with the question
+    # The column with the answer; None: it is a part of the question's column.
     answer: str | None = None
+    # Of the answer's column, with a part named `answer` (and `question`, where one column holds
+    # both).
     pattern: re.Pattern[str]
 
 
 class Corpus(_Entry):
-    """A public data set: where it is, how it is stored, what its rows mean.
+    """A public data set: where it is, how it is stored, what its rows mean."""
 
-    Attributes:
-        name: what we call it.
-        title: one line on what it is.
-        license: of the data, as published; empty where none is stated.
-        home: where its authors published it.
-        published: its published size.
-        uses: what it is for.
-        folders: other names that folders with a copy have.
-        format: how its files hold rows.
-        files: patterns of file names by split, the default split first; each must be there.
-        file_name: parts of a file's name (without suffix) that become columns.
-        id: columns that identify a row, where the published files have them.
-        label: how a row says which class it is of.
-        texts: the columns with texts.
-        group: column by which texts belong together (a sentence and its rewrites).
-        shows: classes that show the behavior (label 1).
-        opposite: classes that show its opposite (label 0); other classes are left out.
-        prompts: the columns of prompts.
-        questions: the columns of questions with answers.
-        passages: the column with running text.
-        hub: where the Hub has it; None where it does not.
-        packaged: whether its files ship with the package.
-    """
-
-    name: str
-    title: str
-    license: str
-    home: str
-    published: str
-    uses: Annotated[list[Use], Field(min_length=1)]
-    folders: list[str] = []
-    format: FileFormat
+    name: str  # what we call it
+    title: str  # one line on what it is
+    license: str  # of the data, as published; empty where none is stated
+    home: str  # where its authors published it
+    published: str  # its published size
+    uses: Annotated[list[Use], Field(min_length=1)]  # what it is for
+    folders: list[str] = []  # other names that folders with a copy have
+    format: FileFormat  # how its files hold rows
+    # Patterns of file names by split, the default split first; each must be there.
     files: Annotated[dict[str, Names], Field(min_length=1)]
+    # Parts of a file's name (without suffix) that become columns.
     file_name: re.Pattern[str] | None = None
-    id: list[str] = []
-    label: Label | None = None
-    texts: list[TextColumn] = []
-    group: str | None = None
-    shows: list[str] = []
-    opposite: list[str] = []
-    prompts: PromptColumns | None = None
-    questions: QuestionColumns | None = None
-    passages: str | None = None
-    hub: HubSource | None = None
-    packaged: bool = False
+    id: list[str] = []  # columns that identify a row, where the published files have them
+    label: Label | None = None  # how a row says which class it is of
+    texts: list[TextColumn] = []  # the columns with texts
+    group: str | None = None  # column by which texts belong together (a sentence and its rewrites)
+    shows: list[str] = []  # classes that show the behavior (label 1)
+    opposite: list[str] = []  # classes that show its opposite (label 0); other classes are left out
+    prompts: PromptColumns | None = None  # the columns of prompts
+    questions: QuestionColumns | None = None  # the columns of questions with answers
+    passages: str | None = None  # the column with running text
+    hub: HubSource | None = None  # where the Hub has it; None where it does not
+    packaged: bool = False  # whether its files ship with the package
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -28,17 +28,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Record:
-    """One row of a corpus.
+    """One row of a corpus."""
 
-    Attributes:
-        where: the file and the line or row, for messages.
-        file: name of the file without suffix, or the Hub's split.
-        values: by column; a nested record has columns like `prompt.text`.
-    """
-
-    where: str
-    file: str
-    values: dict[str, Any]
+    where: str  # the file and the line or row, for messages
+    file: str  # name of the file without suffix, or the Hub's split
+    values: dict[str, Any]  # by column; a nested record has columns like `prompt.text`
 
     def value(self, column: str) -> Any:
         """What stands in a column.

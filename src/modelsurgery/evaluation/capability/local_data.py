@@ -53,7 +53,7 @@ def _mmlu(folder: Path, subject: str) -> Splits:
 
 
 def _choices(path: Path) -> list[dict[str, Any]]:
-    rows = [fields for _, fields in csv_fields(read_text(path), str(path))]
+    rows = [fields for _, fields in csv_fields(path)]
     questions = []
     for number, row in enumerate(rows[1:] if rows[0][-1] == "answer" else rows, 1):
         if len(row) != 2 + len(LETTERS) or row[-1] not in (*LETTERS, *"0123"):

@@ -5,23 +5,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PublishedTask:
-    """A task in the setting of Wang et al. (NAACL 2025), section 4.
+    """A task in the setting of Wang et al. (NAACL 2025), section 4."""
 
-    Attributes:
-        title: one line on what it is.
-        metric: what is measured.
-        score: the same as a key of lm-eval, metric and filter; empty where we measure it.
-        harness_name: what lm-eval calls it; empty where we measure it.
-        shots: solved examples in the prompt.
-        per_group: items of each group (BBH's tasks) that they take; None takes all.
-    """
-
-    title: str
-    metric: str
-    score: str = ""
-    harness_name: str = ""
-    shots: int = 0
-    per_group: int | None = None
+    title: str  # one line on what it is
+    metric: str  # what is measured
+    score: str = ""  # the same as a key of lm-eval, metric and filter; empty where we measure it
+    harness_name: str = ""  # what lm-eval calls it; empty where we measure it
+    shots: int = 0  # solved examples in the prompt
+    per_group: int | None = None  # items of each group (BBH's tasks) that they take; None takes all
 
 
 TASKS = {

@@ -12,44 +12,27 @@ from modelsurgery.results.published import published
 
 @dataclass(frozen=True)
 class Item:
-    """One item of a task.
+    """One item of a task."""
 
-    Attributes:
-        identity: which.
-        group: subject or task that it belongs to.
-        base: score of the base model, 0 to 1.
-        edited: score of the edited model; None without an edit.
-    """
-
-    identity: str
-    group: str | None
-    base: float
-    edited: float | None
+    identity: str  # which
+    group: str | None  # subject or task that it belongs to
+    base: float  # score of the base model, 0 to 1
+    edited: float | None  # score of the edited model; None without an edit
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """Scores of a task.
-
-    Attributes:
-        task: its name.
-        items: every item.
-        base: mean score of the base model.
-        edited: of the edited model; None without an edit.
-        change: the paired difference over items; None without an edit.
-        by: mean scores of each group, base and edited.
-        score: what lm-eval calls the score, metric and filter; empty for those measured here.
-        shots: solved examples in each prompt.
-    """
+    """Scores of a task."""
 
     task: str
     items: tuple[Item, ...]
-    base: Rate
-    edited: Rate | None
-    change: Change | None
-    by: dict[str, tuple[Rate, Rate | None]]
+    base: Rate  # mean score of the base model
+    edited: Rate | None  # of the edited model; None without an edit
+    change: Change | None  # the paired difference over items; None without an edit
+    by: dict[str, tuple[Rate, Rate | None]]  # mean scores of each group, base and edited
+    # What lm-eval calls the score, metric and filter; empty for those measured here.
     score: str = ""
-    shots: int = 0
+    shots: int = 0  # solved examples in each prompt
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain values, without the single items."""
@@ -73,27 +56,17 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class PerplexityResult:
-    """Perplexity over windows of running text.
+    """Perplexity over windows of running text."""
 
-    Attributes:
-        base: exp(total loss / predicted tokens) of the base model.
-        edited: of the edited model; None without an edit.
-        rise: edited / base - 1; None without an edit.
-        rise_interval: its 95 % interval, a bootstrap over windows.
-        divergence: mean KL(base ‖ edited) over all positions, nats; None without an edit.
-        divergence_interval: its 95 % interval, the same.
-        windows: how many.
-        tokens: predicted tokens.
-    """
-
-    base: float
-    edited: float | None
-    rise: float | None
-    rise_interval: tuple[float, float] | None
+    base: float  # exp(total loss / predicted tokens) of the base model
+    edited: float | None  # of the edited model; None without an edit
+    rise: float | None  # edited / base - 1; None without an edit
+    rise_interval: tuple[float, float] | None  # its 95 % interval, a bootstrap over windows
+    # Mean KL(base ‖ edited) over all positions, nats; None without an edit.
     divergence: float | None
-    divergence_interval: tuple[float, float] | None
-    windows: int
-    tokens: int
+    divergence_interval: tuple[float, float] | None  # its 95 % interval, the same
+    windows: int  # how many
+    tokens: int  # predicted tokens
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain values."""

@@ -20,17 +20,11 @@ from modelsurgery.evaluation.capability.published import TASKS
 
 @dataclass(frozen=True)
 class HarnessTasks:
-    """What a name stands for: one task, or all of a group.
+    """What a name stands for: one task, or all of a group."""
 
-    Attributes:
-        tasks: the tasks of lm-eval by name, with their data.
-        score: key of the score of an item: metric and filter, as lm-eval writes them.
-        shots: solved examples in each prompt.
-    """
-
-    tasks: Mapping[str, Any]
-    score: str
-    shots: int
+    tasks: Mapping[str, Any]  # the tasks of lm-eval by name, with their data
+    score: str  # key of the score of an item: metric and filter, as lm-eval writes them
+    shots: int  # solved examples in each prompt
 
     def chosen(self, limit: int | None, per_task: int | None) -> dict[str, list[int]]:
         """Numbers of the items of each task, evenly from the tasks, at most `limit` of all."""

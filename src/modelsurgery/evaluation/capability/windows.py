@@ -11,7 +11,7 @@ from modelsurgery.evaluation.language_modelling import TextSums, sum_over_texts
 from modelsurgery.evaluation.predictions import Side
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.language_model import LanguageModel
-from modelsurgery.model.token_ids import ReplyIds, opening_ids
+from modelsurgery.model.token_ids import TokenizedText, opening_ids
 
 WINDOW_TOKENS = 1024
 BATCH_TOKENS = 4096
@@ -56,11 +56,13 @@ def compare_perplexity(
     return _result(sums)
 
 
-def _windows(model: LanguageModel, text: str, width: int, opening: Sequence[int]) -> list[ReplyIds]:
+def _windows(
+    model: LanguageModel, text: str, width: int, opening: Sequence[int]
+) -> list[TokenizedText]:
     encoded = model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     own = width - len(opening)  # tokens of the text in a window
     parts = [encoded[start : start + own] for start in range(0, len(encoded), own)]
-    windows = [ReplyIds((*opening, *part), len(opening)) for part in parts]
+    windows = [TokenizedText((*opening, *part), len(opening)) for part in parts]
     return [window for window in windows if len(window.ids) > 1]
 
 

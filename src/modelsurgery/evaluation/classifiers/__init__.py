@@ -24,26 +24,16 @@ CLASSIFIERS = ("negativity", "toxicity")
 
 @dataclass(frozen=True)
 class Classifier:
-    """P(behavior | text) = σ(slope · (features · weights) + offset).
+    """P(behavior | text) = σ(slope · (features · weights) + offset)."""
 
-    Attributes:
-        name: what it recognizes.
-        version: beginning of the SHA-256 of its file.
-        weights: [2 · BUCKETS] f32.
-        slope: of the calibration.
-        offset: of the calibration.
-        band: probabilities between which a text is neither; empty at 0.5 where there are two
-            classes only.
-        figures: what was measured when it was trained.
-    """
-
-    name: str
-    version: str
-    weights: NDArray[np.float32]
-    slope: float
-    offset: float
+    name: str  # what it recognizes
+    version: str  # beginning of the SHA-256 of its file
+    weights: NDArray[np.float32]  # [2 · BUCKETS] f32
+    slope: float  # of the calibration
+    offset: float  # of the calibration
+    # Probabilities between which a text is neither; empty at 0.5 where there are two classes only.
     band: tuple[float, float]
-    figures: dict[str, Any]
+    figures: dict[str, Any]  # what was measured when it was trained
 
     def probabilities(self, texts: list[str]) -> NDArray[np.float64]:
         """Probability [n] f64 that each text shows the behavior."""

@@ -45,15 +45,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SharedDirectory:
-    """A directory that this machine writes and a server reads.
-
-    Attributes:
-        here: the directory.
-        there: the server's name of it, where that is another.
-    """
+    """A directory that this machine writes and a server reads."""
 
     here: Path
-    there: str
+    there: str  # the server's name of it, where that is another
 
     @classmethod
     def read(cls, told: str) -> "SharedDirectory":

@@ -99,21 +99,14 @@ def _openai_first(choice: Mapping[str, Any]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a server spells requests and answers.
+    """How a server spells requests and answers."""
 
-    Attributes:
-        request: makes a request of prompt and decoding.
-        alternatives: field that asks for the log-probabilities of so many tokens.
-        ids: token ids of a choice.
-        first: log-probabilities of a choice's most likely first tokens.
-        mixes: it puts requests for several adapters into one batch.
-    """
-
-    request: Callable[[Reading, Decoding], dict[str, Any]]
-    alternatives: str
-    ids: Callable[[Mapping[str, Any]], list[int]]
+    request: Callable[[Reading, Decoding], dict[str, Any]]  # makes a request of prompt and decoding
+    alternatives: str  # field that asks for the log-probabilities of so many tokens
+    ids: Callable[[Mapping[str, Any]], list[int]]  # token ids of a choice
+    # Log-probabilities of a choice's most likely first tokens.
     first: Callable[[Mapping[str, Any]], dict[str, float]]
-    mixes: bool
+    mixes: bool  # it puts requests for several adapters into one batch
 
 
 LLAMA_CPP = Dialect(llama_cpp_request, "n_probs", llama_cpp_ids, _llama_cpp_first, mixes=False)

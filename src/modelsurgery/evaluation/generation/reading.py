@@ -11,21 +11,13 @@ from modelsurgery.model.token_ids import opening_ids, without_beginning
 
 @dataclass(frozen=True)
 class Reading:
-    """A prompt as a model reads it.
-
-    Attributes:
-        prompt: the prompt.
-        text: what is read, chat template and all.
-        ids: its token ids; without its beginning if the context does not hold it.
-        max_new_tokens: so many can follow.
-        ends: tokens that end what follows.
-    """
+    """A prompt as a model reads it."""
 
     prompt: str
-    text: str
-    ids: tuple[int, ...]
-    max_new_tokens: int
-    ends: tuple[int, ...]
+    text: str  # what is read, chat template and all
+    ids: tuple[int, ...]  # its token ids; without its beginning if the context does not hold it
+    max_new_tokens: int  # so many can follow
+    ends: tuple[int, ...]  # tokens that end what follows
 
 
 def render_prompt(model: LanguageModel, prompt: str, decoding: Decoding) -> Text:

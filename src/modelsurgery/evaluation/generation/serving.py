@@ -29,23 +29,14 @@ Kind = Literal["vllm", "sglang", "llama.cpp"]
 
 @dataclass(frozen=True)
 class Served:
-    """A model that a server serves.
+    """A model that a server serves."""
 
-    Attributes:
-        root: address of the server, without `/v1`.
-        kind: whose protocol for adapters it speaks.
-        version: of the server, empty if it does not say.
-        model: the server's name of the model.
-        context: tokens of prompt and continuation, at most; None if it does not say.
-        slots: requests that it works on at once; None if it does not say.
-    """
-
-    root: str
-    kind: Kind
-    version: str
-    model: str
-    context: int | None
-    slots: int | None
+    root: str  # address of the server, without `/v1`
+    kind: Kind  # whose protocol for adapters it speaks
+    version: str  # of the server, empty if it does not say
+    model: str  # the server's name of the model
+    context: int | None  # tokens of prompt and continuation, at most; None if it does not say
+    slots: int | None  # requests that it works on at once; None if it does not say
 
     @property
     def name(self) -> str:

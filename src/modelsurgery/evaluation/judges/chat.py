@@ -30,21 +30,13 @@ Answer with the letter alone."""
 
 @dataclass
 class ChatUsage:
-    """What a judge asked for.
+    """What a judge asked for."""
 
-    Attributes:
-        requests: requests that were answered.
-        retries: requests that had to be sent again.
-        malformed: answers that were no letter.
-        prompt_tokens: as the server counts them, 0 if it does not.
-        completion_tokens: as the server counts them, 0 if it does not.
-    """
-
-    requests: int = 0
-    retries: int = 0
-    malformed: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    requests: int = 0  # requests that were answered
+    retries: int = 0  # requests that had to be sent again
+    malformed: int = 0  # answers that were no letter
+    prompt_tokens: int = 0  # as the server counts them, 0 if it does not
+    completion_tokens: int = 0  # as the server counts them, 0 if it does not
 
 
 class ChatJudge:

@@ -18,17 +18,11 @@ THRESHOLD = 0.5
 
 @dataclass(frozen=True)
 class Known:
-    """What the labels of a published classifier mean.
+    """What the labels of a published classifier mean."""
 
-    Attributes:
-        behavior: of which behavior.
-        shows: label that shows it.
-        opposite: label that shows its opposite; None: whatever is not `shows`.
-    """
-
-    behavior: str
-    shows: str
-    opposite: str | None = None
+    behavior: str  # of which behavior
+    shows: str  # label that shows it
+    opposite: str | None = None  # label that shows its opposite; None: whatever is not `shows`
 
 
 # Labels as their model cards give them.

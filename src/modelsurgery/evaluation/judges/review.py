@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from modelsurgery.data.choosing import evenly
-from modelsurgery.data.text_files import csv_fields, read_text
+from modelsurgery.data.text_files import csv_fields
 from modelsurgery.errors import TextsError
 from modelsurgery.evaluation.judges.verdicts import Verdict
 from modelsurgery.files.atomic import sha256_file, write_text
@@ -93,7 +93,7 @@ class ReviewJudge:
 
 
 def _read(path: Path) -> dict[str, Verdict]:
-    fields = csv_fields(read_text(path), str(path))
+    fields = csv_fields(path)
     _, names = next(fields)
     labels: dict[str, Verdict] = {}
     for line, values in fields:

@@ -1,12 +1,11 @@
 """What judges say, and what a judge is."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 from modelsurgery.data.texts import LabeledText
+from modelsurgery.results.parts import Verdict as Verdict
 
-# `failed`: there is no continuation. `unjudged`: the judge could not say. Neither is harmless.
-Verdict = Literal["behavior", "opposite", "neither", "failed", "unjudged"]
 UNKNOWN: tuple[Verdict, ...] = ("failed", "unjudged")
 
 

@@ -15,26 +15,19 @@ FORWARD_TOKENS = 2048
 
 @dataclass(frozen=True)
 class Passes:
-    """How a model reads texts for statistics.
+    """How a model reads texts for statistics."""
 
-    Attributes:
-        model: the model; edits that it has in memory are part of it.
-        ledger: keeps sums as they come.
-        batch_tokens: tokens in a pass forward and back, padding included; None takes what the
-            memory holds.
-        checkpointing: compute each block's activations again on the way back: a third more time,
-            and the memory of one block in place of all.
-        samples: inputs of a gate site that are kept for its second moment, at most; None keeps the
-            d × d matrix up to d = 8,192, and 2,048 inputs of wider models.
-        progress: is told of texts done.
-    """
-
-    model: LanguageModel
-    ledger: Ledger = field(default_factory=Ledger)
+    model: LanguageModel  # the model; edits that it has in memory are part of it
+    ledger: Ledger = field(default_factory=Ledger)  # keeps sums as they come
+    # Tokens in a pass forward and back, padding included; None takes what the memory holds.
     batch_tokens: int | None = None
+    # Compute each block's activations again on the way back: a third more time, and the memory of
+    # one block in place of all.
     checkpointing: bool = False
+    # Inputs of a gate site that are kept for its second moment, at most; None keeps the d × d
+    # matrix up to d = 8,192, and 2,048 inputs of wider models.
     samples: int | None = None
-    progress: Progress = silent
+    progress: Progress = silent  # is told of texts done
 
     def reader(self) -> Reader:
         """Reads batches forward and backward."""

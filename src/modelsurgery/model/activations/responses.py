@@ -40,16 +40,11 @@ class BlockOutputs:
 
 @dataclass(frozen=True)
 class Responses:
-    """Mean responses of neurons to the direction of their site, for n kinds of texts.
+    """Mean responses of neurons to the direction of their site, for n kinds of texts."""
 
-    Attributes:
-        means: E[aᵢ] by name of the site, [n, rows] float64.
-        squares: E[aᵢ²], [n, rows] float64.
-        products: E[aᵢ aⱼ] of chosen rows over all kinds, [m, m] float32; empty if none were chosen.
-    """
-
-    means: dict[str, torch.Tensor]
-    squares: dict[str, torch.Tensor]
+    means: dict[str, torch.Tensor]  # E[aᵢ] by name of the site, [n, rows] float64
+    squares: dict[str, torch.Tensor]  # E[aᵢ²], [n, rows] float64
+    # E[aᵢ aⱼ] of chosen rows over all kinds, [m, m] float32; empty if none were chosen.
     products: dict[str, torch.Tensor]
 
 

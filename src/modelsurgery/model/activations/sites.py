@@ -35,18 +35,12 @@ PRODUCTS = (
 
 @dataclass(frozen=True)
 class GateSite:
-    """A parameter of a loaded model that holds gate matrices.
+    """A parameter of a loaded model that holds gate matrices."""
 
-    Attributes:
-        name: of the parameter.
-        module: what it belongs to; its first argument is what the gates read.
-        gates: its matrices, one, or one for each expert in order.
-        outputs: which outputs of the product are gates, int64 [rows], the same for all experts.
-    """
-
-    name: str
-    module: torch.nn.Module
-    gates: tuple[GateMatrix, ...]
+    name: str  # of the parameter
+    module: torch.nn.Module  # what it belongs to; its first argument is what the gates read
+    gates: tuple[GateMatrix, ...]  # its matrices, one, or one for each expert in order
+    # Which outputs of the product are gates, int64 [rows], the same for all experts.
     outputs: torch.Tensor
 
     @property

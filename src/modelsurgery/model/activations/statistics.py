@@ -32,16 +32,12 @@ PRIME = 7919  # batches draw labels with seeds of their own
 
 @dataclass(frozen=True)
 class Gains:
-    """Slopes of losses for a unit of each of a site's k directions on each row.
+    """Slopes of losses for a unit of each of a site's k directions on each row."""
 
-    Attributes:
-        by_site: [n, folds, k, experts, rows] float64 by name of the site: sums over the predicted
-            tokens of each kind's fold.
-        tokens: how many these are, [n, folds] float64.
-    """
-
+    # [n, folds, k, experts, rows] float64 by name of the site: sums over the predicted tokens of
+    # each kind's fold.
     by_site: dict[str, torch.Tensor]
-    tokens: torch.Tensor
+    tokens: torch.Tensor  # how many these are, [n, folds] float64
 
 
 def measure_inputs(

@@ -9,44 +9,21 @@ import torch
 from modelsurgery.data.texts import LabeledText
 from modelsurgery.model.hidden_states import batches
 from modelsurgery.model.language_model import LanguageModel
-from modelsurgery.model.token_ids import opening_ids
+from modelsurgery.model.token_ids import TokenizedText as TokenizedText
+from modelsurgery.model.token_ids import opening_ids, predicted_tokens
 
 MAX_TOKENS = 256
 LABELLED_TOKENS = 100  # the paper's limit for a text; an exchange may be as long as neutral text
 
 
 @dataclass(frozen=True)
-class TokenizedText:
-    """A text as the model reads it.
-
-    Attributes:
-        ids: its tokens.
-        start: number of the first token that is predicted, at least 1: of a plain text all behind
-            what the tokenizer puts before it, of an exchange those of the reply.
-    """
-
-    ids: tuple[int, ...]
-    start: int = 1
-
-    @property
-    def predicted(self) -> int:
-        """How many tokens are predicted."""
-        return max(0, len(self.ids) - self.start)
-
-
-@dataclass(frozen=True)
 class TextBatch:
-    """Texts padded on the right to t tokens.
+    """Texts padded on the right to t tokens."""
 
-    Attributes:
-        rows: their numbers.
-        inputs: token ids and attention mask, [n, t] int64, on the model's device.
-        predicted: which tokens are predicted, [n, t] bool.
-    """
-
-    rows: tuple[int, ...]
+    rows: tuple[int, ...]  # their numbers
+    # Token ids and attention mask, [n, t] int64, on the model's device.
     inputs: dict[str, torch.Tensor]
-    predicted: torch.Tensor
+    predicted: torch.Tensor  # which tokens are predicted, [n, t] bool
 
     @property
     def predicting(self) -> torch.Tensor:
@@ -77,7 +54,7 @@ def tokenize_labeled(model: LanguageModel, texts: Sequence[LabeledText]) -> list
     for text in texts:
         read = model.reply_ids(text)
         most = LABELLED_TOKENS if text.reply is None else MAX_TOKENS
-        found.append(TokenizedText(read.ids[:most], max(1, read.reply_start)))
+        found.append(TokenizedText(read.ids[:most], max(1, read.start)))
     return found
 
 
@@ -90,10 +67,7 @@ def text_batches(
     ids = [texts[row].ids for row in used]
     for places, inputs in batches(model, ids, max_tokens=None, batch_tokens=batch_tokens):
         rows = tuple(used[place] for place in places)
-        mask = inputs["attention_mask"].bool()
-        starts = torch.tensor([texts[row].start for row in rows], device=mask.device)
-        position = torch.arange(mask.shape[1], device=mask.device)
-        yield TextBatch(rows, inputs, mask & (position >= starts.unsqueeze(1)))
+        yield TextBatch(rows, inputs, predicted_tokens([texts[row] for row in rows], inputs))
 
 
 def texts_up_to(texts: Sequence[TokenizedText], tokens: int) -> list[TokenizedText]:

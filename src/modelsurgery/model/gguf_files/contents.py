@@ -30,20 +30,13 @@ CONTROL = 3  # type of a token
 
 @dataclass(frozen=True)
 class GgufContents:
-    """What is read of a GGUF file besides its weights.
+    """What is read of a GGUF file besides its weights."""
 
-    Attributes:
-        architecture: llama.cpp's name of the model's architecture.
-        has_single_digits: whether its tokenizer splits numbers into digits.
-        begins_with_bos: whether a text begins with BOS though the file does not say so.
-        end_ids: tokens that end a text or a turn, sorted.
-        matrix_types: ggml's names of the types of its matrices, sorted by how many have them.
-    """
-
-    architecture: str
-    has_single_digits: bool
-    begins_with_bos: bool
-    end_ids: tuple[int, ...]
+    architecture: str  # llama.cpp's name of the model's architecture
+    has_single_digits: bool  # whether its tokenizer splits numbers into digits
+    begins_with_bos: bool  # whether a text begins with BOS though the file does not say so
+    end_ids: tuple[int, ...]  # tokens that end a text or a turn, sorted
+    # ggml's names of the types of its matrices, sorted by how many have them.
     matrix_types: tuple[str, ...]
 
     @property

@@ -46,13 +46,10 @@ def rates_chart(rows: Sequence[tuple[str, Compared]]) -> Markup:
 
 
 def curve_chart(points: Sequence[Point], name: str, uncalled: str | None = None) -> Markup:
-    """The dose-response curve: rate and use of the budget against strength.
+    """The dose-response curve: rate and use of the budget against strength, weakest point first.
 
-    Args:
-        points: weakest first.
-        name: of the behavior.
-        uncalled: name of prompts that do not call for it; draws by how many points more of them
-            show it, as a second line.
+    With a name of prompts that do not call for the behavior, a second line is drawn: by how many
+    points more of them show it.
     """
     x = draw.Axis(0.0, max(abs(point.strength) for point in points), SCALE, WIDTH - RIGHT)
     rated = [(abs(one.strength), one.rate, one) for one in points if one.rate is not None]
@@ -125,12 +122,7 @@ def _budget_lines(points: Sequence[Point], x: draw.Axis, use: draw.Axis) -> list
 
 
 def bars_chart(rows: Sequence[tuple[str, float, str]], title: str) -> Markup:
-    """Horizontal bars from zero to both sides.
-
-    Args:
-        rows: label, value, and the value in words.
-        title: of the chart.
-    """
+    """Horizontal bars from zero to both sides; rows are label, value, and the value in words."""
     values = [value for _, value, _ in rows]
     low, high = min(0.0, *values), max(0.0, *values)
     if low == high:
@@ -171,10 +163,8 @@ def explained_chart(
 ) -> Markup:
     """Predicted gain layer by layer; below, what was predicted beside what was measured.
 
-    Args:
-        layers: label, predicted gain, and what else to say of the layer.
-        compared: name, predicted and measured value, each pair on a scale of its own; None was not
-            measured.
+    Layers are label, predicted gain, and what else to say of the layer. What is compared are name,
+    predicted and measured value, each pair on a scale of its own; None was not measured.
     """
     title = "Predicted gain by layer, nats per token"
     blocks = [(title, [(label, gain, "other", said) for label, gain, said in layers])]
@@ -205,13 +195,9 @@ def histogram_chart(
     title: str,
     axis_name: str,
 ) -> Markup:
-    """Several histograms over the same bins, each as shares of its own sum.
+    """Several histograms over the same n bins, each as shares of its own sum.
 
-    Args:
-        edges: [n + 1] bounds of the bins.
-        series: name, color class, and n counts.
-        title: of the chart.
-        axis_name: what the bins are of.
+    Of n + 1 edges, and series of name, color class and n counts.
     """
     x = draw.Axis(edges[0], edges[-1], SCALE, WIDTH - RIGHT)
     shares = [(name, kind, _shares(counts)) for name, kind, counts in series]
@@ -232,10 +218,7 @@ def panels_chart(
 ) -> Markup:
     """Histograms of base and edited model, a panel below the other, on the same axes.
 
-    Args:
-        panels: name, [n + 1] bounds of the bins, n counts of the base and n of the edited model.
-        title: of the chart.
-        axis_name: what the bins are of.
+    A panel is name, n + 1 edges of bins, n counts of the base and n of the edited model.
     """
     height = 92
     x = draw.Axis(0.0, max(edges[-1] for _, edges, _, _ in panels), SCALE, WIDTH - RIGHT)
@@ -275,8 +258,7 @@ def roc_chart(
 def rise_chart(rises: Sequence[Mapping[str, Any]]) -> Markup:
     """Rise of the loss with the share of the strength, two lines a kind of texts.
 
-    Args:
-        rises: `loss_rise` of `results.json`; at most as many kinds as there are `RISE_COLORS`.
+    Of `loss_rise` in `results.json`, at most as many kinds as there are `RISE_COLORS`.
     """
     bottom = 210
     x = draw.Axis(0.0, 1.0, SCALE, WIDTH - RIGHT)

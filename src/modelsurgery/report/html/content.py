@@ -93,23 +93,23 @@ class Grid:
     lines: Sequence[Sequence[str]]  # cells; the first of a line names it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Page:
     """All that the template shows."""
 
     title: str
     subject: str  # one line: behavior, direction, model
     verdict: str  # the result in one sentence
-    tone: Tone  # whether it is what was wished for, at a price that was allowed
-    told: tuple[str, ...]  # what there is to say beside the verdict
+    tone: Tone = "unclear"  # whether it is what was wished for, at a price that was allowed
+    told: tuple[str, ...] = ()  # what there is to say beside the verdict
     numbers: tuple[Number, ...]  # the gain, the price
-    tables: tuple[Table, ...]  # everything measured
+    tables: tuple[Table, ...] = ()  # everything measured
     notes: tuple[str, ...]  # how it was measured
     figures: tuple[Figure, ...]  # what changed and what it cost
-    answers: Answers | None
+    answers: Answers | None = None
     method: str  # how it was done, in plain words
     facts: tuple[tuple[str, str], ...]  # name and value of what was done, with what
-    commands: tuple[tuple[str, str], ...]  # what for, and the command
+    commands: tuple[tuple[str, str], ...] = ()  # what for, and the command
     record: Record  # recipe, versions and hashes
     inside: tuple[Figure, ...] = ()  # figures on rows, neurons and probe
     # `inside` of the results, for its tables of tokens

@@ -42,13 +42,7 @@ def rates_figure(rows: Sequence[tuple[str, Compared]]) -> Figure:
 
 
 def curve_figure(points: Sequence[Point], name: str, uncalled: str | None = None) -> Figure:
-    """The dose-response curve of a run.
-
-    Args:
-        points: weakest first.
-        name: of the behavior.
-        uncalled: name of prompts that do not call for the behavior; None without such prompts.
-    """
+    """The dose-response curve of a behavior; `uncalled` names prompts that do not call for it."""
     told, legend = "", [("edited", f"share of prompts that show {name}")]
     if uncalled is not None:
         told = (

@@ -19,11 +19,7 @@ from modelsurgery.results.rivals import RivalsResults
 
 
 def write_report(directory: Path, out: Path | None = None) -> Path:
-    """Write the report of a finished run or evaluation; the path of the page.
-
-    Args:
-        directory: the run directory.
-        out: file to write; None takes `report.html` in the directory.
+    """Write the report of a finished run or evaluation, as `report.html` unless told; its path.
 
     Raises:
         ArtifactError: there is no finished run, or its files cannot be read.

@@ -42,12 +42,9 @@ def page_of_rivals(results: RivalsResults, record: Record) -> Page:
         title=f"{results.behavior.name}: methods, {results.model.name}",
         subject=f"{headline(results)} ({results.behavior.title})",
         verdict=verdict,
-        tone="unclear",
-        told=(),
         numbers=tuple(
             Number(titles[one.method], per_cent(one.greedy[1].rate), "greedy") for one in best[:3]
         ),
-        tables=(),
         notes=tuple(notes_of_rivals(results)),
         figures=tuple(
             Figure(
@@ -58,13 +55,11 @@ def page_of_rivals(results: RivalsResults, record: Record) -> Page:
             )
             for name in ("greedy", "sampled")
         ),
-        answers=None,
         method=METHOD,
         facts=tuple(
             (one.title, " ".join(part for part in (one.source, one.settings, one.note) if part))
             for one in results.methods
         ),
-        commands=(),
         record=record,
         grids=tuple(
             Grid(f"At a divergence of {target:g} nats per token", lines[0], lines[1:])

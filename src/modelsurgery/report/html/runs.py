@@ -27,6 +27,7 @@ from modelsurgery.report.html.wording import per_cent
 from modelsurgery.report.scheduling import duration
 from modelsurgery.results import Compared, RunResults
 from modelsurgery.results.notes import run_notes, sentences
+from modelsurgery.results.parts import NO_CHANGE
 from modelsurgery.results.runs import RunBehavior
 from modelsurgery.results.tables import run_table
 
@@ -70,7 +71,7 @@ def page_of_run(directory: Path, results: RunResults, record: Record) -> Page:
 def verdict_of(behavior: RunBehavior) -> str:
     """What there is to say first: above all, that an edit does not work."""
     outcome, change = behavior.outcome, behavior.change
-    is_told = change is not None and change.verdict != wording.NO_CHANGE
+    is_told = change is not None and change.verdict != NO_CHANGE
     if outcome is None or (outcome.kind == "changed" and is_told):
         return wording.verdict(behavior.name, behavior)
     return wording.capitalized(outcome.sentence)

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 from modelsurgery.results import Compared, Rate
+from modelsurgery.results.parts import NO_CHANGE
 from modelsurgery.results.runs import BudgetUse
 
 Tone = Literal["good", "bad", "unclear"]
-# Verdicts of a change, and the one that a direction asks for.
-NO_CHANGE = "no detectable change"
-WISHED = {"away": "less", "toward": "more"}
+WISHED = {"away": "less", "toward": "more"}  # verdict of a change that a direction asks for
 
 
 def per_cent(value: float) -> str:

@@ -321,13 +321,7 @@ def locked(directory: Path, *, shared: bool = False) -> Iterator[None]:
 
 def link_file(source: Path, destination: Path) -> bool:
     """Give a file a second name on the same disk; false where the file system cannot."""
-    try:
-        destination.hardlink_to(source.resolve())
-    except OSError as error:
-        if error.errno in NO_LINK:
-            return False
-        raise
-    return True
+    return _is_done(lambda: destination.hardlink_to(source.resolve()))
 
 
 def clone_file(source: Path, destination: Path) -> bool:
@@ -341,8 +335,13 @@ def clone_file(source: Path, destination: Path) -> bool:
 
 def _shares_blocks(source: int, destination: int) -> bool:
     """Have an open, empty file share the blocks of another; false where the file system cannot."""
+    return _is_done(lambda: fcntl.ioctl(destination, FICLONE, source))
+
+
+def _is_done(link: Callable[[], object]) -> bool:
+    """Link or clone; false where the file system cannot."""
     try:
-        fcntl.ioctl(destination, FICLONE, source)
+        link()
     except OSError as error:
         if error.errno not in NO_LINK:
             raise

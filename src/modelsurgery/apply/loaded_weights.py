@@ -81,12 +81,13 @@ def disk_bytes(module: torch.nn.Module) -> int:
     )
 
 
-def stored_values(module: torch.nn.Module, name: str) -> torch.Tensor:
-    """Values of a module's own parameter, wherever they are; not to be written to.
+def stored_values(model: torch.nn.Module, path: str) -> torch.Tensor:
+    """Values of a parameter of a model or module, wherever they are; not to be written to.
 
     Raises:
         UnsupportedModelError: they cannot be read.
     """
+    module, name = _owned(model, path)
     hook, parameter = _hook_of(module), module.get_parameter(name)
     if hook is not None:
         found: torch.Tensor = hook.weights_map[name]
@@ -104,15 +105,10 @@ def stored_values(module: torch.nn.Module, name: str) -> torch.Tensor:
     return parameter.data
 
 
-def parameter_values(model: torch.nn.Module, name: str) -> torch.Tensor:
-    """Values of a model's parameter, as `stored_values` gives them."""
-    owner, _, own_name = name.rpartition(".")
-    return stored_values(model.get_submodule(owner), own_name)
-
-
 @contextmanager
-def rows_replaced(module: torch.nn.Module, name: str, *changes: NewRows) -> Iterator[None]:
-    """Let a module's own parameter have other rows, then restore the exact values."""
+def rows_replaced(model: torch.nn.Module, path: str, *changes: NewRows) -> Iterator[None]:
+    """Let a parameter of a model or module have other rows, then restore the exact values."""
+    module, name = _owned(model, path)
     hook = _hook_of(module)
     dtype = module.get_parameter(name).dtype
     if hook is not None and not _is_in_memory(hook.weights_map, name, dtype):
@@ -162,6 +158,12 @@ def _is_in_memory(weights: Mapping[str, torch.Tensor], name: str, dtype: torch.d
     """Whether a map gives the same tensor each time, rather than what it reads from a file."""
     found = weights[name]
     return found.dtype == dtype and found is weights[name]
+
+
+def _owned(model: torch.nn.Module, path: str) -> tuple[torch.nn.Module, str]:
+    """The module that a parameter belongs to, and what it is called there."""
+    owner, _, name = path.rpartition(".")
+    return model.get_submodule(owner), name
 
 
 def _hook_of(module: torch.nn.Module) -> Any:

@@ -65,12 +65,8 @@ class Surgery:
         naming = naming_earlier(self.checkpoint, self.gates, self.edits)
         with writer.open(), naming, Weights(self.checkpoint) as weights:
             changes = worked_ahead(tensor_changes(self.edits, rows_reader(weights, self.gates)))
-            coverage = measure_coverage(
-                writer.recorded(self._keeping(self.arrival.watched(changes))),
-                tensors_found=len(self.gates),
-                rows_found=sum(gate.rows for gate in self.gates),
-                bytes_total=self.checkpoint.size_bytes,
-            )
+            recorded = writer.recorded(self._keeping(self.arrival.watched(changes)))
+            coverage = measure_coverage(recorded, self.checkpoint, self.gates)
             stored = writer.finish(
                 _described(self.edits),
                 coverage,

@@ -372,9 +372,4 @@ def _inside(choosing: Choosing, choice: Choice) -> Inside:
 
 def _coverage(model: LanguageModel, edit: Edit) -> Coverage:
     with edited(model.model, edit) as changes:
-        return measure_coverage(
-            changes,
-            tensors_found=len(model.gates),
-            rows_found=edit.candidate_rows,
-            bytes_total=model.checkpoint.size_bytes,
-        )
+        return measure_coverage(changes, model.checkpoint, model.gates)

@@ -44,6 +44,10 @@ from modelsurgery.errors import EditMismatchError, UnsupportedModelError
 TORCH_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 DEQUANTIZED = "modelsurgery_dequantized"  # attribute of a transformers model
 
+# What a part of a batch gets on top of a projection's outputs: number of the part, which outputs
+# (int64 [k]), and what is added to their weights [k, d].
+Addition = tuple[int, torch.Tensor, torch.Tensor]
+
 
 @contextmanager
 def edited(model: Any, *edits: Edit) -> Iterator[tuple[TensorChange, ...]]:
@@ -117,19 +121,15 @@ def edited_per_part(model: Any, parts: Sequence[Sequence[Edit]]) -> Iterator[Non
         EditMismatchError: the model has not the rows that an edit was made for.
     """
     matrices = _gate_parameters(model, layout_of([edit for part in parts for edit in part]))
-    additions: dict[Address, list[_Addition]] = defaultdict(list)
+    additions: dict[Address, list[Addition]] = defaultdict(list)
     for number, edits in enumerate(parts):
         for change in _changes(model, matrices, edits):
             matrix = matrices[change.address]
             place, dtype = running_device(matrix.module), matrix.parameter.dtype
             outputs = matrix.view.outputs(tuple(matrix.parameter.shape))[change.rows]
             gained = change.after.astype(np.float32) - change.before.astype(np.float32)
-            addition = _Addition(
-                number,
-                torch.from_numpy(outputs).to(place),
-                torch.from_numpy(gained).to(place, dtype),
-            )
-            additions[change.address].append(addition)
+            rows = torch.from_numpy(gained).to(place, dtype)
+            additions[change.address].append((number, torch.from_numpy(outputs).to(place), rows))
     with ExitStack() as stack:
         for address, some in additions.items():
             module = matrices[address].module
@@ -148,28 +148,12 @@ def takes_parts(model: Any, layout: GateLayout | None = None) -> bool:
     return all(one.sees_every_token for one in _gate_parameters(model, layout).values())
 
 
-@dataclass(frozen=True)
-class _Addition:
-    """What a part of a batch gets on top of a projection's outputs.
-
-    Attributes:
-        part: number of the part.
-        outputs: which outputs of the projection, int64 [k].
-        rows: what is added to their weights, [k, d].
-    """
-
-    part: int
-    outputs: torch.Tensor
-    rows: torch.Tensor
-
-
-def _adding(additions: Sequence[_Addition], parts: int) -> Callable[..., None]:
+def _adding(additions: Sequence[Addition], parts: int) -> Callable[..., None]:
     def hook(_: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         hidden = inputs[0].to(output.device).unflatten(0, (parts, -1))
         whole = output.unflatten(0, (parts, -1))
-        for one in additions:
-            added = hidden[one.part] @ one.rows.T
-            whole[one.part].index_add_(-1, one.outputs, added)
+        for part, outputs, rows in additions:
+            whole[part].index_add_(-1, outputs, hidden[part] @ rows.T)
 
     return hook
 

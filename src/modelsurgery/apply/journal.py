@@ -29,7 +29,7 @@ from modelsurgery.checkpoint.weight_headers import header_sha256
 from modelsurgery.edit.changes import TensorChange
 from modelsurgery.edit.edit import rows_sha256
 from modelsurgery.errors import CheckpointError, JournalError
-from modelsurgery.files.atomic import sha256_json, storage_errors, sync_directory, write_json
+from modelsurgery.files.atomic import sha256_json, storage_errors, sync, write_json
 from modelsurgery.files.provenance import provenance
 
 SURGERY_DIRECTORY = ".surgery"
@@ -200,10 +200,10 @@ def write_journal(
             content = journal.model_dump()
             write_json(staged / JOURNAL_FILE, {**content, "sha256": sha256_json(content)})
             staged.rename(path)
-            sync_directory(parent)
-            sync_directory(directory)
+            sync(parent)
+            sync(directory)
             if directory.name.endswith(RECORDS_SUFFIX):  # it may be new too
-                sync_directory(directory.parent)
+                sync(directory.parent)
         except BaseException:
             shutil.rmtree(staged, ignore_errors=True)
             _remove_if_empty(parent)
@@ -289,7 +289,7 @@ def remove_journal(stored: StoredJournal) -> None:
     """Take a journal away, its name first."""
     removed = stored.path.with_name(f"{STAGED_PREFIX}removed-{stored.name}")
     stored.path.rename(removed)
-    sync_directory(removed.parent)
+    sync(removed.parent)
     shutil.rmtree(removed)
     _remove_if_empty(stored.path.parent)
 

@@ -77,19 +77,13 @@ def _unreadable(path: object) -> StorageError:
     )
 
 
-def sync_directory(directory: Path) -> None:
-    """Flush a directory's entries, so that a rename in it survives a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Flush a file's bytes, or a directory's entries: then a rename in it survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def sync_file(path: Path) -> None:
-    """Flush a file's bytes to the disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -117,7 +111,7 @@ def staged_bytes(path: Path, content: bytes) -> Iterator[Callable[[], None]]:
     def put() -> None:
         with storage_errors(path):
             staged.replace(path)
-            sync_directory(path.parent)
+            sync(path.parent)
 
     try:
         with storage_errors(path):
@@ -217,15 +211,12 @@ def staged_for(destination: Path, put: Callable[[Path], None]) -> Iterator[Path]
             with locked(staged):
                 yield staged
             for path in sorted(staged.rglob("*")):
-                if path.is_dir():
-                    sync_directory(path)
-                else:
-                    sync_file(path)
+                sync(path)
             put(staged)
         except BaseException:
             shutil.rmtree(staged, ignore_errors=True)
             raise
-        sync_directory(destination.parent)
+        sync(destination.parent)
 
 
 def copy_file(source: Path, destination: Path) -> None:

@@ -30,7 +30,7 @@ from modelsurgery.edit.changes import TensorChange
 from modelsurgery.edit.edit import rows_sha256
 from modelsurgery.errors import CheckpointError, JournalError
 from modelsurgery.files.atomic import sha256_json, storage_errors, sync, write_json
-from modelsurgery.files.provenance import provenance
+from modelsurgery.files.provenance import Provenance
 
 SURGERY_DIRECTORY = ".surgery"
 JOURNAL_FILE = "journal.json"
@@ -194,7 +194,7 @@ def write_journal(
                 entries=entries,
                 description=description,
                 coverage=asdict(coverage),
-                provenance=provenance().to_json(),
+                provenance=Provenance().to_json(),
                 manifest_before=manifest_before,
             )
             content = journal.model_dump()

@@ -9,7 +9,7 @@ that stands in for the hook's own and gives copies.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,20 +25,20 @@ class NewRows:
     Attributes:
         view: the matrix in it.
         rows: numbers of its rows, int64 [k].
-        values: what they become, float32 [k, d].
+        values: what they become, [k, d], exact in float32.
     """
 
     view: RowView
     rows: torch.Tensor
     values: torch.Tensor
 
-    def write(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Write them into the parameter's values; what was there before, [k, d]."""
+    def write(self, tensor: torch.Tensor) -> "NewRows":
+        """Write them into the parameter's values; those that were there before."""
         matrix = rows_in(tensor, self.view)
         places = self.rows.to(matrix.device)
         before = matrix[places]
         matrix[places] = self.values.to(matrix.device, matrix.dtype)
-        return before
+        return replace(self, values=before)
 
 
 def rows_in(tensor: torch.Tensor, view: RowView) -> torch.Tensor:
@@ -120,13 +120,13 @@ def rows_replaced(model: torch.nn.Module, path: str, *changes: NewRows) -> Itera
             hook.weights_map = before
         return
     tensor = stored_values(module, name)
-    kept: list[torch.Tensor] = []
+    kept: list[NewRows] = []
     try:
         kept.extend(change.write(tensor) for change in changes)
         yield
     finally:
-        for change, values in reversed([*zip(changes, kept, strict=False)]):
-            rows_in(tensor, change.view)[change.rows.to(values.device)] = values
+        for before in reversed(kept):
+            before.write(tensor)
 
 
 @dataclass(frozen=True, eq=False)

@@ -180,8 +180,7 @@ class Folder:
 
     def metadata(self, name: str) -> dict[str, str]:
         """What was recorded with an object when it was made."""
-        found: dict[str, str] = self._ask("head_object", **self._key(name))["Metadata"]
-        return found
+        return dict(self._ask("head_object", **self._key(name))["Metadata"])
 
     def put(self, name: str, content: bytes, *, new: bool = False) -> None:
         """Write a small object.
@@ -277,8 +276,7 @@ class Folder:
                 CopySourceRange=f"bytes={part.start}-{part.stop - 1}",
                 CopySourceIfMatch=part.etag,
             )["CopyPartResult"]
-        etag: str = answer["ETag"]
-        return etag
+        return str(answer["ETag"])
 
     def versions(self, prefix: str) -> list[tuple[str, str | None]]:
         """Names and versions of all objects whose names begin so, also of those deleted by name.

@@ -9,9 +9,8 @@ from gguf_tiny import write_gguf
 from modelsurgery import open_checkpoint
 from modelsurgery.checkpoint.gguf_header import read_gguf_header
 from modelsurgery.checkpoint.layouts import find_gate_matrices
-from modelsurgery.checkpoint.rows import read_rows
 from modelsurgery.errors import SurgeryError
-from tiny import write_tiny_model
+from tiny import read_rows, write_tiny_model
 
 WHOLE_EVERY = 10
 NUMBERS = (0, 1, 2, 7, 8, 9, 31, 2**16, 2**31, 2**32 - 1, 2**32, 2**62, 2**63 - 1, 2**63, 2**64 - 1)
@@ -21,7 +20,8 @@ def sound_file(directory: Path) -> tuple[bytes, int]:
     """A small model, and the length of its header."""
     model = write_tiny_model(directory / "model", "llama", num_hidden_layers=1)
     path = write_gguf(model, directory / "model.gguf", "Q4_0")
-    return path.read_bytes(), read_gguf_header(path).data_start
+    data_start = min(one.start for one in read_gguf_header(path).tensors.values())
+    return path.read_bytes(), data_start
 
 
 def with_number(content: bytes, header: int, generator: random.Random) -> bytes:
@@ -50,7 +50,7 @@ def looked_at(path: Path) -> None:
     for tensor in checkpoint.tensors.values():
         assert 0 < tensor.start <= tensor.start + tensor.size_bytes <= size
     for gate in find_gate_matrices(checkpoint):
-        assert len(read_rows(checkpoint, gate.view, 0, gate.rows)) == gate.rows
+        assert len(read_rows(checkpoint, gate.view)) == gate.rows
 
 
 def fuzz(sound: tuple[bytes, int], path: Path, count: int, seed: int) -> tuple[int, int]:

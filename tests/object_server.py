@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 from modelsurgery import Edit, open_checkpoint
 from modelsurgery.checkpoint.layouts import find_gate_matrices
 from modelsurgery.edit.edit import RowUpdate
-from modelsurgery.files.provenance import provenance
+from modelsurgery.files.provenance import Provenance
 
 BUCKET = "models"
 WIDTH, INNER, VOCABULARY = 256, 8192, 14_000
@@ -233,7 +233,7 @@ def edit_of(model: Path, rows: tuple[list[int], ...], *, strength: float = 0.5) 
         alpha=strength,
         strength=strength,
         candidate_rows=sum(gate.rows for gate in gates),
-        provenance=provenance(inputs={}, settings={}),
+        provenance=Provenance(),
     )
     return edit.bound_to(checkpoint, gates)
 

@@ -10,10 +10,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
+
+from modelsurgery.checkpoint.directory import Checkpoint
+from modelsurgery.checkpoint.rows import Rows, RowView, Weights
 
 TEXT = (
     "the a cat dog sun rain house tree happy sad kind rude good bad big small runs sits sings "
@@ -348,6 +352,12 @@ def fill(model: torch.nn.Module) -> None:
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.normal_(0, 0.05)
+
+
+def read_rows(checkpoint: Checkpoint, view: RowView) -> Rows:
+    """All rows of a matrix, [rows, columns] in the stored dtype."""
+    with Weights(checkpoint) as weights:
+        return weights.read(view, np.arange(view.rows))
 
 
 def rename_tensors(directory: Path, patterns: dict[str, str]) -> None:

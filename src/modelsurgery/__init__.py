@@ -50,10 +50,10 @@ if TYPE_CHECKING:  # as themselves: type checkers take that for public
     from modelsurgery.errors import SurgeryError as SurgeryError
     from modelsurgery.evaluation.evaluating import Evaluation as Evaluation
     from modelsurgery.evaluation.evaluating import evaluate as evaluate
-    from modelsurgery.export import GgufAdapter as GgufAdapter
-    from modelsurgery.export import PeftAdapter as PeftAdapter
-    from modelsurgery.export import write_gguf_adapter as write_gguf_adapter
-    from modelsurgery.export import write_peft_adapter as write_peft_adapter
+    from modelsurgery.export.gguf import GgufAdapter as GgufAdapter
+    from modelsurgery.export.gguf import write_gguf_adapter as write_gguf_adapter
+    from modelsurgery.export.peft import PeftAdapter as PeftAdapter
+    from modelsurgery.export.peft import write_peft_adapter as write_peft_adapter
     from modelsurgery.model.hidden_states import HiddenStates as HiddenStates
     from modelsurgery.model.hidden_states import extract_hidden_states as extract_hidden_states
     from modelsurgery.model.language_model import LanguageModel as LanguageModel
@@ -85,7 +85,8 @@ _NAMES = {
     "edit.region": ("Region", "RowScores", "score_rows", "select_region"),
     "errors": ("SurgeryError",),
     "evaluation.evaluating": ("Evaluation", "evaluate"),
-    "export": ("GgufAdapter", "PeftAdapter", "write_gguf_adapter", "write_peft_adapter"),
+    "export.gguf": ("GgufAdapter", "write_gguf_adapter"),
+    "export.peft": ("PeftAdapter", "write_peft_adapter"),
     "model.hidden_states": ("HiddenStates", "extract_hidden_states"),
     "model.language_model": ("LanguageModel",),
     "model.loading": ("load_model",),

@@ -14,7 +14,7 @@ from families import LOADED, loaded
 from modelsurgery import Edit, LanguageModel
 from modelsurgery.apply.in_memory import edited
 from modelsurgery.edit.edit import RowUpdate
-from modelsurgery.files.provenance import provenance
+from modelsurgery.files.provenance import Provenance
 from modelsurgery.model.activations.ledger import Ledger, Sums
 from modelsurgery.model.activations.moments import DenseMoment, SampledMoment
 from modelsurgery.model.activations.passes import FORWARD_TOKENS, Passes
@@ -71,7 +71,7 @@ def edit_along(
         )
         for gate in model.gates
     )  # fmt: skip
-    return Edit(updates, 1.0, 1.0, sum(gate.rows for gate in model.gates), provenance())
+    return Edit(updates, 1.0, 1.0, sum(gate.rows for gate in model.gates), Provenance())
 
 
 @pytest.mark.parametrize("family", LOADED)

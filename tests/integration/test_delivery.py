@@ -24,9 +24,9 @@ from modelsurgery import (
     score_rows,
     select_region,
 )
-from modelsurgery.checkpoint.rows import RowView, read_rows
+from modelsurgery.checkpoint.rows import RowView
 from modelsurgery.errors import EditMismatchError, NothingChangedError, OutputExistsError
-from tiny import FAMILIES, tiny_sentences, write_tiny_model
+from tiny import FAMILIES, read_rows, tiny_sentences, write_tiny_model
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -87,7 +87,7 @@ def test_sharded_copy_differs_in_the_chosen_rows_only(tmp_path: Path) -> None:
             continue
         rows, columns = tensor.shape
         view = RowView(name, tensor.dtype, rows, columns, 0, columns, 1)
-        old, new = (read_rows(one, view, 0, rows) for one in (before, after))
+        old, new = (read_rows(one, view) for one in (before, after))
         differs = (old != new).any(axis=1)
         assert set(differs.nonzero()[0].tolist()) == chosen.get(name, set())
     assert copy.coverage.rows_edited == edit.row_count == 40

@@ -26,7 +26,8 @@ from modelsurgery import (
 from modelsurgery.checkpoint import ggml
 from modelsurgery.checkpoint.gguf_files import MODEL_TYPES, architecture_of
 from modelsurgery.errors import EditMismatchError, RecipeError, UnsupportedModelError
-from modelsurgery.export import write_gguf_adapter, write_merged_gguf, write_ollama_model
+from modelsurgery.export.gguf import write_gguf_adapter, write_merged_gguf
+from modelsurgery.export.ollama import write_ollama_model
 from talking import SMOLLM_2
 from tiny import write_tiny_model
 

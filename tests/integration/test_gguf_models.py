@@ -34,7 +34,7 @@ from modelsurgery.errors import (
     RecipeError,
     UnsupportedModelError,
 )
-from modelsurgery.export import write_gguf_adapter
+from modelsurgery.export.gguf import write_gguf_adapter
 from modelsurgery.model.gguf_files import dequantizing
 
 gguf = pytest.importorskip("gguf")

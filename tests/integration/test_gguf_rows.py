@@ -20,9 +20,9 @@ from modelsurgery.checkpoint.quantized import (
     dequantized,
 )
 from modelsurgery.checkpoint.quantized import quantized as quantized_rows
-from modelsurgery.checkpoint.rows import ROW_DTYPES, read_rows, widened
+from modelsurgery.checkpoint.rows import ROW_DTYPES, widened
 from modelsurgery.errors import CheckpointError, ModelNotFoundError, UnsupportedModelError
-from tiny import write_tiny_model
+from tiny import read_rows, write_tiny_model
 
 FAMILIES = (
     *("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "granite", "cohere2"),
@@ -34,7 +34,7 @@ FAMILIES = (
 
 def gate_rows(checkpoint: Checkpoint) -> dict[Address, np.ndarray]:
     gates = find_gate_matrices(checkpoint)
-    return {gate.address: widened(read_rows(checkpoint, gate.view, 0, gate.rows)) for gate in gates}
+    return {gate.address: widened(read_rows(checkpoint, gate.view)) for gate in gates}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

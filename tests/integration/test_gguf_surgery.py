@@ -36,7 +36,7 @@ from modelsurgery.apply.staging import staged_place
 from modelsurgery.checkpoint import ggml
 from modelsurgery.checkpoint.place import Place, place_of
 from modelsurgery.checkpoint.quantized import BY_GGML, BY_THE_PACKAGE, QUANTIZED_DTYPES, with_added
-from modelsurgery.checkpoint.rows import read_rows, widened
+from modelsurgery.checkpoint.rows import widened
 from modelsurgery.errors import (
     CheckpointError,
     EditMismatchError,
@@ -45,7 +45,7 @@ from modelsurgery.errors import (
     UnsupportedModelError,
 )
 from modelsurgery.export.factors import low_rank_factors
-from tiny import write_tiny_model
+from tiny import read_rows, write_tiny_model
 
 WIDTH = 256
 KINDS = ("F32", "F16", "BF16", *BY_THE_PACKAGE, *BY_GGML)
@@ -98,11 +98,11 @@ def test_edited_rows_are_those_of_the_reference(original: Path, kind: str, tmp_p
     edited = open_checkpoint(apply_to_copy(path, [edit], tmp_path / "edited.gguf").directory)
     number = gguf.GGMLQuantizationType[kind]
     for gate in find_gate_matrices(base):
-        expected = widened(read_rows(base, gate.view, 0, gate.rows))
+        expected = widened(read_rows(base, gate.view))
         for update in (one for one in edit.updates if one.address == gate.address):
             wanted = expected[update.rows] + update.coefficients[:, None] * update.direction
             expected[update.rows] = gguf.quants.dequantize(quantized(wanted, kind), number)
-        found = widened(read_rows(edited, gate.view, 0, gate.rows))
+        found = widened(read_rows(edited, gate.view))
         np.testing.assert_array_equal(found, expected)
 
 
@@ -237,9 +237,7 @@ def test_what_arrives_is_what_changed(original: Path, tmp_path: Path) -> None:
     copy = apply_to_copy(path, [edit], tmp_path / "copy.gguf")
     edited, achieved, wanted = open_checkpoint(copy.directory), [], []
     for gate in find_gate_matrices(checkpoint):
-        before, after = (
-            widened(read_rows(one, gate.view, 0, gate.rows)) for one in (checkpoint, edited)
-        )
+        before, after = (widened(read_rows(one, gate.view)) for one in (checkpoint, edited))
         for update in (one for one in edit.updates if one.address == gate.address):
             achieved.append((after - before)[update.rows])
             wanted.append(update.coefficients[:, None] * update.direction)

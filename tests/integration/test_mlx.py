@@ -22,7 +22,7 @@ from command_line import Surgery
 from families import load, random_edit
 from modelsurgery import apply_to_copy, edited, find_gate_matrices, open_checkpoint
 from modelsurgery.errors import OutputExistsError, RecipeError, UnsupportedModelError
-from modelsurgery.export import write_mlx_adapter
+from modelsurgery.export.mlx import write_mlx_adapter
 from tiny import write_tiny_model
 
 IDS = [1, 7, 9, 14, 11, 23, 8, 30]

@@ -14,7 +14,7 @@ import torch
 
 from families import load, logits, random_edit
 from modelsurgery import LanguageModel, edited, fit_edit, load_model, wrap
-from modelsurgery.apply.loaded_weights import disk_bytes, is_offloaded, parameter_values
+from modelsurgery.apply.loaded_weights import disk_bytes, is_offloaded, stored_values
 from modelsurgery.data.texts import LabeledText
 from modelsurgery.errors import RecipeError, StorageError, UnsupportedModelError
 from modelsurgery.evaluation.decoding import Decoding
@@ -58,8 +58,7 @@ def hashes(directory: Path) -> dict[str, str]:
 def values_of(model: LanguageModel) -> dict[str, torch.Tensor]:
     """All parameters, wherever they are."""
     return {
-        name: parameter_values(model.model, name).clone()
-        for name, _ in model.model.named_parameters()
+        name: stored_values(model.model, name).clone() for name, _ in model.model.named_parameters()
     }
 
 

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from modelsurgery.checkpoint.directory import Checkpoint, open_checkpoint, read_header
 from modelsurgery.checkpoint.layouts import find_gate_matrices
-from modelsurgery.checkpoint.rows import read_rows
 from modelsurgery.edit.changes import tensor_changes
 from modelsurgery.edit.edit import Edit, RowUpdate, make_edit
 from modelsurgery.edit.edit_file import load_edit, save_edit
@@ -22,7 +21,7 @@ from modelsurgery.edit.probe import Probe, load_probe, save_probe
 from modelsurgery.edit.region import score_rows, select_region
 from modelsurgery.errors import ArtifactError, CheckpointError, UnsupportedModelError
 from modelsurgery.files.artifact import read_artifact, write_artifact
-from tiny import write_tiny_model
+from tiny import read_rows, write_tiny_model
 
 INDEX = "model.safetensors.index.json"
 COMMON = settings(
@@ -92,7 +91,7 @@ def looked_at(directory: Path) -> tuple[Checkpoint, list[np.ndarray]]:
     """Everything that surgery reads of a checkpoint."""
     checkpoint = open_checkpoint(directory)
     gates = find_gate_matrices(checkpoint)
-    return checkpoint, [read_rows(checkpoint, gate.view, 0, gate.rows) for gate in gates]
+    return checkpoint, [read_rows(checkpoint, gate.view) for gate in gates]
 
 
 def copied(source: Path, destination: str) -> Path:

@@ -12,9 +12,9 @@ import torch
 from families import loaded
 from looked_into import D, looked, texts_of_a_behavior
 from modelsurgery import apply_to_copy, edited, find_gate_matrices, open_checkpoint
-from modelsurgery.checkpoint.rows import read_rows, widened
+from modelsurgery.checkpoint.rows import widened
 from modelsurgery.edit.edit import Edit
-from tiny import write_tiny_model
+from tiny import read_rows, write_tiny_model
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def active_by_hand(
         total = 0
         for update in edit.updates:
             gate = gates[update.address]
-            rows = widened(read_rows(checkpoint, gate.view, 0, gate.rows))[update.rows]
+            rows = widened(read_rows(checkpoint, gate.view))[update.rows]
             state = caught[gate.block][0].reshape(-1, D).double().numpy()
             bias = modules[gate.block].get_submodule(first).bias
             shift = 0 if bias is None else bias.numpy()[update.rows]

@@ -34,14 +34,14 @@ def test_labels_alone_make_two_kinds_whichever_way_the_edit_goes(sign: int) -> N
     contrast = contrast_of(PAIRS, sign=sign, weight=0.5)
     assert by_sense(contrast) == {(None, 1): (1, 0, 1), (None, 0): (-1, 0, -1)}
     assert contrast.weight == 0.5
-    assert not contrast.depends_on_request
+    assert len(contrast.senses) == 1
     assert {text for kind in contrast.kinds for text in kind.texts} == set(PAIRS)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_requests_make_four_kinds_and_the_behavior_is_never_wanted_uncalled(sign: int) -> None:
     contrast = contrast_of(EXCHANGES, sign=sign)
-    assert contrast.depends_on_request
+    assert len(contrast.senses) == 2
     # What is wanted of an edit that goes `sign` times the proposal: the loss of replies that show
     # the behavior rises where it goes away from it, and always where nothing calls for it.
     wanted = {sense: sign * gain for sense, (gain, _, _) in by_sense(contrast).items()}

@@ -7,12 +7,12 @@ import pytest
 
 from modelsurgery import Edit
 from modelsurgery.evaluation.screening import Effect
-from modelsurgery.files.provenance import provenance
+from modelsurgery.files.provenance import Provenance
 from modelsurgery.rules.proposal import RowProposal
 from modelsurgery.search import Budget, FittedStrength
 from modelsurgery.search.fitting import RULE_STRENGTH, FittedRule
 
-EDITS = {name: Edit((), 1.0, 1.0, 1, provenance()) for name in ("plain", "kept")}
+EDITS = {name: Edit((), 1.0, 1.0, 1, Provenance()) for name in ("plain", "kept")}
 
 
 def chosen(rise: float, *, kept_gap: float, limit: float | None = 0.02, keeps: bool = True) -> str:

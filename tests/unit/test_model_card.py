@@ -14,7 +14,7 @@ from test_edit import an_edit
 from modelsurgery import load_edit, load_model, open_checkpoint, save_edit, undo, verify
 from modelsurgery.checkpoint.layouts.format import GateLayout
 from modelsurgery.errors import OutputExistsError, RecipeError, SurgeryError
-from modelsurgery.export import push_repository, write_repository
+from modelsurgery.export.hub import push_repository, write_repository
 from modelsurgery.export.public import public_judge, public_name
 from modelsurgery.files.provenance import Provenance
 from modelsurgery.pipeline.recipe import Recipe

@@ -9,12 +9,12 @@ import torch
 from families import loaded, random_edit
 from looked_into import looked
 from modelsurgery import find_gate_matrices, open_checkpoint
-from modelsurgery.checkpoint.rows import read_rows, widened
+from modelsurgery.checkpoint.rows import widened
 from modelsurgery.edit.edit import Edit
 from modelsurgery.interpret import Inside, nearest_rows
 from modelsurgery.interpret.lens import read_tokens
 from modelsurgery.model.language_model import LanguageModel
-from tiny import write_tiny_model
+from tiny import read_rows, write_tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_neurons_read_their_rows_and_write_their_columns(
     one = next(neuron for neuron in seen.neurons if neuron.branch == branch)
     address = (one.layer - 1, one.branch, -1 if one.expert is None else one.expert)
     gate, update = gates[address], updates[address]
-    base = torch.from_numpy(widened(read_rows(checkpoint, gate.view, one.row, one.row + 1)))[0]
+    base = torch.from_numpy(widened(read_rows(checkpoint, gate.view)))[one.row]
     place = list(update.rows).index(one.row)
     after = base + float(update.coefficients[place]) * torch.from_numpy(update.direction)
     down = stored(directory, tensor.format(block=one.layer - 1, expert=one.expert))

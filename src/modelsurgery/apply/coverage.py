@@ -1,10 +1,12 @@
 """What an edit touched, of how much: reported by everything that applies one."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from modelsurgery.checkpoint.directory import Checkpoint
+from modelsurgery.checkpoint.layouts import GateMatrix
 from modelsurgery.edit.changes import TensorChange
 from modelsurgery.errors import NothingChangedError
 
@@ -31,9 +33,9 @@ class Coverage:
 
 
 def measure_coverage(
-    changes: Iterable[TensorChange], *, tensors_found: int, rows_found: int, bytes_total: int
+    changes: Iterable[TensorChange], checkpoint: Checkpoint, gates: Sequence[GateMatrix]
 ) -> Coverage:
-    """Count what changed, one matrix at a time, in a model of that size.
+    """Count what changed, one matrix at a time, in a checkpoint with those gate matrices.
 
     Raises:
         NothingChangedError: no byte differs.
@@ -50,10 +52,10 @@ def measure_coverage(
             "the stored dtype; use a larger strength"
         )
     return Coverage(
-        tensors_found=tensors_found,
+        tensors_found=len(gates),
         tensors_edited=matrices,
         rows_edited=rows,
-        rows_found=rows_found,
+        rows_found=sum(gate.rows for gate in gates),
         bytes_changed=size,
-        bytes_total=bytes_total,
+        bytes_total=checkpoint.size_bytes,
     )

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,10 @@ from modelsurgery.errors import EditMismatchError, UnsupportedModelError
 TORCH_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 DEQUANTIZED = "modelsurgery_dequantized"  # attribute of a transformers model
 
+# What a part of a batch gets on top of a projection's outputs: number of the part, which outputs
+# (int64 [k]), and what is added to their weights [k, d].
+Addition = tuple[int, torch.Tensor, torch.Tensor]
+
 
 @contextmanager
 def edited(model: Any, *edits: Edit) -> Iterator[tuple[TensorChange, ...]]:
@@ -72,7 +76,7 @@ def edited(model: Any, *edits: Edit) -> Iterator[tuple[TensorChange, ...]]:
     """
     model = model.model if hasattr(model, "tokenizer") else model
     matrices = _gate_parameters(model, layout_of(edits)) if edits else {}
-    changes = _changes(matrices, edits, is_dequantized(model))
+    changes = _changes(model, matrices, edits)
     by_parameter: dict[str, list[NewRows]] = defaultdict(list)
     for change in changes:
         view = matrices[change.address].view
@@ -80,8 +84,7 @@ def edited(model: Any, *edits: Edit) -> Iterator[tuple[TensorChange, ...]]:
         by_parameter[view.tensor].append(NewRows(view, torch.from_numpy(change.rows), values))
     with ExitStack() as stack:
         for name, rows in by_parameter.items():
-            owner, _, own_name = name.rpartition(".")
-            stack.enter_context(rows_replaced(model.get_submodule(owner), own_name, *rows))
+            stack.enter_context(rows_replaced(model, name, *rows))
         yield changes
 
 
@@ -118,19 +121,15 @@ def edited_per_part(model: Any, parts: Sequence[Sequence[Edit]]) -> Iterator[Non
         EditMismatchError: the model has not the rows that an edit was made for.
     """
     matrices = _gate_parameters(model, layout_of([edit for part in parts for edit in part]))
-    additions: dict[Address, list[_Addition]] = defaultdict(list)
+    additions: dict[Address, list[Addition]] = defaultdict(list)
     for number, edits in enumerate(parts):
-        for change in _changes(matrices, edits, is_dequantized(model)):
+        for change in _changes(model, matrices, edits):
             matrix = matrices[change.address]
             place, dtype = running_device(matrix.module), matrix.parameter.dtype
             outputs = matrix.view.outputs(tuple(matrix.parameter.shape))[change.rows]
             gained = change.after.astype(np.float32) - change.before.astype(np.float32)
-            addition = _Addition(
-                number,
-                torch.from_numpy(outputs).to(place),
-                torch.from_numpy(gained).to(place, dtype),
-            )
-            additions[change.address].append(addition)
+            rows = torch.from_numpy(gained).to(place, dtype)
+            additions[change.address].append((number, torch.from_numpy(outputs).to(place), rows))
     with ExitStack() as stack:
         for address, some in additions.items():
             module = matrices[address].module
@@ -149,28 +148,12 @@ def takes_parts(model: Any, layout: GateLayout | None = None) -> bool:
     return all(one.sees_every_token for one in _gate_parameters(model, layout).values())
 
 
-@dataclass(frozen=True)
-class _Addition:
-    """What a part of a batch gets on top of a projection's outputs.
-
-    Attributes:
-        part: number of the part.
-        outputs: which outputs of the projection, int64 [k].
-        rows: what is added to their weights, [k, d].
-    """
-
-    part: int
-    outputs: torch.Tensor
-    rows: torch.Tensor
-
-
-def _adding(additions: Sequence[_Addition], parts: int) -> Callable[..., None]:
+def _adding(additions: Sequence[Addition], parts: int) -> Callable[..., None]:
     def hook(_: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         hidden = inputs[0].to(output.device).unflatten(0, (parts, -1))
         whole = output.unflatten(0, (parts, -1))
-        for one in additions:
-            added = hidden[one.part] @ one.rows.T
-            whole[one.part].index_add_(-1, one.outputs, added)
+        for part, outputs, rows in additions:
+            whole[part].index_add_(-1, outputs, hidden[part] @ rows.T)
 
     return hook
 
@@ -225,12 +208,10 @@ def _gate_parameters(model: Any, layout: GateLayout | None) -> dict[Address, _Ga
 
 
 def _changes(
-    matrices: dict[Address, _GateParameter], edits: Sequence[Edit], is_dequantized: bool
+    model: Any, matrices: dict[Address, _GateParameter], edits: Sequence[Edit]
 ) -> tuple[TensorChange, ...]:
     # The experts of a mixture come one after the other, and may be in one tensor on disk.
-    @lru_cache(maxsize=1)
-    def values(module: torch.nn.Module, name: str) -> torch.Tensor:
-        return stored_values(module, name)
+    values = lru_cache(maxsize=1)(partial(stored_values, model))
 
     def read(update: RowUpdate, rows: NDArray[np.int64]) -> Rows:
         gate = matrices.get(update.address)
@@ -241,11 +222,11 @@ def _changes(
                 f"the edit is for {update.tensor} of shape {list(update.shape)}, the model has "
                 f"{held}; use the model that the edit was made from"
             )
-        matrix = rows_in(values(gate.module, gate.view.tensor.rpartition(".")[2]), gate.view)
+        matrix = rows_in(values(gate.view.tensor), gate.view)
         return _as_stored(matrix[torch.from_numpy(rows).to(matrix.device)], update.dtype)
 
     named = named_as(edits, (one.gate for one in matrices.values()))
-    return tuple(tensor_changes(named, read, is_dequantized=is_dequantized))
+    return tuple(tensor_changes(named, read, is_dequantized=is_dequantized(model)))
 
 
 def _as_stored(chosen: torch.Tensor, dtype: str) -> Rows:

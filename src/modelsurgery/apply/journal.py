@@ -11,7 +11,6 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -20,17 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from modelsurgery.apply.coverage import Coverage
+from modelsurgery.apply.coverage import Coverage, measure_coverage
 from modelsurgery.checkpoint.directory import Checkpoint
 from modelsurgery.checkpoint.header import StoredTensor, read_json_object
-from modelsurgery.checkpoint.layouts import Address, GateMatrix
+from modelsurgery.checkpoint.layouts import GateMatrix
 from modelsurgery.checkpoint.place import RECORDS_SUFFIX, is_plain_name
 from modelsurgery.checkpoint.rows import ROW_DTYPES, Rows, RowView
 from modelsurgery.checkpoint.weight_headers import header_sha256
 from modelsurgery.edit.changes import TensorChange
 from modelsurgery.edit.edit import rows_sha256
 from modelsurgery.errors import CheckpointError, JournalError
-from modelsurgery.files.atomic import sha256_json, storage_errors, sync_directory, write_json
+from modelsurgery.files.atomic import sha256_json, storage_errors, sync, write_json
+from modelsurgery.files.provenance import Provenance
 
 SURGERY_DIRECTORY = ".surgery"
 JOURNAL_FILE = "journal.json"
@@ -158,85 +158,83 @@ class StoredJournal:
                 yield entry, rows.view(ROW_DTYPES[entry.dtype]).reshape(-1, entry.columns)
 
 
-class JournalWriter:
-    """Writes a journal beside its final place; nothing can see it before `finish`."""
+def write_journal(
+    directory: Path,
+    checkpoint: Checkpoint,
+    gates: Sequence[GateMatrix],
+    changes: Iterable[TensorChange],
+    description: list[dict[str, Any]],
+    manifest_before: str | None,
+) -> tuple[StoredJournal, Coverage]:
+    """Write the next journal of `directory`, of changes to the tensors of `checkpoint`.
 
-    def __init__(self, directory: Path, checkpoint: Checkpoint, gates: Sequence[GateMatrix]):
-        """Start the next journal of `directory`, of changes to the tensors of `checkpoint`."""
-        self._parent = directory / SURGERY_DIRECTORY
-        self._checkpoint = checkpoint
-        self._views: Mapping[Address, RowView] = {gate.address: gate.view for gate in gates}
-        self._entries: list[JournalEntry] = []
-        taken = [int(one.name) for one in _journal_paths(directory)]
-        self._name = f"{max(taken, default=0) + 1:04d}"
-        self._staged = self._parent / f"{STAGED_PREFIX}{self._name}"
-        self._file: BinaryIO
+    It is written beside its final place, flushed to the disk and renamed: from then on it counts.
+    When a change raises, nothing of it is left.
 
-    @contextmanager
-    def open(self) -> Iterator["JournalWriter"]:
-        """Open the file of rows; when the block raises, nothing of the journal is left."""
-        with storage_errors(self._staged):
-            try:
-                self._staged.mkdir(parents=True)
-                with (self._staged / ROWS_FILE).open("xb") as self._file:
-                    yield self
-            except BaseException:
-                shutil.rmtree(self._staged, ignore_errors=True)
-                _remove_if_empty(self._parent)
-                raise
+    Raises:
+        NothingChangedError: no byte would change.
+    """
+    parent = directory / SURGERY_DIRECTORY
+    taken = [int(one.name) for one in _journal_paths(directory)]
+    path = parent / f"{max(taken, default=0) + 1:04d}"
+    staged = parent / f"{STAGED_PREFIX}{path.name}"
+    entries: list[JournalEntry] = []
+    with storage_errors(staged):
+        try:
+            staged.mkdir(parents=True)
+            with (staged / ROWS_FILE).open("xb") as file:
+                recorded = _recorded(changes, gates, entries, file)
+                coverage = measure_coverage(recorded, checkpoint, gates)
+                file.flush()
+                os.fsync(file.fileno())
+            files = sorted({checkpoint.tensors[entry.tensor].file for entry in entries})
+            journal = Journal(
+                format=FORMAT_VERSION,
+                files={name: header_sha256(checkpoint.place.path(name)) for name in files},
+                entries=entries,
+                description=description,
+                coverage=asdict(coverage),
+                provenance=Provenance().to_json(),
+                manifest_before=manifest_before,
+            )
+            content = journal.model_dump()
+            write_json(staged / JOURNAL_FILE, {**content, "sha256": sha256_json(content)})
+            staged.rename(path)
+            sync(parent)
+            sync(directory)
+            if directory.name.endswith(RECORDS_SUFFIX):  # it may be new too
+                sync(directory.parent)
+        except BaseException:
+            shutil.rmtree(staged, ignore_errors=True)
+            _remove_if_empty(parent)
+            raise
+    return StoredJournal(path, journal), coverage
 
-    def recorded(self, changes: Iterable[TensorChange]) -> Iterator[TensorChange]:
-        """The same changes, each written down before it is passed on; rows that stay left out."""
-        for change in changes:
-            if change.bytes_moved.any():
-                self._record(change, change.bytes_moved > 0)
-            yield change
 
-    def _record(self, change: TensorChange, moved: NDArray[np.bool_]) -> None:
-        before, after, known = change.before, change.after, change.before_sha256
-        if not moved.all():
-            before, after, known = before[moved], after[moved], None
-        self._entries.append(
-            JournalEntry(
-                **asdict(self._views[change.address]),
+def _recorded(
+    changes: Iterable[TensorChange],
+    gates: Sequence[GateMatrix],
+    entries: list[JournalEntry],
+    file: BinaryIO,
+) -> Iterator[TensorChange]:
+    """The same changes, each written down before it is passed on; rows that stay are left out."""
+    views = {gate.address: gate.view for gate in gates}
+    for change in changes:
+        moved = change.bytes_moved > 0
+        if moved.any():
+            before, after, known = change.before, change.after, change.before_sha256
+            if not moved.all():
+                before, after, known = before[moved], after[moved], None
+            entry = JournalEntry(
+                **asdict(views[change.address]),
                 numbers=change.rows[moved].tolist(),
-                place=self._file.tell(),
+                place=file.tell(),
                 before_sha256=known or rows_sha256(before),
                 after_sha256=rows_sha256(after),
             )
-        )
-        self._file.write(np.ascontiguousarray(before).view(np.uint8).reshape(-1).data)
-
-    def finish(
-        self,
-        description: list[dict[str, Any]],
-        coverage: Coverage,
-        provenance: dict[str, Any],
-        manifest_before: str | None,
-    ) -> StoredJournal:
-        """Flush everything to the disk and give the journal its name: from now on it counts."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        tensors = self._checkpoint.tensors
-        files = sorted({tensors[entry.tensor].file for entry in self._entries})
-        journal = Journal(
-            format=FORMAT_VERSION,
-            files={name: header_sha256(self._checkpoint.place.path(name)) for name in files},
-            entries=self._entries,
-            description=description,
-            coverage=asdict(coverage),
-            provenance=provenance,
-            manifest_before=manifest_before,
-        )
-        content = journal.model_dump()
-        write_json(self._staged / JOURNAL_FILE, {**content, "sha256": sha256_json(content)})
-        path = self._parent / self._name
-        self._staged.rename(path)
-        sync_directory(self._parent)
-        sync_directory(self._parent.parent)
-        if self._parent.parent.name.endswith(RECORDS_SUFFIX):  # it may be new too
-            sync_directory(self._parent.parent.parent)
-        return StoredJournal(path, journal)
+            entries.append(entry)
+            file.write(np.ascontiguousarray(before).view(np.uint8).reshape(-1).data)
+        yield change
 
 
 def load_journals(directory: Path) -> list[StoredJournal]:
@@ -291,7 +289,7 @@ def remove_journal(stored: StoredJournal) -> None:
     """Take a journal away, its name first."""
     removed = stored.path.with_name(f"{STAGED_PREFIX}removed-{stored.name}")
     stored.path.rename(removed)
-    sync_directory(removed.parent)
+    sync(removed.parent)
     shutil.rmtree(removed)
     _remove_if_empty(stored.path.parent)
 

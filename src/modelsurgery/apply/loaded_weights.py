@@ -9,7 +9,7 @@ that stands in for the hook's own and gives copies.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,20 +25,20 @@ class NewRows:
     Attributes:
         view: the matrix in it.
         rows: numbers of its rows, int64 [k].
-        values: what they become, float32 [k, d].
+        values: what they become, [k, d], exact in float32.
     """
 
     view: RowView
     rows: torch.Tensor
     values: torch.Tensor
 
-    def write(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Write them into the parameter's values; what was there before, [k, d]."""
+    def write(self, tensor: torch.Tensor) -> "NewRows":
+        """Write them into the parameter's values; those that were there before."""
         matrix = rows_in(tensor, self.view)
         places = self.rows.to(matrix.device)
         before = matrix[places]
         matrix[places] = self.values.to(matrix.device, matrix.dtype)
-        return before
+        return replace(self, values=before)
 
 
 def rows_in(tensor: torch.Tensor, view: RowView) -> torch.Tensor:
@@ -81,12 +81,13 @@ def disk_bytes(module: torch.nn.Module) -> int:
     )
 
 
-def stored_values(module: torch.nn.Module, name: str) -> torch.Tensor:
-    """Values of a module's own parameter, wherever they are; not to be written to.
+def stored_values(model: torch.nn.Module, path: str) -> torch.Tensor:
+    """Values of a parameter of a model or module, wherever they are; not to be written to.
 
     Raises:
         UnsupportedModelError: they cannot be read.
     """
+    module, name = _owned(model, path)
     hook, parameter = _hook_of(module), module.get_parameter(name)
     if hook is not None:
         found: torch.Tensor = hook.weights_map[name]
@@ -104,15 +105,10 @@ def stored_values(module: torch.nn.Module, name: str) -> torch.Tensor:
     return parameter.data
 
 
-def parameter_values(model: torch.nn.Module, name: str) -> torch.Tensor:
-    """Values of a model's parameter, as `stored_values` gives them."""
-    owner, _, own_name = name.rpartition(".")
-    return stored_values(model.get_submodule(owner), own_name)
-
-
 @contextmanager
-def rows_replaced(module: torch.nn.Module, name: str, *changes: NewRows) -> Iterator[None]:
-    """Let a module's own parameter have other rows, then restore the exact values."""
+def rows_replaced(model: torch.nn.Module, path: str, *changes: NewRows) -> Iterator[None]:
+    """Let a parameter of a model or module have other rows, then restore the exact values."""
+    module, name = _owned(model, path)
     hook = _hook_of(module)
     dtype = module.get_parameter(name).dtype
     if hook is not None and not _is_in_memory(hook.weights_map, name, dtype):
@@ -124,13 +120,13 @@ def rows_replaced(module: torch.nn.Module, name: str, *changes: NewRows) -> Iter
             hook.weights_map = before
         return
     tensor = stored_values(module, name)
-    kept: list[torch.Tensor] = []
+    kept: list[NewRows] = []
     try:
         kept.extend(change.write(tensor) for change in changes)
         yield
     finally:
-        for change, values in reversed([*zip(changes, kept, strict=False)]):
-            rows_in(tensor, change.view)[change.rows.to(values.device)] = values
+        for before in reversed(kept):
+            before.write(tensor)
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,6 +158,12 @@ def _is_in_memory(weights: Mapping[str, torch.Tensor], name: str, dtype: torch.d
     """Whether a map gives the same tensor each time, rather than what it reads from a file."""
     found = weights[name]
     return found.dtype == dtype and found is weights[name]
+
+
+def _owned(model: torch.nn.Module, path: str) -> tuple[torch.nn.Module, str]:
+    """The module that a parameter belongs to, and what it is called there."""
+    owner, _, name = path.rpartition(".")
+    return model.get_submodule(owner), name
 
 
 def _hook_of(module: torch.nn.Module) -> Any:

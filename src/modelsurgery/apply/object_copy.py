@@ -124,8 +124,7 @@ def apply_to_object_store(
     checkpoint = open_checkpoint(source)
     assert checkpoint.remote is not None
     with checkpoint.remote.named(), TemporaryDirectory(prefix="surgery-") as staged:
-        copy = _Copy.prepared(checkpoint, checkpoint.remote, edits, target, Path(staged))
-        return copy.made(progress)
+        return _Copy.prepared(checkpoint, edits, target, Path(staged)).made(progress)
 
 
 @dataclass(frozen=True)
@@ -148,14 +147,11 @@ class _Copy:
 
     @classmethod
     def prepared(
-        cls,
-        checkpoint: Checkpoint,
-        source: RemoteModel,
-        edits: Sequence[Edit],
-        target: Folder,
-        staged: Path,
+        cls, checkpoint: Checkpoint, edits: Sequence[Edit], target: Folder, staged: Path
     ) -> "_Copy":
         """Fetch the rows that change, write the journal, and edit them in the local directory."""
+        source = checkpoint.remote
+        assert source is not None
         local = replace(checkpoint, remote=None)
         surgery = replace(Surgery.of(checkpoint, edits), checkpoint=local)
         records = Records.of(checkpoint, source, target, staged)

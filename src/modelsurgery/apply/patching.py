@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelsurgery.apply.arrival import ArrivalSums
-from modelsurgery.apply.coverage import Coverage, measure_coverage
+from modelsurgery.apply.coverage import Coverage
 from modelsurgery.apply.earlier import naming_earlier
-from modelsurgery.apply.journal import JournalEntry, JournalWriter, StoredJournal
+from modelsurgery.apply.journal import JournalEntry, StoredJournal, write_journal
 from modelsurgery.apply.manifest import manifest_text
 from modelsurgery.checkpoint.directory import Checkpoint
 from modelsurgery.checkpoint.layouts import Address, GateMatrix, find_gate_matrices
@@ -21,7 +21,6 @@ from modelsurgery.edit.changes import TensorChange, tensor_changes
 from modelsurgery.edit.edit import Edit, layout_of, named_as, rows_reader, rows_sha256
 from modelsurgery.errors import VerificationError
 from modelsurgery.files.parallel import worked_ahead
-from modelsurgery.files.provenance import provenance
 
 MOST_KEPT_BYTES = 64 << 20
 
@@ -61,23 +60,17 @@ class Surgery:
             EditMismatchError: the weights are not those that an edit was made for.
             NothingChangedError: no byte would change.
         """
-        writer = JournalWriter(directory, self.checkpoint, self.gates)
         naming = naming_earlier(self.checkpoint, self.gates, self.edits)
-        with writer.open(), naming, Weights(self.checkpoint) as weights:
+        with naming, Weights(self.checkpoint) as weights:
             changes = worked_ahead(tensor_changes(self.edits, rows_reader(weights, self.gates)))
-            coverage = measure_coverage(
-                writer.recorded(self._keeping(self.arrival.watched(changes))),
-                tensors_found=len(self.gates),
-                rows_found=sum(gate.rows for gate in self.gates),
-                bytes_total=self.checkpoint.size_bytes,
-            )
-            stored = writer.finish(
+            return write_journal(
+                directory,
+                self.checkpoint,
+                self.gates,
+                self._keeping(self.arrival.watched(changes)),
                 _described(self.edits),
-                coverage,
-                provenance().to_json(),
                 manifest_text(self.checkpoint.place.records),
             )
-        return stored, coverage
 
     def patch(self, stored: StoredJournal, weights: Weights) -> None:
         """Write the edited rows into files that hold the unedited ones, and read them back.

@@ -29,7 +29,7 @@ from modelsurgery.files.atomic import (
     remove_unfinished,
     staged_bytes,
     storage_errors,
-    sync_directory,
+    sync,
 )
 from modelsurgery.files.object_store import refuse_url
 
@@ -199,7 +199,7 @@ def _earlier_manifest(directory: Path, stored: StoredJournal) -> Iterator[Callab
 
         def remove() -> None:
             path.unlink(missing_ok=True)
-            sync_directory(directory)
+            sync(directory)
 
         yield remove
     elif text == manifest_text(directory):

@@ -17,7 +17,7 @@ from modelsurgery.checkpoint.directory import Checkpoint
 from modelsurgery.checkpoint.place import Place, hidden_name
 from modelsurgery.checkpoint.rows import Weights
 from modelsurgery.errors import JournalError, StorageError
-from modelsurgery.files.atomic import sync_directory, sync_file
+from modelsurgery.files.atomic import sync
 
 PRIVATE_COPY_SUFFIX = ".private-copy"
 
@@ -34,7 +34,7 @@ def hidden(checkpoint: Checkpoint, stored: StoredJournal) -> Iterator[Weights]:
         path = place.path(name)
         if path.exists():
             path.rename(hidden_name(path))
-    sync_directory(directory)
+    sync(directory)
     tensors = {
         name: replace(one, file=hidden_name(Path(one.file)).name)
         for name, one in checkpoint.tensors.items()
@@ -44,7 +44,7 @@ def hidden(checkpoint: Checkpoint, stored: StoredJournal) -> Iterator[Weights]:
         yield weights
     for name in names:
         hidden_name(place.path(name)).rename(place.path(name))
-    sync_directory(directory)
+    sync(directory)
 
 
 def present(path: Path) -> Path:
@@ -77,12 +77,12 @@ def privatise(place: Place, stored: StoredJournal) -> None:
         if path.stat().st_nlink > 1:
             try:
                 shutil.copy2(path, copy)
-                sync_file(copy)
+                sync(copy)
                 copy.replace(path)
             except BaseException:
                 copy.unlink(missing_ok=True)
                 raise
-            sync_directory(place.directory)
+            sync(place.directory)
 
 
 def sweep_copies(place: Place) -> None:

@@ -57,13 +57,11 @@ class GgufHeader:
     Attributes:
         metadata: values by key; of long arrays and arrays of strings, None.
         tensors: where each tensor is, by llama.cpp's name; shapes as numpy has them.
-        data_start: where the data begin, in bytes.
-        sha256: hash of everything before.
+        sha256: hash of everything before the data.
     """
 
     metadata: dict[str, Any]
     tensors: dict[str, StoredTensor]
-    data_start: int
     sha256: str
 
 
@@ -93,7 +91,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
             raise header.damaged("it ends before the first tensor")
         header.skip(min(data_start, header.file_bytes) - header_end)
         tensors = _placed(header, entries, data_start, alignment)
-        return GgufHeader(metadata, tensors, data_start, sha256_bytes(header.so_far()))
+        return GgufHeader(metadata, tensors, sha256_bytes(header.so_far()))
 
 
 class _Bytes:

@@ -102,16 +102,6 @@ class RowView:
         return self.offset + last + 1
 
 
-def read_rows(checkpoint: Checkpoint, view: RowView, start: int, stop: int) -> Rows:
-    """Rows `start:stop` of a matrix, [stop - start, columns] in the stored dtype.
-
-    Raises:
-        CheckpointError: the file ends early.
-    """
-    with Weights(checkpoint) as weights:
-        return weights.read(view, np.arange(start, stop))
-
-
 def holds(wide: np.dtype[Any], narrow: np.dtype[Any]) -> bool:
     """Whether a float type holds every value of another; f16 and bf16 don't hold each other's."""
     return wide in (narrow, ROW_DTYPES["F32"])

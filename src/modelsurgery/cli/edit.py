@@ -188,7 +188,7 @@ def _from_probe(
     from modelsurgery.edit.probe import load_probe
     from modelsurgery.edit.region import score_rows, select_region
     from modelsurgery.files.atomic import sha256_file
-    from modelsurgery.files.provenance import provenance
+    from modelsurgery.files.provenance import Provenance
 
     checkpoint = open_checkpoint(model_directory(model))
     described = chosen_layout(layout)
@@ -210,7 +210,7 @@ def _from_probe(
         direction,
         alpha=alpha,
         strength=strength,
-        origin=provenance(inputs={"probe": sha256_file(probe)}, settings=settings),
+        origin=Provenance(inputs={"probe": sha256_file(probe)}, settings=settings),
         layout=described,
     )
     made = (made.scaled(-1) if toward else made).bound_to(checkpoint, gates)

@@ -61,10 +61,14 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write edits as an adapter, an edited GGUF file, or a repository for the Hub."""
-    from modelsurgery import export as exporting
     from modelsurgery.checkpoint.directory import open_checkpoint
     from modelsurgery.checkpoint.named_models import published_name
     from modelsurgery.edit.edit_file import load_edit
+    from modelsurgery.export.gguf import write_gguf_adapter, write_merged_gguf
+    from modelsurgery.export.hub import push_repository, write_repository
+    from modelsurgery.export.mlx import write_mlx_adapter
+    from modelsurgery.export.ollama import write_ollama_model
+    from modelsurgery.export.peft import write_peft_adapter
     from modelsurgery.files.object_store import refuse_url
 
     if push is not None and to != "hub":
@@ -77,7 +81,7 @@ def export(
     loaded = [load_edit(path) for path in edits]
     with showing_progress() as progress:
         if to == "hub":
-            repository = exporting.write_repository(
+            repository = write_repository(
                 checkpoint,
                 edits,
                 out,
@@ -88,15 +92,15 @@ def export(
             )
             content = asdict(repository)
         elif to == "ollama":
-            content = asdict(exporting.write_ollama_model(checkpoint, loaded, out))
+            content = asdict(write_ollama_model(checkpoint, loaded, out))
         elif form == "merged":
-            made = exporting.write_merged_gguf(checkpoint, loaded, out, progress=progress)
+            made = write_merged_gguf(checkpoint, loaded, out, progress=progress)
             content = copied(made, as_json)
         else:
             write: Any = {
-                "peft": partial(exporting.write_peft_adapter, base_model=name),
-                "mlx": partial(exporting.write_mlx_adapter, base_model=name),
-                "gguf": exporting.write_gguf_adapter,
+                "peft": partial(write_peft_adapter, base_model=name),
+                "mlx": partial(write_mlx_adapter, base_model=name),
+                "gguf": write_gguf_adapter,
             }[to]
             content = asdict(write(checkpoint, loaded, out, dtype=dtype))
     if unread := content.get("unread_types"):
@@ -108,5 +112,5 @@ def export(
         content.pop("unread_types", None)
     content = {**content, **edits_together(loaded)}
     if push is not None:
-        content["pushed_to"] = exporting.push_repository(out, push)
+        content["pushed_to"] = push_repository(out, push)
     print_content(content, as_json)

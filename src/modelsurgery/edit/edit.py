@@ -27,7 +27,7 @@ from modelsurgery.edit.effects import Measurement, Prediction
 from modelsurgery.edit.region import Region
 from modelsurgery.errors import CheckpointError, EditMismatchError, RecipeError
 from modelsurgery.files.atomic import sha256_bytes
-from modelsurgery.files.provenance import Provenance, provenance
+from modelsurgery.files.provenance import Provenance
 
 # Gives chosen rows [k] (int64, ascending) of an update's matrix as [k, d] in the dtype to round to.
 ReadRows = Callable[["RowUpdate", NDArray[np.int64]], Rows]
@@ -92,7 +92,7 @@ class Edit:
     alpha: float
     strength: float
     candidate_rows: int
-    provenance: Provenance = field(default_factory=provenance)
+    provenance: Provenance = field(default_factory=Provenance)
     layout: GateLayout | None = None
     measured: Measurement | None = None
 
@@ -155,7 +155,7 @@ class Edit:
             alpha=1.0,
             strength=1.0,
             candidate_rows=self.candidate_rows,
-            provenance=provenance(seed=self.provenance.seed, settings=settings),
+            provenance=Provenance(seed=self.provenance.seed, settings=settings),
             layout=layout_of((self, other)),
         )
 
@@ -290,7 +290,7 @@ def make_edit(
         )
         for gate, rows in zip(region.gates, region.rows, strict=True)
     )
-    origin = origin or provenance()
+    origin = origin or Provenance()
     return Edit(updates, alpha, alpha / unit, region.candidate_rows, origin, layout)
 
 

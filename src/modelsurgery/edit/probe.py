@@ -19,7 +19,7 @@ from modelsurgery.edit.choices import DirectionSource as DirectionSource
 from modelsurgery.edit.choices import Fit as Fit
 from modelsurgery.errors import ArtifactError, RecipeError
 from modelsurgery.files.artifact import read_artifact, write_artifact
-from modelsurgery.files.provenance import Provenance, provenance
+from modelsurgery.files.provenance import Provenance
 
 PICKLE_SUFFIXES = {".pt", ".pth", ".bin"}
 
@@ -71,7 +71,7 @@ class Probe:
     fit: Fit | None = None
     mean_difference: NDArray[np.float32] | None = None
     metrics: ProbeMetrics | None = None
-    provenance: Provenance = field(default_factory=provenance)
+    provenance: Provenance = field(default_factory=Provenance)
 
     def direction(self, source: str) -> NDArray[np.float32]:
         """Return the direction that goes with the behavior, [d] float32.

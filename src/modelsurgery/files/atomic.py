@@ -77,19 +77,13 @@ def _unreadable(path: object) -> StorageError:
     )
 
 
-def sync_directory(directory: Path) -> None:
-    """Flush a directory's entries, so that a rename in it survives a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Flush a file's bytes, or a directory's entries: then a rename in it survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def sync_file(path: Path) -> None:
-    """Flush a file's bytes to the disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -117,7 +111,7 @@ def staged_bytes(path: Path, content: bytes) -> Iterator[Callable[[], None]]:
     def put() -> None:
         with storage_errors(path):
             staged.replace(path)
-            sync_directory(path.parent)
+            sync(path.parent)
 
     try:
         with storage_errors(path):
@@ -217,15 +211,12 @@ def staged_for(destination: Path, put: Callable[[Path], None]) -> Iterator[Path]
             with locked(staged):
                 yield staged
             for path in sorted(staged.rglob("*")):
-                if path.is_dir():
-                    sync_directory(path)
-                else:
-                    sync_file(path)
+                sync(path)
             put(staged)
         except BaseException:
             shutil.rmtree(staged, ignore_errors=True)
             raise
-        sync_directory(destination.parent)
+        sync(destination.parent)
 
 
 def copy_file(source: Path, destination: Path) -> None:
@@ -321,13 +312,7 @@ def locked(directory: Path, *, shared: bool = False) -> Iterator[None]:
 
 def link_file(source: Path, destination: Path) -> bool:
     """Give a file a second name on the same disk; false where the file system cannot."""
-    try:
-        destination.hardlink_to(source.resolve())
-    except OSError as error:
-        if error.errno in NO_LINK:
-            return False
-        raise
-    return True
+    return _is_done(lambda: destination.hardlink_to(source.resolve()))
 
 
 def clone_file(source: Path, destination: Path) -> bool:
@@ -341,8 +326,13 @@ def clone_file(source: Path, destination: Path) -> bool:
 
 def _shares_blocks(source: int, destination: int) -> bool:
     """Have an open, empty file share the blocks of another; false where the file system cannot."""
+    return _is_done(lambda: fcntl.ioctl(destination, FICLONE, source))
+
+
+def _is_done(link: Callable[[], object]) -> bool:
+    """Link or clone; false where the file system cannot."""
     try:
-        fcntl.ioctl(destination, FICLONE, source)
+        link()
     except OSError as error:
         if error.errno not in NO_LINK:
             raise

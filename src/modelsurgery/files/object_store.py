@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -115,7 +115,7 @@ class Folder:
     @cached_property
     def _client(self) -> Any:
         boto3, config = imported("boto3", self.url), imported("botocore.config", self.url)
-        with self._errors():
+        with object_errors(self.url):
             # Checksums of boto3's own are not known to every server; ours are of MD5.
             settings = config.Config(
                 max_pool_connections=CONNECTIONS,
@@ -164,7 +164,7 @@ class Folder:
         return self._read_once(name, start, stop, etag)
 
     def _read_once(self, name: str, start: int, stop: int, etag: str) -> bytes:
-        with self._errors():
+        with object_errors(self.url):
             answer = self._client.get_object(
                 **self._key(name), Range=f"bytes={start}-{stop - 1}", IfMatch=etag
             )
@@ -180,8 +180,7 @@ class Folder:
 
     def metadata(self, name: str) -> dict[str, str]:
         """What was recorded with an object when it was made."""
-        found: dict[str, str] = self._ask("head_object", **self._key(name))["Metadata"]
-        return found
+        return dict(self._ask("head_object", **self._key(name))["Metadata"])
 
     def put(self, name: str, content: bytes, *, new: bool = False) -> None:
         """Write a small object.
@@ -277,8 +276,7 @@ class Folder:
                 CopySourceRange=f"bytes={part.start}-{part.stop - 1}",
                 CopySourceIfMatch=part.etag,
             )["CopyPartResult"]
-        etag: str = answer["ETag"]
-        return etag
+        return str(answer["ETag"])
 
     def versions(self, prefix: str) -> list[tuple[str, str | None]]:
         """Names and versions of all objects whose names begin so, also of those deleted by name.
@@ -323,7 +321,7 @@ class Folder:
 
     def _ask(self, request: str, body: bytes | None = None, /, **fields: Any) -> Any:
         """The server's answer to a request that boto3 knows by that name, perhaps with content."""
-        with self._errors():
+        with object_errors(self.url):
             if body is not None:
                 fields |= {"Body": body, "ContentMD5": _md5(body)}
             answer = getattr(self._client, request)(**fields)
@@ -332,14 +330,11 @@ class Folder:
 
     def _pages(self, listing: str, prefix: str = "") -> Iterator[dict[str, Any]]:
         """The pages of a listing of what is below the URL, or of what begins so there."""
-        with self._errors():
+        with object_errors(self.url):
             pages = self._client.get_paginator(listing)
             for page in pages.paginate(Bucket=self.bucket, Prefix=self._prefix + prefix):
                 self.traffic.count()
                 yield page
-
-    def _errors(self) -> AbstractContextManager[None]:
-        return object_errors(self.url)
 
 
 def _md5(content: bytes) -> str:

@@ -19,18 +19,29 @@ PACKAGES = (
 )
 
 
+def installed_versions() -> dict[str, str]:
+    """Version by package name, read without importing the packages."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
 @dataclass(frozen=True)
 class Provenance:
     """What went into an artifact.
 
     Attributes:
-        versions: version by package name, and `python`.
+        versions: version by package name, and `python`; by default those of this process.
         seed: the seed of everything random on the way, None where nothing was.
         inputs: SHA-256 by the name of the input (`texts`, `probe`, …).
         settings: the choices made, as JSON values.
     """
 
-    versions: dict[str, str]
+    versions: dict[str, str] = field(default_factory=installed_versions)
     seed: int | None = None
     inputs: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
@@ -48,24 +59,3 @@ class Provenance:
             inputs=dict(content.get("inputs", {})),
             settings=dict(content.get("settings", {})),
         )
-
-
-def provenance(
-    *,
-    seed: int | None = None,
-    inputs: dict[str, str] | None = None,
-    settings: dict[str, Any] | None = None,
-) -> Provenance:
-    """Describe this run: installed versions with the given seed, input hashes and settings."""
-    return Provenance(installed_versions(), seed, inputs or {}, settings or {})
-
-
-def installed_versions() -> dict[str, str]:
-    """Version by package name, read without importing the packages."""
-    versions = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions

@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from modelsurgery.data.texts import LabeledText, texts_sha256
 from modelsurgery.edit.probe import FITS, Fit, Probe, ProbeMetrics
 from modelsurgery.errors import RecipeError
-from modelsurgery.files.provenance import provenance
+from modelsurgery.files.provenance import Provenance
 
 ADAM_LEARNING_RATE = 1e-4
 ADAM_BATCH = 16
@@ -73,7 +73,9 @@ def fit_probe(
         fit=fit,
         mean_difference=_mean_difference(features, labels).numpy(),
         metrics=ProbeMetrics(*measured, *by_chance, len(labels), len(test_labels)),
-        provenance=provenance(seed=seed, inputs=inputs, settings={"layer": layer, "fit": fit}),
+        provenance=Provenance(
+            seed=seed, inputs=inputs or {}, settings={"layer": layer, "fit": fit}
+        ),
     )
 
 

@@ -8,7 +8,7 @@ import torch
 from huggingface_hub import snapshot_download
 
 from modelsurgery.apply.in_memory import loaded_gates, mark_dequantized
-from modelsurgery.apply.loaded_weights import parameter_values, rows_in
+from modelsurgery.apply.loaded_weights import rows_in, stored_values
 from modelsurgery.checkpoint.directory import Checkpoint, open_checkpoint
 from modelsurgery.checkpoint.layouts import GateLayout, find_gate_matrices
 from modelsurgery.checkpoint.rows import Weights
@@ -90,7 +90,7 @@ def _check_weights(model: Any, checkpoint: Checkpoint, layout: GateLayout | None
             stored = torch.from_numpy(weights.read(gate.view, rows).astype(np.float32))
             here, found = loaded.get(gate.address), None
             if here is not None and here.view.columns == gate.view.columns:
-                held = rows_in(parameter_values(model, here.tensor), here.view)
+                held = rows_in(stored_values(model, here.tensor), here.view)
                 found = held[torch.from_numpy(rows).to(held.device)]
             if found is None or not torch.equal(found.cpu(), stored.to(found.dtype)):
                 raise CheckpointError(

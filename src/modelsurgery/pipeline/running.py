@@ -32,7 +32,7 @@ from modelsurgery.evaluation.screening import Effect
 from modelsurgery.evaluation.store import Store
 from modelsurgery.files.atomic import sha256_file
 from modelsurgery.files.progress import Progress, silent
-from modelsurgery.files.provenance import provenance
+from modelsurgery.files.provenance import Provenance
 from modelsurgery.interpret import Inside, look_inside
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.loading import load_model
@@ -329,7 +329,7 @@ def _saved(choosing: Choosing, choice: Choice) -> Choice:
     if model.edits:
         settings["on_top_of"] = [edit.content_sha256 for edit in model.edits]
     inputs = {"probe": sha256_file(probe_path)}
-    origin = provenance(seed=recipe.seed, inputs=inputs, settings=settings)
+    origin = Provenance(seed=recipe.seed, inputs=inputs, settings=settings)
     edit = replace(choice.edit, provenance=origin)
     save_edit(edit.bound_to(model.checkpoint, model.gates), choosing.run.path / EDIT_FILE)
     return replace(choice, edit=edit)
@@ -372,9 +372,4 @@ def _inside(choosing: Choosing, choice: Choice) -> Inside:
 
 def _coverage(model: LanguageModel, edit: Edit) -> Coverage:
     with edited(model.model, edit) as changes:
-        return measure_coverage(
-            changes,
-            tensors_found=len(model.gates),
-            rows_found=edit.candidate_rows,
-            bytes_total=model.checkpoint.size_bytes,
-        )
+        return measure_coverage(changes, model.checkpoint, model.gates)

@@ -33,7 +33,7 @@ from modelsurgery.files.atomic import (
     write_text,
 )
 from modelsurgery.files.progress import Progress, silent
-from modelsurgery.files.provenance import provenance
+from modelsurgery.files.provenance import Provenance
 from modelsurgery.model.chat_template import Text
 from modelsurgery.model.hidden_states import HiddenStates, extract_hidden_states
 from modelsurgery.model.language_model import LanguageModel
@@ -143,7 +143,7 @@ class RunDirectory:
         write_json(
             self.path / RUN_MANIFEST,
             {
-                "provenance": provenance().to_json(),
+                "provenance": Provenance().to_json(),
                 "sha256": {str(path.relative_to(self.path)): sha256_file(path) for path in files},
             },
         )

@@ -47,14 +47,14 @@ class Contrast:
     name: str | None = None
 
     @property
-    def directions(self) -> int:
-        """How many directions of a site are its own."""
-        return 2 if self.depends_on_request else 1
+    def senses(self) -> list[list[float]]:
+        """What each kind's mean inputs count for in each direction of a site, [k, kinds].
 
-    @property
-    def depends_on_request(self) -> bool:
-        """Whether what is right depends on what was asked."""
-        return any(kind.request for kind in self.kinds)
+        What was said; before it what was asked, where what is right depends on that.
+        """
+        asked = [kind.request for kind in self.kinds]
+        said = [kind.reply for kind in self.kinds]
+        return [asked, said] if any(asked) else [said]
 
     def folds(self, count: int, seed: int) -> list[list[list[LabeledText]]]:
         """Each kind's texts in `count` parts, about as many in each; a group stays in one part."""

@@ -86,7 +86,7 @@ class NaturalGradient:
         """For each behavior, slopes of its own texts along its own directions, site by site."""
         found, start = [], 0
         for contrast in self.contrasts:
-            own = slice(start, start + contrast.directions)
+            own = slice(start, start + len(contrast.senses))
             weights = [
                 kind.gain * (one is contrast) for one in self.contrasts for kind in one.kinds
             ]
@@ -233,10 +233,7 @@ def direction_weights(contrasts: Sequence[Contrast]) -> list[list[float]]:
     rows: list[list[float]] = []
     for number, contrast in enumerate(contrasts):
         before, after = [0.0] * sum(counts[:number]), [0.0] * sum(counts[number + 1 :])
-        senses = [[kind.reply for kind in contrast.kinds]]
-        if contrast.depends_on_request:
-            senses.insert(0, [kind.request for kind in contrast.kinds])
-        for sense in senses:
+        for sense in contrast.senses:
             rows.append([*before, *(one / sense.count(one) for one in sense), *after])
     return rows
 

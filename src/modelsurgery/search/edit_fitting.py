@@ -16,7 +16,7 @@ from modelsurgery.evaluation.own_answers import own_answers
 from modelsurgery.evaluation.screening import Screen
 from modelsurgery.files.atomic import sha256_json
 from modelsurgery.files.progress import Progress, silent
-from modelsurgery.files.provenance import Provenance, provenance
+from modelsurgery.files.provenance import Provenance
 from modelsurgery.model.activations.ledger import Ledger
 from modelsurgery.model.activations.passes import Passes
 from modelsurgery.model.hidden_states import extract_hidden_states
@@ -258,7 +258,7 @@ class Given:
                 str(one.name): {"direction": one.direction, "weight": one.weight}
                 for one in self.targets
             }
-        return provenance(seed=self.seed, inputs=inputs, settings=settings)
+        return Provenance(seed=self.seed, inputs=inputs, settings=settings)
 
     def _weight(self, target: Target) -> float:
         """Of its contrast: negative where it goes the other way than the edit."""

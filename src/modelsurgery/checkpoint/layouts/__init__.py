@@ -10,35 +10,17 @@ from typing import Any
 
 from modelsurgery.checkpoint.directory import Checkpoint
 from modelsurgery.checkpoint.gguf_files import ARCHITECTURE_KEY
-from modelsurgery.checkpoint.layouts.format import (
-    GateLayout,
-    built_in_layouts,
-    gguf_layouts,
-    layout_from_json,
-    load_layout,
-)
-from modelsurgery.checkpoint.layouts.matching import (
-    Address,
-    GateMatrix,
-    Shaped,
-    described_names,
-    match_layout,
-)
+from modelsurgery.checkpoint.layouts.format import GateLayout as GateLayout
+from modelsurgery.checkpoint.layouts.format import built_in_layouts as built_in_layouts
+from modelsurgery.checkpoint.layouts.format import gguf_layouts
+from modelsurgery.checkpoint.layouts.format import layout_from_json as layout_from_json
+from modelsurgery.checkpoint.layouts.format import load_layout as load_layout
+from modelsurgery.checkpoint.layouts.matching import Address as Address
+from modelsurgery.checkpoint.layouts.matching import GateMatrix as GateMatrix
+from modelsurgery.checkpoint.layouts.matching import Shaped as Shaped
+from modelsurgery.checkpoint.layouts.matching import described_names
+from modelsurgery.checkpoint.layouts.matching import match_layout as match_layout
 from modelsurgery.errors import UnsupportedModelError
-
-__all__ = [
-    "Address",
-    "GateLayout",
-    "GateMatrix",
-    "Shaped",
-    "built_in_layouts",
-    "choose_layout",
-    "find_gate_matrices",
-    "layout_for",
-    "layout_from_json",
-    "load_layout",
-    "match_layout",
-]
 
 QUANTISATION_KEYS = ("quantization_config", "compression_config")
 # Endings of names that only quantized weights have: GPTQ and AWQ, bitsandbytes, FP8, MXFP4.

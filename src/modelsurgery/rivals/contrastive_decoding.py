@@ -1,9 +1,10 @@
 """Contrastive decoding: away from what a model says that was trained on what should go."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -61,7 +62,7 @@ class Contrasted(Intervention):
         """Let the decoder read everything twice; the amateur has a cache of its own."""
         decoder = Halves(model.model).decoder
         forward = decoder.forward
-        adding = {path: _adding(*factors) for path, factors in self.amateur.by_path.items()}
+        adding = {path: partial(_added, *factors) for path, factors in self.amateur.by_path.items()}
         caches: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
         def both(*given: Any, **named: Any) -> Any:
@@ -82,11 +83,13 @@ class Contrasted(Intervention):
             yield
 
 
-def _adding(left: torch.Tensor, right: torch.Tensor) -> Callable[..., torch.Tensor]:
-    """Lets a linear layer add what adapters add: y ← y + (x Aᵀ) Bᵀ."""
-
-    def hook(_: Any, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        down, up = (one.to(output).T for one in (right, left))
-        return output + given[0] @ down @ up
-
-    return hook
+def _added(
+    left: torch.Tensor,
+    right: torch.Tensor,
+    _: Any,
+    given: tuple[torch.Tensor],
+    output: torch.Tensor,
+) -> torch.Tensor:
+    """The hook of a linear layer that adds what adapters add: y ← y + (x Aᵀ) Bᵀ."""
+    down, up = (one.to(output).T for one in (right, left))
+    return output + given[0] @ down @ up

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -106,18 +107,16 @@ class Hooked(Intervention):
     @contextmanager
     def applied(self, model: LanguageModel, strength: float) -> Iterator[None]:
         """Watch the modules."""
-        hooks = {path: _changing(change, strength) for path, change in self.changes.items()}
+        hooks = {path: partial(_changed, change, strength) for path, change in self.changes.items()}
         with hooks_on(model, hooks):
             yield
 
 
-def _changing(change: OutputChange, strength: float) -> Callable[..., Any]:
-    def hook(_: Any, __: Any, output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (change(output[0], strength), *output[1:])
-        return change(output, strength)
-
-    return hook
+def _changed(change: OutputChange, strength: float, _: Any, __: Any, output: Any) -> Any:
+    """What a hook puts in the place of an output, which may be the first of several."""
+    if isinstance(output, tuple):
+        return (change(output[0], strength), *output[1:])
+    return change(output, strength)
 
 
 @contextmanager

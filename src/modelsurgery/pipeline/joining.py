@@ -62,11 +62,10 @@ def join_search(
         run = RunDirectory(directory if is_here else own, recipe.now, {})
         # The store is SQLite, which shared disks do not serve well.
         store = stack.enter_context(Store(own / STORE_FILE))
-        with progress("load model", 0):
-            before = [load_edit(path) for path in recipe.edits]
-            model = stack.enter_context(stacked(loaded_model(recipe, recipe.now), before))
-        with progress("texts and judge", 0):
-            behavior, judge = judged_behavior(recipe)
+        before = [load_edit(path) for path in recipe.edits]
+        base = loaded_model(recipe, recipe.now, progress)
+        model = stack.enter_context(stacked(base, before))
+        behavior, judge = judged_behavior(recipe, progress)
         choosing = Choosing(recipe, run, model, behavior, judge, store, progress)
         made = choosing.join(shared, storage, recipe.seed + _process_number())
     return shared.study, made

@@ -83,12 +83,12 @@ def run_sequence(
         Store(run.path / STORE_FILE) as store,
     ):
         if is_one:
-            model = _loaded(recipe, run, progress)
+            model = loaded_model(recipe, run.now, progress)
             steps = _make_one(recipe, steps, behaviors, model, run, progress, announce)
             paths = [run.path / EDIT_FILE]
         else:
             steps, paths = _make_in_a_row(recipe, steps, run, progress, announce)
-            model = _loaded(recipe, run, progress)
+            model = loaded_model(recipe, run.now, progress)
         judged = [judged_behavior(step) for step in steps]
         edits = [load_edit(path) for path in (*recipe.edits, *paths)]
         stages = [
@@ -114,11 +114,6 @@ def run_sequence(
         )
         run.finish(plain(results))
     return results
-
-
-def _loaded(recipe: Recipe, run: RunDirectory, progress: Progress) -> LanguageModel:
-    with progress("load model", 0):
-        return loaded_model(recipe, run.now)
 
 
 def _make_in_a_row(

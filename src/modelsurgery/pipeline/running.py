@@ -7,7 +7,6 @@ data.
 import math
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
@@ -110,9 +109,8 @@ def run_recipe(
             settled=SETTLED,
         ) as run,
         Store(run.path / STORE_FILE) as store,
-        ExitStack() as stack,
+        stacked(loaded_model(recipe, run.now, progress), before) as model,
     ):
-        model = stack.enter_context(stacked(loaded_model(recipe, run.now, progress), before))
         _ = model.gates  # refuses early what can't be edited
         behavior, judge = judged_behavior(recipe, progress)
         sizes, behavior, plan = settled(recipe, run, model, behavior, announce, progress)
@@ -154,8 +152,8 @@ def plan_recipe(recipe: Recipe, *, progress: Progress = silent) -> Schedule:
     """
     recipe = _resolved(recipe, described_behavior(recipe))
     before = [load_edit(path) for path in recipe.edits]
-    base = loaded_model(recipe, recipe.now or datetime.now(), progress)
-    with stacked(base, before) as model:
+    now = recipe.now or datetime.now()
+    with stacked(loaded_model(recipe, now, progress), before) as model:
         _ = model.gates  # as in a run
         behavior, _ = judged_behavior(recipe, progress)
         return _scheduled(recipe, model, behavior, progress)

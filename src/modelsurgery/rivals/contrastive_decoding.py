@@ -1,8 +1,7 @@
 """Contrastive decoding: away from what a model says that was trained on what should go."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -57,8 +56,7 @@ class Contrasted(Intervention):
         """Weights of the amateur's factors."""
         return sum(left.numel() + right.numel() for left, right in self.amateur.by_path.values())
 
-    @contextmanager
-    def applied(self, model: LanguageModel, strength: float) -> Iterator[None]:
+    def applied(self, model: LanguageModel, strength: float) -> AbstractContextManager[object]:
         """Let the decoder read everything twice; the amateur has a cache of its own."""
         decoder = Halves(model.model).decoder
         forward = decoder.forward
@@ -79,8 +77,7 @@ class Contrasted(Intervention):
             base.last_hidden_state = base.last_hidden_state + strength * apart
             return base
 
-        with replaced_forward(decoder, both):
-            yield
+        return replaced_forward(decoder, both)
 
 
 def _added(

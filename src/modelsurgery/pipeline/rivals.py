@@ -50,12 +50,7 @@ class RivalsRun:
 def run_rivals(
     plan: RivalsPlan, *, executor: Executor | None = None, progress: Progress = silent
 ) -> RivalsRun:
-    """Measure methods side by side.
-
-    Args:
-        plan: what to compare.
-        executor: who measures; None does so in this process.
-        progress: is told what is going on.
+    """Measure methods side by side; arguments are as for `run_comparisons`.
 
     Returns:
         What was found; `results.json`, a row a file in `rows/` and the store are in its directory.

@@ -56,7 +56,6 @@ class LeastSquares(NaturalGradient):
 
     name = "least-squares"
     title = "model surgery, least squares"
-    settings = f"{PAPER_ROWS:.2%} of the gate rows"
 
     def fit(self, given: Materials) -> EditIntervention:
         """Let the rule read the texts."""

@@ -11,7 +11,7 @@ import torch
 
 from modelsurgery.model.halves import Halves, replaced_forward
 from modelsurgery.model.language_model import LanguageModel
-from modelsurgery.rivals.adapters import Factors, LoraSettings, train_adapter
+from modelsurgery.rivals.adapters import Factors, LoraSettings, Pair, train_adapter
 from modelsurgery.rivals.intervention import Intervention, hooks_on
 from modelsurgery.rivals.method import Materials, Method
 
@@ -60,7 +60,7 @@ class Contrasted(Intervention):
         """Let the decoder read everything twice; the amateur has a cache of its own."""
         decoder = Halves(model.model).decoder
         forward = decoder.forward
-        adding = {path: partial(_added, *factors) for path, factors in self.amateur.by_path.items()}
+        adding = {path: partial(_added, factors) for path, factors in self.amateur.by_path.items()}
         caches: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
         def both(*given: Any, **named: Any) -> Any:
@@ -80,13 +80,7 @@ class Contrasted(Intervention):
         return replaced_forward(decoder, both)
 
 
-def _added(
-    left: torch.Tensor,
-    right: torch.Tensor,
-    _: Any,
-    given: tuple[torch.Tensor],
-    output: torch.Tensor,
-) -> torch.Tensor:
+def _added(factors: Pair, _: Any, given: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
     """The hook of a linear layer that adds what adapters add: y ← y + (x Aᵀ) Bᵀ."""
-    down, up = (one.to(output).T for one in (right, left))
+    up, down = (one.to(output).T for one in factors)
     return output + given[0] @ down @ up

@@ -10,7 +10,6 @@ from modelsurgery.cli.options import (
     COLUMNS,
     LOADING,
     Json,
-    LayoutFile,
     StoredModelArgument,
     chosen_layout,
     default_note,
@@ -83,7 +82,6 @@ def edit(
             rich_help_panel=Panel.EDIT,
         ),
     ] = None,
-    layout: LayoutFile = None,
     as_json: Json = False,
     **typed: Any,
 ) -> None:
@@ -104,7 +102,7 @@ def edit(
             model,
             probe,
             toward=toward,
-            layout=layout,
+            layout=typed["layout"],
             **{"rows": ROWS, **typed_values(typed, only=FOR_PROBE)},
         )
     else:
@@ -123,7 +121,7 @@ def edit(
             weights,
             typed["neutral"],
             columns=typed_values(typed, only=COLUMNS),
-            layout=layout,
+            layout=typed["layout"],
             loading=typed_values(typed, only=LOADING),
             **{"rule": DEFAULT_RULE, "rows": ROWS, **typed_values(typed, only=FOR_TEXTS)},
         )

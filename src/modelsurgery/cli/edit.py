@@ -103,7 +103,7 @@ def edit(
             probe,
             toward=toward,
             layout=typed["layout"],
-            **{"rows": ROWS, **typed_values(typed, only=FOR_PROBE)},
+            **typed_values(typed, only=FOR_PROBE),
         )
     else:
         for_probe = {"--alpha": typed["alpha"], "--direction-source": typed["direction_source"]}
@@ -123,7 +123,7 @@ def edit(
             columns=typed_values(typed, only=COLUMNS),
             layout=typed["layout"],
             loading=typed_values(typed, only=LOADING),
-            **{"rule": DEFAULT_RULE, "rows": ROWS, **typed_values(typed, only=FOR_TEXTS)},
+            **typed_values(typed, only=FOR_TEXTS),
         )
     save_edit(made, out)
     shown = {
@@ -173,7 +173,7 @@ def _from_probe(
     *,
     toward: bool,
     layout: Path | None,
-    rows: float | int,
+    rows: float | int = ROWS,
     layers: tuple[int, int] | None = None,
     alpha: float | None = None,
     strength: float | None = None,
@@ -225,7 +225,7 @@ def _from_texts(
     columns: dict[str, str],
     layout: Path | None,
     loading: dict[str, Any],
-    rule: Any,
+    rule: Any = DEFAULT_RULE,
     **settings: Any,
 ) -> tuple[dict[str, Any], Any]:
     """An edit that a rule makes; the model is loaded and reads the texts."""

@@ -192,20 +192,20 @@ def _plans(
     from modelsurgery.data.behaviors import BehaviorFile, describe_behavior
     from modelsurgery.data.behaviors.roots import data_root
     from modelsurgery.files.schema import parse
-    from modelsurgery.pipeline.rivals_plan import PROMPTS, RivalsPlan
+    from modelsurgery.pipeline.rivals_plan import RivalsPlan
 
     described = (
         [describe_behavior(name) for name in behavior or [DEFAULT_BEHAVIOR]]
         if texts is None
         else [BehaviorFile.of_texts(texts)]
     )
-    given = {name: value for name, value in same.items() if value is not None and value != []}
-    values = given | {
+    given = {**same, "prompts": limit}
+    values = {name: value for name, value in given.items() if value is not None and value != []}
+    values |= {
         "kind": kind,
         "divergences": _numbers(kl, "--kl", float),
         "seeds": _numbers(seeds, "--seeds", int),
         "texts": train_texts,
-        "prompts": limit or PROMPTS,
         "data": data_root(data),
     }
     own = {"texts": texts, "prompts": prompts, "neutral": neutral}

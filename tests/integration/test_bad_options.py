@@ -39,6 +39,12 @@ def test_edit_options(
     refused("edit", made.model, *rest, *options, code=2, says=says)
 
 
+@pytest.mark.parametrize("count", ["0", "-1"])
+def test_methods_are_not_compared_on_no_prompts(refused: Refused, count: str) -> None:
+    says = f"prompts = {count}: Input should be greater than or equal to 1"
+    refused("rivals", "demo", "--limit", count, code=2, says=says)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

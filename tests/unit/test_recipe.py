@@ -7,7 +7,7 @@ import pytest
 from modelsurgery import demo_model_path
 from modelsurgery.cli.options import model_directory
 from modelsurgery.data.behaviors import BehaviorFile
-from modelsurgery.errors import OutputExistsError, RecipeError
+from modelsurgery.errors import NoSignalError, OutputExistsError, RecipeError, SurgeryError
 from modelsurgery.files.schema import load_yaml, parse
 from modelsurgery.pipeline.evaluating import EvaluationPlan
 from modelsurgery.pipeline.recipe import Recipe
@@ -114,3 +114,21 @@ def test_a_failed_run_takes_its_directory_away_and_an_interrupted_one_keeps_it(
     with pytest.raises(RecipeError):
         stopped_by(RecipeError)
     assert (tmp_path / "deep" / "run").is_dir()  # what the interrupted run saved is not lost
+
+
+@pytest.mark.parametrize("error", [RecipeError, NoSignalError])
+def test_a_failed_run_leaves_those_alone_that_began_beside_it(
+    tmp_path: Path, error: type[SurgeryError]
+) -> None:
+    runs = tmp_path / "surgery-runs"
+
+    def failing() -> None:
+        with open_run(runs / "first-1", {}, default_name="x"):
+            with open_run(runs / "second-1", {}, default_name="x") as other:
+                other.finish({"answer": 42})
+            raise error("stop")
+
+    with pytest.raises(error):
+        failing()
+    assert [one.name for one in runs.iterdir()] == ["second-1"]
+    assert (runs / "second-1" / RUN_MANIFEST).is_file()

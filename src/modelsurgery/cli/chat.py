@@ -18,7 +18,6 @@ from rich.text import Text
 from modelsurgery.cli.options import (
     LOADING,
     Json,
-    LayoutFile,
     ModelArgument,
     Seed,
     chosen_layout,
@@ -64,7 +63,6 @@ def chat(
         bool, typer.Option("--thinking", help="Enable thinking mode if the model has one.")
     ] = False,
     *,
-    layout: LayoutFile = None,
     as_json: Json = False,
     **loading: Any,
 ) -> None:
@@ -81,7 +79,7 @@ def chat(
         from modelsurgery.edit.edit_file import load_edits
 
         edits = load_edits(edit)
-        directory, described = model_directory(model), chosen_layout(layout)
+        directory, described = model_directory(model), chosen_layout(loading.pop("layout"))
         check_fits(directory, edits, described)
         from modelsurgery.evaluation.generation import Decoding
         from modelsurgery.model.loading import load_model

@@ -10,7 +10,6 @@ from modelsurgery.cli.options import (
     COLUMNS,
     LOADING,
     Json,
-    LayoutFile,
     StoredModelArgument,
     chosen_layout,
     default_note,
@@ -83,7 +82,6 @@ def edit(
             rich_help_panel=Panel.EDIT,
         ),
     ] = None,
-    layout: LayoutFile = None,
     as_json: Json = False,
     **typed: Any,
 ) -> None:
@@ -104,8 +102,8 @@ def edit(
             model,
             probe,
             toward=toward,
-            layout=layout,
-            **{"rows": ROWS, **typed_values(typed, only=FOR_PROBE)},
+            layout=typed["layout"],
+            **typed_values(typed, only=FOR_PROBE),
         )
     else:
         for_probe = {"--alpha": typed["alpha"], "--direction-source": typed["direction_source"]}
@@ -123,9 +121,9 @@ def edit(
             weights,
             typed["neutral"],
             columns=typed_values(typed, only=COLUMNS),
-            layout=layout,
+            layout=typed["layout"],
             loading=typed_values(typed, only=LOADING),
-            **{"rule": DEFAULT_RULE, "rows": ROWS, **typed_values(typed, only=FOR_TEXTS)},
+            **typed_values(typed, only=FOR_TEXTS),
         )
     save_edit(made, out)
     shown = {
@@ -175,7 +173,7 @@ def _from_probe(
     *,
     toward: bool,
     layout: Path | None,
-    rows: float | int,
+    rows: float | int = ROWS,
     layers: tuple[int, int] | None = None,
     alpha: float | None = None,
     strength: float | None = None,
@@ -227,7 +225,7 @@ def _from_texts(
     columns: dict[str, str],
     layout: Path | None,
     loading: dict[str, Any],
-    rule: Any,
+    rule: Any = DEFAULT_RULE,
     **settings: Any,
 ) -> tuple[dict[str, Any], Any]:
     """An edit that a rule makes; the model is loaded and reads the texts."""

@@ -31,18 +31,7 @@ if TYPE_CHECKING:
     from modelsurgery.pipeline.rivals import RivalsRun
     from modelsurgery.pipeline.rivals_plan import RivalsPlan
 
-Divergences = Annotated[
-    str,
-    typer.Option(
-        metavar="LIST",
-        help="Divergences in nats per token that each method is brought to.",
-        rich_help_panel=Panel.MEASURING,
-    ),
-]
-Seeds = Annotated[
-    str,
-    typer.Option(metavar="LIST", help="Seeds; each is measured.", rich_help_panel=Panel.MEASURING),
-]
+Kind = Literal["rivals", "ablations"]
 
 
 def rivals(
@@ -87,8 +76,20 @@ def rivals(
     prompts: Prompts = None,
     neutral: Neutral = None,
     data: DataRoot = None,
-    kl: Divergences = "0.01,0.02,0.05",
-    seeds: Seeds = "0",
+    kl: Annotated[
+        str,
+        typer.Option(
+            metavar="LIST",
+            help="Divergences in nats per token that each method is brought to.",
+            rich_help_panel=Panel.MEASURING,
+        ),
+    ] = "0.01,0.02,0.05",
+    seeds: Annotated[
+        str,
+        typer.Option(
+            metavar="LIST", help="Seeds; each is measured.", rich_help_panel=Panel.MEASURING
+        ),
+    ] = "0",
     train_texts: Annotated[int, option("train_texts", default="200")] = 200,
     limit: Annotated[int | None, option("limit", EvaluationOptions)] = None,
     prompt_set: Annotated[
@@ -141,7 +142,7 @@ ablations.__signature__ = _shared.replace(  # type: ignore[attr-defined]
 
 
 def _compare(
-    kind: Literal["rivals", "ablations"],
+    kind: Kind,
     *,
     models: list[str] | None,
     show_methods: bool,
@@ -173,7 +174,7 @@ def _compare(
 
 
 def _plans(
-    kind: Literal["rivals", "ablations"],
+    kind: Kind,
     models: list[str],
     *,
     behavior: list[str] | None,
@@ -191,20 +192,20 @@ def _plans(
     from modelsurgery.data.behaviors import BehaviorFile, describe_behavior
     from modelsurgery.data.behaviors.roots import data_root
     from modelsurgery.files.schema import parse
-    from modelsurgery.pipeline.rivals_plan import PROMPTS, RivalsPlan
+    from modelsurgery.pipeline.rivals_plan import RivalsPlan
 
     described = (
         [describe_behavior(name) for name in behavior or [DEFAULT_BEHAVIOR]]
         if texts is None
         else [BehaviorFile.of_texts(texts)]
     )
-    given = {name: value for name, value in same.items() if value is not None and value != []}
-    values = given | {
+    given = {**same, "prompts": limit}
+    values = {name: value for name, value in given.items() if value is not None and value != []}
+    values |= {
         "kind": kind,
         "divergences": _numbers(kl, "--kl", float),
         "seeds": _numbers(seeds, "--seeds", int),
         "texts": train_texts,
-        "prompts": limit or PROMPTS,
         "data": data_root(data),
     }
     own = {"texts": texts, "prompts": prompts, "neutral": neutral}
@@ -245,9 +246,7 @@ def _print(found: "Sequence[RivalsRun | SurgeryError]", as_json: bool) -> None:
         )
 
 
-def _show_published(
-    kind: Literal["rivals", "ablations"], directories: list[str] | None, as_json: bool
-) -> None:
+def _show_published(kind: Kind, directories: list[str] | None, as_json: bool) -> None:
     if directories and len(directories) > 1:
         raise RecipeError("--published takes one run directory")
     from modelsurgery.report.published import print_published, published_json
@@ -269,7 +268,7 @@ def _show_published(
         print_published(tables, found, results, console())
 
 
-def _list_methods(kind: Literal["rivals", "ablations"], as_json: bool) -> None:
+def _list_methods(kind: Kind, as_json: bool) -> None:
     from modelsurgery.rivals import methods_of
 
     methods = methods_of(kind)

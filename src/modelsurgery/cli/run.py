@@ -43,15 +43,6 @@ if TYPE_CHECKING:
 # Fields of a recipe that have one option, for one value and for several.
 SEVERAL = {"behavior": "behaviors", "model": "models", "rule": "rules", "seed": "seeds"}
 
-PlanOnly = Annotated[
-    bool,
-    typer.Option(
-        "--plan",
-        help="Print the stages of the run with their estimated times, and stop.",
-        rich_help_panel=Panel.OUTPUT,
-    ),
-]
-
 
 @with_options(GridRecipe, optional_fields(GridRecipe, without=SEVERAL))
 def run(
@@ -64,7 +55,14 @@ def run(
     gpus: Gpus = None,
     cpus: Cpus = None,
     show_offensive: ShowOffensive = False,
-    plan: PlanOnly = False,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan",
+            help="Print the stages of the run with their estimated times, and stop.",
+            rich_help_panel=Panel.OUTPUT,
+        ),
+    ] = False,
     as_json: Json = False,
     **typed: Any,
 ) -> None:

@@ -4,7 +4,6 @@ import os
 import socket
 import tempfile
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -55,18 +54,17 @@ def join_search(
         return shared.study, 0
     recipe = parse({**shared.recipe, **instead}, Recipe, f"study {shared.study}")
     assert recipe.now is not None
-    with ExitStack() as stack:
-        own = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="surgery-worker-")))
+    before = [load_edit(path) for path in recipe.edits]
+    with (
+        tempfile.TemporaryDirectory(prefix="surgery-worker-") as own,
+        # The store is SQLite, which shared disks do not serve well.
+        Store(Path(own) / STORE_FILE) as store,
+        stacked(loaded_model(recipe, recipe.now, progress), before) as model,
+    ):
         directory = Path(shared.directory)
         is_here = directory.is_dir() and os.access(directory, os.R_OK | os.W_OK)
-        run = RunDirectory(directory if is_here else own, recipe.now, {})
-        # The store is SQLite, which shared disks do not serve well.
-        store = stack.enter_context(Store(own / STORE_FILE))
-        with progress("load model", 0):
-            before = [load_edit(path) for path in recipe.edits]
-            model = stack.enter_context(stacked(loaded_model(recipe, recipe.now), before))
-        with progress("texts and judge", 0):
-            behavior, judge = judged_behavior(recipe)
+        run = RunDirectory(directory if is_here else Path(own), recipe.now, {})
+        behavior, judge = judged_behavior(recipe, progress)
         choosing = Choosing(recipe, run, model, behavior, judge, store, progress)
         made = choosing.join(shared, storage, recipe.seed + _process_number())
     return shared.study, made

@@ -16,14 +16,7 @@ from modelsurgery.errors import EvaluationError, RecipeError, SurgeryError
 from modelsurgery.evaluation.capability import check_tasks
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.loading import load_without_weights
-from modelsurgery.pipeline.grids import (
-    Ended,
-    Executor,
-    InProcess,
-    Kept,
-    content_name,
-    perform_all,
-)
+from modelsurgery.pipeline.grids import Ended, Executor, Kept, content_name, perform_all
 from modelsurgery.pipeline.method_cells import MethodCell, kept_setting
 from modelsurgery.pipeline.rivals_plan import RivalsPlan
 from modelsurgery.pipeline.runs import RUN_MANIFEST, STORE_FILE, RunDirectory, open_run
@@ -57,12 +50,7 @@ class RivalsRun:
 def run_rivals(
     plan: RivalsPlan, *, executor: Executor | None = None, progress: Progress = silent
 ) -> RivalsRun:
-    """Measure methods side by side.
-
-    Args:
-        plan: what to compare.
-        executor: who measures; None does so in this process.
-        progress: is told what is going on.
+    """Measure methods side by side; arguments are as for `run_comparisons`.
 
     Returns:
         What was found; `results.json`, a row a file in `rows/` and the store are in its directory.
@@ -110,9 +98,7 @@ def run_comparisons(
         runs = {number: stack.enter_context(one.opened()) for number, one in checked.items()}
         grids = {number: one.cells(runs[number]) for number, one in checked.items()}
         cells = [cell for some in grids.values() for cell in some if cell.missing]
-        ended = {
-            one.name: one for one in perform_all(executor or InProcess(), cells, kept, progress)
-        }
+        ended = {one.name: one for one in perform_all(executor, cells, kept, progress)}
         for number, one in checked.items():
             try:
                 found[number] = _finished(one, runs[number], grids[number], ended)

@@ -7,7 +7,7 @@ from typing import Any
 
 from modelsurgery.files.progress import Progress, silent
 from modelsurgery.pipeline.grid_recipe import GridRecipe
-from modelsurgery.pipeline.grids import Cell, Executor, InProcess, Kept, perform_all
+from modelsurgery.pipeline.grids import Cell, Executor, Kept, perform_all
 from modelsurgery.pipeline.recipe import Recipe
 from modelsurgery.pipeline.running import run_recipe
 from modelsurgery.pipeline.runs import RUN_MANIFEST, open_run
@@ -100,7 +100,7 @@ def run_grid(
     with open_run(recipe.out, values, default_name=name, keep=True) as grid:
         cells = [RunCell(one, grid.path, grid.now) for one in runs]
         waiting = [cell for cell in cells if not cell.is_done]
-        ended = perform_all(executor or InProcess(), waiting, Kept(), progress)
+        ended = perform_all(executor, waiting, Kept(), progress)
         errors = {one.name: one.error for one in ended if one.error is not None}
         if len(errors) == len(cells):
             raise next(iter(errors.values()))

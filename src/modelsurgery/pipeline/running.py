@@ -7,7 +7,6 @@ data.
 import math
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
@@ -110,10 +109,8 @@ def run_recipe(
             settled=SETTLED,
         ) as run,
         Store(run.path / STORE_FILE) as store,
-        ExitStack() as stack,
+        stacked(loaded_model(recipe, run.now, progress), before) as model,
     ):
-        with progress("load model", 0):
-            model = stack.enter_context(stacked(loaded_model(recipe, run.now), before))
         _ = model.gates  # refuses early what can't be edited
         behavior, judge = judged_behavior(recipe, progress)
         sizes, behavior, plan = settled(recipe, run, model, behavior, announce, progress)
@@ -155,9 +152,8 @@ def plan_recipe(recipe: Recipe, *, progress: Progress = silent) -> Schedule:
     """
     recipe = _resolved(recipe, described_behavior(recipe))
     before = [load_edit(path) for path in recipe.edits]
-    with progress("load model", 0):
-        base = loaded_model(recipe, recipe.now or datetime.now())
-    with stacked(base, before) as model:
+    now = recipe.now or datetime.now()
+    with stacked(loaded_model(recipe, now, progress), before) as model:
         _ = model.gates  # as in a run
         behavior, _ = judged_behavior(recipe, progress)
         return _scheduled(recipe, model, behavior, progress)
@@ -211,19 +207,20 @@ def _cut(behavior: Behavior, sizes: Sizes) -> Behavior:
     )
 
 
-def loaded_model(recipe: Recipe, now: datetime) -> LanguageModel:
+def loaded_model(recipe: Recipe, now: datetime, progress: Progress = silent) -> LanguageModel:
     """The recipe's model, without its edits; `now` is the time that its chat template is told."""
-    return load_model(
-        demo.demo_model_path() if recipe.is_demo_model else recipe.model,
-        device=recipe.device,
-        max_memory=recipe.max_memory,
-        offload=recipe.offload,
-        dtype=recipe.dtype,
-        revision=recipe.revision,
-        layout=None if recipe.layout is None else load_layout(recipe.layout),
-        chat_template=recipe.chat_template,
-        now=now,
-    )
+    with progress("load model", 0):
+        return load_model(
+            demo.demo_model_path() if recipe.is_demo_model else recipe.model,
+            device=recipe.device,
+            max_memory=recipe.max_memory,
+            offload=recipe.offload,
+            dtype=recipe.dtype,
+            revision=recipe.revision,
+            layout=None if recipe.layout is None else load_layout(recipe.layout),
+            chat_template=recipe.chat_template,
+            now=now,
+        )
 
 
 def judged_behavior(recipe: Recipe, progress: Progress = silent) -> tuple[Behavior, Judge]:

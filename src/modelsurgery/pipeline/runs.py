@@ -10,7 +10,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -196,13 +196,21 @@ def open_run(
         yield RunDirectory(path, datetime.fromisoformat(recorded["now"]), recorded)
     except NoSignalError:  # the same texts will say no more the next time
         if not any(path.glob(f"*/{RUN_MANIFEST}")) and (made or is_resumed):
-            shutil.rmtree(made[-1] if made else path, ignore_errors=True)
+            _take_away(path, made)
         raise
     except SurgeryError:
         is_useful = keep and any(one.name != RECIPE_FILE for one in path.iterdir())
         if made and not is_useful and not (path / STUDY_FILE).exists():
-            shutil.rmtree(made[-1], ignore_errors=True)
+            _take_away(path, made)
         raise
+
+
+def _take_away(path: Path, made: Sequence[Path]) -> None:
+    """Remove a run directory; of those made for it, which are above, what no other run is in."""
+    shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):  # it is not empty
+        for parent in made[1:]:
+            parent.rmdir()
 
 
 def _unfinished(

@@ -83,12 +83,12 @@ def run_sequence(
         Store(run.path / STORE_FILE) as store,
     ):
         if is_one:
-            model = _loaded(recipe, run, progress)
+            model = loaded_model(recipe, run.now, progress)
             steps = _make_one(recipe, steps, behaviors, model, run, progress, announce)
             paths = [run.path / EDIT_FILE]
         else:
             steps, paths = _make_in_a_row(recipe, steps, run, progress, announce)
-            model = _loaded(recipe, run, progress)
+            model = loaded_model(recipe, run.now, progress)
         judged = [judged_behavior(step) for step in steps]
         edits = [load_edit(path) for path in (*recipe.edits, *paths)]
         stages = [
@@ -116,11 +116,6 @@ def run_sequence(
     return results
 
 
-def _loaded(recipe: Recipe, run: RunDirectory, progress: Progress) -> LanguageModel:
-    with progress("load model", 0):
-        return loaded_model(recipe, run.now)
-
-
 def _make_in_a_row(
     recipe: SequenceRecipe,
     steps: Sequence[Recipe],
@@ -134,20 +129,15 @@ def _make_in_a_row(
     for number, step in enumerate(steps, 1):
         place = run.path / f"{number}-{directory_name(step)}"
         if not (place / RUN_MANIFEST).exists():
-            shared = {"edits": (*recipe.edits, *made), "out": place, "now": run.now}
-            step_in_time = _in_time(step, len(steps)).model_copy(update=shared)
-            run_recipe(step_in_time, progress=progress, announce=announce)
+            # The last share of the time is for measuring all behaviors.
+            minutes = step.minutes and step.minutes / (len(steps) + 1)
+            edits = (*recipe.edits, *made)
+            own = {"minutes": minutes, "edits": edits, "out": place, "now": run.now}
+            run_recipe(step.model_copy(update=own), progress=progress, announce=announce)
         kept = current_recipe(yaml.safe_load((place / RECIPE_FILE).read_text(encoding="utf-8")))
         sized.append(step.model_copy(update={key: kept.get(key) for key in SETTLED}))
         made.append(place / EDIT_FILE)
     return sized, made
-
-
-def _in_time(step: Recipe, count: int) -> Recipe:
-    """A step with its share of the time; the last share is for measuring all behaviors."""
-    if step.minutes is None:
-        return step
-    return step.model_copy(update={"minutes": step.minutes / (count + 1)})
 
 
 def directory_name(step: Recipe) -> str:
@@ -172,7 +162,7 @@ def _make_one(
 
     Returns the steps with the sizes that the run settled on.
     """
-    minutes = None if recipe.minutes is None else recipe.minutes / len(steps)
+    minutes = recipe.minutes and recipe.minutes / len(steps)
     first = steps[0].model_copy(update={"minutes": minutes})
     sizes, _, _ = settled(first, run, model, behaviors[0], announce, progress)
     sized = [sizes.settle(step) for step in steps]

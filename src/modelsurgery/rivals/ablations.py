@@ -5,6 +5,8 @@ Each is a method like any other. Those that share a probe or a reading of the te
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -46,41 +48,31 @@ class Ablation(Method):
 Change = Callable[[Materials, RowProposal], RowProposal]
 
 
-def _paper(
-    change: Change | None = None,
+def paper_rule(
+    given: Materials,
     *,
+    change: Change | None = None,
     share: float = 1.0,
     source: DirectionSource = "W1",
     rows: float = PAPER_ROWS,
-) -> Callable[[Materials], EditIntervention]:
+) -> EditIntervention:
     """The paper's rule with a probe at a share of the layers."""
-
-    def propose(given: Materials) -> RowProposal:
-        layer = max(1, round(share * given.model.layer_count))
-        return paper_proposal_of(given, layer, source)
-
-    return _edit(propose, change, rows)
+    layer = max(1, round(share * given.model.layer_count))
+    proposal = paper_proposal_of(given, layer, source)
+    return intervention_of(given, change(given, proposal) if change else proposal, rows)
 
 
-def _ours(
-    change: Change | None = None,
+def natural_gradient(
+    given: Materials,
     *,
+    change: Change | None = None,
     rows: float = PAPER_ROWS,
     texts: int | None = None,
     damping: float | None = None,
-) -> Callable[[Materials], EditIntervention]:
+) -> EditIntervention:
     """The natural gradient in one step, without a climb to a divergence."""
-    return _edit(lambda given: proposal_of(given, "natural-gradient", texts, damping), change, rows)
-
-
-def _edit(
-    propose: Callable[[Materials], RowProposal], change: Change | None, rows: float
-) -> Callable[[Materials], EditIntervention]:
-    def make(given: Materials) -> EditIntervention:
-        proposal = propose(given)
-        return intervention_of(given, change(given, proposal) if change else proposal, rows)
-
-    return make
+    proposal = proposal_of(given, "natural-gradient", texts, damping)
+    return intervention_of(given, change(given, proposal) if change else proposal, rows)
 
 
 def random_rows(given: Materials, proposal: RowProposal) -> RowProposal:
@@ -137,77 +129,64 @@ def _of_rows(share: float) -> str:
 
 
 def _turned(given: Materials) -> EditIntervention:
-    return turned(_ours()(given), given.seed)
+    return turned(natural_gradient(given), given.seed)
 
 
-def _steps(count: int) -> Callable[[Materials], Intervention]:
-    return lambda given: stepped(given, count)
+def _ours(name: str, what: str, **changed: Any) -> Ablation:
+    return Ablation(name, f"{OURS}, {what}", partial(natural_gradient, **changed))
 
 
-def _matrix(name: str) -> Callable[[Materials], Intervention]:
-    return lambda given: natural_gradient_of(given, name)
+def _paper(name: str, what: str, **changed: Any) -> Ablation:
+    return Ablation(f"paper-{name}", f"{PAPER}, {what}", partial(paper_rule, **changed))
 
 
-QUARTERS = (1, 2, 3, 4)
-OTHER_DIRECTIONS: tuple[DirectionSource, ...] = ("W1-W0", "mean-difference")
+QUARTERS = {
+    f"without-q{n}": (f"blocks of quarter {n} left out", without_quarter(n)) for n in (1, 2, 3, 4)
+}
+PROBES = {
+    "first": ("layer 1", 0.0),
+    "half": ("layer L/2", 0.5),
+    "three-quarters": ("layer 3L/4", 0.75),
+}
+OTHER_DIRECTIONS = ("W1-W0", "mean-difference")
 ABLATIONS: dict[str, Method] = {
     one.name: one
     for one in (
-        Ablation("natural-gradient", OURS, _steps(1)),
+        Ablation("natural-gradient", OURS, partial(stepped, steps=1)),
         *(
-            Ablation(f"steps-{count}", f"{OURS}, {count} steps", _steps(count))
-            for count in (2, 3, 4, 8)
+            Ablation(f"steps-{n}", f"{OURS}, {n} steps", partial(stepped, steps=n))
+            for n in (2, 3, 4, 8)
         ),
         Ablation("random-direction", f"{OURS}, random directions", _turned),
-        Ablation("random-rows", f"{OURS}, random rows", _ours(random_rows)),
-        Ablation("equal", f"{OURS}, equal coefficients", _ours(equal_coefficients)),
+        _ours("random-rows", "random rows", change=random_rows),
+        _ours("equal", "equal coefficients", change=equal_coefficients),
+        *(_ours(name, what, change=change) for name, (what, change) in QUARTERS.items()),
+        *(_ours(f"rows-{rows:g}", _of_rows(rows), rows=rows) for rows in (0.005, 0.01, 0.2, 1.0)),
         *(
-            Ablation(f"without-q{n}", f"{OURS}, blocks of quarter {n} left out",
-                     _ours(without_quarter(n)))
-            for n in QUARTERS
-        ),
-        *(
-            Ablation(f"rows-{rows:g}", f"{OURS}, {_of_rows(rows)}", _ours(rows=rows))
-            for rows in (0.005, 0.01, 0.2, 1.0)
-        ),
-        *(
-            Ablation(f"damping-{value:g}", f"{OURS}, damping {value:g}", _ours(damping=value))
+            _ours(f"damping-{value:g}", f"damping {value:g}", damping=value)
             for value in (0.01, 1.0)
         ),
+        *(_ours(f"texts-{n}", f"{n} texts of each label", texts=n) for n in (12, 25, 50, 100)),
         *(
-            Ablation(f"texts-{n}", f"{OURS}, {n} texts of each label", _ours(texts=n))
-            for n in (12, 25, 50, 100)
-        ),
-        *(
-            Ablation(f"matrix-{name}", f"{OURS}, {name} projection", _matrix(name),
-                     delivery="weights")
+            Ablation(
+                f"matrix-{name}",
+                f"{OURS}, {name} projection",
+                partial(natural_gradient_of, matrix=name),
+                delivery="weights",
+            )
             for name in ("gate", "up", "down", "q", "k", "v", "o")
         ),
         Ablation("least-squares", "least squares", LeastSquares().fit),
-        Ablation("paper", PAPER, _paper()),
-        Ablation("paper-random-probe", f"{PAPER}, random probe", _paper(random_direction)),
-        Ablation("paper-random-rows", f"{PAPER}, random region", _paper(random_rows)),
-        Ablation("paper-aligned", f"{PAPER}, most aligned rows, subtracted", _paper(most_aligned)),
+        Ablation("paper", PAPER, paper_rule),
+        _paper("random-probe", "random probe", change=random_direction),
+        _paper("random-rows", "random region", change=random_rows),
+        _paper("aligned", "most aligned rows, subtracted", change=most_aligned),
         *(
-            Ablation(f"paper-layer-{name}", f"{PAPER}, probe of {title}", _paper(share=share))
-            for name, title, share in (
-                ("first", "layer 1", 0.0), ("half", "layer L/2", 0.5),
-                ("three-quarters", "layer 3L/4", 0.75),
-            )
+            _paper(f"layer-{name}", f"probe of {title}", share=share)
+            for name, (title, share) in PROBES.items()
         ),
-        *(
-            Ablation(f"paper-without-q{n}", f"{PAPER}, blocks of quarter {n} left out",
-                     _paper(without_quarter(n)))
-            for n in QUARTERS
-        ),
-        *(
-            Ablation(f"paper-{source.lower()}", f"{PAPER}, direction {source}",
-                     _paper(source=source))
-            for source in OTHER_DIRECTIONS
-        ),
-        *(
-            Ablation(f"paper-rows-{rows:g}", f"{PAPER}, {_of_rows(rows)}", _paper(rows=rows))
-            for rows in (0.01, 0.2)
-        ),
+        *(_paper(name, what, change=change) for name, (what, change) in QUARTERS.items()),
+        *(_paper(name.lower(), f"direction {name}", source=name) for name in OTHER_DIRECTIONS),
+        *(_paper(f"rows-{rows:g}", _of_rows(rows), rows=rows) for rows in (0.01, 0.2)),
     )
-}  # fmt: skip
+}

@@ -1,7 +1,7 @@
 """AurA: neurons are turned down as far as they tell texts of one label from the other."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -53,8 +53,7 @@ class Dampened(Intervention):
         """One factor a neuron that is turned down."""
         return sum(int((one > 0).sum()) for one in self.loss.values())
 
-    @contextmanager
-    def applied(self, model: LanguageModel, strength: float) -> Iterator[None]:
+    def applied(self, model: LanguageModel, strength: float) -> AbstractContextManager[object]:
         """Scale them."""
 
         def scaled() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -66,8 +65,7 @@ class Dampened(Intervention):
                 if module.bias is not None:
                     yield module.bias.data, module.bias.data.float() * factor
 
-        with overwritten(scaled()):
-            yield
+        return overwritten(scaled())
 
 
 def largest_outputs(

@@ -23,10 +23,9 @@ ATTEMPTS = 6
 class Chooser:
     """Measures variants one after the other, each at the strength that served the one before."""
 
-    def __init__(self, given: Materials, divergence: float = CHOICE_DIVERGENCE) -> None:
-        """Compare at a divergence, nats per token."""
-        self._given, self._target = given, divergence
-        self._strength = 1.0
+    def __init__(self, given: Materials) -> None:
+        """Begin at strength 1."""
+        self._given, self._strength = given, 1.0
 
     def score(self, variant: Intervention) -> float:
         """Selectivity expected at the divergence, or at the largest strength if that costs less.
@@ -39,19 +38,20 @@ class Chooser:
             strength = min(self._strength, most)
             with variant.applied(self._given.model, strength):
                 effect = self._given.validation.measure_changed()
-            reach = self._reach(effect)
+            reach = _reach(effect)
             if effect.is_finite:
                 found = effect.selectivity * min(reach, most / strength)
             self._strength = min(strength * reach, most)
-            if effect.is_finite and effect.divergence <= FAR * self._target:
+            if effect.is_finite and effect.divergence <= FAR * CHOICE_DIVERGENCE:
                 break
         return found
 
-    def _reach(self, effect: Effect) -> float:
-        """What the strength must be multiplied with to have the divergence."""
-        if not effect.is_finite:
-            return 1 / FAR
-        return math.sqrt(self._target / effect.divergence) if effect.divergence > 0 else 1.0
+
+def _reach(effect: Effect) -> float:
+    """What the strength must be multiplied with to have the divergence."""
+    if not effect.is_finite:
+        return 1 / FAR
+    return math.sqrt(CHOICE_DIVERGENCE / effect.divergence) if effect.divergence > 0 else 1.0
 
 
 def best_layer(given: Materials, variants: Sequence[Variant]) -> Variant:

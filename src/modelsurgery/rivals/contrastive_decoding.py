@@ -1,9 +1,9 @@
 """Contrastive decoding: away from what a model says that was trained on what should go."""
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -11,7 +11,7 @@ import torch
 
 from modelsurgery.model.halves import Halves, replaced_forward
 from modelsurgery.model.language_model import LanguageModel
-from modelsurgery.rivals.adapters import Factors, LoraSettings, train_adapter
+from modelsurgery.rivals.adapters import Factors, LoraSettings, Pair, train_adapter
 from modelsurgery.rivals.intervention import Intervention, hooks_on
 from modelsurgery.rivals.method import Materials, Method
 
@@ -56,12 +56,11 @@ class Contrasted(Intervention):
         """Weights of the amateur's factors."""
         return sum(left.numel() + right.numel() for left, right in self.amateur.by_path.values())
 
-    @contextmanager
-    def applied(self, model: LanguageModel, strength: float) -> Iterator[None]:
+    def applied(self, model: LanguageModel, strength: float) -> AbstractContextManager[object]:
         """Let the decoder read everything twice; the amateur has a cache of its own."""
         decoder = Halves(model.model).decoder
         forward = decoder.forward
-        adding = {path: _adding(*factors) for path, factors in self.amateur.by_path.items()}
+        adding = {path: partial(_added, factors) for path, factors in self.amateur.by_path.items()}
         caches: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
         def both(*given: Any, **named: Any) -> Any:
@@ -78,15 +77,10 @@ class Contrasted(Intervention):
             base.last_hidden_state = base.last_hidden_state + strength * apart
             return base
 
-        with replaced_forward(decoder, both):
-            yield
+        return replaced_forward(decoder, both)
 
 
-def _adding(left: torch.Tensor, right: torch.Tensor) -> Callable[..., torch.Tensor]:
-    """Lets a linear layer add what adapters add: y ← y + (x Aᵀ) Bᵀ."""
-
-    def hook(_: Any, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        down, up = (one.to(output).T for one in (right, left))
-        return output + given[0] @ down @ up
-
-    return hook
+def _added(factors: Pair, _: Any, given: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+    """The hook of a linear layer that adds what adapters add: y ← y + (x Aᵀ) Bᵀ."""
+    up, down = (one.to(output).T for one in factors)
+    return output + given[0] @ down @ up

@@ -33,10 +33,11 @@ class NaturalGradient(Method):
     source = "this library, docs/concepts.md"
     delivery = "weights or adapter"
     settings = f"{PAPER_ROWS:.2%} of the gate rows"
+    steps = 1
 
     def fit(self, given: Materials) -> EditIntervention:
-        """Let the rule read the texts; rows, coefficients and steps are its defaults."""
-        return given.once("one step", lambda: stepped(given, 1))
+        """Let the rule read the texts; rows and coefficients are its defaults."""
+        return given.once(f"{self.steps} steps", lambda: stepped(given, self.steps))
 
 
 class NaturalGradientSteps(NaturalGradient):
@@ -45,10 +46,7 @@ class NaturalGradientSteps(NaturalGradient):
     name = "natural-gradient-steps"
     title = f"model surgery, natural gradient, {SEVERAL_STEPS} steps"
     settings = f"{PAPER_ROWS:.2%} of the gate rows in each of {SEVERAL_STEPS} steps"
-
-    def fit(self, given: Materials) -> EditIntervention:
-        """Climb to a divergence of `STEPS_DIVERGENCE`."""
-        return given.once("several steps", lambda: stepped(given, SEVERAL_STEPS))
+    steps = SEVERAL_STEPS
 
 
 class LeastSquares(NaturalGradient):
@@ -56,7 +54,6 @@ class LeastSquares(NaturalGradient):
 
     name = "least-squares"
     title = "model surgery, least squares"
-    settings = f"{PAPER_ROWS:.2%} of the gate rows"
 
     def fit(self, given: Materials) -> EditIntervention:
         """Let the rule read the texts."""

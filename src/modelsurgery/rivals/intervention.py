@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -38,7 +39,7 @@ class Intervention(ABC):
         """Parameters that change, or that are added at run time."""
 
     @abstractmethod
-    def applied(self, model: LanguageModel, strength: float) -> AbstractContextManager[None]:
+    def applied(self, model: LanguageModel, strength: float) -> AbstractContextManager[object]:
         """Change a model inside a `with` block."""
 
 
@@ -53,11 +54,9 @@ class EditIntervention(Intervention):
         """Weights of the edited rows."""
         return sum(update.rows.size * update.shape[1] for update in self.edit.updates)
 
-    @contextmanager
-    def applied(self, model: LanguageModel, strength: float) -> Iterator[None]:
+    def applied(self, model: LanguageModel, strength: float) -> AbstractContextManager[object]:
         """Apply the edit."""
-        with edited(model.model, self.edit.scaled(strength)):
-            yield
+        return edited(model.model, self.edit.scaled(strength))
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,7 @@ class Reweighted(Intervention, Generic[Held]):
     change: Callable[[torch.Tensor, Held, float], torch.Tensor]
     touched: int = 0
 
-    @contextmanager
-    def applied(self, model: LanguageModel, strength: float) -> Iterator[None]:
+    def applied(self, model: LanguageModel, strength: float) -> AbstractContextManager[object]:
         """Write the matrices."""
 
         def changed() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -83,8 +81,7 @@ class Reweighted(Intervention, Generic[Held]):
                 matrix = matrix_of(model.model.get_submodule(path))
                 yield matrix, self.change(matrix.float(), held, strength)
 
-        with overwritten(changed()):
-            yield
+        return overwritten(changed())
 
 
 # Gives the output [..., d] of a module at a strength, from what it is.
@@ -103,21 +100,17 @@ class Hooked(Intervention):
     changes: Mapping[str, OutputChange]
     touched: int = 0
 
-    @contextmanager
-    def applied(self, model: LanguageModel, strength: float) -> Iterator[None]:
+    def applied(self, model: LanguageModel, strength: float) -> AbstractContextManager[object]:
         """Watch the modules."""
-        hooks = {path: _changing(change, strength) for path, change in self.changes.items()}
-        with hooks_on(model, hooks):
-            yield
+        hooks = {path: partial(_changed, change, strength) for path, change in self.changes.items()}
+        return hooks_on(model, hooks)
 
 
-def _changing(change: OutputChange, strength: float) -> Callable[..., Any]:
-    def hook(_: Any, __: Any, output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (change(output[0], strength), *output[1:])
-        return change(output, strength)
-
-    return hook
+def _changed(change: OutputChange, strength: float, _: Any, __: Any, output: Any) -> Any:
+    """What a hook puts in the place of an output, which may be the first of several."""
+    if isinstance(output, tuple):
+        return (change(output[0], strength), *output[1:])
+    return change(output, strength)
 
 
 @contextmanager

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 
 ROUNDS = 12  # of correcting a strength
 NEAR = 0.1  # share by which a divergence may miss its target
 MOST_STEP = 4.0
 LEAST_PART = 0.1  # of the way between two strengths that a step goes
+BY_STRENGTH = attrgetter("strength")
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,14 @@ def match_divergence(
         strength = min(_next(measured, target), limit)
     below = [one for one in measured if one.divergence <= target]
     if below:
-        return max(below, key=lambda one: one.strength)
-    return min(measured, key=lambda one: one.strength)
+        return max(below, key=BY_STRENGTH)
+    return min(measured, key=BY_STRENGTH)
 
 
 def _next(measured: list[Matched], target: float) -> float:
     """The square law where all is on one side of the target, else between the nearest two."""
-    low = max((m for m in measured if m.divergence < target), key=_strength, default=None)
-    high = min((m for m in measured if m.divergence >= target), key=_strength, default=None)
+    low = max((m for m in measured if m.divergence < target), key=BY_STRENGTH, default=None)
+    high = min((m for m in measured if m.divergence >= target), key=BY_STRENGTH, default=None)
     if low is None or high is None:
         last = measured[-1]
         law = math.sqrt(target / last.divergence) if last.divergence > 0 else MOST_STEP
@@ -75,7 +77,3 @@ def _next(measured: list[Matched], target: float) -> float:
         part = math.log(target / low.divergence) / math.log(high.divergence / low.divergence)
     part = min(max(part, LEAST_PART), 1 - LEAST_PART)
     return float(low.strength * (high.strength / low.strength) ** part)
-
-
-def _strength(one: Matched) -> float:
-    return one.strength

@@ -113,14 +113,8 @@ def gather_materials(
 ) -> Materials:
     """What methods learn from: training texts, neutral text, and what choices are measured on.
 
-    Args:
-        model: the base model.
-        behavior: its texts; of a behavior that depends on the request, the texts that call for it.
-        sign: 1 away from the behavior, -1 toward it.
-        texts: of each kind, at most.
-        passes: how the rules of this library read; None keeps nothing on disk.
-        seed: of everything random.
-        progress: is told what is going on.
+    At most so many texts of each kind; of a behavior that depends on the request, those that call
+    for it. Without `passes`, nothing is kept on disk; other arguments are as for `Materials`.
     """
     read = some_of_each(behavior.train, texts)
     by_label = [

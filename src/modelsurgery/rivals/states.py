@@ -7,6 +7,7 @@ the last block's own output.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -54,15 +55,12 @@ def block_outputs(
     paths = block_paths(model)
     found: dict[int, torch.Tensor] = {}
 
-    def hook_of(layer: int) -> Callable[..., None]:
-        def hook(_: Any, __: Any, output: Any) -> None:
-            found[layer] = output[0] if isinstance(output, tuple) else output
-            if layer == layers[-1]:
-                raise _SeenEnoughError
+    def keep(layer: int, _: Any, __: Any, output: Any) -> None:
+        found[layer] = output[0] if isinstance(output, tuple) else output
+        if layer == layers[-1]:
+            raise _SeenEnoughError
 
-        return hook
-
-    hooks = {paths[layer - 1]: hook_of(layer) for layer in layers}
+    hooks = {paths[layer - 1]: partial(keep, layer) for layer in layers}
     for batch in text_batches(model, texts, BATCH_TOKENS):
         with hooks_on(model, hooks), torch.inference_mode(), suppress(_SeenEnoughError):
             model.decoder(**batch.inputs, use_cache=False)
@@ -74,14 +72,13 @@ def watch_modules(
 ) -> None:
     """Read texts, and look at modules with one input and one output as they run."""
 
-    def hook_of(path: str, batch: TextBatch) -> Callable[..., None]:
-        def hook(_: Any, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            look(batch, path, given[0], output)
-
-        return hook
+    def hook(
+        batch: TextBatch, path: str, _: Any, given: tuple[torch.Tensor], output: torch.Tensor
+    ) -> None:
+        look(batch, path, given[0], output)
 
     for batch in text_batches(model, texts, BATCH_TOKENS):
-        hooks = {path: hook_of(path, batch) for path in paths}
+        hooks = {path: partial(hook, batch, path) for path in paths}
         with hooks_on(model, hooks), torch.inference_mode():
             model.decoder(**batch.inputs, use_cache=False)
 

@@ -1,8 +1,8 @@
 """A control: an instruction in front of everything that the model reads."""
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
@@ -113,16 +113,14 @@ class Prompted(Intervention):
         """Tokens that are added."""
         return max(len(head.after) - len(head.before) for head in self.heads)
 
-    @contextmanager
-    def applied(self, model: LanguageModel, strength: float) -> Iterator[None]:
+    def applied(self, model: LanguageModel, strength: float) -> AbstractContextManager[object]:
         """Put it in front of each text where a text begins; at strength 0 do nothing.
 
         Raises:
             UnsupportedModelError: inside, if the decoder is not given token ids.
         """
         if strength <= 0:
-            yield
-            return
+            return nullcontext()
         decoder = Halves(model.model).decoder
         forward = decoder.forward
         takes_positions = "position_ids" in inspect.signature(forward).parameters
@@ -153,8 +151,7 @@ class Prompted(Intervention):
                     fronts[cache] = front
             return output
 
-        with replaced_forward(decoder, prompted):
-            yield
+        return replaced_forward(decoder, prompted)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 """Linear-AcT: activations of one label are carried to where those of the other are."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
-from modelsurgery.model.activations.texts import TextBatch, TokenizedText, text_batches
+from modelsurgery.model.activations.texts import TokenizedText, text_batches
 from modelsurgery.model.hidden_states import mean_over_tokens
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.rivals.intervention import Hooked, Intervention, hooks_on
@@ -86,22 +87,16 @@ def fit_in_turn(
     maps: dict[str, Transport] = {}
     texts = [*shows, *opposite]
     (batch,) = text_batches(model, texts, max(map(len, (one.ids for one in texts))) * len(texts))
-    hooks = {path: _fitting(maps, path, batch, len(shows)) for path in paths}
-    with hooks_on(model, hooks), torch.inference_mode():
-        model.decoder(**batch.inputs, use_cache=False)
-    return maps
+    is_shown = torch.tensor([row < len(shows) for row in batch.rows])
 
-
-def _fitting(
-    maps: dict[str, Transport], path: str, batch: TextBatch, shows: int
-) -> Callable[..., torch.Tensor]:
-    is_shown = torch.tensor([row < shows for row in batch.rows])
-
-    def hook(_: Any, __: Any, output: torch.Tensor) -> torch.Tensor:
+    def fit(path: str, _: Any, __: Any, output: torch.Tensor) -> torch.Tensor:
         pooled = mean_over_tokens(output, batch.predicted)
         source, target = pooled[is_shown], pooled[~is_shown]
         count = min(len(source), len(target))
         maps[path] = Transport.between(source[:count], target[:count])
         return maps[path](output, 1.0)
 
-    return hook
+    hooks = {path: partial(fit, path) for path in paths}
+    with hooks_on(model, hooks), torch.inference_mode():
+        model.decoder(**batch.inputs, use_cache=False)
+    return maps

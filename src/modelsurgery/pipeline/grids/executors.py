@@ -145,14 +145,14 @@ def _serve(connection: Connection, workers: int) -> None:
 
 
 def perform_all(
-    executor: Executor, cells: Sequence[Cell], kept: Kept, progress: Progress
+    executor: Executor | None, cells: Sequence[Cell], kept: Kept, progress: Progress
 ) -> list[Ended]:
-    """Perform cells; how each ended, in their order."""
+    """Perform cells, in this process if nobody else does; how each ended, in their order."""
     ended: dict[str, Ended] = {}
     if not cells:  # nobody need be asked
         return []
     with progress("cells", len(cells)) as advance:
-        for one in executor.run(cells, kept, progress):
+        for one in (executor or InProcess()).run(cells, kept, progress):
             ended[one.name] = one
             advance(1)
     return [ended[cell.name] for cell in cells]

@@ -94,7 +94,7 @@ def test_sad_stories_on_a_model_trained_by_others(shared: Path, tmp_path: Path) 
     model = shared / "models" / "stories260k"
     run = surgery_json("run", "--model", model, "--texts", texts, "--fit", "logistic", *SEARCH,
                        "--trials", "24", "--max-new-tokens", "12",
-                       "--out", tmp_path / "run", expected_exit=5)  # fmt: skip
+                       "--out", tmp_path / "run", expected_exit=5, with_all_data=True)  # fmt: skip
     # 300 texts are few for Adam, and 37 prompts too few to tell an effect, which is said.
     assert run["behavior"]["outcome"]["kind"] == "no change"
     assert run["behavior"]["name"] == "sadness"

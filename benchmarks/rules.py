@@ -37,8 +37,8 @@ from modelsurgery.model.activations.passes import Passes
 from modelsurgery.model.probe_fitting import fit_probe_on_texts
 from modelsurgery.results import Rate
 from modelsurgery.rivals.matching import match_divergence
-from modelsurgery.rules.choices import SEVERAL_STEPS
 from modelsurgery.rules.proposal import RowProposal
+from modelsurgery.rules.rule_names import SEVERAL_STEPS
 from modelsurgery.search.fitting import (
     RULE_TEXTS,
     FittedRule,

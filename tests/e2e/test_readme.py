@@ -58,6 +58,6 @@ def test_the_steps_of_the_command_line_run(workplace: Path, demo_path: Path) -> 
     assert (model / "model.safetensors").read_bytes() == original
     for step in (one for one in wanted if one.split()[1] == "export"):
         surgery(*step.split()[1:], cwd=workplace)
-    assert {"adapter", "adapter.gguf", "kind", "repository"} <= {
+    assert {"adapter", "adapter.gguf", "polite-model", "repository"} <= {
         one.name for one in workplace.iterdir()
     }

@@ -26,7 +26,7 @@ from modelsurgery import (
     score_rows,
     select_region,
 )
-from modelsurgery.apply.fitting import check_fits
+from modelsurgery.apply.compatibility import check_fits
 from modelsurgery.errors import (
     CheckpointError,
     EditMismatchError,

@@ -30,7 +30,7 @@ from modelsurgery import (
     undo,
     verify,
 )
-from modelsurgery.apply.fitting import check_fits
+from modelsurgery.apply.compatibility import check_fits
 from modelsurgery.apply.in_place import apply_in_place
 from modelsurgery.apply.staging import staged_place
 from modelsurgery.checkpoint import ggml

@@ -309,7 +309,7 @@ def test_formats_name_no_key_of_a_recipe_that_is_gone() -> None:
 
 
 def test_the_readme_names_the_verbs_that_load_a_model() -> None:
-    told = section_of(ROOT / "README.md", "## On disk, and back")
+    told = section_of(ROOT / "README.md", "## Apply, verify, undo")
     (loading,) = re.findall(r"; ((?:`\w+`,?\s*(?:and )?)+)load it\.", told)
     verbs = {name for name, options in options_by_verb().items() if "--device" in options}
     assert set(re.findall(r"`(\w+)`", loading)) | {"inspect"} == verbs
@@ -317,7 +317,7 @@ def test_the_readme_names_the_verbs_that_load_a_model() -> None:
 
 
 def test_the_readme_shows_what_its_own_tuning_command_allows() -> None:
-    told = section_of(ROOT / "README.md", "## Say only what must not break")
+    told = section_of(ROOT / "README.md", "## Limit the damage")
     (perplexity, drop), *_ = re.findall(
         r"--max-perplexity \+(\d+)% --max-capability-drop (\d+)$", told, re.M
     )

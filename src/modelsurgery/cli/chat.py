@@ -75,7 +75,7 @@ def chat(
             f"--temperature {temperature}; expected a number above 0, or leave it out for greedy"
         )
     with using_a_model() as progress:
-        from modelsurgery.apply.fitting import check_fits
+        from modelsurgery.apply.compatibility import check_fits
         from modelsurgery.edit.edit_file import load_edits
 
         edits = load_edits(edit)

@@ -22,7 +22,7 @@ from modelsurgery.cli.output import print_content, showing_progress, using_a_mod
 from modelsurgery.errors import RecipeError
 from modelsurgery.pipeline.option import Panel
 from modelsurgery.pipeline.recipe import Recipe
-from modelsurgery.rules.choices import DEFAULT_RULE
+from modelsurgery.rules.rule_names import DEFAULT_RULE
 
 ROWS = 0.0465
 # What each way to an edit takes; the rest stays as the library has it.

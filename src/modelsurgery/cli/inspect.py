@@ -106,7 +106,7 @@ class _Wanted:
 
     def loaded(self, edit: "Edit | None" = None) -> "LanguageModel":
         """The model; its gates where an edit says that they are."""
-        from modelsurgery.apply.fitting import check_fits
+        from modelsurgery.apply.compatibility import check_fits
 
         assert self.model is not None
         keep_freed_memory()

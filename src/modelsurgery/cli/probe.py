@@ -18,7 +18,7 @@ from modelsurgery.cli.options import (
     with_options,
 )
 from modelsurgery.cli.output import print_content, using_a_model
-from modelsurgery.edit.choices import Fit
+from modelsurgery.edit.option_names import Fit
 from modelsurgery.pipeline.recipe import Recipe
 
 MODEL = ("chat_template", "now", *LOADING)

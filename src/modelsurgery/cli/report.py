@@ -7,7 +7,7 @@ import typer
 
 from modelsurgery.cli.options import Json, default_note
 from modelsurgery.cli.output import console, print_content, print_json
-from modelsurgery.edit.choices import Direction
+from modelsurgery.edit.option_names import Direction
 
 TERMINAL_LIMIT = 20
 PAGE_LIMIT = 1000

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from modelsurgery.edit.choices import DIRECTION_SOURCES as DIRECTION_SOURCES
-from modelsurgery.edit.choices import FITS as FITS
-from modelsurgery.edit.choices import DirectionSource as DirectionSource
-from modelsurgery.edit.choices import Fit as Fit
+from modelsurgery.edit.option_names import DIRECTION_SOURCES as DIRECTION_SOURCES
+from modelsurgery.edit.option_names import FITS as FITS
+from modelsurgery.edit.option_names import DirectionSource as DirectionSource
+from modelsurgery.edit.option_names import Fit as Fit
 from modelsurgery.errors import ArtifactError, RecipeError
 from modelsurgery.files.artifact import read_artifact, write_artifact
 from modelsurgery.files.provenance import Provenance

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from modelsurgery.apply.fitting import check_fits
+from modelsurgery.apply.compatibility import check_fits
 from modelsurgery.checkpoint.layouts import load_layout
 from modelsurgery.checkpoint.place import is_gguf
 from modelsurgery.data import demo

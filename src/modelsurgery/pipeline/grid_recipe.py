@@ -10,7 +10,7 @@ from modelsurgery.files.schema import parse
 from modelsurgery.pipeline.option import Option, Panel
 from modelsurgery.pipeline.recipe import Recipe
 from modelsurgery.pipeline.sequence_recipe import SequenceRecipe
-from modelsurgery.rules.choices import DEFAULT_RULE
+from modelsurgery.rules.rule_names import DEFAULT_RULE
 
 
 class GridRecipe(SequenceRecipe):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from modelsurgery.data import demo
-from modelsurgery.edit.choices import Direction, DirectionSource, Fit
+from modelsurgery.edit.option_names import Direction, DirectionSource, Fit
 from modelsurgery.pipeline.loading_options import (
     Device,
     DType,
@@ -30,7 +30,7 @@ from modelsurgery.pipeline.option import (
     percentage,
     row_share,
 )
-from modelsurgery.rules.choices import DEFAULT_RULE, SEVERAL_STEPS, Rule
+from modelsurgery.rules.rule_names import DEFAULT_RULE, SEVERAL_STEPS, Rule
 
 if TYPE_CHECKING:
     from modelsurgery.search import Budget

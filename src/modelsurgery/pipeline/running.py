@@ -1,7 +1,6 @@
 """The whole surgery that a recipe describes, from start to end.
 
-Texts → hidden states → probe → region → edit → measurement of base and edited model on held-out
-data.
+Texts → rule → edit inside the budget → base and edited model measured on held-out data → results.
 """
 
 import math
@@ -38,7 +37,7 @@ from modelsurgery.model.loading import load_model
 from modelsurgery.model.stacking import stacked
 from modelsurgery.pipeline.choosing import Choice, Choosing
 from modelsurgery.pipeline.recipe import DEFAULT_TRIALS, Recipe
-from modelsurgery.pipeline.results import RunResult
+from modelsurgery.pipeline.run_result import RunResult
 from modelsurgery.pipeline.runs import (
     EDIT_FILE,
     STORE_FILE,

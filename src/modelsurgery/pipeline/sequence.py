@@ -26,7 +26,7 @@ from modelsurgery.files.progress import Progress, silent
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.stacking import stacked
 from modelsurgery.pipeline.recipe import Recipe
-from modelsurgery.pipeline.results import limits_json
+from modelsurgery.pipeline.run_result import limits_json
 from modelsurgery.pipeline.running import (
     judged_behavior,
     loaded_model,

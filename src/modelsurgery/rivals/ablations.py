@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from modelsurgery.edit.choices import DirectionSource
+from modelsurgery.edit.option_names import DirectionSource
 from modelsurgery.edit.region import PAPER_ROWS
 from modelsurgery.model.stacking import score_model_rows
 from modelsurgery.rivals.edits import (

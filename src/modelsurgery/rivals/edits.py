@@ -14,9 +14,9 @@ from modelsurgery.model.hidden_states import extract_hidden_states
 from modelsurgery.model.probe_fitting import fit_probe_on_texts
 from modelsurgery.rivals.intervention import EditIntervention, Intervention
 from modelsurgery.rivals.method import Materials, Method
-from modelsurgery.rules.choices import SEVERAL_STEPS, Rule
 from modelsurgery.rules.proposal import RowProposal
 from modelsurgery.rules.proposing import paper_proposal
+from modelsurgery.rules.rule_names import SEVERAL_STEPS, Rule
 from modelsurgery.search import Budget, Setting
 from modelsurgery.search.fitting import FittedRule, fit_rule, some_of_each
 

@@ -10,7 +10,7 @@ from modelsurgery.edit.edit import Edit, RowUpdate
 from modelsurgery.edit.effects import Prediction
 from modelsurgery.edit.region import PAPER_ROWS, select_rows
 from modelsurgery.errors import CheckpointError
-from modelsurgery.rules.choices import Rule
+from modelsurgery.rules.rule_names import Rule
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from functools import cached_property
 from typing import Any
 
 from modelsurgery.data.texts import LabeledText, Split, texts_sha256
-from modelsurgery.edit.choices import Direction
 from modelsurgery.edit.edit import Edit
 from modelsurgery.edit.effects import Measurement
+from modelsurgery.edit.option_names import Direction
 from modelsurgery.edit.probe import Probe
 from modelsurgery.edit.region import PAPER_ROWS
 from modelsurgery.errors import RecipeError
@@ -22,9 +22,9 @@ from modelsurgery.model.activations.passes import Passes
 from modelsurgery.model.hidden_states import extract_hidden_states
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.probe_fitting import fit_probe_on_texts
-from modelsurgery.rules.choices import DEFAULT_RULE, RULES, Rule
 from modelsurgery.rules.contrast import contrast_of, pulled_apart
 from modelsurgery.rules.proposal import RowProposal
+from modelsurgery.rules.rule_names import DEFAULT_RULE, RULES, Rule
 from modelsurgery.search import Budget, Setting
 from modelsurgery.search.fitting import (
     RULE_TEXTS,

@@ -24,7 +24,6 @@ from modelsurgery.model.activations.texts import (
 )
 from modelsurgery.model.language_model import LanguageModel
 from modelsurgery.model.stacking import stacked
-from modelsurgery.rules.choices import Rule
 from modelsurgery.rules.contrast import Contrast, contrast_of
 from modelsurgery.rules.natural_gradient import KEPT_TOKENS, KEPT_WEIGHT, Evidence
 from modelsurgery.rules.proposal import RowProposal
@@ -33,6 +32,7 @@ from modelsurgery.rules.proposing import (
     least_squares_proposal,
     paper_proposal,
 )
+from modelsurgery.rules.rule_names import Rule
 from modelsurgery.search import Budget, FittedStrength, Setting, fit_strength
 from modelsurgery.search.strength import UncalledMeasure
 

@@ -14,7 +14,7 @@ from optuna.distributions import (
 from modelsurgery.checkpoint.layouts import GateMatrix
 from modelsurgery.edit.probe import DirectionSource
 from modelsurgery.edit.region import PAPER_ROWS, row_count
-from modelsurgery.rules.choices import Rule
+from modelsurgery.rules.rule_names import Rule
 
 Window = tuple[int, int]  # first and last layer, counted 1..L
 Source = DirectionSource | Rule  # what an edit comes from: what a probe gives, or another rule

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from modelsurgery.data.texts import LabeledText, Split, split_texts
-from modelsurgery.edit.choices import Direction
+from modelsurgery.edit.option_names import Direction
 from modelsurgery.errors import RecipeError, TextsError
 
 Value = TypeVar("Value")

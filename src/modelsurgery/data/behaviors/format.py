@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from modelsurgery.data.text_files import is_on_hub
-from modelsurgery.edit.choices import Direction as Direction
+from modelsurgery.edit.option_names import Direction as Direction
 from modelsurgery.errors import RecipeError
 from modelsurgery.files.schema import load_yaml
 

@@ -19,17 +19,11 @@ class Interrupted(BaseException):
 
 @dataclass(frozen=True)
 class Composer:
-    """Makes the edited file of a name.
+    """Makes the edited file of a name."""
 
-    Attributes:
-        source: the model; its local directory holds the changed rows at their places.
-        target: where the file is made.
-        name: of the file, here and there.
-    """
-
-    source: RemoteModel
-    target: Folder
-    name: str
+    source: RemoteModel  # the model; its local directory holds the changed rows at their places
+    target: Folder  # where the file is made
+    name: str  # of the file, here and there
     _scratch: list[tuple[str, str | None]] = field(default_factory=list)
     _ended: threading.Event = field(default_factory=threading.Event)
 

@@ -13,23 +13,14 @@ from modelsurgery.errors import NothingChangedError
 
 @dataclass(frozen=True)
 class Coverage:
-    """How much of a model an edit changed.
+    """How much of a model an edit changed."""
 
-    Attributes:
-        tensors_found: number of gate matrices in the model.
-        tensors_edited: number of matrices with at least one changed byte.
-        rows_edited: number of rows with at least one changed byte.
-        rows_found: number of gate rows in the model.
-        bytes_changed: bytes that differ from the base model, in the stored dtype.
-        bytes_total: bytes of all weights of the model.
-    """
-
-    tensors_found: int
-    tensors_edited: int
-    rows_edited: int
-    rows_found: int
-    bytes_changed: int
-    bytes_total: int
+    tensors_found: int  # number of gate matrices in the model
+    tensors_edited: int  # number of matrices with at least one changed byte
+    rows_edited: int  # number of rows with at least one changed byte
+    rows_found: int  # number of gate rows in the model
+    bytes_changed: int  # bytes that differ from the base model, in the stored dtype
+    bytes_total: int  # bytes of all weights of the model
 
 
 def measure_coverage(

@@ -160,17 +160,12 @@ def _adding(additions: Sequence[Addition], parts: int) -> Callable[..., None]:
 
 @dataclass(frozen=True)
 class _GateParameter:
-    """A gate matrix of a loaded model.
+    """A gate matrix of a loaded model."""
 
-    Attributes:
-        module: what the parameter belongs to.
-        parameter: the parameter that holds it; without values where they are offloaded.
-        gate: where its rows are in the parameter.
-    """
-
-    module: torch.nn.Module
+    module: torch.nn.Module  # what the parameter belongs to
+    # The parameter that holds it; without values where they are offloaded.
     parameter: torch.nn.Parameter
-    gate: GateMatrix
+    gate: GateMatrix  # where its rows are in the parameter
 
     @property
     def view(self) -> RowView:

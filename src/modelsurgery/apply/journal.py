@@ -93,24 +93,15 @@ class JournalEntry(Record):
 
 
 class Journal(Record):
-    """What one edit changed in a model directory, and what was there before.
+    """What one edit changed in a model directory, and what was there before."""
 
-    Attributes:
-        format: version of this form.
-        files: SHA-256 of the header of every weight file that changes, by name.
-        entries: rows by matrix.
-        description: of the edits, for people.
-        coverage: what changed, of how much.
-        provenance: versions.
-        manifest_before: the text of the directory's manifest before, None if there was none.
-    """
-
-    format: int
-    files: dict[str, Sha256]
-    entries: list[JournalEntry]
-    description: list[dict[str, Any]]
-    coverage: dict[str, int]
-    provenance: dict[str, Any]
+    format: int  # version of this form
+    files: dict[str, Sha256]  # SHA-256 of the header of every weight file that changes, by name
+    entries: list[JournalEntry]  # rows by matrix
+    description: list[dict[str, Any]]  # of the edits, for people
+    coverage: dict[str, int]  # what changed, of how much
+    provenance: dict[str, Any]  # versions
+    # The text of the directory's manifest before, None if there was none.
     manifest_before: str | None
 
     @property

@@ -20,17 +20,11 @@ from modelsurgery.errors import UnsupportedModelError
 
 @dataclass(frozen=True)
 class NewRows:
-    """Rows that take the place of others in a parameter.
+    """Rows that take the place of others in a parameter."""
 
-    Attributes:
-        view: the matrix in it.
-        rows: numbers of its rows, int64 [k].
-        values: what they become, [k, d], exact in float32.
-    """
-
-    view: RowView
-    rows: torch.Tensor
-    values: torch.Tensor
+    view: RowView  # the matrix in it
+    rows: torch.Tensor  # numbers of its rows, int64 [k]
+    values: torch.Tensor  # what they become, [k, d], exact in float32
 
     def write(self, tensor: torch.Tensor) -> "NewRows":
         """Write them into the parameter's values; those that were there before."""

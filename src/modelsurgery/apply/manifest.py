@@ -67,18 +67,14 @@ class WeightHashes(Record):
 
 
 class Manifest(Record):
-    """The manifest of an edited directory.
+    """The manifest of an edited directory."""
 
-    Attributes:
-        format: version of this form.
-        operations: surgeries that were done, oldest first.
-        files: SHA-256 of files other than weights, by name.
-        weights: what is known of each weight file, by name.
-    """
-
-    format: int = FORMAT_VERSION
+    format: int = FORMAT_VERSION  # version of this form
+    # Surgeries that were done, oldest first.
     operations: list[Operation] = Field(default_factory=list)
+    # SHA-256 of files other than weights, by name.
     files: dict[InnerName, str] = Field(default_factory=dict)
+    # What is known of each weight file, by name.
     weights: dict[PlainName, WeightHashes] = Field(default_factory=dict)
 
     @property

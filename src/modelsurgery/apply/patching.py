@@ -27,21 +27,15 @@ MOST_KEPT_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Surgery:
-    """Edits of a checkpoint on disk, with the matrices that they meet.
+    """Edits of a checkpoint on disk, with the matrices that they meet."""
 
-    Attributes:
-        checkpoint: the model, not yet edited.
-        gates: its gate matrices.
-        edits: what to add.
-        kept: numbers and edited rows of quantized matrices by address, so that they are quantized
-            once; as many as fit in `MOST_KEPT_BYTES`.
-        arrival: how much of the edits arrives in quantized rows.
-    """
-
-    checkpoint: Checkpoint
-    gates: tuple[GateMatrix, ...]
-    edits: tuple[Edit, ...]
+    checkpoint: Checkpoint  # the model, not yet edited
+    gates: tuple[GateMatrix, ...]  # its gate matrices
+    edits: tuple[Edit, ...]  # what to add
+    # Numbers and edited rows of quantized matrices by address, so that they are quantized once; as
+    # many as fit in `MOST_KEPT_BYTES`.
     kept: dict[Address, tuple[NDArray[np.int64], Rows]] = field(default_factory=dict, repr=False)
+    # How much of the edits arrives in quantized rows.
     arrival: ArrivalSums = field(default_factory=ArrivalSums, repr=False)
 
     @classmethod

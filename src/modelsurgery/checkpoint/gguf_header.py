@@ -52,17 +52,12 @@ Entry = tuple[str, tuple[int, ...], int, int]  # name, shape, number of the type
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """What the header of one GGUF file says.
+    """What the header of one GGUF file says."""
 
-    Attributes:
-        metadata: values by key; of long arrays and arrays of strings, None.
-        tensors: where each tensor is, by llama.cpp's name; shapes as numpy has them.
-        sha256: hash of everything before the data.
-    """
-
-    metadata: dict[str, Any]
+    metadata: dict[str, Any]  # values by key; of long arrays and arrays of strings, None
+    # Where each tensor is, by llama.cpp's name; shapes as numpy has them.
     tensors: dict[str, StoredTensor]
-    sha256: str
+    sha256: str  # hash of everything before the data
 
 
 def read_gguf_header(path: Path) -> GgufHeader:

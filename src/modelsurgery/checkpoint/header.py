@@ -33,23 +33,14 @@ ITEM_BITS = {
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where one tensor's bytes are.
+    """Where one tensor's bytes are."""
 
-    Attributes:
-        name: its name in the checkpoint.
-        file: name of the file inside the directory.
-        dtype: safetensors' name of the element type (`BF16`, …).
-        shape: as stored.
-        start: first byte, counted from the beginning of the file.
-        size_bytes: length in bytes.
-    """
-
-    name: str
-    file: str
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    size_bytes: int
+    name: str  # its name in the checkpoint
+    file: str  # name of the file inside the directory
+    dtype: str  # safetensors' name of the element type (`BF16`, …)
+    shape: tuple[int, ...]  # as stored
+    start: int  # first byte, counted from the beginning of the file
+    size_bytes: int  # length in bytes
 
 
 def header_sha256(path: Path) -> str:

@@ -37,27 +37,18 @@ class PackagedModel:
 
 @dataclass(frozen=True)
 class NamedModel:
-    """A model with a short name.
-
-    Attributes:
-        title: what its authors call it.
-        license: as the Hub spells it.
-        parameters: number of weights.
-        packaged: where the package index has it.
-        end_token: token that ends a turn, and so a continuation.
-        max_tokens: length of its context.
-        has_single_digits: whether its tokenizer splits numbers into digits, which a GGUF file
-            does not say in a way that transformers reads.
-    """
+    """A model with a short name."""
 
     name: str
-    title: str
+    title: str  # what its authors call it
     hub_id: str
-    license: str
-    parameters: int
-    packaged: PackagedModel
-    end_token: str
-    max_tokens: int
+    license: str  # as the Hub spells it
+    parameters: int  # number of weights
+    packaged: PackagedModel  # where the package index has it
+    end_token: str  # token that ends a turn, and so a continuation
+    max_tokens: int  # length of its context
+    # Whether its tokenizer splits numbers into digits, which a GGUF file does not say in a way that
+    # transformers reads.
     has_single_digits: bool
 
 

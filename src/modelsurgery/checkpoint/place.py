@@ -25,21 +25,15 @@ MAX_SPLITS = 10_000
 
 @dataclass(frozen=True)
 class Place:
-    """Where a model is on disk.
+    """Where a model is on disk."""
 
-    Attributes:
-        directory: directory with its weight files.
-        stem: what the names of its GGUF files begin with; None for a model directory.
-        splits: number of GGUF files of a set; 0 of a single one.
-        ending: what their names end with: `.gguf`, as it is spelled there, or nothing.
-        url: of a model in an object store, whose headers are in `directory`.
-    """
-
-    directory: Path
+    directory: Path  # directory with its weight files
+    # What the names of its GGUF files begin with; None for a model directory.
     stem: str | None = None
-    splits: int = 0
+    splits: int = 0  # number of GGUF files of a set; 0 of a single one
+    # What their names end with: `.gguf`, as it is spelled there, or nothing.
     ending: str = GGUF_SUFFIX
-    url: str | None = None
+    url: str | None = None  # of a model in an object store, whose headers are in `directory`
 
     @property
     def is_gguf(self) -> bool:

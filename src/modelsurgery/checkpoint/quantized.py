@@ -90,15 +90,11 @@ def check_writable(name: str, where: str) -> None:
 
 
 class Added(NamedTuple):
-    """Rows with something added, and how far it arrived.
+    """Rows with something added, and how far it arrived."""
 
-    Attributes:
-        blocks: [k, blocks].
-        products: [k, 3] float64: the achieved change with the wanted one, with itself, and the
-            wanted one with itself; not finite where a row cannot hold the sum.
-    """
-
-    blocks: Blocks
+    blocks: Blocks  # [k, blocks]
+    # [k, 3] float64: the achieved change with the wanted one, with itself, and the wanted one with
+    # itself; not finite where a row cannot hold the sum.
     products: NDArray[np.float64]
 
 

@@ -42,24 +42,15 @@ class RowView:
     """Where the rows of a matrix [rows, columns] are inside a stored tensor.
 
     Element [i, j] is element `offset + i·row_stride + j·column_stride` of the tensor.
-
-    Attributes:
-        tensor: name of the tensor in the checkpoint.
-        dtype: safetensors' or GGUF's name of its element type, one of `ROW_DTYPES`.
-        rows: number of rows.
-        columns: elements in a row.
-        offset: in elements.
-        row_stride: in elements.
-        column_stride: in elements; 1 unless the matrix is stored transposed.
     """
 
-    tensor: str
-    dtype: str
-    rows: int
-    columns: int
-    offset: int
-    row_stride: int
-    column_stride: int
+    tensor: str  # name of the tensor in the checkpoint
+    dtype: str  # safetensors' or GGUF's name of its element type, one of `ROW_DTYPES`
+    rows: int  # number of rows
+    columns: int  # elements in a row
+    offset: int  # in elements
+    row_stride: int  # in elements
+    column_stride: int  # in elements; 1 unless the matrix is stored transposed
 
     @property
     def is_transposed(self) -> bool:

@@ -29,25 +29,16 @@ from modelsurgery.errors import EditMismatchError, RecipeError
 
 @dataclass(frozen=True)
 class TensorChange:
-    """Rows of one matrix before and after all edits.
+    """Rows of one matrix before and after all edits."""
 
-    Attributes:
-        tensor: name of the stored tensor.
-        address: which matrix of the model it is.
-        rows: [k] int64, ascending.
-        before: [k, d] in the dtype that the sum was rounded to.
-        after: [k, d] in the same dtype.
-        products: of quantized rows, how far the change arrived (see `Added`), [k, 3] float64.
-        before_sha256: hash of `before`, if it was made on the way.
-    """
-
-    tensor: str
-    address: Address
-    rows: NDArray[np.int64]
-    before: Rows
-    after: Rows
+    tensor: str  # name of the stored tensor
+    address: Address  # which matrix of the model it is
+    rows: NDArray[np.int64]  # [k] int64, ascending
+    before: Rows  # [k, d] in the dtype that the sum was rounded to
+    after: Rows  # [k, d] in the same dtype
+    # Of quantized rows, how far the change arrived (see `Added`), [k, 3] float64.
     products: NDArray[np.float64] | None = None
-    before_sha256: str | None = None
+    before_sha256: str | None = None  # hash of `before`, if it was made on the way
 
     @cached_property
     def bytes_moved(self) -> NDArray[np.int64]:

@@ -35,32 +35,22 @@ ReadRows = Callable[["RowUpdate", NDArray[np.int64]], Rows]
 
 @dataclass(frozen=True)
 class RowUpdate:
-    """A rank-one update of chosen rows of one matrix.
+    """A rank-one update of chosen rows of one matrix."""
 
-    Attributes:
-        tensor: name of the stored tensor in the checkpoint that the edit was made from.
-        address: which matrix of the model it is, whatever a file calls it.
-        shape: [rows, d] of the whole matrix.
-        dtype: safetensors' name of its element type.
-        rows: [k] int32, ascending, from 0.
-        coefficients: [k] float32.
-        direction: [d] float32.
-        base_rows_sha256: hash of the k rows before the edit, in the stored dtype; None until
-            the edit is bound to a checkpoint, and of a dequantized one.
-        predicted: what the rule expects of the rows; None of a rule that predicts nothing.
-        base_samples: [k, s] float16, a few values of each row before the edit, by which rows are
-            known that are quantized; None until the edit is bound.
-    """
-
-    tensor: str
-    address: Address
-    shape: tuple[int, int]
-    dtype: str
-    rows: NDArray[np.int32]
-    coefficients: NDArray[np.float32]
-    direction: NDArray[np.float32]
+    tensor: str  # name of the stored tensor in the checkpoint that the edit was made from
+    address: Address  # which matrix of the model it is, whatever a file calls it
+    shape: tuple[int, int]  # [rows, d] of the whole matrix
+    dtype: str  # safetensors' name of its element type
+    rows: NDArray[np.int32]  # [k] int32, ascending, from 0
+    coefficients: NDArray[np.float32]  # [k] float32
+    direction: NDArray[np.float32]  # [d] float32
+    # Hash of the k rows before the edit, in the stored dtype; None until the edit is bound to a
+    # checkpoint, and of a dequantized one.
     base_rows_sha256: str | None = None
+    # What the rule expects of the rows; None of a rule that predicts nothing.
     predicted: Prediction | None = None
+    # [k, s] float16, a few values of each row before the edit, by which rows are known that are
+    # quantized; None until the edit is bound.
     base_samples: NDArray[np.float16] | None = None
 
 

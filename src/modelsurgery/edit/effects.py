@@ -18,14 +18,10 @@ class Prediction:
     """What a rule expects of the k rows of an update, to first order for the gain.
 
     Parts of a row that lie in several updates, one for each direction, add up.
-
-    Attributes:
-        gains: [k] float32, nats per token.
-        prices: [k] float32, KL(base ‖ edited) of the row alone, nats per token.
     """
 
-    gains: NDArray[np.float32]
-    prices: NDArray[np.float32]
+    gains: NDArray[np.float32]  # [k] float32, nats per token
+    prices: NDArray[np.float32]  # [k] float32, KL(base ‖ edited) of the row alone, nats per token
 
     def scaled(self, factor: float) -> "Prediction":
         """The same of an update `factor` times as strong."""
@@ -35,17 +31,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What an edit did to texts that its strength was chosen on.
+    """What an edit did to texts that its strength was chosen on."""
 
-    Attributes:
-        gain: nats per token.
-        divergence: mean KL(base ‖ edited) on neutral text, nats per token.
-        by_behavior: of several behaviors at once, by name, how far the losses of each were pulled
-            apart the way that was asked for; their weighted sum is the size of `gain`.
-    """
-
-    gain: float
-    divergence: float
+    gain: float  # nats per token
+    divergence: float  # mean KL(base ‖ edited) on neutral text, nats per token
+    # Of several behaviors at once, by name, how far the losses of each were pulled apart the way
+    # that was asked for; their weighted sum is the size of `gain`.
     by_behavior: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

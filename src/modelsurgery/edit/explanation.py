@@ -18,65 +18,40 @@ MOST_ROWS = 20
 
 @dataclass(frozen=True)
 class ExplainedRow:
-    """What a rule expects of one gate row.
+    """What a rule expects of one gate row."""
 
-    Attributes:
-        layer: 1..L.
-        branch: which MLP of the block, as its layout calls it.
-        expert: which expert; None where there are none.
-        row: number of the row, from 0.
-        coefficients: what it gets of each of its matrix's directions.
-        gain: predicted rise of the loss on behavior texts over that on their opposites, nats a
-            token.
-        divergence: the price, predicted KL of this row's change alone, nats per token.
-        share: of the edit's predicted gain.
-    """
-
-    layer: int
-    branch: str
-    expert: int | None
-    row: int
-    coefficients: tuple[float, ...]
+    layer: int  # 1..L
+    branch: str  # which MLP of the block, as its layout calls it
+    expert: int | None  # which expert; None where there are none
+    row: int  # number of the row, from 0
+    coefficients: tuple[float, ...]  # what it gets of each of its matrix's directions
+    # Predicted rise of the loss on behavior texts over that on their opposites, nats a token.
     gain: float
-    divergence: float
-    share: float
+    divergence: float  # the price, predicted KL of this row's change alone, nats per token
+    share: float  # of the edit's predicted gain
 
 
 @dataclass(frozen=True)
 class ExplainedLayer:
-    """What a rule expects of the chosen rows of a layer.
+    """What a rule expects of the chosen rows of a layer."""
 
-    Attributes:
-        layer: 1..L.
-        rows: chosen rows.
-        gain: sum of theirs.
-        divergence: sum of theirs.
-        share: of the edit's predicted gain.
-    """
-
-    layer: int
-    rows: int
-    gain: float
-    divergence: float
-    share: float
+    layer: int  # 1..L
+    rows: int  # chosen rows
+    gain: float  # sum of theirs
+    divergence: float  # sum of theirs
+    share: float  # of the edit's predicted gain
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a rule expects of an edit.
+    """What a rule expects of an edit."""
 
-    Attributes:
-        gain: sum over rows, to first order.
-        divergence: sum over rows, which are taken as independent.
-        measured: on the texts that the strength was chosen on; None where that was not measured.
-        layers: those with chosen rows, in order.
-        rows: those with the highest gain in the sense of the edit, best first.
-    """
-
-    gain: float
-    divergence: float
+    gain: float  # sum over rows, to first order
+    divergence: float  # sum over rows, which are taken as independent
+    # On the texts that the strength was chosen on; None where that was not measured.
     measured: Measurement | None
-    layers: tuple[ExplainedLayer, ...]
+    layers: tuple[ExplainedLayer, ...]  # those with chosen rows, in order
+    # Those with the highest gain in the sense of the edit, best first.
     rows: tuple[ExplainedRow, ...]
 
     def to_json(self) -> dict[str, Any]:

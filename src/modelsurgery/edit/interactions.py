@@ -22,25 +22,15 @@ STRONG = 0.1  # of an edit added or taken back by another one
 
 @dataclass(frozen=True)
 class Conflict:
-    """Two edits of one model.
+    """Two edits of one model."""
 
-    Attributes:
-        first: number of the one edit, from 0, as they were given.
-        second: number of the other.
-        cosine: of their directions; of several, the pair that is most alike or most opposed.
-        rows: gate rows that each touches.
-        shared_rows: gate rows that both touch.
-        first_changed: share of the first edit that the second adds (+) or takes back (-).
-        second_changed: share of the second edit that the first adds or takes back.
-    """
-
-    first: int
-    second: int
-    cosine: float
-    rows: tuple[int, int]
-    shared_rows: int
-    first_changed: float
-    second_changed: float
+    first: int  # number of the one edit, from 0, as they were given
+    second: int  # number of the other
+    cosine: float  # of their directions; of several, the pair that is most alike or most opposed
+    rows: tuple[int, int]  # gate rows that each touches
+    shared_rows: int  # gate rows that both touch
+    first_changed: float  # share of the first edit that the second adds (+) or takes back (-)
+    second_changed: float  # share of the second edit that the first adds or takes back
 
     @property
     def cosine_of_changes(self) -> float:

@@ -26,24 +26,16 @@ PICKLE_SUFFIXES = {".pt", ".pth", ".bin"}
 
 @dataclass(frozen=True)
 class ProbeMetrics:
-    """How well a probe tells the behavior from its opposite, on texts it was not fitted on.
+    """How well a probe tells the behavior from its opposite, on texts it was not fitted on."""
 
-    Attributes:
-        accuracy: share of held-out texts classified right, 0..1.
-        auroc: area under the ROC curve, 0..1.
-        control_accuracy: the same accuracy after fitting on shuffled labels; near 0.5 when the
-            probe has learned the behavior and not the texts.
-        control_auroc: the same for the area.
-        train_texts: texts fitted on.
-        test_texts: texts measured on.
-    """
-
-    accuracy: float
-    auroc: float
+    accuracy: float  # share of held-out texts classified right, 0..1
+    auroc: float  # area under the ROC curve, 0..1
+    # The same accuracy after fitting on shuffled labels; near 0.5 when the probe has learned the
+    # behavior and not the texts.
     control_accuracy: float
-    control_auroc: float
-    train_texts: int
-    test_texts: int
+    control_auroc: float  # the same for the area
+    train_texts: int  # texts fitted on
+    test_texts: int  # texts measured on
 
 
 @dataclass(frozen=True)

@@ -10,40 +10,26 @@ from modelsurgery.files.progress import Progress, silent
 
 @dataclass(frozen=True)
 class Decoding:
-    r"""How to continue a prompt: all that a continuation depends on besides model and prompt.
+    """How to continue a prompt: all that a continuation depends on besides model and prompt."""
 
-    Attributes:
-        max_new_tokens: at most so many tokens, fewer when the model ends.
-        seed: seed of sampling from the whole distribution; None is greedy.
-        temperature: of sampling.
-        stop: text at which a continuation ends, not part of it, as `"\n"`.
-        chat: prompts are users' turns; the model's chat template is applied where it has one.
-        thinking: let models think that can; else their template is asked not to.
-    """
-
-    max_new_tokens: int = 24
-    seed: int | None = None
-    temperature: float = 1.0
-    stop: str | None = None
+    max_new_tokens: int = 24  # at most so many tokens, fewer when the model ends
+    seed: int | None = None  # seed of sampling from the whole distribution; None is greedy
+    temperature: float = 1.0  # of sampling
+    stop: str | None = None  # text at which a continuation ends, not part of it, as `"\n"`
+    # Prompts are users' turns; the model's chat template is applied where it has one.
     chat: bool = False
-    thinking: bool = False
+    thinking: bool = False  # let models think that can; else their template is asked not to
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """What a model wrote.
+    """What a model wrote."""
 
-    Attributes:
-        text: the answer, without its thinking block. Empty: the model failed.
-        tokens: new tokens, thinking included, padding and end token not.
-        is_finished: it ended by itself (end token or stop text), not by the limit.
-        thinking: the thinking block, where there is one.
-    """
-
+    # The answer, without its thinking block. Empty: the model failed.
     text: str
-    tokens: int
-    is_finished: bool
-    thinking: str | None = None
+    tokens: int  # new tokens, thinking included, padding and end token not
+    is_finished: bool  # it ended by itself (end token or stop text), not by the limit
+    thinking: str | None = None  # the thinking block, where there is one
 
 
 Rounds = tuple[tuple[Continuation, ...], ...]  # of each decoding, one a prompt
@@ -51,21 +37,13 @@ Rounds = tuple[tuple[Continuation, ...], ...]  # of each decoding, one a prompt
 
 @dataclass
 class Speed:
-    """Where the time of generation went.
+    """Where the time of generation went."""
 
-    Attributes:
-        prefill_tokens: tokens of prompts, padding not counted.
-        prefill_seconds: until the first new token of each batch was chosen.
-        decode_tokens: new tokens, those after a continuation's end not counted.
-        decode_seconds: from the first new token of each batch to its last.
-        padded_tokens: tokens of prompts, padding counted.
-    """
-
-    prefill_tokens: int = 0
-    prefill_seconds: float = 0.0
-    decode_tokens: int = 0
-    decode_seconds: float = 0.0
-    padded_tokens: int = 0
+    prefill_tokens: int = 0  # tokens of prompts, padding not counted
+    prefill_seconds: float = 0.0  # until the first new token of each batch was chosen
+    decode_tokens: int = 0  # new tokens, those after a continuation's end not counted
+    decode_seconds: float = 0.0  # from the first new token of each batch to its last
+    padded_tokens: int = 0  # tokens of prompts, padding counted
 
     def to_json(self) -> dict[str, Any]:
         """Rates in tokens a second, None where nothing was generated; share of padding."""
@@ -87,15 +65,10 @@ def content_of(edits: Sequence[Edit]) -> tuple[str, ...]:
 
 
 class Generator(Protocol):
-    """Continues prompts with a model, edited or not.
+    """Continues prompts with a model, edited or not."""
 
-    Attributes:
-        name: library and version.
-        speed: where the time went.
-    """
-
-    name: str
-    speed: Speed
+    name: str  # library and version
+    speed: Speed  # where the time went
 
     def generate(
         self,

@@ -21,23 +21,14 @@ NOT_MEASURED = "These edits were not measured, or their results were not given."
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card tells.
+    """What a card tells."""
 
-    Attributes:
-        base_model: id or name of the base.
-        license: of the base, as the Hub spells it; None if it is not known.
-        form: an adapter or merged weights.
-        edits: the edits, in order.
-        results: of their runs, where there are any.
-        recipes: content of their `recipe.resolved.yaml`, in the same order.
-    """
-
-    base_model: str
-    license: str | None
-    form: Form
-    edits: Sequence[Edit]
-    results: Sequence[RunResults] = ()
-    recipes: Sequence[str] = ()
+    base_model: str  # id or name of the base
+    license: str | None  # of the base, as the Hub spells it; None if it is not known
+    form: Form  # an adapter or merged weights
+    edits: Sequence[Edit]  # the edits, in order
+    results: Sequence[RunResults] = ()  # of their runs, where there are any
+    recipes: Sequence[str] = ()  # content of their `recipe.resolved.yaml`, in the same order
 
 
 def model_card(facts: CardFacts) -> "ModelCard":

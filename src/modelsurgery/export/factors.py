@@ -35,23 +35,15 @@ Column = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Factors:
-    """What all edits together add to one linear layer's weight, ΔW = coefficients · directions.
+    """What all edits together add to one linear layer's weight, ΔW = coefficients · directions."""
 
-    Attributes:
-        tensor: name of the stored tensor.
-        module: name of the layer in transformers' model for generation.
-        address: which gate matrix of the model it is, or is a part of.
-        is_transposed: whether the file holds it as [in, out] (GPT-2).
-        directions: [r, in] float32; the same r for all weights, rows of zeros where one has fewer.
-        coefficients: [out, r] float32.
-    """
-
-    tensor: str
-    module: str
-    address: Address
-    is_transposed: bool
+    tensor: str  # name of the stored tensor
+    module: str  # name of the layer in transformers' model for generation
+    address: Address  # which gate matrix of the model it is, or is a part of
+    is_transposed: bool  # whether the file holds it as [in, out] (GPT-2)
+    # [r, in] float32; the same r for all weights, rows of zeros where one has fewer.
     directions: NDArray[np.float32]
-    coefficients: NDArray[np.float32]
+    coefficients: NDArray[np.float32]  # [out, r] float32
 
     @property
     def rank(self) -> int:

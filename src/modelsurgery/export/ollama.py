@@ -42,17 +42,11 @@ TEMPLATE_ERRORS = (
 
 @dataclass(frozen=True)
 class ChatForm:
-    """How turns are written one after the other.
+    """How turns are written one after the other."""
 
-    Attributes:
-        turn: of a turn, with `{role}` and `{content}`.
-        opening: of the answer.
-        stops: texts that end an answer.
-    """
-
-    turn: str
-    opening: str
-    stops: tuple[str, ...]
+    turn: str  # of a turn, with `{role}` and `{content}`
+    opening: str  # of the answer
+    stops: tuple[str, ...]  # texts that end an answer
 
     def rendered(self, turns: Turns) -> str:
         """A conversation, up to the answer."""
@@ -84,19 +78,13 @@ FORMS = (
 
 @dataclass(frozen=True)
 class OllamaModel:
-    """Result of `write_ollama_model`.
+    """Result of `write_ollama_model`."""
 
-    Attributes:
-        directory: with the GGUF file, its journal and the Modelfile.
-        file: name of the GGUF file in it.
-        has_template: whether the Modelfile gives a template; else Ollama guesses from the file's.
-        command: what makes the model, `ollama create kind -f kind/Modelfile`.
-    """
-
-    directory: Path
-    file: str
+    directory: Path  # with the GGUF file, its journal and the Modelfile
+    file: str  # name of the GGUF file in it
+    # Whether the Modelfile gives a template; else Ollama guesses from the file's.
     has_template: bool
-    command: str
+    command: str  # what makes the model, `ollama create kind -f kind/Modelfile`
 
 
 def write_ollama_model(

@@ -42,17 +42,11 @@ def refuse_url(name: Path | str, doing: str) -> None:
 
 @dataclass(frozen=True)
 class StoredObject:
-    """An object as a listing describes it.
+    """An object as a listing describes it."""
 
-    Attributes:
-        size: in bytes.
-        etag: changes when the content does.
-        version: of an object just made in a bucket that keeps versions.
-    """
-
-    size: int
-    etag: str
-    version: str | None = None
+    size: int  # in bytes
+    etag: str  # changes when the content does
+    version: str | None = None  # of an object just made in a bucket that keeps versions
 
 
 @dataclass

@@ -32,19 +32,14 @@ def installed_versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What went into an artifact.
+    """What went into an artifact."""
 
-    Attributes:
-        versions: version by package name, and `python`; by default those of this process.
-        seed: the seed of everything random on the way, None where nothing was.
-        inputs: SHA-256 by the name of the input (`texts`, `probe`, …).
-        settings: the choices made, as JSON values.
-    """
-
+    # Version by package name, and `python`; by default those of this process.
     versions: dict[str, str] = field(default_factory=installed_versions)
-    seed: int | None = None
+    seed: int | None = None  # the seed of everything random on the way, None where nothing was
+    # SHA-256 by the name of the input (`texts`, `probe`, …).
     inputs: dict[str, str] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)  # the choices made, as JSON values
 
     def to_json(self) -> dict[str, Any]:
         """The same facts as JSON values."""

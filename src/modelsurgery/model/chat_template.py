@@ -51,18 +51,14 @@ def plain(text: Text) -> str:
 class ChatTemplate:
     r"""The chat template of a tokenizer, if it has one.
 
-    Attributes:
-        tokenizer: of transformers; its template is looked up at each call.
-        name: which of several named templates; None takes `default`.
-        now: the time for templates that print the date, so that a run does not straddle midnight.
-
     Example:
         >>> ChatTemplate(tokenizer).prompt([("user", "Who are you?")])  # doctest: +SKIP
         Rendered(text='<|im_start|>user\nWho are you?<|im_end|>\n<|im_start|>assistant\n')
     """
 
-    tokenizer: Any
-    name: str | None = None
+    tokenizer: Any  # of transformers; its template is looked up at each call
+    name: str | None = None  # which of several named templates; None takes `default`
+    # The time for templates that print the date, so that a run does not straddle midnight.
     now: datetime = field(default_factory=datetime.now)
 
     @property

@@ -28,19 +28,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Placement:
-    """Where weights go.
+    """Where weights go."""
 
-    Attributes:
-        device: `cpu`, `cuda`, `cuda:1` and so on, or `auto`: all GPUs, then memory, then disk.
-            None takes a GPU if there is one.
-        device_map: in place of `device`, a device for each module, as in transformers.
-        max_memory: memory for weights with several devices, as `memory_limits` reads it.
-        offload: directory for weights on disk that the checkpoint has in another form.
-    """
-
+    # `cpu`, `cuda`, `cuda:1` and so on, or `auto`: all GPUs, then memory, then disk. None takes a
+    # GPU if there is one.
     device: str | None = None
+    # In place of `device`, a device for each module, as in transformers.
     device_map: str | dict[str, Any] | None = None
+    # Memory for weights with several devices, as `memory_limits` reads it.
     max_memory: str | None = None
+    # Directory for weights on disk that the checkpoint has in another form.
     offload: Path | None = None
 
     def __post_init__(self) -> None:

@@ -58,32 +58,24 @@ REPORT_TEXTS = 200  # held-out texts that a probe is measured on
 
 @dataclass(frozen=True)
 class Choice:
-    """An edit, and where it comes from.
+    """An edit, and where it comes from."""
 
-    Attributes:
-        probe: how well hidden states tell the labels apart; gives the paper's rule its direction.
-        setting: rule, rows and window.
-        edit: the edit.
-        proposal: what the rule says of all rows; None after a search with the paper's rule.
-        evidence: whether the texts agree on the edit; None for rules that can't tell.
-        strength: how its strength was found; None when the recipe or a search says it.
-        search: how it was found; None without one.
-        curve: the chosen rows at other strengths, on validation data; empty where the recipe
-            gives the strength.
-        milder: the best edit inside half of the budget, if there is one.
-        steps: of the rule.
-    """
-
+    # How well hidden states tell the labels apart; gives the paper's rule its direction.
     probe: Probe
-    setting: Setting
-    edit: Edit
+    setting: Setting  # rule, rows and window
+    edit: Edit  # the edit
+    # What the rule says of all rows; None after a search with the paper's rule.
     proposal: RowProposal | None = None
+    # Whether the texts agree on the edit; None for rules that can't tell.
     evidence: Evidence | None = None
+    # How its strength was found; None when the recipe or a search says it.
     strength: FittedStrength | None = None
-    search: SearchResult | None = None
+    search: SearchResult | None = None  # how it was found; None without one
+    # The chosen rows at other strengths, on validation data; empty where the recipe gives the
+    # strength.
     curve: tuple[DosePoint, ...] = ()
-    milder: "Choice | None" = None
-    steps: int = 1
+    milder: "Choice | None" = None  # the best edit inside half of the budget, if there is one
+    steps: int = 1  # of the rule
 
 
 @dataclass(frozen=True)

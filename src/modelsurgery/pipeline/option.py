@@ -41,21 +41,14 @@ class Panel(StrEnum):
 
 @dataclass(frozen=True)
 class Option:
-    """How a field is given on the command line.
+    """How a field is given on the command line."""
 
-    Attributes:
-        panel: panel of `--help` that shows it.
-        default: what applies without the option, where the default of the field (None) does not
-            say it.
-        name: as it is typed, if that is not the name of the field.
-        metavar: stands for the value in `--help`; None shows the type.
-        read: makes the value from the word that was typed; None leaves that to the type.
-    """
-
-    panel: Panel
+    panel: Panel  # panel of `--help` that shows it
+    # What applies without the option, where the default of the field (None) does not say it.
     default: str | None = None
-    name: str | None = None
-    metavar: str | None = None
+    name: str | None = None  # as it is typed, if that is not the name of the field
+    metavar: str | None = None  # stands for the value in `--help`; None shows the type
+    # Makes the value from the word that was typed; None leaves that to the type.
     read: Callable[[str], Any] | None = None
 
 

@@ -33,17 +33,11 @@ Note = TypeVar("Note", bound=Part)
 
 @dataclass(frozen=True)
 class RivalsRun:
-    """A comparison that was written down.
+    """A comparison that was written down."""
 
-    Attributes:
-        directory: where.
-        results: what was measured.
-        lost: cells that nobody could finish, and why; the same plan with the same `out` begins
-            them again.
-    """
-
-    directory: Path
-    results: RivalsResults
+    directory: Path  # where
+    results: RivalsResults  # what was measured
+    # Cells that nobody could finish, and why; the same plan with the same `out` begins them again.
     lost: dict[str, str] = field(default_factory=dict)
 
 

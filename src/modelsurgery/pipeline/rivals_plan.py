@@ -14,49 +14,34 @@ PROMPTS = 150
 
 
 class RivalsPlan(BaseModel):
-    """What to compare on which model.
-
-    Attributes:
-        kind: other methods, or the rules with one thing changed each.
-        model: directory, name of a fetched model or id of the Hub; `demo` is the model that
-            ships with the package.
-        behavior: what is to change, as its file says.
-        direction: away from it, or toward it; None takes the behavior's own.
-        methods: names of methods; none takes all.
-        divergences: mean KL(base ‖ changed) on validation text, nats per token, that each method is
-            brought to.
-        seeds: of texts, prompts and samples; each is measured.
-        texts: training texts of each label, at most.
-        prompts: held-out prompts, at most.
-        prompt_set: name of the behavior's prompt set; None takes the first.
-        judges: the first decides. None: the behavior's own.
-        tasks: capability tasks.
-        task_limit: items of each, at most.
-        data: directory with local copies of public data sets, or `hub`.
-        device: cpu, cuda, …; None takes a GPU where there is one.
-        dtype: float32, bfloat16 or float16.
-        out: run directory; None takes a new one below `surgery-runs`.
-    """
+    """What to compare on which model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    # Other methods, or the rules with one thing changed each.
     kind: Literal["rivals", "ablations"] = "rivals"
+    # Directory, name of a fetched model or id of the Hub; `demo` is the model that ships with the
+    # package.
     model: Annotated[str, AfterValidator(demo.current_name)]
-    behavior: BehaviorFile
+    behavior: BehaviorFile  # what is to change, as its file says
+    # Away from it, or toward it; None takes the behavior's own.
     direction: Literal["away", "toward"] | None = None
-    methods: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()  # names of methods; none takes all
+    # Mean KL(base ‖ changed) on validation text, nats per token, that each method is brought to.
     divergences: tuple[Annotated[float, Field(gt=0, lt=10)], ...] = DIVERGENCES
+    # Of texts, prompts and samples; each is measured.
     seeds: tuple[Annotated[int, Field(ge=0, le=2**32 - 1)], ...] = (0,)
-    texts: Annotated[int, Field(ge=2)] = RULE_TEXTS
-    prompts: Annotated[int, Field(ge=1)] = PROMPTS
-    prompt_set: str | None = None
+    texts: Annotated[int, Field(ge=2)] = RULE_TEXTS  # training texts of each label, at most
+    prompts: Annotated[int, Field(ge=1)] = PROMPTS  # held-out prompts, at most
+    prompt_set: str | None = None  # name of the behavior's prompt set; None takes the first
+    # The first decides. None: the behavior's own.
     judges: tuple[str, ...] = ()
-    tasks: tuple[str, ...] = ()
-    task_limit: Annotated[int, Field(ge=1)] | None = None
-    data: Path | None = None
-    device: str | None = None
-    dtype: str | None = None
-    out: Path | None = None
+    tasks: tuple[str, ...] = ()  # capability tasks
+    task_limit: Annotated[int, Field(ge=1)] | None = None  # items of each, at most
+    data: Path | None = None  # directory with local copies of public data sets, or `hub`
+    device: str | None = None  # cpu, cuda, …; None takes a GPU where there is one
+    dtype: str | None = None  # float32, bfloat16 or float16
+    out: Path | None = None  # run directory; None takes a new one below `surgery-runs`
 
     @property
     def is_demo_model(self) -> bool:

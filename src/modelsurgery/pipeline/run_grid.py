@@ -18,17 +18,11 @@ from modelsurgery.results import Results, read_results
 
 @dataclass(frozen=True)
 class GridRun:
-    """What a grid of runs gave.
+    """What a grid of runs gave."""
 
-    Attributes:
-        directory: holds a run directory for each run.
-        results: by name of the run's directory, those that are finished.
-        failed: why a run gave nothing, by the same name.
-    """
-
-    directory: Path
-    results: dict[str, Results]
-    failed: dict[str, str]
+    directory: Path  # holds a run directory for each run
+    results: dict[str, Results]  # by name of the run's directory, those that are finished
+    failed: dict[str, str]  # why a run gave nothing, by the same name
 
 
 @dataclass(frozen=True)

@@ -24,33 +24,20 @@ EXAMPLES = 3
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run found.
+    """What a run found."""
 
-    Attributes:
-        recipe: what was asked for, as plain values.
-        directory: where everything was written.
-        choice: the edit with its probe, and how it was found.
-        budget: what damage was allowed.
-        evaluation: of the edit, on held-out data.
-        given_up: effect of the first choice, if that was over the budget.
-        coverage: what the edit changed, of how much.
-        inside: what the edit does inside the model.
-        seconds: wall time of the whole run.
-        plan: what was planned (`Schedule.to_json`), and what each stage took; None without a plan.
-        origin: where a fetched model came from; None for any other.
-    """
-
-    recipe: dict[str, Any]
-    directory: Path
-    choice: Choice
-    budget: Budget
-    evaluation: Evaluation
-    given_up: Effect | None
-    coverage: Coverage
-    inside: Inside
-    seconds: float
+    recipe: dict[str, Any]  # what was asked for, as plain values
+    directory: Path  # where everything was written
+    choice: Choice  # the edit with its probe, and how it was found
+    budget: Budget  # what damage was allowed
+    evaluation: Evaluation  # of the edit, on held-out data
+    given_up: Effect | None  # effect of the first choice, if that was over the budget
+    coverage: Coverage  # what the edit changed, of how much
+    inside: Inside  # what the edit does inside the model
+    seconds: float  # wall time of the whole run
+    # What was planned (`Schedule.to_json`), and what each stage took; None without a plan.
     plan: dict[str, Any] | None = None
-    origin: dict[str, Any] | None = None
+    origin: dict[str, Any] | None = None  # where a fetched model came from; None for any other
 
     @property
     def outcome(self) -> Outcome:

@@ -65,16 +65,12 @@ EARLIER_VALUES: dict[tuple[str | None, str], str] = {
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Where a run keeps what it makes.
+    """Where a run keeps what it makes."""
 
-    Attributes:
-        path: the directory.
-        now: the time that chat templates are told: that of the recipe, or when the run began.
-        recorded: the recipe as it is written there, with what an earlier session settled.
-    """
-
-    path: Path
+    path: Path  # the directory
+    # The time that chat templates are told: that of the recipe, or when the run began.
     now: datetime
+    # The recipe as it is written there, with what an earlier session settled.
     recorded: dict[str, Any]
 
     def settle(self, values: dict[str, Any], plan: dict[str, Any] | None) -> None:

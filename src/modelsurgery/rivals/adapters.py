@@ -27,21 +27,13 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """How adapters are trained.
+    """How adapters are trained."""
 
-    Attributes:
-        rank: r.
-        alpha: α.
-        rate: learning rate of AdamW, after a linear warm-up, falling to 0.
-        epochs: passes over the texts.
-        batch: texts in a step.
-    """
-
-    rank: int = 8
-    alpha: int = 16
-    rate: float = 2e-4
-    epochs: int = 3
-    batch: int = 8
+    rank: int = 8  # r
+    alpha: int = 16  # α
+    rate: float = 2e-4  # learning rate of AdamW, after a linear warm-up, falling to 0
+    epochs: int = 3  # passes over the texts
+    batch: int = 8  # texts in a step
 
     def __str__(self) -> str:
         """One line."""

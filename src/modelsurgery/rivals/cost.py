@@ -14,15 +14,11 @@ RESET_PEAK = "5"  # to clear_refs: proc(5)
 
 @dataclass
 class Taken:
-    """What was taken; complete when its `with` block ends.
+    """What was taken; complete when its `with` block ends."""
 
-    Attributes:
-        seconds: of wall-clock time.
-        peak_bytes: most memory that was resident (on a GPU: allocated there); None where the
-            system does not tell.
-    """
-
-    seconds: float = 0.0
+    seconds: float = 0.0  # of wall-clock time
+    # Most memory that was resident (on a GPU: allocated there); None where the system does not
+    # tell.
     peak_bytes: int | None = None
 
 

@@ -26,19 +26,12 @@ Loss = tuple[torch.Tensor, float]  # a direction, and which share of it a matrix
 
 @dataclass(frozen=True)
 class Kernel:
-    """Weights over blocks: a peak that falls linearly to both sides, and nothing beyond.
+    """Weights over blocks: a peak that falls linearly to both sides, and nothing beyond."""
 
-    Attributes:
-        highest: weight at the peak.
-        peak: where it is; the first block is 0.
-        lowest: weight at the border.
-        reach: blocks from the peak to the border.
-    """
-
-    highest: float
-    peak: float
-    lowest: float
-    reach: float
+    highest: float  # weight at the peak
+    peak: float  # where it is; the first block is 0
+    lowest: float  # weight at the border
+    reach: float  # blocks from the peak to the border
 
     def weight(self, block: int) -> float:
         """Weight of a block, from 0."""
@@ -48,16 +41,12 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a trial tries.
+    """What a trial tries."""
 
-    Attributes:
-        direction: block that all directions come from, between two of them interpolated; None
-            gives each block its own.
-        kernels: by `attention` and `mlp`.
-    """
-
+    # Block that all directions come from, between two of them interpolated; None gives each block
+    # its own.
     direction: float | None
-    kernels: Mapping[str, Kernel]
+    kernels: Mapping[str, Kernel]  # by `attention` and `mlp`
 
     def direction_for(self, directions: torch.Tensor, block: int) -> torch.Tensor:
         """Direction that a block's matrices lose, [d], of directions [L, d] of length 1."""

@@ -23,15 +23,10 @@ Held = TypeVar("Held")
 
 @dataclass(frozen=True, kw_only=True)
 class Intervention(ABC):
-    """A change of a model at any strength.
+    """A change of a model at any strength."""
 
-    Attributes:
-        first: where a search for a strength begins.
-        most: the largest strength that has a meaning; None without such a limit.
-    """
-
-    first: float = 1.0
-    most: float | None = None
+    first: float = 1.0  # where a search for a strength begins
+    most: float | None = None  # the largest strength that has a meaning; None without such a limit
 
     @property
     @abstractmethod
@@ -61,17 +56,12 @@ class EditIntervention(Intervention):
 
 @dataclass(frozen=True)
 class Reweighted(Intervention, Generic[Held]):
-    """Other matrices in some linear layers.
+    """Other matrices in some linear layers."""
 
-    Attributes:
-        held: what each of them is changed with, by path in the loaded model.
-        change: gives a matrix [out, in] f32 from what it is, what is held for it, and a strength.
-        touched: see `Intervention`.
-    """
-
-    held: Mapping[str, Held]
+    held: Mapping[str, Held]  # what each of them is changed with, by path in the loaded model
+    # Gives a matrix [out, in] f32 from what it is, what is held for it, and a strength.
     change: Callable[[torch.Tensor, Held, float], torch.Tensor]
-    touched: int = 0
+    touched: int = 0  # see `Intervention`
 
     def applied(self, model: LanguageModel, strength: float) -> AbstractContextManager[object]:
         """Write the matrices."""
@@ -90,15 +80,10 @@ OutputChange = Callable[[torch.Tensor, float], torch.Tensor]
 
 @dataclass(frozen=True)
 class Hooked(Intervention):
-    """Outputs of some modules, changed at run time.
+    """Outputs of some modules, changed at run time."""
 
-    Attributes:
-        changes: by path of the module in the loaded model.
-        touched: see `Intervention`.
-    """
-
-    changes: Mapping[str, OutputChange]
-    touched: int = 0
+    changes: Mapping[str, OutputChange]  # by path of the module in the loaded model
+    touched: int = 0  # see `Intervention`
 
     def applied(self, model: LanguageModel, strength: float) -> AbstractContextManager[object]:
         """Watch the modules."""

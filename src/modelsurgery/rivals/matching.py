@@ -14,17 +14,12 @@ BY_STRENGTH = attrgetter("strength")
 
 @dataclass(frozen=True)
 class Matched:
-    """A strength, and the divergence that it was found to have on validation text.
+    """A strength, and the divergence that it was found to have on validation text."""
 
-    Attributes:
-        strength: the strength.
-        divergence: mean KL(base ‖ changed), nats per token.
-        is_met: whether that is the target, within a tenth; a method whose strength has a limit may
-            not reach it, and one that jumps may pass it.
-    """
-
-    strength: float
-    divergence: float
+    strength: float  # the strength
+    divergence: float  # mean KL(base ‖ changed), nats per token
+    # Whether that is the target, within a tenth; a method whose strength has a limit may not reach
+    # it, and one that jumps may pass it.
     is_met: bool
 
 

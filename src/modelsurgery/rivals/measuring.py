@@ -33,29 +33,17 @@ from modelsurgery.rivals.method import Materials, Method
 
 @dataclass(frozen=True)
 class Bench:
-    """What all methods are measured on, and what the base model gives there.
+    """What all methods are measured on, and what the base model gives there."""
 
-    Attributes:
-        given: what methods learn from, with the base model.
-        prompts: held-out prompts.
-        test: held-out texts, labeled and neutral.
-        judges: the first decides.
-        store: keeps what is generated and judged.
-        tasks: capability tasks.
-        data: directory with local copies of data sets.
-        task_limit: items of a task, at most.
-        progress: is told what is going on.
-    """
-
-    given: Materials
-    prompts: PromptSet
-    test: Screen
-    judges: Sequence[Judge]
-    store: Store
-    tasks: Sequence[str] = ()
-    data: Path | None = None
-    task_limit: int | None = None
-    progress: Progress = silent
+    given: Materials  # what methods learn from, with the base model
+    prompts: PromptSet  # held-out prompts
+    test: Screen  # held-out texts, labeled and neutral
+    judges: Sequence[Judge]  # the first decides
+    store: Store  # keeps what is generated and judged
+    tasks: Sequence[str] = ()  # capability tasks
+    data: Path | None = None  # directory with local copies of data sets
+    task_limit: int | None = None  # items of a task, at most
+    progress: Progress = silent  # is told what is going on
 
     def rows(self, method: Method, targets: Sequence[float]) -> Iterator[RivalRow]:
         """Fit a method once, and measure it at each divergence.

@@ -26,32 +26,21 @@ Delivery = Literal["weights", "weights or adapter", "hooks", "second model", "pr
 
 @dataclass(frozen=True)
 class Materials:
-    """What every method works from: the same texts, never a test text.
+    """What every method works from: the same texts, never a test text."""
 
-    Attributes:
-        model: the base model.
-        behavior: the behavior.
-        shows: training texts that show what should go.
-        opposite: training texts that show what should come.
-        neutral: texts on which the model should stay as it is; choices are made on others.
-        validation: measures an effect on validation texts, for methods that choose.
-        passes: how texts are read by the rules of this library.
-        sign: 1 away from the behavior, -1 toward it; `shows` and `opposite` are exchanged then.
-        seed: of everything random.
-        progress: is told what is going on.
-        shared: what methods that differ in one setting make once, by name.
-    """
-
-    model: LanguageModel
-    behavior: Behavior
-    shows: tuple[LabeledText, ...]
-    opposite: tuple[LabeledText, ...]
+    model: LanguageModel  # the base model
+    behavior: Behavior  # the behavior
+    shows: tuple[LabeledText, ...]  # training texts that show what should go
+    opposite: tuple[LabeledText, ...]  # training texts that show what should come
+    # Texts on which the model should stay as it is; choices are made on others.
     neutral: tuple[str, ...]
-    validation: Screen
-    passes: Passes
+    validation: Screen  # measures an effect on validation texts, for methods that choose
+    passes: Passes  # how texts are read by the rules of this library
+    # 1 away from the behavior, -1 toward it; `shows` and `opposite` are exchanged then.
     sign: int = 1
-    seed: int = 0
-    progress: Progress = silent
+    seed: int = 0  # of everything random
+    progress: Progress = silent  # is told what is going on
+    # What methods that differ in one setting make once, by name.
     shared: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
@@ -74,23 +63,14 @@ class Materials:
 
 
 class Method(ABC):
-    """A way to change a model's behavior.
+    """A way to change a model's behavior."""
 
-    Attributes:
-        name: what it is called on the command line.
-        title: what it is called in a table.
-        source: who published it, and where.
-        delivery: how the result can be shipped.
-        settings: the settings of the reference implementation that are used here.
-        note: where this differs from the reference.
-    """
-
-    name: str
-    title: str
-    source: str
-    delivery: Delivery = "weights"
-    settings: str = ""
-    note: str = ""
+    name: str  # what it is called on the command line
+    title: str  # what it is called in a table
+    source: str  # who published it, and where
+    delivery: Delivery = "weights"  # how the result can be shipped
+    settings: str = ""  # the settings of the reference implementation that are used here
+    note: str = ""  # where this differs from the reference
 
     @abstractmethod
     def fit(self, given: Materials) -> Intervention:

@@ -14,37 +14,24 @@ from modelsurgery.files.atomic import sha256_json
 
 @dataclass(frozen=True)
 class TextKind:
-    """Texts of one kind.
+    """Texts of one kind."""
 
-    Attributes:
-        name: of the kind, for people.
-        texts: the texts.
-        gain: what a rise of their mean loss counts for, for an edit away from the behavior.
-        request: what their mean inputs count for in the direction of what was asked.
-        reply: what they count for in the direction of what was said.
-    """
-
-    name: str
-    texts: tuple[LabeledText, ...]
-    gain: float
-    request: float
-    reply: float
+    name: str  # of the kind, for people
+    texts: tuple[LabeledText, ...]  # the texts
+    gain: float  # what a rise of their mean loss counts for, for an edit away from the behavior
+    request: float  # what their mean inputs count for in the direction of what was asked
+    reply: float  # what they count for in the direction of what was said
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """Kinds of texts that an edit pulls apart.
+    """Kinds of texts that an edit pulls apart."""
 
-    Attributes:
-        kinds: each with at least one text.
-        weight: of this behavior among several at once; negative for one that goes the other way
-            than the edit does.
-        name: of the behavior; None of one alone.
-    """
-
-    kinds: tuple[TextKind, ...]
+    kinds: tuple[TextKind, ...]  # each with at least one text
+    # Of this behavior among several at once; negative for one that goes the other way than the edit
+    # does.
     weight: float = 1.0
-    name: str | None = None
+    name: str | None = None  # of the behavior; None of one alone
 
     @property
     def senses(self) -> list[list[float]]:

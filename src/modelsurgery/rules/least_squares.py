@@ -25,21 +25,13 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SiteResponses:
-    """What the rule knows of a site of f rows.
+    """What the rule knows of a site of f rows."""
 
-    Attributes:
-        behavior: E₊[aᵢ], [f] float64.
-        squares: E[aᵢ²] on neutral text, [f] float64.
-        writes: Dᵢ, [f, d].
-        outward: w, [d].
-        stream_norm: n.
-    """
-
-    behavior: torch.Tensor
-    squares: torch.Tensor
-    writes: torch.Tensor
-    outward: torch.Tensor
-    stream_norm: float
+    behavior: torch.Tensor  # E₊[aᵢ], [f] float64
+    squares: torch.Tensor  # E[aᵢ²] on neutral text, [f] float64
+    writes: torch.Tensor  # Dᵢ, [f, d]
+    outward: torch.Tensor  # w, [d]
+    stream_norm: float  # n
 
     @property
     def gains(self) -> torch.Tensor:

@@ -60,21 +60,13 @@ def whitened_directions(
 
 @dataclass(frozen=True)
 class SiteSlopes:
-    """What the rule knows of a site, for a unit of each of k directions on each row.
+    """What the rule knows of a site, for a unit of each of k directions on each row."""
 
-    Attributes:
-        whole: rise of what is wanted, nats per token, [k, experts, rows].
-        folds: the same in each fold of the texts alone, [folds, k, experts, rows].
-        without: the same without each fold, [folds, k, experts, rows].
-        squares: E[γᵢ²], [experts, rows].
-        overlap: VᵀA V of the directions on neutral text, [k, k].
-    """
-
-    whole: Array
-    folds: Array
-    without: Array
-    squares: Array
-    overlap: Array
+    whole: Array  # rise of what is wanted, nats per token, [k, experts, rows]
+    folds: Array  # the same in each fold of the texts alone, [folds, k, experts, rows]
+    without: Array  # the same without each fold, [folds, k, experts, rows]
+    squares: Array  # E[γᵢ²], [experts, rows]
+    overlap: Array  # VᵀA V of the directions on neutral text, [k, k]
 
     @property
     def mean_price(self) -> float:
@@ -148,18 +140,13 @@ def priced(coefficients: Array, known: SiteSlopes) -> Array:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Whether the texts agree on what to change.
+    """Whether the texts agree on what to change."""
 
-    Attributes:
-        gain: predicted gain, nats per token, at a predicted KL of 0.01, on folds that the
-            coefficients were not fitted on; mean over folds.
-        error: its standard error over folds, of texts that agree on nothing.
-        folds: number of folds.
-    """
-
+    # Predicted gain, nats per token, at a predicted KL of 0.01, on folds that the coefficients were
+    # not fitted on; mean over folds.
     gain: float
-    error: float
-    folds: int
+    error: float  # its standard error over folds, of texts that agree on nothing
+    folds: int  # number of folds
 
     @property
     def is_clear(self) -> bool:

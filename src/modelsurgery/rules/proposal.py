@@ -15,31 +15,24 @@ from modelsurgery.rules.rule_names import Rule
 
 @dataclass(frozen=True)
 class RowProposal:
-    """What a rule says of every gate row of a model.
+    """What a rule says of every gate row of a model."""
 
-    Attributes:
-        rule: its name.
-        gates: all gate matrices of the checkpoint, G of them.
-        directions: per gate matrix, what is added to its rows, [k, d] float32 each.
-        scores: per gate matrix, [rows]; the rows with the highest ones are chosen.
-        coefficients: per gate matrix, [k, rows] float64: how much of each direction a chosen row
-            gets, for an edit away from the behavior, up to one common factor.
-        gains: per gate matrix, [k, rows]: predicted rise of what is wanted at the coefficients, in
-            parts of directions that add up, nats per token; None where the rule predicts nothing.
-        divergences: per gate matrix, [k, rows]: predicted KL of the same change, nats per token.
-        mean_row_norm: mean L2 norm of all gate rows, the unit of strength.
-        layout: the layout that a user described, if any.
-    """
-
-    rule: Rule
-    gates: tuple[GateMatrix, ...]
+    rule: Rule  # its name
+    gates: tuple[GateMatrix, ...]  # all gate matrices of the checkpoint, G of them
+    # Per gate matrix, what is added to its rows, [k, d] float32 each.
     directions: tuple[NDArray[np.float32], ...]
+    # Per gate matrix, [rows]; the rows with the highest ones are chosen.
     scores: tuple[NDArray[np.float64], ...]
+    # Per gate matrix, [k, rows] float64: how much of each direction a chosen row gets, for an edit
+    # away from the behavior, up to one common factor.
     coefficients: tuple[NDArray[np.float64], ...]
-    mean_row_norm: float
+    mean_row_norm: float  # mean L2 norm of all gate rows, the unit of strength
+    # Per gate matrix, [k, rows]: predicted rise of what is wanted at the coefficients, in parts of
+    # directions that add up, nats per token; None where the rule predicts nothing.
     gains: tuple[NDArray[np.float64], ...] | None = None
+    # Per gate matrix, [k, rows]: predicted KL of the same change, nats per token.
     divergences: tuple[NDArray[np.float64], ...] | None = None
-    layout: GateLayout | None = None
+    layout: GateLayout | None = None  # the layout that a user described, if any
 
     def edit(
         self,

@@ -47,29 +47,18 @@ PRICED_TOKENS = 1000  # of neutral text whose gradients are squared: more change
 
 @dataclass(frozen=True)
 class NaturalGradient:
-    """What the natural-gradient rule measured on texts.
+    """What the natural-gradient rule measured on texts."""
 
-    Attributes:
-        passes: how texts are read, and by which model.
-        contrasts: what is to be pulled apart, one for each behavior, with their weights.
-        texts: of all kinds of all contrasts, in folds.
-        neutral: texts on which the model should stay as it is.
-        sites: its gate sites.
-        moments: second moments of their inputs on neutral text, by name.
-        squares: E[γ²] of their rows on neutral text, by name.
-        directions: [k, d] of each site, by name.
-        gains: how the losses of texts depend on each row along the directions.
-    """
-
-    passes: Passes
+    passes: Passes  # how texts are read, and by which model
+    # What is to be pulled apart, one for each behavior, with their weights.
     contrasts: Sequence[Contrast]
-    texts: Sequence[Sequence[Sequence[TokenizedText]]]
-    neutral: Sequence[TokenizedText]
-    sites: tuple[GateSite, ...]
-    moments: Mapping[str, Moment]
-    squares: Mapping[str, torch.Tensor]
-    directions: dict[str, torch.Tensor]
-    gains: Gains
+    texts: Sequence[Sequence[Sequence[TokenizedText]]]  # of all kinds of all contrasts, in folds
+    neutral: Sequence[TokenizedText]  # texts on which the model should stay as it is
+    sites: tuple[GateSite, ...]  # its gate sites
+    moments: Mapping[str, Moment]  # second moments of their inputs on neutral text, by name
+    squares: Mapping[str, torch.Tensor]  # E[γ²] of their rows on neutral text, by name
+    directions: dict[str, torch.Tensor]  # [k, d] of each site, by name
+    gains: Gains  # how the losses of texts depend on each row along the directions
 
     def moved(self, passes: Passes) -> "NaturalGradient":
         """The same directions and prices, with the gains of a model that has an edit in memory."""

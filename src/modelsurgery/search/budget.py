@@ -12,21 +12,16 @@ ONE_SIDED = 1.645  # standard errors
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits of the damage; None does not limit.
+    """Limits of the damage; None does not limit."""
 
-    Attributes:
-        perplexity_rise: relative rise of the perplexity of neutral text, 0.05 for +5 %.
-        divergence: mean KL from the base over all positions of neutral text, nats; also of the
-            model's own answers where there are some: the larger one counts.
-        capability_drop: points of exact match on facts; where there are none, of the next tokens
-            of neutral text.
-        uncalled_rise: points by which prompts that do not call for the behavior may show it more
-            often.
-    """
-
+    # Relative rise of the perplexity of neutral text, 0.05 for +5 %.
     perplexity_rise: float | None = 0.02
+    # Mean KL from the base over all positions of neutral text, nats; also of the model's own
+    # answers where there are some: the larger one counts.
     divergence: float | None = 0.02
+    # Points of exact match on facts; where there are none, of the next tokens of neutral text.
     capability_drop: float | None = 2.0
+    # Points by which prompts that do not call for the behavior may show it more often.
     uncalled_rise: float | None = None
 
     def used(self, effect: Effect) -> dict[str, float]:

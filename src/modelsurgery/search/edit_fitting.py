@@ -111,24 +111,16 @@ def fit_edit(
 
 @dataclass(frozen=True)
 class Given:
-    """What an edit is made from: its behaviors' texts, split, and the model's own answers.
+    """What an edit is made from: its behaviors' texts, split, and the model's own answers."""
 
-    Attributes:
-        model: the base model.
-        targets: what is to be moved, and which way.
-        neutral: texts on which the model should stay as it is; None takes the held-out texts with
-            label 0.
-        facts: prompts with the answers that greedy decoding should give, for a budget of those.
-        seed: of everything random.
-        progress: is told what is going on.
-    """
-
-    model: LanguageModel
-    targets: tuple[Target, ...]
+    model: LanguageModel  # the base model
+    targets: tuple[Target, ...]  # what is to be moved, and which way
+    # Texts on which the model should stay as it is; None takes the held-out texts with label 0.
     neutral: Sequence[str] | None = None
+    # Prompts with the answers that greedy decoding should give, for a budget of those.
     facts: Sequence[tuple[str, str]] = ()
-    seed: int = 0
-    progress: Progress = silent
+    seed: int = 0  # of everything random
+    progress: Progress = silent  # is told what is going on
 
     def fit(
         self,

@@ -51,37 +51,25 @@ Strengthen = Callable[[Edit, float], FittedStrength]
 
 @dataclass(frozen=True)
 class FittedEdit:
-    """A rule's edit, as strong as a budget allows.
+    """A rule's edit, as strong as a budget allows."""
 
-    Attributes:
-        proposal: what its first step was made from.
-        fitted: the edit, at its strength.
-        is_kept: whether what neutral text loses to first order was counted.
-        steps: how many it took.
-    """
-
-    proposal: RowProposal
-    fitted: FittedStrength
-    is_kept: bool = False
-    steps: int = 1
+    proposal: RowProposal  # what its first step was made from
+    fitted: FittedStrength  # the edit, at its strength
+    is_kept: bool = False  # whether what neutral text loses to first order was counted
+    steps: int = 1  # how many it took
 
 
 @dataclass(frozen=True)
 class FittedRule:
-    """What a rule makes of texts.
+    """What a rule makes of texts."""
 
-    Attributes:
-        propose: what every row should get.
-        evidence: whether the texts agree on it; None for rules that can't tell.
-        keeping: the same with the slope of neutral text's own loss counted; None for rules that
-            don't know it.
-        again: what the rule proposes on the model that has an edit, with that slope counted or
-            not; None for rules that take one step.
-    """
-
-    propose: Propose
+    propose: Propose  # what every row should get
+    # Whether the texts agree on it; None for rules that can't tell.
     evidence: Evidence | None = None
+    # The same with the slope of neutral text's own loss counted; None for rules that don't know it.
     keeping: Callable[[], RowProposal] | None = None
+    # What the rule proposes on the model that has an edit, with that slope counted or not; None for
+    # rules that take one step.
     again: Callable[[Edit, bool], RowProposal] | None = None
 
     def fit_within(

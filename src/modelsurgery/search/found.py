@@ -19,63 +19,42 @@ DOSES_BY_COUNT: Mapping[int, tuple[float, ...]] = {
 
 @dataclass(frozen=True)
 class DosePoint:
-    """An edit at one strength.
+    """An edit at one strength."""
 
-    Attributes:
-        strength: portable; its sign is that of the edit.
-        rate: share of validation prompts that show the behavior; None if nothing could be judged.
-        effect: what it does to validation texts, with errors.
-        used: share of each limit of the budget.
-        is_chosen: whether it is the strength of the edit.
-    """
-
-    strength: float
+    strength: float  # portable; its sign is that of the edit
+    # Share of validation prompts that show the behavior; None if nothing could be judged.
     rate: Rate | None
-    effect: Effect
-    used: dict[str, float]
-    is_chosen: bool
+    effect: Effect  # what it does to validation texts, with errors
+    used: dict[str, float]  # share of each limit of the budget
+    is_chosen: bool  # whether it is the strength of the edit
 
 
 @dataclass(frozen=True)
 class Survivor:
-    """A trial that was continued with.
+    """A trial that was continued with."""
 
-    Attributes:
-        trial: the trial.
-        rate: share of validation prompts that show the behavior; None if nothing could be judged.
-    """
-
-    trial: Trial
+    trial: Trial  # the trial
+    # Share of validation prompts that show the behavior; None if nothing could be judged.
     rate: float | None
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found.
+    """What a search found."""
 
-    Attributes:
-        best: the chosen trial.
-        edit: it, as an edit.
-        milder: the trial inside half of the budget that changes the behavior most, if there is one.
-        survivors: trials that were generated with, best first.
-        trials: all trials.
-        broken: trials whose edit broke the model.
-        front: trials that no other one beats in both change of behavior and use of the budget,
-            mildest first.
-        base_rate: behavior of the base model on the validation prompts; None if it could not be
-            had.
-        rank_correlation: Spearman's, of selectivity and judged change over the survivors: how well
-            the cheap measure ranked them. None for fewer than three.
-        seconds: of the trials made here, and how many these were.
-    """
-
-    best: Trial
-    edit: Edit
+    best: Trial  # the chosen trial
+    edit: Edit  # it, as an edit
+    # The trial inside half of the budget that changes the behavior most, if there is one.
     milder: Trial | None
-    survivors: tuple[Survivor, ...]
-    trials: tuple[Trial, ...]
+    survivors: tuple[Survivor, ...]  # trials that were generated with, best first
+    trials: tuple[Trial, ...]  # all trials
+    # Trials that no other one beats in both change of behavior and use of the budget, mildest
+    # first.
     front: tuple[Trial, ...]
-    broken: int
+    broken: int  # trials whose edit broke the model
+    # Behavior of the base model on the validation prompts; None if it could not be had.
     base_rate: float | None
+    # Spearman's, of selectivity and judged change over the survivors: how well the cheap measure
+    # ranked them. None for fewer than three.
     rank_correlation: float | None
-    seconds: tuple[float, int]
+    seconds: tuple[float, int]  # of the trials made here, and how many these were

@@ -41,25 +41,15 @@ INPUTS = {
 
 @dataclass(frozen=True)
 class SharedSearch:
-    """A search that processes may join.
+    """A search that processes may join."""
 
-    Attributes:
-        study: name of its study.
-        recipe: plain values of its recipe, with absolute paths.
-        inputs: what its trials depend on, by name: hashes and plain values.
-        trials: how many are wanted; None is no limit.
-        minutes: how long a process makes trials; None is no limit.
-        directory: run directory of the process that began it, where the sums over texts are.
-        is_over: whether no more trials are wanted.
-    """
-
-    study: str
-    recipe: dict[str, Any]
-    inputs: dict[str, Any]
-    trials: int | None
-    minutes: float | None
-    directory: str
-    is_over: bool = False
+    study: str  # name of its study
+    recipe: dict[str, Any]  # plain values of its recipe, with absolute paths
+    inputs: dict[str, Any]  # what its trials depend on, by name: hashes and plain values
+    trials: int | None  # how many are wanted; None is no limit
+    minutes: float | None  # how long a process makes trials; None is no limit
+    directory: str  # run directory of the process that began it, where the sums over texts are
+    is_over: bool = False  # whether no more trials are wanted
 
     def share(self, study: Study) -> None:
         """Let other processes join from now on."""

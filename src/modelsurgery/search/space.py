@@ -27,24 +27,17 @@ LATER = "-"
 
 @dataclass(frozen=True)
 class Setting:
-    """All that an edit depends on but its strength.
+    """All that an edit depends on but its strength."""
 
-    Attributes:
-        probe_layer: layer of the probe that gives the direction, 1..L; None for a rule without one.
-        rule: what the paper's rule takes from the probe, or the name of another rule.
-        rows: share (float) or count (int) of gate rows.
-        window: layers that are edited, first and last, 1..L; None for all.
-        per_layer: every layer of the window gives the same share of its rows; else the rows with
-            best rows of the whole window are taken, wherever they are.
-        damping: of rows, for rules that have one; None is the rule's own.
-    """
-
+    # Layer of the probe that gives the direction, 1..L; None for a rule without one.
     probe_layer: int | None
-    rule: Source
-    rows: float | int
-    window: Window | None = None
+    rule: Source  # what the paper's rule takes from the probe, or the name of another rule
+    rows: float | int  # share (float) or count (int) of gate rows
+    window: Window | None = None  # layers that are edited, first and last, 1..L; None for all
+    # Every layer of the window gives the same share of its rows; else the rows with best rows of
+    # the whole window are taken, wherever they are.
     per_layer: bool = False
-    damping: float | None = None
+    damping: float | None = None  # of rows, for rules that have one; None is the rule's own
 
     @property
     def kind(self) -> tuple[Any, ...]:
@@ -58,25 +51,16 @@ class Setting:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What is searched. A single value of something fixes it.
+    """What is searched. A single value of something fixes it."""
 
-    Attributes:
-        probe_layers: layers of the probes, 1..L.
-        rules: what is taken from probes, or names of other rules.
-        windows: windows of layers; None for all.
-        rows: least and largest share of all gate rows, or one share (float) or count (int).
-        per_layer: ways of choosing the rows.
-        layer_count: layers L of the model.
-        dampings: of rows; None is the rule's own.
-    """
-
-    probe_layers: tuple[int | None, ...]
-    rules: tuple[Source, ...]
-    windows: tuple[Window | None, ...]
+    probe_layers: tuple[int | None, ...]  # layers of the probes, 1..L
+    rules: tuple[Source, ...]  # what is taken from probes, or names of other rules
+    windows: tuple[Window | None, ...]  # windows of layers; None for all
+    # Least and largest share of all gate rows, or one share (float) or count (int).
     rows: tuple[float, float] | float | int
-    per_layer: tuple[bool, ...]
-    layer_count: int
-    dampings: tuple[float | None, ...] = (None,)
+    per_layer: tuple[bool, ...]  # ways of choosing the rows
+    layer_count: int  # layers L of the model
+    dampings: tuple[float | None, ...] = (None,)  # of rows; None is the rule's own
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """The space in Optuna's terms."""

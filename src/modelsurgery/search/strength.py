@@ -33,17 +33,11 @@ UncalledMeasure = Callable[[Effect, Edit], Effect]
 
 @dataclass(frozen=True)
 class FittedStrength:
-    """The strongest edit found inside a budget.
+    """The strongest edit found inside a budget."""
 
-    Attributes:
-        edit: at its strength.
-        effect: what it does to validation texts.
-        trials: all that was measured, in order.
-    """
-
-    edit: Edit
-    effect: Effect
-    trials: tuple[Trial, ...]
+    edit: Edit  # at its strength
+    effect: Effect  # what it does to validation texts
+    trials: tuple[Trial, ...]  # all that was measured, in order
 
     def within(self, budget: Budget, share: float) -> Edit:
         """The edit at the strength that takes a share of the budget, by the square law."""

@@ -42,34 +42,21 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 @dataclass(frozen=True)
 class Trial:
-    """One edit that was measured.
+    """One edit that was measured."""
 
-    Attributes:
-        number: in its study, from 0.
-        setting: direction, rows and window.
-        strength: in portable units, always positive: which way, the search knows.
-        effect: what it does to validation texts.
-    """
-
-    number: int
-    setting: Setting
-    strength: float
-    effect: Effect
+    number: int  # in its study, from 0
+    setting: Setting  # direction, rows and window
+    strength: float  # in portable units, always positive: which way, the search knows
+    effect: Effect  # what it does to validation texts
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A trial that is to be made.
+    """A trial that is to be made."""
 
-    Attributes:
-        trial: Optuna's.
-        setting: what it says.
-        strength: None where it is for the caller to say.
-    """
-
-    trial: optuna.Trial
-    setting: Setting
-    strength: float | None
+    trial: optuna.Trial  # Optuna's
+    setting: Setting  # what it says
+    strength: float | None  # None where it is for the caller to say
 
 
 class Study:

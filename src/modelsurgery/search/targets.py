@@ -14,19 +14,12 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Target:
-    """A behavior that an edit moves.
+    """A behavior that an edit moves."""
 
-    Attributes:
-        texts: labeled texts.
-        direction: `away` from the behavior or `toward` it.
-        name: of the behavior; None of one alone that needs none.
-        weight: of this behavior among several, positive.
-    """
-
-    texts: tuple[LabeledText, ...]
-    direction: Direction = "away"
-    name: str | None = None
-    weight: float = 1.0
+    texts: tuple[LabeledText, ...]  # labeled texts
+    direction: Direction = "away"  # `away` from the behavior or `toward` it
+    name: str | None = None  # of the behavior; None of one alone that needs none
+    weight: float = 1.0  # of this behavior among several, positive
 
     @property
     def sign(self) -> int:

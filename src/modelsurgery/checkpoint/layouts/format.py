@@ -20,17 +20,12 @@ class _Entry(BaseModel):
 
 
 class Spelling(_Entry):
-    """One way in which files or loaded modules store a matrix.
+    """One way in which files or loaded modules store a matrix."""
 
-    Attributes:
-        name: what follows the block's prefix; `{expert}` where each expert is a tensor.
-        axes: what the axes of the stored tensor mean.
-        part: which entries along the row axis are gate rows.
-    """
-
+    # What follows the block's prefix; `{expert}` where each expert is a tensor.
     name: str = Field(min_length=1)
-    axes: Axes = "row column"
-    part: Part = "all"
+    axes: Axes = "row column"  # what the axes of the stored tensor mean
+    part: Part = "all"  # which entries along the row axis are gate rows
 
     @field_validator("name")
     @classmethod
@@ -51,18 +46,14 @@ class Spelling(_Entry):
 
 
 class MatrixEntry(_Entry):
-    """A matrix that a block has.
+    """A matrix that a block has."""
 
-    Attributes:
-        branch: our word for it: `mlp`, `experts`, `shared`.
-        spellings: ways of storing it, one of which must be there.
-        experts: key of config.json with the number of experts, or keys tried in order.
-        when: key of config.json; the matrix is there if and only if its value is truthy.
-    """
-
-    branch: str = Field(min_length=1)
+    branch: str = Field(min_length=1)  # our word for it: `mlp`, `experts`, `shared`
+    # Ways of storing it, one of which must be there.
     spellings: Annotated[list[Spelling], Field(min_length=1)]
+    # Key of config.json with the number of experts, or keys tried in order.
     experts: ConfigKeys | None = None
+    # Key of config.json; the matrix is there if and only if its value is truthy.
     when: str | None = None
 
 

@@ -39,25 +39,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt of an evaluation, and what its result is reported by.
+    """A prompt of an evaluation, and what its result is reported by."""
 
-    Attributes:
-        text: the prompt, without chat template.
-        category: what it is about: category of a jailbreak task, type of XSTest, hate or neutral.
-        form: the jailbreak form that a task is dressed in.
-        group: identity group (ToxiGen), task in all its forms (Hasan et al.), harmful or harmless
-            (refusal_direction), safe or unsafe (XSTest).
-        chat: whether it is a user's turn, for the chat template; else it is to be gone on with.
-        toxicity: stored probability that the prompt is toxic, 0 to 1.
-        continuation_toxicity: the same of how the text went on where it was found.
-    """
-
-    text: str
+    text: str  # the prompt, without chat template
+    # What it is about: category of a jailbreak task, type of XSTest, hate or neutral.
     category: str | None = None
-    form: str | None = None
+    form: str | None = None  # the jailbreak form that a task is dressed in
+    # Identity group (ToxiGen), task in all its forms (Hasan et al.), harmful or harmless
+    # (refusal_direction), safe or unsafe (XSTest).
     group: str | None = None
+    # Whether it is a user's turn, for the chat template; else it is to be gone on with.
     chat: bool = False
-    toxicity: float | None = None
+    toxicity: float | None = None  # stored probability that the prompt is toxic, 0 to 1
+    # The same of how the text went on where it was found.
     continuation_toxicity: float | None = None
 
 

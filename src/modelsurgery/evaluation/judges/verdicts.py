@@ -10,17 +10,11 @@ UNKNOWN: tuple[Verdict, ...] = ("failed", "unjudged")
 
 
 class Judge(Protocol):
-    """Says of continuations what they show.
+    """Says of continuations what they show."""
 
-    Attributes:
-        name: what it is called in results.
-        note: what a reader must know about it, one sentence.
-        version: changes whenever the same text might get another verdict.
-    """
-
-    name: str
-    note: str
-    version: str
+    name: str  # what it is called in results
+    note: str  # what a reader must know about it, one sentence
+    version: str  # changes whenever the same text might get another verdict
 
     def __call__(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[Verdict]:
         """One verdict a continuation."""

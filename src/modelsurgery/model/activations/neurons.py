@@ -18,20 +18,16 @@ from modelsurgery.model.language_model import LanguageModel
 
 @dataclass(frozen=True)
 class Neurons:
-    """The neurons of one gate matrix in a loaded model.
+    """The neurons of one gate matrix in a loaded model."""
 
-    Attributes:
-        projection: the linear layer whose outputs are the gate pre-activations; None for experts,
-            which don't see every token, or are no linear layers.
-        outputs: which output of the projection belongs to each row, int64 [rows].
-        down: the linear layer that reads the activations; None if there is none of that shape, or
-            one too many.
-        writes: reads what each neuron adds to the MLP's output, [rows, d]; None like `down`.
-    """
-
+    # The linear layer whose outputs are the gate pre-activations; None for experts, which don't see
+    # every token, or are no linear layers.
     projection: torch.nn.Module | None
-    outputs: NDArray[np.int64]
+    outputs: NDArray[np.int64]  # which output of the projection belongs to each row, int64 [rows]
+    # The linear layer that reads the activations; None if there is none of that shape, or one too
+    # many.
     down: torch.nn.Module | None
+    # Reads what each neuron adds to the MLP's output, [rows, d]; None like `down`.
     writes: Callable[[], torch.Tensor] | None
 
 

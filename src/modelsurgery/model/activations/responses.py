@@ -26,15 +26,12 @@ from modelsurgery.model.language_model import LanguageModel
 
 @dataclass(frozen=True)
 class BlockOutputs:
-    """What blocks write for n kinds of texts.
+    """What blocks write for n kinds of texts."""
 
-    Attributes:
-        means: by number of the block, [n, d] float32; of a text the mean over the positions that
-            predict a counted token, of a kind the mean of its texts.
-        norms: by number of the block, mean norm of the outputs for each kind, [n].
-    """
-
+    # By number of the block, [n, d] float32; of a text the mean over the positions that predict a
+    # counted token, of a kind the mean of its texts.
     means: dict[int, torch.Tensor]
+    # By number of the block, mean norm of the outputs for each kind, [n].
     norms: dict[int, torch.Tensor]
 
 

@@ -26,13 +26,9 @@ def content_name(label: str, content: Any) -> str:
 
 
 class Cell(ABC):
-    """One piece of work of a grid; a frozen dataclass that can be pickled.
+    """One piece of work of a grid; a frozen dataclass that can be pickled."""
 
-    Attributes:
-        directory: exists, and is seen by every worker; results are files below it.
-    """
-
-    directory: Path
+    directory: Path  # exists, and is seen by every worker; results are files below it
 
     @property
     @abstractmethod
@@ -67,17 +63,12 @@ class Cell(ABC):
 
 @dataclass(frozen=True)
 class Ended:
-    """How a cell ended.
+    """How a cell ended."""
 
-    Attributes:
-        name: of the cell.
-        error: why it failed; None if its files are there.
-        is_lost: whether it failed because of the worker or the program, so that it may go well
-            when it is performed again.
-    """
-
-    name: str
-    error: SurgeryError | None = None
+    name: str  # of the cell
+    error: SurgeryError | None = None  # why it failed; None if its files are there
+    # Whether it failed because of the worker or the program, so that it may go well when it is
+    # performed again.
     is_lost: bool = False
 
 
@@ -87,14 +78,11 @@ class Kept:
 
     There is one value a level. One that is made anew takes those of higher levels with it, which
     were made from the one before.
-
-    Attributes:
-        node: name of the machine, where workers of several share a directory; None for one.
-        listener: is told what is going on in the cell of now.
     """
 
+    # Name of the machine, where workers of several share a directory; None for one.
     node: str | None = None
-    listener: Progress = silent
+    listener: Progress = silent  # is told what is going on in the cell of now
     _held: dict[int, tuple[Any, Any, ExitStack]] = field(default_factory=dict, repr=False)
 
     def get(self, level: int, key: Any, make: Callable[[ExitStack], Made]) -> Made:

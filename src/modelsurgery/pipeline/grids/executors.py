@@ -56,12 +56,9 @@ class Processes:
     """Several processes of this machine, which share its cores.
 
     A cell whose process was killed is begun again in a new one.
-
-    Attributes:
-        workers: how many.
     """
 
-    workers: int
+    workers: int  # how many
 
     def run(self, cells: Sequence[Cell], kept: Kept, progress: Progress) -> Iterator[Ended]:
         """Perform cells, as many at a time as there are workers."""

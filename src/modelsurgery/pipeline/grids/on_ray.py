@@ -30,18 +30,13 @@ _kept = Kept(node=socket.gethostname())  # what a worker has; of no use in the p
 
 @dataclass(frozen=True)
 class OnRay:
-    """The workers of a Ray cluster.
+    """The workers of a Ray cluster."""
 
-    Attributes:
-        address: of the cluster: `auto`, HOST:PORT, `ray://HOST:PORT`, or `local` for one that is
-            started on this machine and ends with the grid.
-        gpus: for each cell; a fraction lets cells share one.
-        cpus: cores for each cell.
-    """
-
+    # Of the cluster: `auto`, HOST:PORT, `ray://HOST:PORT`, or `local` for one that is started on
+    # this machine and ends with the grid.
     address: str = "auto"
-    gpus: float = 0.0
-    cpus: int = 1
+    gpus: float = 0.0  # for each cell; a fraction lets cells share one
+    cpus: int = 1  # cores for each cell
 
     def run(self, cells: Sequence[Cell], kept: Kept, progress: Progress) -> Iterator[Ended]:
         """Perform cells wherever there is room.

@@ -12,21 +12,13 @@ SECONDS_BETWEEN = 1.0
 
 @dataclass
 class Stage:
-    """Where a worker is.
+    """Where a worker is."""
 
-    Attributes:
-        cell: label of the cell.
-        name: of the innermost stage.
-        total: steps of the stage; 0 where that is not known.
-        steps: those done.
-        tokens: read or written for them.
-    """
-
-    cell: str
-    name: str
-    total: int
-    steps: int = 0
-    tokens: int = 0
+    cell: str  # label of the cell
+    name: str  # of the innermost stage
+    total: int  # steps of the stage; 0 where that is not known
+    steps: int = 0  # those done
+    tokens: int = 0  # read or written for them
 
 
 class Telling:
@@ -56,13 +48,9 @@ class Telling:
 
 @dataclass
 class Shown:
-    """Shows what workers tell: for each cell one stage, the last that it told of.
+    """Shows what workers tell: for each cell one stage, the last that it told of."""
 
-    Attributes:
-        progress: what shows it.
-    """
-
-    progress: Progress
+    progress: Progress  # what shows it
     _open: dict[str, tuple[Stage, ExitStack, Advance]] = field(default_factory=dict, repr=False)
 
     def show(self, stage: Stage) -> None:

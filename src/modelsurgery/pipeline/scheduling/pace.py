@@ -29,19 +29,12 @@ MOST_PROMPTS, NEW_TOKENS = 64, 8
 
 @dataclass(frozen=True)
 class Pace:
-    """Tokens a second.
+    """Tokens a second."""
 
-    Attributes:
-        reads: forward, with the head.
-        learns: forward and back.
-        prompts: of prompts, until their first new token.
-        writes: new tokens, many prompts at a time.
-    """
-
-    reads: float
-    learns: float
-    prompts: float
-    writes: float
+    reads: float  # forward, with the head
+    learns: float  # forward and back
+    prompts: float  # of prompts, until their first new token
+    writes: float  # new tokens, many prompts at a time
 
 
 def measure_pace(model: LanguageModel, behavior: Behavior, *, progress: Progress = silent) -> Pace:

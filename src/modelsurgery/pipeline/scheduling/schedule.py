@@ -38,23 +38,14 @@ INSIDE_TEXTS = 64
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """A part of a run.
+    """A part of a run."""
 
-    Attributes:
-        name: as progress calls it.
-        reads: tokens read forward.
-        learns: tokens read forward and back.
-        prompts: tokens of prompts that are continued.
-        writes: new tokens.
-        seconds: what that takes; 0 before a pace is known.
-    """
-
-    name: str
-    reads: float = 0.0
-    learns: float = 0.0
-    prompts: float = 0.0
-    writes: float = 0.0
-    seconds: float = 0.0
+    name: str  # as progress calls it
+    reads: float = 0.0  # tokens read forward
+    learns: float = 0.0  # tokens read forward and back
+    prompts: float = 0.0  # tokens of prompts that are continued
+    writes: float = 0.0  # new tokens
+    seconds: float = 0.0  # what that takes; 0 before a pace is known
 
     def at(self, pace: Pace) -> "PlannedStage":
         """The same with the time that it takes."""
@@ -65,25 +56,18 @@ class PlannedStage:
 
 @dataclass(frozen=True)
 class Schedule:
-    """What a run will do, and how long that takes.
+    """What a run will do, and how long that takes."""
 
-    Attributes:
-        sizes: how much it takes of everything.
-        stages: in order.
-        pace: tokens a second that the estimate is made from.
-        minutes: what the run may take; None where nothing was asked for and no default holds.
-        search_seconds: of it, what the trials of a search get; None without a limit for them.
-        reduced: what is smaller than it would be with more time: how much that would be, and is.
-        memory_bytes: peak, about.
-    """
-
-    sizes: Sizes
-    stages: tuple[PlannedStage, ...]
-    pace: Pace
+    sizes: Sizes  # how much it takes of everything
+    stages: tuple[PlannedStage, ...]  # in order
+    pace: Pace  # tokens a second that the estimate is made from
+    # What the run may take; None where nothing was asked for and no default holds.
     minutes: float | None
+    # Of it, what the trials of a search get; None without a limit for them.
     search_seconds: float | None
+    # What is smaller than it would be with more time: how much that would be, and is.
     reduced: dict[str, tuple[int, int]]
-    memory_bytes: int
+    memory_bytes: int  # peak, about
 
     @property
     def seconds(self) -> float:

@@ -38,22 +38,15 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much a run takes of everything.
+    """How much a run takes of everything."""
 
-    Attributes:
-        train_texts: texts of each label that the edit is made from; None takes what the rule does.
-        prompt_count: held-out prompts, at most.
-        validation_prompts: prompts that choices are made on, at most.
-        samples: sampled continuations of a held-out prompt.
-        doses: strengths of the dose-response curve.
-        neutral_texts: that the damage is measured on, at most, of the held-out and of the others.
-    """
-
+    # Texts of each label that the edit is made from; None takes what the rule does.
     train_texts: int | None = None
-    prompt_count: int = 300
-    validation_prompts: int = 300
-    samples: int = 3
-    doses: int = 8
+    prompt_count: int = 300  # held-out prompts, at most
+    validation_prompts: int = 300  # prompts that choices are made on, at most
+    samples: int = 3  # sampled continuations of a held-out prompt
+    doses: int = 8  # strengths of the dose-response curve
+    # That the damage is measured on, at most, of the held-out and of the others.
     neutral_texts: int = 400
 
     @classmethod

@@ -129,15 +129,18 @@ def _make_in_a_row(
     for number, step in enumerate(steps, 1):
         place = run.path / f"{number}-{directory_name(step)}"
         if not (place / RUN_MANIFEST).exists():
-            # The last share of the time is for measuring all behaviors.
-            minutes = step.minutes and step.minutes / (len(steps) + 1)
-            edits = (*recipe.edits, *made)
-            own = {"minutes": minutes, "edits": edits, "out": place, "now": run.now}
-            run_recipe(step.model_copy(update=own), progress=progress, announce=announce)
+            own = {"edits": (*recipe.edits, *made), "out": place, "now": run.now}
+            in_time = _in_time(step, len(steps)).model_copy(update=own)
+            run_recipe(in_time, progress=progress, announce=announce)
         kept = current_recipe(yaml.safe_load((place / RECIPE_FILE).read_text(encoding="utf-8")))
         sized.append(step.model_copy(update={key: kept.get(key) for key in SETTLED}))
         made.append(place / EDIT_FILE)
     return sized, made
+
+
+def _in_time(step: Recipe, count: int) -> Recipe:
+    """A step with its share of the time; the last share is for measuring all behaviors."""
+    return step.model_copy(update={"minutes": step.minutes and step.minutes / (count + 1)})
 
 
 def directory_name(step: Recipe) -> str:

@@ -1,6 +1,7 @@
 """Several steps of the natural gradient, and joining them to one edit."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from modelsurgery.edit.effects import Prediction
 from modelsurgery.edit.steps import join_steps
 from modelsurgery.errors import RecipeError
 from modelsurgery.model.language_model import LanguageModel
+from modelsurgery.search.fitting import FittedRule
 
 
 def update(block: int, rows: list[int], coefficients: list[float], direction: list[float],
@@ -55,6 +57,18 @@ def test_strength_is_the_root_mean_square_in_the_unit_of_the_first() -> None:
     assert join_steps(first, second).strength == pytest.approx(0.6 * np.sqrt(17) / 3, rel=1e-6)
     turned = join_steps(replace(first, strength=-0.6), second)
     assert turned.strength == pytest.approx(-0.6 * np.sqrt(17) / 3, rel=1e-6)
+
+
+def test_each_step_goes_the_same_part_of_the_way() -> None:
+    """Slopes that stay as they are give the edit of one step, whatever strength each comes with."""
+    whole = Edit((update(0, [1, 3], [1.0, -2.0], [1, 0]),), 1.0, 0.5, 8)
+    strengths = iter([7.0, 0.1])
+    proposal: Any = None  # of which `make` makes nothing
+    rule = FittedRule(lambda _: proposal, again=lambda edit, is_kept: proposal)
+    made = rule.climb(lambda _: whole.scaled(next(strengths)), whole, 3)
+    (one,) = made.updates
+    np.testing.assert_allclose(one.coefficients, [1.0, -2.0], rtol=1e-6)
+    assert made.strength == pytest.approx(0.5, rel=1e-6)
 
 
 @pytest.fixture(scope="module")

@@ -173,6 +173,23 @@ def test_a_first_round_that_something_else_slows_does_not_decide(
     assert pace._rate(texts, work) > 100 * sum(len(one.ids) for one in texts[:2])
 
 
+def test_reading_is_timed_with_many_texts_together(
+    model: LanguageModel, behavior: Behavior, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run planned for 12 minutes took 7: a batch of eight short texts was timed."""
+    texts = tokenize_labeled(model, behavior.train[:32])
+    clock = [0.0]
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: clock[0])
+
+    def work(some: Any) -> None:
+        """0.4 seconds a call, and 2 milliseconds a token."""
+        clock[0] += 0.4 + sum(len(one.ids) for one in some) / 500
+
+    tokens = sum(len(one.ids) for one in texts)
+    assert tokens < 1024
+    assert pace._rate(texts, work) == pytest.approx(tokens / (0.4 + tokens / 500))
+
+
 def test_writing_is_timed_with_as_many_prompts_as_share_a_batch(
     model: LanguageModel, behavior: Behavior, monkeypatch: pytest.MonkeyPatch
 ) -> None:
